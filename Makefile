@@ -1,0 +1,43 @@
+# Everything a person does with this repository. Needs make and Python 3.11 or newer; the rest is installed here.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := deployments/requirements.lock
+
+.PHONY: demo test check format lock bench clean
+
+demo: $(VENV)/ready ## sample studies through a real far side on this machine, to a report
+	@$(BIN)/dicom-ingest demo
+
+test: $(VENV)/ready ## all tests
+	@$(BIN)/pytest
+
+check: $(VENV)/ready ## what CI runs: format, lint, types, tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(MAKE) --no-print-directory test
+
+format: $(VENV)/ready ## mend what can be mended
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(VENV)/ready ## resolve the dependencies anew
+	@$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-annotate --no-header \
+		--python-version 3.11 --extra sandbox --extra dev --output-file $(LOCK) pyproject.toml
+
+bench: $(VENV)/ready ## how fast, side by side
+	@$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV)
+
+# Hashes are checked, nothing is resolved, nothing is built but this project itself.
+$(VENV)/ready: $(LOCK) pyproject.toml
+	@echo "Installing into $(VENV) (a minute the first time) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dicom-ingest needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --requirement $(LOCK)
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""How dicom-ingest is run."""

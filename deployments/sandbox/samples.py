@@ -1,0 +1,369 @@
+"""Sample studies for the demo: real DICOM files, a generated CT study, and what real archives hold besides.
+
+The real ones are the files that pydicom ships, copied byte for byte. What is expected of each file is written
+down where it is planted, from what was planted: none of the code that the demo is to check has a say in it.
+"""
+
+import contextlib
+import csv
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.data.data_manager import DATA_ROOT
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from tasks.core.errors import UsageError
+from tasks.core.models import Reason, Status
+
+MANIFEST_COLUMNS: Final = ("study_dir", "study_instance_uid", "expected_instances", "label", "priority")
+
+# Study directory: files below pydicom's test_files. Where some share a SOP Instance UID, one of them is here.
+_REAL_STUDIES: Final[dict[str, tuple[str, ...]]] = {
+    "CR_cervical_spine": ("dicomdirtests/77654033/CR*/*",),
+    "CT_head": ("dicomdirtests/77654033/CT2/*",),
+    "CT_two_series": ("dicomdirtests/98892001/CT*/*",),
+    "CT_without_pixels": ("dicomdirtests/TINY_ALPHA/PT*/ST*/SE*/IM*",),
+    "CT_private_tags": ("CT_small.dcm",),
+    "CT_jpeg2000": ("693_J2KI.dcm",),
+    "CT_jpeg2000_lossless": ("J2K_pixelrep_mismatch.dcm",),
+    "MR_carotids": ("dicomdirtests/98892003/MR1/15820", "dicomdirtests/98892003/MR2/15970"),
+    "MR_brain": ("dicomdirtests/98892003/MR1/4919", "dicomdirtests/98892003/MR2/[45]*"),
+    "MR_brain_mra": (
+        "dicomdirtests/98892003/MR1/5641",
+        "dicomdirtests/98892003/MR2/6*",
+        "dicomdirtests/98892003/MR700/*",
+    ),
+    "MR_jpeg_ls": ("MR_small_jpeg_ls_lossless.dcm",),
+    "MR_overlay": ("examples_overlay.dcm",),
+    "NM_compressed": ("JPEG2000.dcm", "JPGExtended.dcm"),
+    "US_big_endian": ("ExplVR_BigEnd.dcm",),
+    "US_colour": ("examples_jpeg2k.dcm", "examples_rgb_color.dcm"),
+    "US_multi_frame": ("examples_ybr_color.dcm",),
+    "US_palette": ("examples_palette.dcm",),
+    "ECG_waveform": ("waveform_ecg.dcm",),
+    "SR_basic_text": ("reportsi.dcm",),
+    "SR_nested": ("test-SR.dcm",),
+    "RTPLAN": ("rtplan.dcm",),
+    "RTDOSE_multi_frame_rle": ("rtdose_rle.dcm",),
+    "OT_deflated": ("image_dfl.dcm",),
+    "SC_encodings": (
+        "SC_rgb_dcmtk_+eb+cr.dcm",
+        "SC_rgb_dcmtk_+eb+cy+n1.dcm",
+        "SC_rgb_dcmtk_+eb+cy+np.dcm",
+        "SC_rgb_dcmtk_+eb+cy+s[24].dcm",
+        "SC_rgb_gdcm_KY.dcm",
+        "SC_rgb_jpeg_dcmtk.dcm",
+        "SC_rgb_jpeg_gdcm.dcm",
+        "SC_rgb_small_odd_big_endian.dcm",
+        "SC_rgb_small_odd_jpeg.dcm",
+        "SC_ybr_full_422_uncompressed.dcm",
+    ),
+    "SC_text": ("GDCMJ2K_TextGBR.dcm",),
+    "SC_implicit": ("SC_rgb_jpeg_dcmd.dcm",),
+    "SC_slide_tile": ("SC_jpeg_no_color_transform.dcm",),
+    "SC_slide_tile_app14": ("SC_rgb_jpeg_app14_dcmd.dcm",),
+    "SC_without_study_uid": ("JPEGLSNearLossless_*.dcm", "SC_rgb_jls_lossy_*.dcm"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the report must say of one path; the UID is empty for what is no instance or can't be read."""
+
+    status: Status
+    reason: Reason = Reason.NONE
+    sop_instance_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """Two paths with one SOP Instance UID. Uploads are parallel: either is uploaded, the other is `loser`."""
+
+    paths: tuple[str, str]
+    loser: Status
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """The archive as it was planted: each path that the report must name is in `expected` or a twin.
+
+    Plain data: it may go to another process. Paths are absolute, as the operating system would open them.
+    """
+
+    manifest: Path
+    expected: dict[str, Expected]
+    twins: tuple[Twins, ...]
+
+
+def build(root: Path, ct_slices: int = 300) -> Planted:
+    """Writes the archive and its `manifest.csv` under `root`, which must be empty or not there yet.
+
+    The same files each time, to the byte. A UsageError is raised for a folder that holds something, and when
+    pydicom came without its files. Nothing is downloaded.
+    """
+    archive = _Archive(_empty(root))
+    _plant_phantom(archive, ct_slices)
+    for name in _REAL_STUDIES:
+        _plant_real(archive, name)
+    _plant_no_images(archive)
+    _plant_cut(archive)
+    _plant_no_preamble(archive)
+    _plant_twins(archive)
+    _plant_out_of_reach(archive)
+    return archive.finished()
+
+
+def _empty(root: Path) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    if any(root.iterdir()):
+        raise UsageError("The sample studies need an empty folder: name one that is empty or not there yet.")
+    return root.resolve()
+
+
+@dataclass(slots=True)
+class _Archive:
+    root: Path
+    expected: dict[str, Expected] = field(default_factory=dict)
+    twins: list[Twins] = field(default_factory=list)
+    entries: list[dict[str, str | int]] = field(default_factory=list)
+
+    def study(self, name: str, uid: str = "", instances: int | None = None, priority: int = 0) -> None:
+        """A manifest row; `instances` is how many the study has in truth, None where nobody knows."""
+        known = "" if instances is None else instances
+        cells = (name, uid, known, name.lower().replace("_", "-"), priority)
+        self.entries.append(dict(zip(MANIFEST_COLUMNS, cells, strict=True)))
+
+    def put(self, place: str, body: bytes) -> str:
+        """Writes a file of which nothing is expected yet; gives its path."""
+        path = self.root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        return str(path)
+
+    def plant(self, place: str, body: bytes, expected: Expected) -> None:
+        self.expected[self.put(place, body)] = expected
+
+    def finished(self) -> Planted:
+        manifest = self.root / "manifest.csv"
+        with manifest.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, MANIFEST_COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.entries)
+        return Planted(manifest, self.expected, tuple(self.twins))
+
+
+def _stored(uid: str) -> Expected:
+    return Expected(Status.UPLOADED, Reason.NONE, uid)
+
+
+def _plant_real(archive: _Archive, name: str) -> None:
+    studies = set()
+    sources = [source for pattern in _REAL_STUDIES[name] for source in _pydicom_files(pattern)]
+    for source in sources:
+        body = source.read_bytes()
+        header = _header(body)
+        place = Path(name, *source.relative_to(_test_files()).parts[-2:])  # the folder of a series is kept
+        archive.plant(str(place), body, _stored(str(header.SOPInstanceUID)))
+        studies.add(str(header.get("StudyInstanceUID", "")))
+    archive.study(name, studies.pop() if len(studies) == 1 else "", len(sources))
+
+
+def _test_files() -> Path:
+    return Path(DATA_ROOT, "test_files")
+
+
+def _pydicom_files(pattern: str) -> list[Path]:
+    found = sorted(_test_files().glob(pattern))
+    if not found:
+        raise UsageError("pydicom came without its sample files: install the dependencies again.")
+    return found
+
+
+def _pydicom_bytes(name: str) -> bytes:
+    return _pydicom_files(name)[0].read_bytes()
+
+
+def _header(body: bytes) -> Dataset:
+    return pydicom.dcmread(io.BytesIO(body), stop_before_pixels=True, force=True)
+
+
+def _plant_phantom(archive: _Archive, slices: int) -> None:
+    name = "CT_phantom"
+    for number, (uid, body) in enumerate(phantom(name, slices), start=1):
+        archive.plant(f"{name}/IM{number:04}.dcm", body, _stored(uid))
+    archive.study(name, phantom_study_uid(name), slices, priority=10)
+
+
+def _plant_no_images(archive: _Archive) -> None:
+    """What lies about in good studies, and leaves them complete."""
+    dicomdir = _pydicom_bytes("dicomdirtests/DICOMDIR")
+    store = b"\0\0\0\1Bud1\0\0\x10\0\0\0\x08\0\0\0\x10\0" + bytes(4078)
+    planted = {
+        "CR_cervical_spine/DICOMDIR": (dicomdir, Reason.DICOMDIR),
+        "CT_head/notes.txt": (b"Series 3 was repeated: the patient moved.\n", Reason.TEXT),
+        "CT_phantom/.DS_Store": (store, Reason.SYSTEM_FILE),
+        "MR_brain/export.zip": (_zipped(_pydicom_bytes("CT_small.dcm")), Reason.ARCHIVE),
+        "MR_carotids/IM0001.tmp": (b"", Reason.EMPTY),
+    }
+    for place, (body, reason) in planted.items():
+        archive.plant(place, body, Expected(Status.NOT_DICOM, reason))
+
+
+def _zipped(body: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(zipfile.ZipInfo("IM0001.dcm", (2020, 1, 1, 0, 0, 0)), body)
+    return packed.getvalue()
+
+
+def _plant_cut(archive: _Archive) -> None:
+    """Copies that were interrupted: in a header, in native and in encapsulated pixel data."""
+    name = "CT_interrupted_copy"
+    (whole, body), (cut_early, early), (cut_late, late) = phantom(name, 3)
+    archive.plant(f"{name}/IM0001.dcm", body, _stored(whole))
+    archive.plant(f"{name}/IM0002.dcm", _cut(early, "SeriesInstanceUID"), _truncated(cut_early))
+    archive.plant(f"{name}/IM0003.dcm", _cut(late, "PixelData"), _truncated(cut_late))
+    archive.study(name, phantom_study_uid(name), 3)
+
+    name = "SC_interrupted_copy"
+    coded = _pydicom_bytes("SC_rgb_jpeg_lossy_gdcm.dcm")
+    header = _header(coded)
+    archive.plant(f"{name}/IM0001.dcm", coded[: len(coded) * 3 // 4], _truncated(str(header.SOPInstanceUID)))
+    archive.study(name, str(header.StudyInstanceUID), 1)
+
+
+def _truncated(uid: str) -> Expected:
+    return Expected(Status.INVALID, Reason.TRUNCATED, uid)
+
+
+def _cut(body: bytes, keyword: str) -> bytes:
+    """The file up to the middle of one element's value."""
+    element = pydicom.dcmread(io.BytesIO(body)).get_item(keyword)
+    assert isinstance(element, RawDataElement)
+    return body[: element.value_tell + element.length // 2]
+
+
+def _plant_no_preamble(archive: _Archive) -> None:
+    body = _pydicom_bytes("rtstruct.dcm")
+    header = _header(body)
+    expected = Expected(Status.INVALID, Reason.NO_PREAMBLE, str(header.SOPInstanceUID))
+    archive.plant("RTSTRUCT_without_preamble/rtstruct.dcm", body, expected)
+    archive.study("RTSTRUCT_without_preamble", str(header.StudyInstanceUID), 1)
+
+
+def _plant_twins(archive: _Archive) -> None:
+    """An exact copy on another disk, and an instance that was converted and kept its SOP Instance UID."""
+    copy = archive.put("Old_disk/copy of IM0001.dcm", _pydicom_bytes("CT_small.dcm"))
+    original = str(archive.root / "CT_private_tags" / "CT_small.dcm")
+    uid = archive.expected.pop(original).sop_instance_uid
+    archive.twins.append(Twins((original, copy), Status.DUPLICATE, uid))
+
+    body = _pydicom_bytes("liver_1frame.dcm")
+    header = _header(body)
+    segmented = archive.put("SEG_liver/liver.dcm", body)
+    converted = archive.put("Old_disk/liver_converted.dcm", _pydicom_bytes("liver_expb_1frame.dcm"))
+    archive.twins.append(Twins((segmented, converted), Status.CONFLICT, str(header.SOPInstanceUID)))
+    archive.study("SEG_liver", str(header.StudyInstanceUID), 1)
+
+
+def _plant_out_of_reach(archive: _Archive) -> None:
+    """Mode 000 binds root only without its capabilities: see privileges.py."""
+    name = "Old_disk"
+    (odd, odd_body), (_, body) = phantom(name, 2)
+    archive.plant(f"{name}/no_permission.dcm", body, Expected(Status.UNREADABLE, Reason.PERMISSION))
+    (archive.root / name / "no_permission.dcm").chmod(0)
+
+    link = archive.root / name / "IM0003.dcm"
+    link.symlink_to("gone.dcm")
+    archive.expected[str(link)] = Expected(Status.UNREADABLE, Reason.BROKEN_LINK)
+
+    with contextlib.suppress(OSError):  # macOS refuses names that are not UTF-8: no archive there has any
+        archive.plant(os.fsdecode(f"{name}/Sch\xe4del.dcm".encode("latin-1")), odd_body, _stored(odd))
+    archive.study(name)
+
+    moved = archive.root / "MR_moved_away"
+    archive.expected[str(moved)] = Expected(Status.MISSING, Reason.NOT_FOUND)
+    archive.study(moved.name, generate_uid(entropy_srcs=[moved.name]), 12)
+
+
+def phantom_study_uid(study: str) -> str:
+    """The Study Instance UID of the generated study of that name; the same each time."""
+    return generate_uid(entropy_srcs=[study])
+
+
+def phantom(study: str, slices: int) -> Iterator[tuple[str, bytes]]:
+    """SOP Instance UID and file of each slice of a CT of a head that never was, 512 by 512, signed 16 bit."""
+    dataset = _phantom_header(study)
+    pixels = _Head(slices)
+    for index in range(slices):
+        uid = generate_uid(entropy_srcs=[study, "instance", str(index)])
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+        dataset.InstanceNumber = index + 1
+        dataset.ImagePositionPatient = [-128, -128, index]
+        dataset.SliceLocation = index
+        dataset.PixelData = pixels.at(index).tobytes()
+        file = io.BytesIO()
+        dataset.save_as(file, enforce_file_format=True)
+        yield uid, file.getvalue()
+
+
+def _phantom_header(study: str) -> Dataset:
+    """All but what differs from slice to slice (PS3.3 A.3.3, CT Image IOD)."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = CTImageStorage
+    dataset.StudyInstanceUID = phantom_study_uid(study)
+    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[study, "series"])
+    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[study, "frame of reference"])
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.Modality, dataset.Manufacturer, dataset.SeriesNumber = "CT", "Phantom", 1
+    dataset.PatientName, dataset.PatientID = "Phantom^Head", "PHANTOM"
+    dataset.PatientBirthDate = dataset.PatientSex = dataset.ReferringPhysicianName = ""
+    dataset.StudyDate, dataset.StudyTime = "20200101", "120000"
+    dataset.StudyID, dataset.AccessionNumber, dataset.StudyDescription = "1", "", study
+    dataset.KVP, dataset.SliceThickness, dataset.PixelSpacing = "120", "1", [0.5, 0.5]
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    dataset.Rows = dataset.Columns = _Head.SIDE
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
+    dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = "0", "1", "HU"
+    dataset.WindowCenter, dataset.WindowWidth = "40", "80"
+    private = dataset.private_block(0x0019, "DICOM-INGEST SAMPLES", create=True)
+    private.add_new(0x01, "LO", "kept byte for byte")
+    private.add_new(0x02, "OB", bytes(range(256)))
+    return dataset
+
+
+class _Head:
+    """A skull with a brain, two ventricles and noise, in Hounsfield units, widest in its middle slice."""
+
+    SIDE: Final = 512
+
+    def __init__(self, slices: int) -> None:
+        across = np.linspace(-1, 1, self.SIDE, dtype=np.float32)
+        x, y = np.meshgrid(across, across)
+        self._slices = slices
+        self._radius = np.hypot(x, y / 1.2)
+        self._to_ventricle = np.hypot((np.abs(x) - 0.12) * 2.5, y)
+        self._noise = np.random.default_rng(seed=2).normal(0, 8, x.shape).astype(np.int16)
+
+    def at(self, index: int) -> npt.NDArray[np.int16]:
+        size = 0.4 + 0.35 * np.sin(np.pi * (index + 0.5) / self._slices)
+        image = np.where(self._radius < size, np.int16(1200), np.int16(-1000))
+        image[self._radius < 0.92 * size] = 35
+        image[self._to_ventricle < 0.3 * size] = 5
+        image += np.roll(self._noise, index * 7919)
+        return image.astype("<i2", copy=False)

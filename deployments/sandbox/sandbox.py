@@ -1,0 +1,240 @@
+"""The far side in one `with` block: gateway and object store, started together and stopped together.
+
+The gateway is a child process with its own interpreter lock; the object store is the gateway's child. A pipe
+ties them to us: when it closes, also because this process was killed, both stop.
+"""
+
+import http.client
+import importlib.util
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NoReturn, Self
+
+from deployments.sandbox import storage
+from deployments.sandbox.storage import last_lines, open_private
+from tasks.core.errors import IngestError, StoppedError, UsageError
+
+_PREFIX: Final = "DICOM_INGEST_SANDBOX_"
+_STOP_TIMEOUT_S: Final = 10.0  # the gateway gives its requests 2 s and the object store 5 s
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A running far side: where it is and what it accepts."""
+
+    api_url: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    bucket_dir: Path | None  # of the embedded object store; None when the settings name another bucket
+    _gateway: subprocess.Popen[bytes] = field(repr=False)
+    _log: Path = field(repr=False)
+
+    @classmethod
+    @contextmanager
+    def start(cls, data_dir: Path, port: int | None = None) -> Iterator[Self]:
+        """Starts it on `port` of 127.0.0.1, or on a free one, and stops it when the block ends.
+
+        `data_dir` holds the objects and the logs. DICOM_INGEST_SANDBOX_* settings (gateway.py) choose another
+        bucket, client, lifetimes. Raises UsageError when the extra is not installed, the port is taken or the
+        directory not writable or a setting wrong, and StoppedError when it does not start for another reason.
+        """
+        _require_extra()
+        data_dir = _private_directory(data_dir)
+        environment = _environment(data_dir)
+        log = data_dir / "gateway.log"
+        with _listening(port) as listener:
+            address: tuple[str, int] = listener.getsockname()
+            gateway = _spawn_gateway(listener, environment, log)
+        try:
+            _await_first_answer(address, gateway, log)
+            yield cls(
+                api_url=f"http://{address[0]}:{address[1]}",
+                client_id=environment[f"{_PREFIX}CLIENT_ID"],
+                client_secret=environment[f"{_PREFIX}CLIENT_SECRET"],
+                bucket_dir=None if _names_a_bucket() else storage.bucket_dir(data_dir),
+                _gateway=gateway,
+                _log=log,
+            )
+        finally:
+            _stop(gateway)
+
+    @property
+    def token_url(self) -> str:
+        """The OAuth2 token endpoint."""
+        return f"{self.api_url}/oauth2/token"
+
+    @property
+    def gateway_pid(self) -> int:
+        """The child process; the object store is its child, in its process group."""
+        return self._gateway.pid
+
+    def object_path(self, key: str) -> Path:
+        """The file that holds an object of the embedded store."""
+        if self.bucket_dir is None:
+            raise UsageError(
+                f"The objects are in another store: unset {_PREFIX}BUCKET to use the embedded one."
+            )
+        return self.bucket_dir / key
+
+    def write_env_file(self, path: Path) -> None:
+        """The settings that point dicom-ingest here, secret included, for `.` in a shell; mode 0600."""
+        settings = {
+            "API_ENDPOINT": self.api_url,
+            "TOKEN_URL": self.token_url,
+            "CLIENT_ID": self.client_id,
+            "CLIENT_SECRET": self.client_secret,
+        }
+        with open_private(path) as file:
+            file.writelines(f"DICOM_INGEST_{name}={shlex.quote(value)}\n" for name, value in settings.items())
+
+    def wait(self) -> NoReturn:
+        """Blocks for good; StoppedError should the gateway end by itself."""
+        self._gateway.wait()
+        raise StoppedError(
+            f"The gateway of the sandbox ended by itself. Its log ends with:\n{last_lines(self._log)}"
+        )
+
+
+def serve(data_dir: Path, port: int | None = None) -> None:
+    """`dicom-ingest sandbox`: starts it, says how to point at it, and stops it at SIGINT or SIGTERM."""
+    with (
+        _interrupted_by(signal.SIGINT, signal.SIGTERM),
+        suppress(KeyboardInterrupt),
+        Sandbox.start(data_dir, port) as sandbox,
+    ):
+        env_file = data_dir.resolve() / "sandbox.env"
+        sandbox.write_env_file(env_file)
+        sys.stdout.write(_how_to_use(sandbox, env_file))
+        sys.stdout.flush()
+        sandbox.wait()
+
+
+def _how_to_use(sandbox: Sandbox, env_file: Path) -> str:
+    return f"""The sandbox is up. Ctrl-C stops it.
+
+  API endpoint   {sandbox.api_url}
+  token URL      {sandbox.token_url}
+  client id      {sandbox.client_id}
+  objects        {sandbox.bucket_dir or "in the bucket that the settings name"}
+  settings       {env_file} (these and the client secret)
+
+Send a directory to it:
+
+  set -a; . {shlex.quote(str(env_file))}; set +a; dicom-ingest upload -p PATH
+"""
+
+
+@contextmanager
+def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
+    """These signals raise KeyboardInterrupt, also where a shell had SIGINT ignored (`command &`)."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _require_extra() -> None:
+    if not all(importlib.util.find_spec(package) for package in ("boto3", "rclone_api", "uvicorn")):
+        raise UsageError(storage.MISSING_EXTRA)
+
+
+def _private_directory(path: Path) -> Path:
+    """Made for us alone; one that is there keeps its mode, since it may hold more than ours."""
+    with suppress(OSError):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
+        raise UsageError("The data directory of the sandbox cannot be made or written: choose another.")
+    return path.resolve()
+
+
+def _names_a_bucket() -> bool:
+    return bool(os.environ.get(f"{_PREFIX}BUCKET"))
+
+
+def _environment(data_dir: Path) -> dict[str, str]:
+    """The gateway's environment: ours, with a fresh secret where none is set, and our very import path."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path),
+        f"{_PREFIX}CLIENT_ID": os.environ.get(f"{_PREFIX}CLIENT_ID") or "sandbox",
+        f"{_PREFIX}CLIENT_SECRET": os.environ.get(f"{_PREFIX}CLIENT_SECRET") or secrets.token_urlsafe(32),
+        f"{_PREFIX}DATA_DIR": str(data_dir),
+    }
+    return environment if _names_a_bucket() else _without_aws(environment)
+
+
+def _without_aws(environment: dict[str, str]) -> dict[str, str]:
+    """The embedded store has its own keys: a profile or setting for AWS must not get in their way."""
+    kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+    return {**kept, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+
+
+def _listening(port: int | None) -> socket.socket:
+    """Bound here and handed down: nobody takes the port in between, and early clients wait in its queue."""
+    try:
+        return socket.create_server(("127.0.0.1", port or 0), backlog=128)
+    except (OSError, OverflowError):
+        raise UsageError(
+            f"Port {port} cannot be used here: choose another, or none for a free one."
+        ) from None
+
+
+def _spawn_gateway(
+    listener: socket.socket, environment: dict[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    """A session of its own, so that Ctrl-C reaches us alone and uploads under way can finish first."""
+    descriptor = listener.fileno()
+    with open_private(log) as output:
+        return subprocess.Popen(  # noqa: S603 - our own module, our own arguments
+            [sys.executable, "-P", "-m", "deployments.sandbox.gateway", "--listen-fd", str(descriptor)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=[descriptor],
+            start_new_session=True,
+            umask=0o077,
+        )
+
+
+def _await_first_answer(address: tuple[str, int], gateway: subprocess.Popen[bytes], log: Path) -> None:
+    """One request is enough: it waits in the socket's queue, and is reset if the gateway dies."""
+    connection = http.client.HTTPConnection(*address, timeout=storage.START_TIMEOUT_S)
+    try:
+        connection.request("GET", "/upload/")
+        connection.getresponse()
+    except (OSError, http.client.HTTPException):
+        raise _start_failure(gateway, log) from None
+    finally:
+        connection.close()
+
+
+def _start_failure(gateway: subprocess.Popen[bytes], log: Path) -> IngestError:
+    """Whose fault it was is the gateway's to say, by its exit code."""
+    with suppress(subprocess.TimeoutExpired):
+        gateway.wait(1)
+    kind = UsageError if gateway.returncode == UsageError.exit_code else StoppedError
+    return kind(f"The sandbox did not start. Its log ends with:\n{last_lines(log)}")
+
+
+def _stop(gateway: subprocess.Popen[bytes]) -> None:
+    """By closing its stdin. A gateway that did not end well may leave its object store: end its group too."""
+    assert gateway.stdin
+    gateway.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        gateway.wait(_STOP_TIMEOUT_S)
+    if gateway.returncode != 0:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(gateway.pid, signal.SIGKILL)
+    gateway.wait()

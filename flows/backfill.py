@@ -1,0 +1,109 @@
+"""backfill: from a manifest to a reconciliation report, as a Prefect flow.
+
+Prefect carries batches, never single files. A task knows its batch by a number; which files that is, and
+which of them are left to do, the ledger says. Nothing that names a patient, and no secret, is a parameter, a
+result, a state's message or a log line.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from prefect import flow, task, unmapped
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.progress import shown
+from tasks.core.models import EXIT_ONE, Summary
+from tasks.engine import BATCHES_IN_FLIGHT, Engine, ended_by, safe_errors
+from tasks.load import load_manifest
+from tasks.settings import Options, load
+
+_DEFAULTS: Final = Options()
+
+
+@flow(
+    name="backfill",
+    description="Uploads the studies of a manifest and writes the reconciliation report.",
+    task_runner=ThreadPoolTaskRunner(max_workers=BATCHES_IN_FLIGHT),  # type: ignore[arg-type]
+    persist_result=False,
+)
+def backfill(
+    manifest: str,
+    api_endpoint: str | None = None,
+    report_dir: str | None = None,
+    options: Options = _DEFAULTS,
+) -> State[dict[str, Any]]:
+    """Uploads the studies of a manifest and writes the reconciliation report.
+
+    Args:
+        manifest: Path of the manifest: CSV, JSON Lines or Parquet, one row per study directory.
+        api_endpoint: The upload API; empty: the setting DICOM_INGEST_API_ENDPOINT of the worker.
+        report_dir: Where the report is written; empty: the setting DICOM_INGEST_REPORT_DIR, or ./report.
+        options: How the run behaves.
+    """
+    with safe_errors():
+        settings = load(
+            api_endpoint=api_endpoint, report_dir=report_dir, **options.model_dump(exclude_unset=True)
+        )
+        entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
+        get_run_logger().info("%d study entries in the manifest", len(entries))
+        engine = Engine(entries, settings)
+        with shown(engine.progress):
+            why = ended_by(engine, lambda: _upload_all(engine))
+        return _final_state(engine.finish(why))
+
+
+@task(
+    name="upload-batch",
+    task_run_name="batch {batch_no}",
+    persist_result=False,
+    cache_policy=NO_CACHE,  # a batch that ran is not a batch whose files are stored: the ledger decides
+)
+def upload_batch(batch_no: int, engine: Engine) -> None:
+    """Sends what is left of one batch."""
+    with safe_errors():
+        engine.upload(batch_no)
+
+
+def _upload_all(engine: Engine) -> None:
+    """One window of batches after another; the next is mapped while the last is under way."""
+    earlier: list[PrefectFuture[Any]] = []
+    for window in _windows(engine.batches(), BATCHES_IN_FLIGHT):
+        current = list(upload_batch.map(window, unmapped(engine)))
+        _await(earlier)
+        earlier = current
+    _await(earlier)
+
+
+def _await(futures: list[PrefectFuture[Any]]) -> None:
+    for future in futures:
+        future.result()
+
+
+def _windows(batch_nos: Iterator[int], size: int) -> Iterator[list[int]]:
+    while window := list(islice(batch_nos, size)):
+        yield window
+
+
+def _final_state(summary: Summary) -> State[dict[str, Any]]:
+    """Counts, for whoever looks at Prefect; which file it was, the report says."""
+    counts = summary.by_status
+    stored, known = counts.get("uploaded", 0), counts.get("already_uploaded", 0)
+    data = {"run_id": summary.run_id, "exit_code": summary.exit_code, "by_status": counts}
+    if summary.exit_code == 0:
+        told = f"{summary.files:,} files, {stored:,} stored, {known:,} already there"
+        return Completed(message=told, data=data)
+    return Failed(message=_why_failed(summary), data=data)
+
+
+def _why_failed(summary: Summary) -> str:
+    bad = sum(count for status, count in summary.by_status.items() if status in EXIT_ONE)
+    incomplete = summary.studies - summary.complete_studies
+    ended = "" if summary.exit_code == 1 else f"stopped early (exit code {summary.exit_code}): "
+    return f"{ended}{bad:,} of {summary.files:,} files, {incomplete:,} studies incomplete, see report"

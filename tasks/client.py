@@ -1,0 +1,217 @@
+"""The upload API and the object store behind it: a presigned URL for one file, and the PUT.
+
+    GET {api}/upload/   Authorization: Bearer ...       ->  {"url": <presigned PUT URL>, "key": <object key>}
+    PUT {url}           Content-Type: application/dicom ->  2xx, ETag
+
+Every request that does not work raises a Fault of one kind; `core/retry.py` decides what follows.
+"""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import httpx
+
+from tasks.core.errors import Fault, FaultKind, UsageError
+from tasks.core.hosts import why_not
+from tasks.credentials import Credentials
+from tasks.http import Answer, Connections
+
+CONTENT_TYPE = "application/dicom"
+_MAX_KEY_BYTES = 1024  # S3: an object key is at most 1024 bytes of UTF-8
+_MD5 = re.compile(r"[0-9a-f]{32}\Z")
+_CODE = re.compile(r"<Code>\s*(\w{1,64})\s*</Code>")
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A presigned URL with its key. The URL is a secret: it is never logged, stored or shown."""
+
+    key: str
+    url: str = field(repr=False)
+    expires_at: float = float("inf")  # Unix seconds by our clock; infinite when the URL does not say
+
+    def lives(self, now: float) -> bool:
+        """Whether a PUT that starts now is in time."""
+        return now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A PUT that S3 answered with 2xx."""
+
+    http_status: int
+    etag: str
+    etag_is_md5: bool
+
+
+class UploadClient:
+    """Thread-safe: every request takes a connection of its own."""
+
+    def __init__(
+        self,
+        api_endpoint: str,
+        credentials: Credentials,
+        connections: Connections,
+        *,
+        storage_hosts: Sequence[str] = (),
+        allow_http: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._api_endpoint = api_endpoint.rstrip("/")
+        self._credentials = credentials
+        self._connections = connections
+        self._storage_hosts = tuple(storage_hosts)
+        self._allow_http = allow_http
+        self._clock = clock
+        self._skew_s = 0.0  # the server's clock less ours, from the last presign answer
+        self._permitted: set[tuple[str, str]] = set()
+
+    def reach(self) -> None:
+        """Ask the API for any answer at all, and the credentials for a token: no key is handed out.
+
+        Raises UsageError when nothing answers, RefusedError when the credentials are refused.
+        """
+        try:
+            self._connections.send("HEAD", f"{self._api_endpoint}/", {"Accept": "*/*"})
+            self._credentials.authorization()
+        except Fault as fault:
+            raise UsageError(
+                f"The upload API or its token endpoint can't be reached: {fault}. Nothing was sent. "
+                "Check --api-endpoint, DICOM_INGEST_TOKEN_URL and the network, then run it again."
+            ) from None
+
+    def presign(self) -> Ticket:
+        """A URL and key for one file that is ready to be sent."""
+        answer = self._ask_for_url()
+        if not 200 <= answer.status < 300:
+            raise self._presign_fault(answer)
+        key, url = _key_and_url(answer)
+        self._check_host(url)
+        now = self._clock()
+        server_time = answer.server_time()
+        if server_time is not None:
+            self._skew_s = server_time - now
+        return Ticket(key, str(url), expiry(url) - self._skew_s)
+
+    def put(self, ticket: Ticket, content: bytes | Iterable[bytes], size_bytes: int, md5: str = "") -> Stored:
+        """Send the bytes, with Content-Length, to where the ticket says; `md5` when known before the body."""
+        if not ticket.lives(self._clock()):
+            raise Fault(FaultKind.EXPIRED, "the presigned URL expired before it was used")
+        headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size_bytes)}
+        if md5 and "X-Amz-Signature=" in ticket.url:  # a SigV2 signature would have to cover it
+            headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
+        answer = self._connections.send("PUT", ticket.url, headers, content)
+        if not 200 <= answer.status < 300:
+            raise self._put_fault(answer, ticket)
+        etag = answer.headers.get("etag", "").strip().strip('"')
+        return Stored(answer.status, etag, _etag_is_md5(etag, answer.headers))
+
+    def close(self) -> None:
+        """Give back the idle connections."""
+        self._connections.close()
+
+    def _ask_for_url(self) -> Answer:
+        """GET /upload/; a refused token is renewed once, by whoever sees it first."""
+        authorization = self._credentials.authorization()
+        answer = self._get_upload(authorization)
+        if answer.status in (401, 403):
+            renewed = self._credentials.authorization(refused=authorization)
+            if renewed != authorization:
+                answer = self._get_upload(renewed)
+        return answer
+
+    def _get_upload(self, authorization: str) -> Answer:
+        headers = {"Accept": "application/json", "Cache-Control": "no-store"}
+        if authorization:
+            headers["Authorization"] = authorization
+        return self._connections.send("GET", f"{self._api_endpoint}/upload/", headers)
+
+    def _check_host(self, url: httpx.URL) -> None:
+        origin = (url.scheme, url.host)
+        if origin in self._permitted:
+            return
+        objection = why_not(url.scheme, url.host, allow_http=self._allow_http, patterns=self._storage_hosts)
+        if objection:
+            raise Fault(FaultKind.SETTINGS, f"the presigned URL {objection}")
+        self._permitted.add(origin)
+
+    def _presign_fault(self, answer: Answer) -> Fault:
+        status = answer.status
+        what = f"the API answered {status} to GET /upload/"
+        if common := _common_kind(status):
+            return Fault(common, what, status, answer.retry_after_s(self._clock()))
+        if status == 401:
+            return Fault(FaultKind.UNAUTHORIZED, what, status)
+        if status == 403:
+            return Fault(FaultKind.FORBIDDEN, what, status)
+        return Fault(FaultKind.SETTINGS if 300 <= status < 500 else FaultKind.PRESIGN, what, status)
+
+    def _put_fault(self, answer: Answer, ticket: Ticket) -> Fault:
+        status, code = answer.status, _s3_code(answer)
+        what = f"the object store answered {status} {code}".rstrip()
+        if common := _S3_CODES.get(code) or _common_kind(status):
+            return Fault(common, what, status, answer.retry_after_s(self._clock()))
+        if status in (400, 403) and (not ticket.lives(self._clock()) or "expired" in answer.text().lower()):
+            return Fault(FaultKind.EXPIRED, what, status)
+        return Fault(FaultKind.REFUSED if status == 403 else FaultKind.REJECTED, what, status)
+
+
+_S3_CODES = {
+    "RequestTimeout": FaultKind.NETWORK,
+    "SlowDown": FaultKind.THROTTLED,
+    "BadDigest": FaultKind.INTEGRITY,
+    "ExpiredToken": FaultKind.EXPIRED,
+}
+
+
+def _common_kind(status: int) -> FaultKind | None:
+    """What a status means wherever it comes from."""
+    if status in (429, 503):
+        return FaultKind.THROTTLED
+    if status == 408 or 500 <= status < 600:
+        return FaultKind.SERVER
+    return None
+
+
+def _s3_code(answer: Answer) -> str:
+    """The error code of S3's XML answer, found by pattern: no XML parser meets bytes from outside."""
+    found = _CODE.search(answer.text())
+    return found.group(1) if found else ""
+
+
+def _key_and_url(answer: Answer) -> tuple[str, httpx.URL]:
+    try:
+        told = json.loads(answer.body)
+        key, url = told["key"], httpx.URL(told["url"])
+        if 0 < len(key.encode()) <= _MAX_KEY_BYTES and key.isprintable():
+            return key, url
+    except (ValueError, KeyError, TypeError, AttributeError, httpx.InvalidURL):
+        pass
+    raise Fault(FaultKind.PRESIGN, "the API's answer is not JSON with a url and a key", answer.status)
+
+
+def expiry(url: httpx.URL) -> float:
+    """When a presigned URL ends, in Unix seconds of the server's clock; infinity when it does not say.
+
+    SigV4 has X-Amz-Date and X-Amz-Expires (seconds), SigV2 and others have Expires (Unix seconds).
+    """
+    query = {name.lower(): value for name, value in url.params.items()}
+    try:
+        if "x-amz-date" in query and "x-amz-expires" in query:
+            signed = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            return signed.timestamp() + float(query["x-amz-expires"])
+        return float(query["expires"])
+    except (KeyError, ValueError):
+        return float("inf")
+
+
+def _etag_is_md5(etag: str, headers: httpx.Headers) -> bool:
+    """Whether an ETag says the MD5 of the bytes: not with KMS or customer keys, nor after multipart."""
+    encryption = headers.get("x-amz-server-side-encryption", "")
+    customer_key = "x-amz-server-side-encryption-customer-algorithm" in headers
+    return bool(_MD5.match(etag.lower())) and not encryption.startswith("aws:kms") and not customer_key

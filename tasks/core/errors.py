@@ -1,0 +1,142 @@
+"""Everything that ends a run early, and every fault of one request, as a tree.
+
+    IngestError                 one clear sentence; `exit_code` is what the process ends with
+    ├── UsageError          2   settings, manifest or arguments are wrong: nothing was attempted
+    │   └── ManifestError       every fault by row and column
+    ├── StoppedError        3   the run can't go on; the report says what was not attempted
+    │   └── RefusedError        the far side refuses us: 2 as long as nothing was sent
+    ├── InterruptedRunError 130 Ctrl-C or SIGTERM
+    └── InternalError       3   a defect, told without the text of the exception that it was
+
+    Fault                       one presign or PUT that did not work; `core/retry.py` says what follows
+
+A message names a study and a file by their numbers, a setting by its name, a manifest cell by row and column.
+It never holds a path, a UID, a cell's text, a token or a URL's query: messages reach logs and Prefect.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from tasks.core.models import Reason
+
+
+class IngestError(Exception):
+    """The root: `str(error)` is a sentence for the operator that says what to do next."""
+
+    exit_code = 3
+
+
+class UsageError(IngestError):
+    """Settings, manifest or arguments are wrong, and nothing was attempted."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault of a manifest. `row` counts from 1 below the header; 0 is the file as a whole."""
+
+    row: int
+    column: str
+    what: str
+
+    def __str__(self) -> str:
+        where = f"row {self.row}, " if self.row else ""
+        return f"{where}{self.column}: {self.what}" if self.column else f"{where}{self.what}"
+
+
+class ManifestError(UsageError):
+    """A manifest refused whole. `problems` has every fault; the message shows the first few."""
+
+    SHOWN: Final = 20
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(problems)
+        lines = [f"  {problem}" for problem in problems[: self.SHOWN]]
+        if len(problems) > self.SHOWN:
+            lines.append(f"  ... and {len(problems) - self.SHOWN} more")
+        count = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
+        super().__init__("\n".join([f"The manifest was refused: {count}. Nothing was sent.", *lines]))
+
+
+class StoppedError(IngestError):
+    """The run can't go on: credentials refused, far side down, ledger not writable."""
+
+
+class RefusedError(StoppedError):
+    """The far side refuses the settings or the credentials; the same for every file."""
+
+
+class InterruptedRunError(IngestError):
+    """The operator, or the machine, asked the run to stop."""
+
+    exit_code = 130
+
+
+class InternalError(IngestError):
+    """A defect of ours. Carries the type and place of the original exception, never its text."""
+
+    @classmethod
+    def hiding(cls, error: BaseException) -> "InternalError":
+        """Raise it `from None`: libraries quote paths and URLs in exceptions, and Prefect stores them."""
+        place = error.__traceback__
+        while place and place.tb_next:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_globals.get('__name__')}:{place.tb_lineno}" if place else "unknown place"
+        return cls(
+            f"Unexpected {type(error).__name__} at {where}. What was stored is in the ledger: "
+            "run the same command again, and report this as a defect if it comes back."
+        )
+
+
+class FaultKind(StrEnum):
+    """What went wrong with one request, as DESIGN.md section 7 groups it."""
+
+    NETWORK = "network"  # connect error, time-out, reset, S3's 400 RequestTimeout
+    THROTTLED = "throttled"  # 429, 503, SlowDown
+    SERVER = "server"  # 408, 500, 502, 504
+    UNAUTHORIZED = "unauthorized"  # 401 on presign, with a fresh token
+    FORBIDDEN = "forbidden"  # 403 on presign, with a fresh token
+    PRESIGN = "presign"  # an answer without a url and a key
+    SETTINGS = "settings"  # 404 and other 4xx on presign, TLS, a storage host that is not allowed
+    KEY_REUSED = "key_reused"  # a key that was handed out before
+    EXPIRED = "expired"  # the presigned URL's time was over
+    REFUSED = "refused"  # another 403 on PUT
+    REJECTED = "rejected"  # another 4xx on PUT
+    INTEGRITY = "integrity"  # BadDigest, or an ETag that is another MD5
+    CHANGED = "changed"  # the file changed while it was sent
+
+
+REASONS: Final = {
+    FaultKind.NETWORK: Reason.NETWORK,
+    FaultKind.THROTTLED: Reason.THROTTLED,
+    FaultKind.SERVER: Reason.SERVER,
+    FaultKind.UNAUTHORIZED: Reason.AUTH,
+    FaultKind.FORBIDDEN: Reason.AUTH,
+    FaultKind.PRESIGN: Reason.PRESIGN,
+    FaultKind.SETTINGS: Reason.PRESIGN,
+    FaultKind.KEY_REUSED: Reason.PRESIGN,
+    FaultKind.EXPIRED: Reason.EXPIRED,
+    FaultKind.REFUSED: Reason.REFUSED,
+    FaultKind.REJECTED: Reason.REFUSED,
+    FaultKind.INTEGRITY: Reason.INTEGRITY,
+    FaultKind.CHANGED: Reason.NONE,
+}
+
+
+class Fault(Exception):  # noqa: N818 - data that travels by raise, not the end of anything
+    """One request that did not work. `what` is a clause for the log: no path, UID, token or URL in it."""
+
+    def __init__(
+        self, kind: FaultKind, what: str, http_status: int | None = None, retry_after_s: float = 0.0
+    ) -> None:
+        super().__init__(what)
+        self.kind = kind
+        self.http_status = http_status
+        self.retry_after_s = retry_after_s
+
+    @property
+    def reason(self) -> Reason:
+        """The report's word for it."""
+        return REASONS[self.kind]

@@ -1,0 +1,208 @@
+"""What a manifest must be: rows of text go in; study entries, or every fault by row and column, come out.
+
+A cell is text; an empty one says nothing. Numbers arrive as they were written. What a fault says never quotes
+a cell, nor a column's name that is not one of `COLUMNS`: a file without a header has data in that place.
+"""
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, TypeVar
+
+from tasks.core.errors import ManifestError, Problem
+from tasks.core.escape import unescape
+from tasks.core.models import StudyEntry
+
+COLUMNS: Final = ("study_dir", "study_instance_uid", "expected_instances", "priority", "label")
+MAX_CELL_CHARS: Final = 32_767
+MAX_NAME_CHARS: Final = 200  # of a label, and of a column's name
+
+_UID: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")  # DICOM PS3.5 9.1
+_MAX_UID_CHARS: Final = 64
+_WHOLE: Final = re.compile(r"(-?[0-9]{1,9})(?:\.0)?")  # pandas writes 12.0 where a column has gaps
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+Row = tuple[int, Mapping[str, str]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where study directories are taken from, and must stay.
+
+    `base` is the manifest's folder; both are absolute. `real` resolves links; here it is text alone.
+    """
+
+    base: str
+    root: str | None = None
+    real: Callable[[str], str] = posixpath.normpath
+
+
+def check(columns: Sequence[str], rows: Iterable[Row | Problem], ground: Ground) -> list[StudyEntry]:
+    """The entries of a manifest without a fault. `rows` may hold the faults that its reader found.
+
+    Rows count from 1 and a row's number becomes its `study_no`. A path's `..` is taken as text, as a shell
+    does. Raises ManifestError with every fault otherwise.
+    """
+    checker = _Checker(columns, ground)
+    entries = [checker.entry(row) for row in rows]
+    if not entries and not checker.problems:
+        checker.fault(0, "", "it has no rows")
+    if checker.problems:
+        raise ManifestError(checker.problems)
+    return [entry for entry in entries if entry is not None]
+
+
+def shown(column: str, position: int) -> str:
+    """How a fault names a column; `position` counts from 1."""
+    return column if column in COLUMNS else f"column {position}"
+
+
+class _FaultyCellError(Exception):
+    """What is wrong with the cell at hand, as a predicate: 'is empty'."""
+
+
+class _Checker:
+    """Turns rows into entries one by one, and keeps what is wrong with them in `problems`."""
+
+    def __init__(self, columns: Sequence[str], ground: Ground) -> None:
+        self.problems: list[Problem] = []
+        self._names = frozenset(columns)
+        self._ground = ground
+        self._home = _normal(ground.root or ground.base)
+        self._real_root = None if ground.root is None else ground.real(self._home)
+        self._first_rows: dict[str, int] = {}
+        self._check_header(columns)
+
+    def fault(self, row: int, column: str, what: str) -> None:
+        self.problems.append(Problem(row, column, what))
+
+    def entry(self, row: Row | Problem) -> StudyEntry | None:
+        if isinstance(row, Problem):
+            self.problems.append(row)
+            return None
+        number, cells = row
+        self._check_names(number, cells)
+        return StudyEntry(
+            study_no=number,
+            study_dir=self._study_dir(number, cells),
+            study_instance_uid=self._take(row, "study_instance_uid", _uid, ""),
+            expected_instances=self._take(row, "expected_instances", _count, None),
+            priority=self._take(row, "priority", _whole, None) or 0,
+            label=self._take(row, "label", _label, ""),
+            extra=tuple((name, self._take(row, name, str, "")) for name in cells if name not in COLUMNS),
+        )
+
+    def _take(self, row: Row, column: str, read: Callable[[str], T], otherwise: T) -> T:
+        number, cells = row
+        try:
+            return read(_text(cells.get(column, "")))
+        except _FaultyCellError as fault:
+            position = list(cells).index(column) + 1 if column in cells else 0
+            self.fault(number, shown(column, position), str(fault))
+            return otherwise
+
+    def _check_header(self, columns: Sequence[str]) -> None:
+        if not columns:
+            self.fault(0, "", "it is empty")
+            return
+        if "study_dir" not in self._names:
+            self.fault(0, "study_dir", "there is no such column" + _separator_hint(columns))
+        for position, name in enumerate(columns, 1):
+            self._check_name(0, name, position)
+            if name and name in columns[: position - 1]:
+                self.fault(0, shown(name, position), "the header has this column twice")
+
+    def _check_names(self, row: int, cells: Mapping[str, str]) -> None:
+        """JSON Lines has no header: there, a name is first seen in its row."""
+        for position, name in enumerate(cells, 1):
+            if name not in self._names:
+                self._check_name(row, name, position)
+
+    def _check_name(self, row: int, name: str, position: int) -> None:
+        if not name:
+            self.fault(row, f"column {position}", "the column has no name")
+        elif len(name) > MAX_NAME_CHARS or not name.isprintable():
+            self.fault(row, f"column {position}", "the column's name is too long or not plain UTF-8 text")
+
+    def _study_dir(self, number: int, cells: Mapping[str, str]) -> str:
+        if "study_dir" not in self._names:
+            return ""  # said once, of the header
+        return self._take((number, cells), "study_dir", partial(self._directory, number), "")
+
+    def _directory(self, number: int, text: str) -> str:
+        if not text.strip():
+            raise _FaultyCellError("is empty")
+        if "\0" in text:
+            raise _FaultyCellError("holds a NUL character")
+        path = _normal(posixpath.join(self._home, text))
+        self._check_inside_root(path)
+        first_row = self._first_rows.setdefault(path, number)
+        if first_row != number:
+            raise _FaultyCellError(f"is the same directory as in row {first_row}")
+        return path
+
+    def _check_inside_root(self, path: str) -> None:
+        if self._real_root is None:
+            return
+        if not is_inside(path, self._home):
+            raise _FaultyCellError("lies outside --root")
+        if not is_inside(self._ground.real(path), self._real_root):
+            raise _FaultyCellError("leads out of --root through a link")
+
+
+def _text(cell: str) -> str:
+    if len(cell) > MAX_CELL_CHARS:
+        raise _FaultyCellError(f"is longer than {MAX_CELL_CHARS} characters")
+    if not cell.isascii() and _SURROGATE.search(cell):
+        raise _FaultyCellError("is not UTF-8 text")
+    return unescape(cell)
+
+
+def _uid(text: str) -> str:
+    if text and (len(text) > _MAX_UID_CHARS or not _UID.fullmatch(text)):
+        raise _FaultyCellError("is not a UID (DICOM PS3.5 9.1)")
+    return text
+
+
+def _whole(text: str) -> int | None:
+    if not text.strip():
+        return None
+    match = _WHOLE.fullmatch(text.strip())
+    if match is None:
+        raise _FaultyCellError("is not a whole number of at most nine digits")
+    return int(match.group(1))
+
+
+def _count(text: str) -> int | None:
+    count = _whole(text)
+    if count is not None and count < 0:
+        raise _FaultyCellError("is negative")
+    return count
+
+
+def _label(text: str) -> str:
+    if len(text) > MAX_NAME_CHARS:
+        raise _FaultyCellError(f"is longer than {MAX_NAME_CHARS} characters")
+    if not text.isprintable():
+        raise _FaultyCellError("holds control or invisible characters")
+    return text
+
+
+def _separator_hint(columns: Sequence[str]) -> str:
+    for name, character in (("semicolons", ";"), ("tabs", "\t")):
+        if any(character in column for column in columns):
+            return f"; the header looks separated by {name}, write the file with commas"
+    return ""
+
+
+def _normal(path: str) -> str:
+    normal = posixpath.normpath(path)
+    return normal[1:] if normal.startswith("//") else normal  # POSIX lets exactly two slashes stand
+
+
+def is_inside(path: str, directory: str) -> bool:
+    """By their text; both are absolute and normal."""
+    return path == directory or path.startswith(directory.rstrip("/") + "/")

@@ -1,0 +1,234 @@
+"""The words of the project as types. They travel between the stages: load, scan, plan, upload, report.
+
+Times are Unix nanoseconds in memory and ISO 8601 UTC in a report. A path is text as the operating system
+would open it (bytes that are not UTF-8 as surrogates, PEP 383); `core/escape.py` is how it is written down.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+
+class Status(StrEnum):
+    """What became of one row of the report; `EXIT_ONE` says which of them make a run exit with 1."""
+
+    UPLOADED = "uploaded"
+    ALREADY_UPLOADED = "already_uploaded"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    NOT_DICOM = "not_dicom"
+    INVALID = "invalid"
+    UNREADABLE = "unreadable"
+    MISSING = "missing"
+    CHANGED = "changed"
+    TOO_LARGE = "too_large"
+    FAILED = "failed"
+    NOT_ATTEMPTED = "not_attempted"
+
+
+EXIT_ONE: Final = frozenset(
+    {
+        Status.CONFLICT,
+        Status.INVALID,
+        Status.UNREADABLE,
+        Status.MISSING,
+        Status.CHANGED,
+        Status.TOO_LARGE,
+        Status.FAILED,
+        Status.NOT_ATTEMPTED,
+    }
+)
+
+
+class Reason(StrEnum):
+    """Why a row has its status; the closed list, grouped by the status it goes with."""
+
+    NONE = ""
+    # uploaded
+    REPLACED = "replaced"
+    # not_dicom
+    DICOMDIR = "dicomdir"
+    EMPTY = "empty"
+    ARCHIVE = "archive"
+    TEXT = "text"
+    SYSTEM_FILE = "system_file"
+    OTHER = "other"
+    # invalid
+    NO_PREAMBLE = "no_preamble"
+    TRUNCATED = "truncated"
+    NO_UID = "no_uid"
+    MALFORMED = "malformed"
+    # unreadable
+    PERMISSION = "permission"
+    IO_ERROR = "io_error"
+    BROKEN_LINK = "broken_link"
+    LINK_LOOP = "link_loop"
+    LINK_OUTSIDE_ROOT = "link_outside_root"
+    # missing
+    NOT_FOUND = "not_found"
+    NOT_A_DIRECTORY = "not_a_directory"
+    # failed
+    AUTH = "auth"
+    PRESIGN = "presign"
+    EXPIRED = "expired"
+    THROTTLED = "throttled"
+    NETWORK = "network"
+    SERVER = "server"
+    INTEGRITY = "integrity"
+    REFUSED = "refused"
+    INTERRUPTED = "interrupted"
+    # not_attempted
+    NOT_SCANNED = "not_scanned"
+    STOPPED = "stopped"
+    TOO_YOUNG = "too_young"
+
+
+class OnConflict(StrEnum):
+    """What to do with a file whose SOP Instance UID is stored with other bytes, from another path."""
+
+    REPORT = "report"
+    UPLOAD = "upload"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyEntry:
+    """One row of a manifest, checked. `study_no` counts the rows from 1, in the manifest's order."""
+
+    study_no: int
+    study_dir: str
+    study_instance_uid: str = ""
+    expected_instances: int | None = None
+    priority: int = 0
+    label: str = ""
+    extra: tuple[tuple[str, str], ...] = ()  # unknown columns, as they came, for studies.csv
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A regular file that scan found. `file_no` counts the rows of its study from 1, in path order."""
+
+    study_no: int
+    file_no: int
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unwalked:
+    """A directory or link that could not be walked, or a study directory that is not there."""
+
+    study_no: int
+    file_no: int
+    path: str
+    status: Status
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What identifies an instance (DICOM PS3.3 C.12.1, PS3.10 7.1); empty text where the file has none."""
+
+    sop_instance_uid: str
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    sop_class_uid: str = ""
+    transfer_syntax_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A file that is not to be sent, and why. `header` is kept when it was read all the same."""
+
+    status: Status
+    reason: Reason
+    header: Header | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """Lower-case hex digests of one file's bytes."""
+
+    sha256: str
+    md5: str
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """A file of a batch that is not settled yet. `str(todo)` is its only name in logs and in Prefect."""
+
+    file_id: int  # its row in the ledger
+    study_no: int
+    file_no: int
+    path: str
+    stored_before: bool = False  # other content of this path was stored by an earlier run
+
+    def __str__(self) -> str:
+        return f"study {self.study_no} file {self.file_no}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file in this run. Everything the report says of it but its names."""
+
+    status: Status
+    reason: Reason = Reason.NONE
+    header: Header | None = None
+    digests: Digests | None = None
+    size_bytes: int | None = None
+    mtime_ns: int | None = None
+    key: str = ""
+    etag: str = ""
+    attempts: int = 0
+    http_status: int | None = None
+    started_ns: int | None = None
+    finished_ns: int | None = None
+
+
+REPORT_COLUMNS: Final = (
+    "study_no",
+    "file_no",
+    "study_dir",
+    "path",
+    "status",
+    "reason",
+    "key",
+    "sop_instance_uid",
+    "study_instance_uid",
+    "series_instance_uid",
+    "sop_class_uid",
+    "transfer_syntax_uid",
+    "size_bytes",
+    "sha256",
+    "md5",
+    "etag",
+    "attempts",
+    "superseded_keys",
+    "http_status",
+    "started_at",
+    "finished_at",
+    "duration_s",
+    "run_id",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run in numbers: `summary.json`, in this order."""
+
+    run_id: str
+    campaign: str
+    files: int
+    bytes: int
+    by_status: dict[str, int]
+    studies: int
+    complete_studies: int
+    started_at: str
+    finished_at: str
+    wall_s: float
+    files_per_s: float
+    bytes_per_s: float
+    peak_parallel: int
+    exit_code: int
+    problems: list[str] = field(default_factory=list)  # what the operator should know

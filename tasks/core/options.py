@@ -1,0 +1,24 @@
+"""What each option means, said once: for the command line, the settings and the flow's form."""
+
+from typing import Final
+
+HELP: Final = {
+    "api_endpoint": "The upload API. A URL for each file is asked for at {api-endpoint}/upload/.",
+    "report_dir": "Where the report is written, and the ledger unless --ledger names it.",
+    "ledger": "SQLite path, or SQLAlchemy URL without a password. Default: ledger.sqlite by the report.",
+    "campaign": "The name under which files and UIDs are known to the ledger, from run to run.",
+    "parallel": "Uploads at the same time. The platform asks for no more than 20.",
+    "root": "A directory that every study directory, and every link in one, has to stay in.",
+    "rehash": "Read also files whose size and time say that they are stored.",
+    "on_conflict": "A SOP Instance UID that is stored with other bytes: report it, or upload it too.",
+    "min_age": "Leave files alone that changed less than this many seconds ago.",
+    "allow_storage_host": "Shell pattern of a host that presigned URLs may lead to; repeatable. None: any.",
+    "allow_http": "Accept plain http to other machines than this one.",
+    "token": "A static bearer token for the API.",
+    "token_url": "The OAuth2 token endpoint (client credentials grant).",
+    "client_id": "The OAuth2 client.",
+    "client_secret": "The OAuth2 client's secret.",
+    "scope": "The OAuth2 scope to ask for.",
+    "ca_bundle": "PEM certificates of a private certificate authority, beside the system's.",
+    "debug": "Show where an error came from.",
+}

@@ -1,0 +1,83 @@
+"""The bearer token for the upload API: a static one, or OAuth2 client credentials (RFC 6749, 4.4)."""
+
+import base64
+import threading
+import time
+from typing import Protocol
+from urllib.parse import quote
+
+from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
+
+from tasks.core.errors import Fault, FaultKind, RefusedError
+from tasks.http import Connections
+
+
+class Credentials(Protocol):
+    """Where a request's Authorization header comes from."""
+
+    def authorization(self, refused: str = "") -> str:
+        """The header's value, empty for none. `refused` is the value that the API just answered 401 to."""
+        ...
+
+
+class StaticToken:
+    """One token for the whole run, or none."""
+
+    def __init__(self, token: str) -> None:
+        self._value = f"Bearer {token}" if token else ""
+
+    def authorization(self, refused: str = "") -> str:
+        """Always the same: a refused static token can't be renewed."""
+        del refused
+        return self._value
+
+
+class ClientCredentials:
+    """A token fetched once for all slots, renewed before it expires, or once when the API refuses it."""
+
+    _EARLY_S = 30.0  # renew this long before the end, so that no request leaves with a dying token
+
+    def __init__(
+        self, connections: Connections, token_url: str, client_id: str, client_secret: str, scope: str = ""
+    ) -> None:
+        self._connections = connections
+        self._token_url = token_url
+        self._scope = scope or None
+        self._oauth = BackendApplicationClient(client_id)
+        # RFC 6749, 2.3.1: both are form-encoded before they are joined.
+        pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
+        self._basic = "Basic " + base64.b64encode(pair.encode()).decode()
+        self._lock = threading.Lock()
+        self._value = ""
+        self._good_until = 0.0  # time.monotonic()
+
+    def authorization(self, refused: str = "") -> str:
+        """The current token; the first caller who finds it dying or refused fetches the next one for all.
+
+        Raises Fault when the token endpoint does not answer, RefusedError when it refuses the client.
+        """
+        with self._lock:
+            if self._value == refused or time.monotonic() >= self._good_until:
+                self._fetch()
+            return self._value
+
+    def _fetch(self) -> None:
+        body = self._oauth.prepare_request_body(scope=self._scope, include_client_id=False)
+        headers = {
+            "Authorization": self._basic,
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Accept": "application/json",
+        }
+        answer = self._connections.send("POST", self._token_url, headers, str(body).encode())
+        if answer.status == 429 or answer.status >= 500:
+            raise Fault(FaultKind.SERVER, f"the token endpoint answered {answer.status}", answer.status)
+        try:
+            token = self._oauth.parse_request_body_response(answer.text())
+            self._value = f"Bearer {token['access_token']}"
+        except (OAuth2Error, ValueError, Warning):
+            raise RefusedError(
+                f"The token endpoint refused the client credentials (HTTP {answer.status}). "
+                "Check DICOM_INGEST_TOKEN_URL, _CLIENT_ID, _CLIENT_SECRET and _SCOPE."
+            ) from None
+        lifetime_s = float(token.get("expires_in") or 300)
+        self._good_until = time.monotonic() + max(lifetime_s - self._EARLY_S, lifetime_s / 2)

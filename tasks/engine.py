@@ -1,0 +1,261 @@
+"""The engine: from checked study entries to a report. Two shells run it: Prefect's flow, and `ingest` here.
+
+    from tasks.engine import ingest
+    from tasks.load import load_manifest
+    from tasks.settings import load
+
+    summary = ingest(load_manifest(Path("manifest.csv")), load(api_endpoint="https://api.example.org"))
+
+`ingest` returns the Summary that is also in summary.json; `summary.exit_code` is the command line's. It
+raises UsageError when nothing was attempted, and StoppedError when no report could be written.
+"""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final, TypeAlias
+
+from tasks.client import UploadClient
+from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RefusedError, UsageError
+from tasks.core.models import Listed, Reason, Status, StudyEntry, Summary, Unwalked
+from tasks.core.plan import batch_target
+from tasks.credentials import ClientCredentials, Credentials, StaticToken
+from tasks.http import Connections, Timeouts, transport_to, trust
+from tasks.ledger import Ledger
+from tasks.report import RunFacts, write_report
+from tasks.scan import Territory, survey, walk_study
+from tasks.settings import Settings
+from tasks.slots import Slots
+from tasks.transfer import Carrier
+from tasks.upload import Progress, Uploader
+
+BATCHES_IN_FLIGHT: Final = 3  # so that no slot waits at a batch's edge
+_ENROLLED_AT_ONCE: Final = 500
+Scan: TypeAlias = Callable[[StudyEntry, Territory], Iterator[Listed | Unwalked]]
+Watch: TypeAlias = Callable[[Progress], AbstractContextManager[object]]
+_MAX_PROBLEMS: Final = 20
+
+
+class Engine:
+    """One run in one process. `batches` scans and plans, `upload` sends one batch, `finish` reports.
+
+    The three may be called from different threads; what carries a run from one to the next is the ledger.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[StudyEntry],
+        settings: Settings,
+        run_id: str = "",
+        scan: Scan = walk_study,
+    ) -> None:
+        """Opens the ledger and asks the API for any answer: UsageError comes before anything is sent."""
+        self.run_id = run_id or uuid.uuid4().hex
+        self.settings = settings
+        self.progress = Progress()
+        self._scan = scan
+        self._entries = sorted(entries, key=lambda entry: (-entry.priority, entry.study_no))
+        self._started_ns = time.time_ns()
+        self._stopping = threading.Event()
+        self._client = connect(settings)
+        self._client.reach()
+        self._territory: Territory = survey(entries, settings.root or None)
+        self._ledger = Ledger(settings.ledger_at, settings.campaign, self.run_id)
+        self._ledger.begin(self._started_ns, entries, self._territory.overlaps)
+        self._slots = Slots(settings.parallel)
+        self._carrier = Carrier(self._client, self._ledger, self._slots, self._stopping, settings.on_conflict)
+        self._uploader = Uploader(
+            self._carrier, self._ledger, self._slots, self._stopping, self.progress, settings.parallel
+        )
+
+    def batches(self) -> Iterator[int]:
+        """Scans lazily; yields the number of each batch that has files to send, as soon as it is full."""
+        batch_no, todo = 1, 0
+        for rows, scanned in _chunks(self._rows()):
+            to_do = self._ledger.enrol(batch_no, rows, scanned, rehash=self.settings.rehash)
+            self._uploader.count_listed(len(rows), to_do)
+            todo += to_do
+            if self._stopping.is_set():
+                return
+            if todo >= batch_target(batch_no):
+                yield batch_no
+                batch_no, todo = batch_no + 1, 0
+        self.progress.scanning = False
+        if todo:
+            yield batch_no
+
+    def upload(self, batch_no: int) -> None:
+        """Sends what is not settled of a batch; raises IngestError when the run stops."""
+        self._uploader.upload(self._ledger.todo(batch_no))
+
+    def stop(self, why: IngestError) -> None:
+        """Starts no file any more. Safe from any thread, and from a signal handler's."""
+        self._uploader.stop(why)
+
+    def finish(self, why: IngestError | None = None) -> Summary:
+        """Ends the workers and writes the report; `why` is what stopped the run before its end."""
+        try:
+            self._uploader.drain()
+            if why is not None:
+                self._ledger.enrol_unscanned()
+            self._ledger.end()
+            facts = RunFacts(
+                self.run_id,
+                self.settings.campaign,
+                self._started_ns,
+                time.time_ns(),
+                self._slots.peak,
+                self._problems(why),
+                self._exit_code(why),
+            )
+            return write_report(
+                self.settings.report_dir,
+                facts,
+                self._ledger.studies(),
+                self._ledger.overlaps(),
+                self._ledger.report_rows(),
+            )
+        finally:
+            self._ledger.close()
+            self._client.close()
+
+    def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
+        """The scan's rows, each with its study_no; after a study's last row comes None."""
+        youngest_ns = time.time_ns() - int(self.settings.min_age * 1e9)
+        for entry in self._entries:
+            for row in self._scan(entry, self._territory):
+                yield _left_alone(row) if _is_young(row, youngest_ns) else row, entry.study_no
+            yield None, entry.study_no
+
+    def _exit_code(self, why: IngestError | None) -> int | None:
+        if isinstance(why, RefusedError) and not self._carrier.any_granted:
+            return UsageError.exit_code
+        return why.exit_code if why else None
+
+    def _problems(self, why: IngestError | None) -> list[str]:
+        told = [str(why)] if why else []
+        overlaps = self._territory.overlaps
+        told += [
+            f"study {study_no} lies in or around study {earlier}: each file is reported once"
+            for study_no, earlier in list(overlaps.items())[:_MAX_PROBLEMS]
+        ]
+        if len(overlaps) > _MAX_PROBLEMS:
+            told.append(f"and {len(overlaps) - _MAX_PROBLEMS} more overlaps: see studies.csv")
+        return told
+
+
+def ingest(
+    entries: Sequence[StudyEntry],
+    settings: Settings,
+    watch: Watch = nullcontext,
+    scan: Scan = walk_study,
+) -> Summary:
+    """A whole run without Prefect; `watch` may show its progress meanwhile."""
+    engine = Engine(entries, settings, scan=scan)
+    with watch(engine.progress):
+        why = ended_by(engine, lambda: _upload_all(engine))
+    return engine.finish(why)
+
+
+def ended_by(engine: Engine, work: Callable[[], object]) -> IngestError | None:
+    """Does the work. When it ends early, stops the engine and returns why, as an error safe to show."""
+    try:
+        work()
+    except IngestError as error:
+        why = error
+    except Exception as error:  # noqa: BLE001 - the report is due whatever happened
+        why = InternalError.hiding(error)
+    except BaseException:  # noqa: BLE001 - Ctrl-C, and the signals that Prefect raises
+        why = InterruptedRunError("Interrupted. Run the same command again to go on: nothing is sent twice.")
+    else:
+        return None
+    engine.stop(why)
+    return why
+
+
+@contextmanager
+def safe_errors() -> Iterator[None]:
+    """Lets errors of ours pass, and hides what others say: their text may name a patient."""
+    try:
+        yield
+    except IngestError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        raise InternalError.hiding(error) from None
+
+
+def connect(settings: Settings) -> UploadClient:
+    """The client of the upload API as the settings say."""
+    context = trust(settings.ca_bundle)
+    connections = Connections(lambda url: transport_to(url, context), Timeouts())
+    return UploadClient(
+        settings.api_endpoint,
+        _credentials(settings, connections),
+        connections,
+        storage_hosts=settings.allow_storage_host,
+        allow_http=settings.allow_http,
+    )
+
+
+def _credentials(settings: Settings, connections: Connections) -> Credentials:
+    if not settings.token_url:
+        return StaticToken(settings.token.get_secret_value())
+    return ClientCredentials(
+        connections,
+        settings.token_url,
+        settings.client_id,
+        settings.client_secret.get_secret_value(),
+        settings.scope,
+    )
+
+
+def _upload_all(engine: Engine) -> None:
+    """Some batches in flight at a time, in the order of the plan."""
+    with ThreadPoolExecutor(BATCHES_IN_FLIGHT, thread_name_prefix="batch") as pool:
+        in_flight: set[Future[None]] = set()
+        try:
+            for batch_no in engine.batches():
+                in_flight.add(pool.submit(engine.upload, batch_no))
+                if len(in_flight) >= BATCHES_IN_FLIGHT:
+                    in_flight = _without_done(in_flight)
+            while in_flight:
+                in_flight = _without_done(in_flight)
+        except BaseException:
+            engine.stop(InterruptedRunError("Interrupted."))  # or the pool would wait for all of it
+            raise
+
+
+def _without_done(futures: set[Future[None]]) -> set[Future[None]]:
+    done, pending = wait(futures, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+    return pending
+
+
+def _chunks(
+    rows: Iterator[tuple[Listed | Unwalked | None, int]],
+) -> Iterator[tuple[list[Listed | Unwalked], list[int]]]:
+    """Rows to enrol at once, and the studies that end among them."""
+    chunk: list[Listed | Unwalked] = []
+    scanned: list[int] = []
+    for row, study_no in rows:
+        if row is None:
+            scanned.append(study_no)
+        else:
+            chunk.append(row)
+        if len(chunk) + len(scanned) >= _ENROLLED_AT_ONCE:
+            yield chunk, scanned
+            chunk, scanned = [], []
+    if chunk or scanned:
+        yield chunk, scanned
+
+
+def _is_young(row: Listed | Unwalked, youngest_ns: int) -> bool:
+    return isinstance(row, Listed) and row.mtime_ns > youngest_ns
+
+
+def _left_alone(row: Listed | Unwalked) -> Unwalked:
+    return Unwalked(row.study_no, row.file_no, row.path, Status.NOT_ATTEMPTED, Reason.TOO_YOUNG)

@@ -1,0 +1,162 @@
+"""HTTP as the client needs it: idle connections reused last-in first-out, bounded answers, faults by kind.
+
+One connection each: httpcore's pool looks at all of its connections at every request, which makes one pool of
+twenty slower than twenty of one. A transport is called without httpx.Client around it: less CPU per request,
+no cookies, no redirects followed, and no log line with a presigned URL in it.
+"""
+
+import ssl
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from tasks.core.errors import Fault, FaultKind, UsageError
+
+MAX_ANSWER_BYTES = 64 * 1024  # more than any presign, token or S3 error answer needs
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """For connecting and for silence, in seconds; never for a whole transfer."""
+
+    connect_s: float = 10.0
+    silence_s: float = 60.0
+
+    def extension(self) -> dict[str, float]:
+        """As httpcore takes them."""
+        return {
+            "connect": self.connect_s,
+            "read": self.silence_s,
+            "write": self.silence_s,
+            "pool": self.connect_s,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response, read up to a bound."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+    def text(self) -> str:
+        """The body as text; what is not UTF-8 is replaced."""
+        return self.body.decode("utf-8", "replace")
+
+    def retry_after_s(self, now: float) -> float:
+        """Retry-After (RFC 9110, 10.2.3), which is seconds or a date; 0 when absent or not understood."""
+        value = self.headers.get("retry-after", "").strip()
+        if value.isascii() and value.isdigit():
+            return float(value[:6])
+        return max(0.0, (_http_date(value) or now) - now)
+
+    def server_time(self) -> float | None:
+        """The Date header as Unix seconds."""
+        return _http_date(self.headers.get("date", ""))
+
+
+class Connections:
+    """Transports of one connection each, kept by origin. Thread-safe: each request has one to itself."""
+
+    def __init__(
+        self, make_transport: Callable[[httpx.URL], httpx.BaseTransport], timeouts: Timeouts
+    ) -> None:
+        self._make = make_transport
+        self._idle: defaultdict[tuple[str, str, int | None], deque[httpx.BaseTransport]] = defaultdict(deque)
+        self._timeout = timeouts.extension()
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        content: bytes | Iterable[bytes] = b"",
+    ) -> Answer:
+        """One request on one connection. Raises Fault; redirects are answers like any other."""
+        try:
+            request = httpx.Request(
+                method, url, headers=headers, content=content, extensions={"timeout": self._timeout}
+            )
+        except httpx.InvalidURL:
+            raise Fault(FaultKind.SETTINGS, "the URL can't be used") from None
+        idle = self._idle[request.url.scheme, request.url.host, request.url.port]
+        try:
+            transport = idle.pop()
+        except IndexError:
+            transport = self._make(request.url)
+        try:
+            response = transport.handle_request(request)
+            try:
+                return Answer(response.status_code, response.headers, _read_bounded(response))
+            finally:
+                response.close()
+        except httpx.HTTPError as error:
+            raise _fault_of(error) from None
+        finally:
+            idle.append(transport)
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed by whoever uses it."""
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()
+
+
+def trust(ca_bundle: Path | None) -> ssl.SSLContext:
+    """The system's certificate authorities and those of `ca_bundle`; built once, it takes tens of ms."""
+    context = ssl.create_default_context()
+    if ca_bundle is not None:
+        try:
+            context.load_verify_locations(cafile=ca_bundle)
+        except (OSError, ssl.SSLError):
+            raise UsageError(
+                "DICOM_INGEST_CA_BUNDLE can't be read as PEM certificates. Give a file of PEM certificates."
+            ) from None
+    return context
+
+
+def transport_to(url: httpx.URL, context: ssl.SSLContext) -> httpx.BaseTransport:
+    """One connection to this URL's host, through the proxy that the environment names for it."""
+    proxies = {} if proxy_bypass(url.host) else getproxies()
+    return httpx.HTTPTransport(
+        verify=context,
+        proxy=proxies.get(url.scheme) or proxies.get("all"),
+        limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=15.0),
+    )
+
+
+def _read_bounded(response: httpx.Response) -> bytes:
+    body = bytearray()
+    for chunk in response.iter_raw():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            break
+    return bytes(body[:MAX_ANSWER_BYTES])
+
+
+def _fault_of(error: httpx.HTTPError) -> Fault:
+    """The library's exception by its type alone: its text may quote a URL."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Fault(
+                FaultKind.SETTINGS,
+                "the server's TLS certificate is not trusted (a private CA goes into DICOM_INGEST_CA_BUNDLE)",
+            )
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return Fault(FaultKind.SETTINGS, "the URL can't be used")
+    return Fault(FaultKind.NETWORK, type(error).__name__)
+
+
+def _http_date(value: str) -> float | None:
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, IndexError):
+        return None

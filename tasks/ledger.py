@@ -1,0 +1,553 @@
+"""The ledger: one durable row per file and campaign, and one per key handed out. The database of truth.
+
+    run           who is at work, and until when it is known to live
+    study         the manifest's rows of a run
+    file          what is known of a path: the report's columns, as of the last look at it
+    listing       the rows of a run's report: which file, which batch, settled in this run or not
+    instance      the claim on a SOP Instance UID: first come; with a key once it is stored
+    issued_key    every key ever handed out; those that are not their file's key are superseded
+
+All writes go through one thread that commits in groups: whoever writes waits until his row is durable, and
+shares the commit with all who wait at that moment. Paths are stored escaped (`core/escape.py`).
+Everything the report says is derived from these rows; nothing is kept twice.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tasks.core.errors import UsageError
+from tasks.core.escape import escape, unescape
+from tasks.core.models import Header, Listed, Outcome, Reason, Status, StudyEntry, Todo, Unwalked
+from tasks.core.plan import Known, is_settled
+from tasks.core.reconcile import Claim
+from tasks.database import Writer, connect, told
+from tasks.schema import (
+    KEPT,
+    KEPT_KEY,
+    LOOKED_AT,
+    SCHEMA_VERSION,
+    SETTLED,
+    STORED,
+    UNCLAIM,
+    UNWALKED,
+    file,
+    instance,
+    issued_key,
+    listing,
+    metadata,
+    run,
+    schema_version,
+    study,
+)
+
+_DEAD_AFTER_S: Final = 60
+_PAGE: Final = 1000  # rows read or looked up at once
+
+
+class Ledger:
+    """One campaign's part of the database, as one run sees it. Thread-safe."""
+
+    def __init__(self, url: str | Path, campaign: str, run_id: str) -> None:
+        """Opens or creates the database: a file path for SQLite, else a SQLAlchemy URL."""
+        self.campaign = campaign
+        self.run_id = run_id
+        self._engine = connect(url)
+        self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
+            self._engine.dialect.name
+        ]
+        with told():
+            self._prepare()
+        self._writer = Writer(self._engine.execution_options(writes=True), self._beat)
+
+    # -- a run's life ------------------------------------------------------------------------------------
+
+    def begin(self, started_ns: int, entries: Sequence[StudyEntry], overlaps: Mapping[int, int]) -> None:
+        """The run and its manifest are known from here on; `overlaps`: study_no to earlier study_no."""
+        self._write(Ledger._begin, (started_ns, entries, overlaps))
+
+    def end(self) -> None:
+        """What this run still claims is free again."""
+        self._write(Ledger._end, None)
+
+    def close(self) -> None:
+        """Commits what waits, and lets the database go."""
+        self._writer.close()
+        self._engine.dispose()
+
+    # -- plan --------------------------------------------------------------------------------------------
+
+    def enrol(
+        self, batch_no: int, rows: Sequence[Listed | Unwalked], scanned: Sequence[int], *, rehash: bool
+    ) -> int:
+        """Takes rows of the scan into the report; returns how many of them are to be done.
+
+        What is stored and unchanged is settled here, without being opened. `scanned` names the studies whose
+        last row this is.
+        """
+        return int(self._write(Ledger._enrol, (batch_no, rows, scanned, rehash)))
+
+    def todo(self, batch_no: int) -> Iterator[Todo]:
+        """A batch's files that are not settled yet, in the report's order, page by page."""
+        after = (0, 0)
+        while page := self._todo_page(batch_no, after):
+            yield from page
+            after = (page[-1].study_no, page[-1].file_no)
+
+    def enrol_unscanned(self) -> None:
+        """One row for each study directory that this run has not walked to its end."""
+        with told(), self._engine.connect() as db:
+            open_studies = db.execute(
+                sa.select(study.c.study_no, study.c.study_dir, sa.func.max(listing.c.file_no))
+                .outerjoin(
+                    listing,
+                    (listing.c.run_id == study.c.run_id) & (listing.c.study_no == study.c.study_no),
+                )
+                .where(study.c.run_id == self.run_id, ~study.c.scanned)
+                .group_by(study.c.study_no, study.c.study_dir)
+                .order_by(study.c.study_no)
+            ).all()
+        for page in _pages(open_studies):
+            rows = [
+                Unwalked(study_no, (last or 0) + 1, unescape(path), Status.NOT_ATTEMPTED, Reason.NOT_SCANNED)
+                for study_no, path, last in page
+            ]
+            self.enrol(-1, rows, [row.study_no for row in rows], rehash=False)
+
+    # -- upload ------------------------------------------------------------------------------------------
+
+    def claim(self, todo: Todo, sop_instance_uid: str) -> Claim:
+        """Claims a SOP Instance UID for a file, or tells whose it is. The first claim wins."""
+        claim: Claim = self._write(Ledger._claim, (todo.file_id, sop_instance_uid))
+        return claim
+
+    def issue(self, todo: Todo, key: str, now_ns: int) -> bool:
+        """Makes the intent to send durable. False when the key was handed out before: it must not be used."""
+        return bool(self._write(Ledger._issue, (todo.file_id, key, now_ns)))
+
+    def settle(self, todo: Todo, outcome: Outcome) -> None:
+        """Makes an outcome durable; only then does the file count as done."""
+        self._write(Ledger._settle, (todo, outcome))
+
+    # -- report ------------------------------------------------------------------------------------------
+
+    def studies(self) -> Iterator[StudyEntry]:
+        """The run's manifest rows in the manifest's order."""
+        query = sa.select(study).where(study.c.run_id == self.run_id).order_by(study.c.study_no)
+        with told(), self._engine.connect().execution_options(yield_per=_PAGE) as db:
+            for row in db.execute(query):
+                yield StudyEntry(
+                    row.study_no,
+                    unescape(row.study_dir),
+                    row.study_instance_uid,
+                    row.expected_instances,
+                    row.priority,
+                    row.label,
+                    tuple((name, text) for name, text in row.extra),
+                )
+
+    def overlaps(self) -> dict[int, int]:
+        """study_no to the earlier study_no that it shares files with."""
+        query = sa.select(study.c.study_no, study.c.overlaps)
+        with told(), self._engine.connect() as db:
+            found = db.execute(query.where(study.c.run_id == self.run_id, study.c.overlaps.is_not(None)))
+            return {row.study_no: row.overlaps for row in found}
+
+    def report_rows(self) -> Iterator[tuple[Any, ...]]:
+        """The run's report: tuples in the order of REPORT_COLUMNS, sorted by study_no and file_no.
+
+        `started_at` and `finished_at` are Unix nanoseconds and `duration_s` is None: the report writes them.
+        """
+        after = (0, 0)
+        with told(), self._engine.connect() as db:
+            while page := db.execute(self._report_query(after)).all():
+                yield from self._derive(db, page)
+                after = (page[-1].study_no, page[-1].file_no)
+
+    # -- how a write is done: each takes all items that wait for one commit, and answers each ------------
+
+    def _begin(
+        self, db: sa.Connection, items: list[tuple[int, Sequence[StudyEntry], Mapping[int, int]]]
+    ) -> list[None]:
+        for started_ns, entries, overlaps in items:
+            db.execute(
+                self._insert(run).values(
+                    run_id=self.run_id, campaign=self.campaign, started_ns=started_ns, heartbeat_s=self._now_s
+                )
+            )
+            for page in _pages(entries):
+                values = [self._study_values(entry, overlaps.get(entry.study_no)) for entry in page]
+                db.execute(sa.insert(study), values)
+        return [None] * len(items)
+
+    def _end(self, db: sa.Connection, items: list[None]) -> list[None]:
+        db.execute(sa.delete(instance).where(instance.c.run_id == self.run_id, instance.c.key == ""))
+        db.execute(sa.update(run).where(run.c.run_id == self.run_id).values(heartbeat_s=0))
+        return [None] * len(items)
+
+    def _enrol(
+        self, db: sa.Connection, items: list[tuple[int, Sequence[Listed | Unwalked], Sequence[int], bool]]
+    ) -> list[int]:
+        return [self._enrol_rows(db, *item) for item in items]
+
+    def _enrol_rows(
+        self,
+        db: sa.Connection,
+        batch_no: int,
+        rows: Sequence[Listed | Unwalked],
+        scanned: Sequence[int],
+        rehash: bool,
+    ) -> int:
+        paths = [escape(row.path) for row in rows]
+        known = self._known(db, paths)
+        if new := [path for path in paths if path not in known]:
+            values = [{"campaign": self.campaign, "path": path} for path in new]
+            db.execute(self._insert(file).on_conflict_do_nothing(), values)
+            known |= self._known(db, new)
+        todo = 0
+        listed, unwalked = [], []
+        for row, path in zip(rows, paths, strict=True):
+            settled = isinstance(row, Unwalked) or (not rehash and is_settled(known[path], row))
+            todo += not settled
+            listed.append(
+                {
+                    "run_id": self.run_id,
+                    "study_no": row.study_no,
+                    "file_no": row.file_no,
+                    "file_id": known[path].file_id,
+                    "batch_no": batch_no,
+                    "settled": settled,
+                }
+            )
+            if isinstance(row, Unwalked):
+                unwalked.append(
+                    {"at": known[path].file_id, "now": row.status, "why": row.reason, "by": self.run_id}
+                )
+        if listed:
+            db.execute(sa.insert(listing), listed)
+        if unwalked:
+            db.execute(UNWALKED, unwalked)
+        if scanned:
+            db.execute(
+                sa.update(study)
+                .where(study.c.run_id == self.run_id, study.c.study_no.in_(scanned))
+                .values(scanned=True)
+            )
+        return todo
+
+    def _claim(self, db: sa.Connection, items: list[tuple[int, str]]) -> list[Claim]:
+        values = [
+            {"campaign": self.campaign, "sop_instance_uid": uid, "file_id": file_id, "run_id": self.run_id}
+            for file_id, uid in items
+        ]
+        db.execute(self._insert(instance).on_conflict_do_nothing(), values)
+        held = {
+            row.sop_instance_uid: row
+            for row in db.execute(
+                sa.select(instance, (run.c.heartbeat_s > self._now_s - _DEAD_AFTER_S).label("alive"))
+                .outerjoin(run, run.c.run_id == instance.c.run_id)
+                .where(
+                    instance.c.campaign == self.campaign,
+                    instance.c.sop_instance_uid.in_({uid for _, uid in items}),
+                )
+            )
+        }
+        return [self._claim_one(db, file_id, held[uid]) for file_id, uid in items]
+
+    def _claim_one(self, db: sa.Connection, file_id: int, held: Any) -> Claim:
+        if held.key:
+            return Claim(mine=held.file_id == file_id, stored_sha256=held.sha256)
+        if held.run_id == self.run_id:
+            return Claim(mine=held.file_id == file_id, stored_sha256="")
+        if held.alive:
+            return Claim(mine=False, stored_sha256="")
+        taken_over = db.execute(
+            sa.update(instance)
+            .where(
+                instance.c.campaign == self.campaign,
+                instance.c.sop_instance_uid == held.sop_instance_uid,
+                instance.c.run_id == held.run_id,
+                instance.c.key == "",
+            )
+            .values(file_id=file_id, run_id=self.run_id)
+        )
+        return Claim(mine=taken_over.rowcount == 1, stored_sha256="")
+
+    def _issue(self, db: sa.Connection, items: list[tuple[int, str, int]]) -> list[bool]:
+        keys = {key for _, key, _ in items}
+        used = set(
+            db.scalars(
+                sa.select(issued_key.c.key).where(
+                    issued_key.c.campaign == self.campaign, issued_key.c.key.in_(keys)
+                )
+            )
+        )
+        values, answers = [], []
+        for file_id, key, issued_ns in items:
+            answers.append(key not in used)
+            if key not in used:
+                used.add(key)
+                values.append(
+                    {
+                        "campaign": self.campaign,
+                        "key": key,
+                        "file_id": file_id,
+                        "run_id": self.run_id,
+                        "issued_ns": issued_ns,
+                    }
+                )
+        if values:
+            db.execute(sa.insert(issued_key), values)
+        return answers
+
+    def _settle(self, db: sa.Connection, items: list[tuple[Todo, Outcome]]) -> list[None]:
+        groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        for todo, outcome in items:
+            uid = outcome.header.sop_instance_uid if outcome.header else ""
+            claim = {"in_campaign": self.campaign, "uid": uid, "at": todo.file_id, "by": self.run_id}
+            if outcome.status is Status.ALREADY_UPLOADED:
+                groups[KEPT].append(_known_values(todo, outcome))
+                groups[KEPT_KEY].append(claim)
+            else:
+                values = _known_values(todo, outcome) | _outcome_values(outcome)
+                groups[LOOKED_AT].append(values | {"by": self.run_id})
+            if outcome.status is Status.UPLOADED and outcome.digests:
+                groups[STORED].append(claim | {"sha": outcome.digests.sha256, "stored_as": outcome.key})
+            elif uid:
+                groups[UNCLAIM].append(claim)
+            groups[SETTLED].append(
+                {"in_run": self.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
+            )
+        for statement, rows in groups.items():
+            db.execute(statement, rows)
+        return [None] * len(items)
+
+    def _beat(self, db: sa.Connection) -> None:
+        db.execute(
+            sa.update(run)
+            .where(run.c.run_id == self.run_id, run.c.heartbeat_s > 0)
+            .values(heartbeat_s=self._now_s)
+        )
+
+    # -- queries -----------------------------------------------------------------------------------------
+
+    @property
+    def _now_s(self) -> Any:
+        """The database's clock: one for all machines."""
+        sqlite_clock = sa.func.strftime("%s", "now")
+        now = sqlite_clock if self._engine.dialect.name == "sqlite" else sa.extract("epoch", sa.func.now())
+        return sa.cast(now, sa.BigInteger)
+
+    def _known(self, db: sa.Connection, paths: list[str]) -> dict[str, Known]:
+        columns = (file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns)
+        return {
+            path: Known(*rest)
+            for page in _pages(paths)
+            for path, *rest in db.execute(
+                sa.select(*columns).where(file.c.campaign == self.campaign, file.c.path.in_(page))
+            )
+        }
+
+    def _todo_page(self, batch_no: int, after: tuple[int, int]) -> list[Todo]:
+        query = (
+            sa.select(listing.c.file_id, listing.c.study_no, listing.c.file_no, file.c.path, file.c.key)
+            .join(file, file.c.file_id == listing.c.file_id)
+            .where(
+                listing.c.run_id == self.run_id,
+                listing.c.batch_no == batch_no,
+                ~listing.c.settled,
+                sa.tuple_(listing.c.study_no, listing.c.file_no) > after,
+            )
+            .order_by(listing.c.study_no, listing.c.file_no)
+            .limit(_PAGE)
+        )
+        with told(), self._engine.connect() as db:
+            return [
+                Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), stored_before=bool(row.key))
+                for row in db.execute(query)
+            ]
+
+    def _report_query(self, after: tuple[int, int]) -> Any:
+        return (
+            sa.select(listing.c.study_no, listing.c.file_no, listing.c.settled, study.c.study_dir, file)
+            .join(file, file.c.file_id == listing.c.file_id)
+            .join(study, (study.c.run_id == listing.c.run_id) & (study.c.study_no == listing.c.study_no))
+            .where(
+                listing.c.run_id == self.run_id,
+                sa.tuple_(listing.c.study_no, listing.c.file_no) > after,
+            )
+            .order_by(listing.c.study_no, listing.c.file_no)
+            .limit(_PAGE)
+        )
+
+    def _derive(self, db: sa.Connection, page: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        """The report's rows of one page; twins and superseded keys are looked up for the page at once."""
+        twins = {row.sop_instance_uid for row in page if row.status == Status.DUPLICATE}
+        owners = {row.sop_instance_uid: row for row in db.execute(self._owners_query(twins))} if twins else {}
+        keys: dict[int, list[str]] = defaultdict(list)
+        for file_id, key in db.execute(
+            sa.select(issued_key.c.file_id, issued_key.c.key)
+            .where(issued_key.c.file_id.in_([row.file_id for row in page]))
+            .order_by(issued_key.c.issued_ns)
+        ):
+            keys[file_id].append(key)
+        for row in page:
+            facts = self._facts(row, owners.get(row.sop_instance_uid))
+            superseded = ";".join(key for key in keys[row.file_id] if key != row.key)
+            yield _report_tuple(row, facts, superseded)
+
+    def _facts(self, row: Any, owner: Any) -> "_Facts":
+        """What the report says of a file beyond its own row.
+
+        | in this run | the file's row           | owner of its UID            | the report says          |
+        | ----------- | ------------------------ | --------------------------- | ------------------------ |
+        | not settled | any                      |                             | not_attempted, stopped   |
+        | settled     | uploaded, by this run    |                             | uploaded                 |
+        | settled     | uploaded, by another run |                             | already_uploaded         |
+        | settled     | duplicate                | same bytes, in this report  | duplicate                |
+        | settled     | duplicate                | same bytes, not in it       | already_uploaded         |
+        | settled     | duplicate                | has other bytes by now      | conflict                 |
+        | settled     | any other                |                             | the row's own status     |
+        """
+        own = _Facts(row.status, row.reason, row.key, row)
+        if not row.settled:
+            return _Facts(Status.NOT_ATTEMPTED, Reason.STOPPED, row.key, None)
+        if row.status == Status.UPLOADED and row.run_id != self.run_id:
+            return _Facts(Status.ALREADY_UPLOADED, Reason.NONE, row.key, row)
+        if row.status != Status.DUPLICATE:
+            return own
+        if owner is None or owner.owned_sha256 != row.sha256:
+            return _Facts(Status.CONFLICT, Reason.NONE, "", row)
+        if owner.in_report:
+            return _Facts(Status.DUPLICATE, Reason.NONE, owner.owned_key, row)
+        return _Facts(Status.ALREADY_UPLOADED, Reason.NONE, owner.owned_key, owner)
+
+    def _owners_query(self, uids: set[str]) -> Any:
+        in_report = (
+            sa.select(listing.c.file_id)
+            .where(listing.c.file_id == instance.c.file_id, listing.c.run_id == self.run_id)
+            .exists()
+        )
+        return (
+            sa.select(
+                instance.c.sop_instance_uid,
+                instance.c.key.label("owned_key"),
+                instance.c.sha256.label("owned_sha256"),
+                in_report.label("in_report"),
+                *(
+                    file.c[name]
+                    for name in ("attempts", "http_status", "started_ns", "finished_ns", "run_id")
+                ),
+            )
+            .join(file, file.c.file_id == instance.c.file_id)
+            .where(instance.c.campaign == self.campaign, instance.c.sop_instance_uid.in_(uids))
+        )
+
+    def _study_values(self, entry: StudyEntry, overlaps: int | None) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "study_no": entry.study_no,
+            "study_dir": escape(entry.study_dir),
+            "study_instance_uid": entry.study_instance_uid,
+            "expected_instances": entry.expected_instances,
+            "priority": entry.priority,
+            "label": entry.label,
+            "extra": [list(pair) for pair in entry.extra],
+            "overlaps": overlaps,
+            "scanned": False,
+        }
+
+    def _write(self, handler: Any, item: Any) -> Any:
+        return self._writer.submit(handler.__get__(self), item)
+
+    def _prepare(self) -> None:
+        with self._engine.execution_options(writes=True).begin() as db:
+            metadata.create_all(db)
+            found = db.scalar(sa.select(schema_version.c.version))
+            if found is None:
+                db.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
+        if found not in (None, SCHEMA_VERSION):
+            raise UsageError(
+                f"The ledger was written by another version of dicom-ingest (schema {found}, not "
+                f"{SCHEMA_VERSION}). Use that version, or name another --ledger."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the report says: `source` is the row that attempts, times and run are taken from."""
+
+    status: str
+    reason: str
+    key: str
+    source: Any
+
+
+def _report_tuple(row: Any, facts: _Facts, superseded: str) -> tuple[Any, ...]:
+    source = facts.source
+    seen = source is not None
+    return (
+        row.study_no,
+        row.file_no,
+        row.study_dir,
+        row.path,
+        facts.status,
+        facts.reason,
+        facts.key,
+        row.sop_instance_uid,
+        row.study_instance_uid,
+        row.series_instance_uid,
+        row.sop_class_uid,
+        row.transfer_syntax_uid,
+        row.size_bytes,
+        row.sha256,
+        row.md5,
+        row.etag if seen else "",
+        source.attempts if seen else 0,
+        superseded,
+        source.http_status if seen else None,
+        source.started_ns if seen else None,
+        source.finished_ns if seen else None,
+        None,
+        source.run_id if seen else "",
+    )
+
+
+def _known_values(todo: Todo, outcome: Outcome) -> dict[str, Any]:
+    header = outcome.header or Header("")
+    digests = outcome.digests
+    return {
+        "at": todo.file_id,
+        "size": outcome.size_bytes,
+        "mtime": outcome.mtime_ns,
+        "sop": header.sop_instance_uid,
+        "study_uid": header.study_instance_uid,
+        "series": header.series_instance_uid,
+        "sop_class": header.sop_class_uid,
+        "syntax": header.transfer_syntax_uid,
+        "sha": digests.sha256 if digests else "",
+        "md5_is": digests.md5 if digests else "",
+    }
+
+
+def _outcome_values(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "now": outcome.status,
+        "why": outcome.reason,
+        "stored_as": outcome.key,
+        "etag_is": outcome.etag,
+        "tries": outcome.attempts,
+        "http": outcome.http_status,
+        "began": outcome.started_ns,
+        "ended": outcome.finished_ns,
+    }
+
+
+def _pages(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(rows), _PAGE):
+        yield rows[start : start + _PAGE]

@@ -1,0 +1,459 @@
+"""The report directory: report.csv, report.parquet, studies.csv and summary.json, whole or not at all.
+
+Rows are streamed in chunks, so memory does not grow with the archive (one study's UIDs are held at a time).
+CSV and Parquet have the same rows with the same text: times as ISO 8601 UTC with microseconds, text from
+outside escaped as in `core/escape.py`. In Parquet numbers are numbers, null where the CSV has an empty cell.
+"""
+
+import csv
+import errno
+import io
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
+
+from tasks.core.errors import InternalError, StoppedError, UsageError
+from tasks.core.escape import escape, unescape
+from tasks.core.models import REPORT_COLUMNS, Status, StudyEntry, Summary
+from tasks.core.reconcile import StudyResult, StudyTally, exit_code
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+REPORT_CSV: Final = "report.csv"
+REPORT_PARQUET: Final = "report.parquet"
+STUDIES_CSV: Final = "studies.csv"
+SUMMARY_JSON: Final = "summary.json"
+# The summary last: with it a report is whole.
+FILES: Final = (REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, SUMMARY_JSON)
+
+STUDY_COLUMNS: Final = (
+    "study_no",
+    "study_dir",
+    "label",
+    "study_instance_uid",
+    "priority",
+    "files",
+    "stored",
+    "failed",
+    "expected",
+    "complete",
+    "registered",
+    "confirmed",
+    "overlaps",
+)
+
+# One row, in REPORT_COLUMNS order, as the ledger gives it: study_dir and path escaped, other text as it came;
+# started_at and finished_at in Unix nanoseconds or None; duration_s None, for it is worked out here.
+ReportRow: TypeAlias = tuple[Any, ...]
+_Columns: TypeAlias = dict[str, Sequence[Any]]
+
+_INTEGERS: Final = frozenset({"study_no", "file_no", "size_bytes", "attempts", "http_status"})
+_TIMES: Final = frozenset({"started_at", "finished_at"})
+_ESCAPED_HERE: Final = tuple(
+    name for name in REPORT_COLUMNS if name not in _INTEGERS | _TIMES | {"study_dir", "path", "duration_s"}
+)
+_CHUNK_ROWS: Final = 20_000
+_NO_REPORT: Final = "There is no whole report in the report directory: run the command that writes it again."
+_DAMAGED: Final = "The report is not as it was written: write it again, or name another one."
+_SAFE_RUN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+
+_REMEDIES: Final = {
+    errno.ENOSPC: "Free space on the report directory's disk",
+    errno.EDQUOT: "Free space on the report directory's disk",
+    errno.EFBIG: "Raise the limit on file sizes",
+    errno.EACCES: "Make the report directory writable",
+    errno.EPERM: "Make the report directory writable",
+    errno.EROFS: "Make the report directory writable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a report says of its run that its rows don't tell."""
+
+    run_id: str
+    campaign: str
+    started_ns: int
+    finished_ns: int
+    peak_parallel: int
+    problems: Sequence[str] = ()
+    stopped_exit_code: int | None = None  # 3 or 130 when the run ended early; wins over 0 and 1
+
+
+def write_report(
+    report_dir: Path,
+    run: RunFacts,
+    studies: Iterable[StudyEntry],
+    overlaps: Mapping[int, int | None],
+    rows: Iterable[ReportRow],
+) -> Summary:
+    """Writes the report of a run, and keeps an earlier run's under its run_id.
+
+    `overlaps` names, by study_no, the earlier entry that has a study's files. `rows` come sorted by study_no,
+    then file_no; each study_no is one of `studies`. The report that was there stays as it is until all files
+    are on the disk under temporary names. One run at a time may write into a directory.
+    Raises `StoppedError` when the disk is full or the directory can't be written.
+    """
+    try:
+        report_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        summary = _write_drafts(report_dir, run, studies, overlaps, rows)
+        _keep_earlier(report_dir, run.run_id)
+        _publish(report_dir)
+    except OSError as error:
+        raise StoppedError(_sentence(error)) from None
+    finally:
+        _discard_drafts(report_dir)
+    return summary
+
+
+def read_report(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a report directory, or of one of its CSV files, one by one; all text, and unescaped."""
+    with _readable(_csv_of(path)) as file:
+        lines = csv.reader(file)
+        names = [unescape(name) for name in next(lines, [])]
+        if not names:
+            raise UsageError(_DAMAGED)
+        for line in lines:
+            yield dict(zip(names, map(unescape, line), strict=True))
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """A report directory, or one of its CSV files, as a table of text, unescaped; empty text is not known.
+
+    The one place where pandas reads a report: by its defaults the UID 1.10 would become the number 1.1.
+    """
+    import pandas as pd
+
+    with _readable(_csv_of(path)) as file:
+        table = pd.read_csv(file, dtype=object, keep_default_na=False)
+    # Objects, for a name that is not UTF-8 has surrogates, which pandas' own text type refuses.
+    columns = {unescape(name): [unescape(text) for text in table[name]] for name in table}
+    return pd.DataFrame(columns, dtype=object)
+
+
+def read_summary(report_dir: Path) -> Summary:
+    """The summary of the whole report in this directory. Raises `UsageError` when there is none."""
+    if not (report_dir / REPORT_CSV).is_file():
+        raise UsageError(_NO_REPORT)
+    with _readable(report_dir / SUMMARY_JSON) as file:
+        return Summary(**json.load(file))
+
+
+# --- writing: drafts first, then names ----------------------------------------------------------------------
+
+
+def _write_drafts(
+    report_dir: Path,
+    run: RunFacts,
+    studies: Iterable[StudyEntry],
+    overlaps: Mapping[int, int | None],
+    rows: Iterable[ReportRow],
+) -> Summary:
+    totals = _Totals(studies, overlaps)
+    _write_rows(_draft(report_dir, REPORT_CSV), _draft(report_dir, REPORT_PARQUET), rows, totals)
+    with _created(_draft(report_dir, STUDIES_CSV)) as file:
+        file.writelines(_csv(lines) for lines in _chunks(_study_lines(totals.results())))
+    summary = _summary(run, totals)
+    with _created(_draft(report_dir, SUMMARY_JSON)) as file:
+        file.write(json.dumps(asdict(summary), indent=2).encode() + b"\n")
+    return summary
+
+
+def _write_rows(csv_path: Path, parquet_path: Path, rows: Iterable[ReportRow], totals: "_Totals") -> None:
+    from pyarrow import parquet
+
+    schema = _schema()
+    with _created(csv_path) as csv_file, _created(parquet_path) as parquet_file:
+        csv_file.write(_csv([REPORT_COLUMNS]))
+        with parquet.ParquetWriter(parquet_file, schema, compression="zstd") as writer:
+            for chunk in _chunks(rows):
+                columns = _columns(chunk)
+                totals.add(columns)
+                csv_file.write(_csv(zip(*columns.values(), strict=True)))
+                writer.write_batch(_batch(columns, schema))
+
+
+def _columns(chunk: Sequence[ReportRow]) -> _Columns:
+    """The rows as columns, with everything as the report has it."""
+    columns: _Columns = dict(zip(REPORT_COLUMNS, zip(*chunk, strict=True), strict=True))
+    for name in _ESCAPED_HERE:
+        columns[name] = _escaped(columns[name])
+    started, finished = columns["started_at"], columns["finished_at"]
+    columns["duration_s"] = [_duration_s(*times) for times in zip(started, finished, strict=True)]
+    for name in _TIMES:
+        columns[name] = [_iso(ns) for ns in columns[name]]
+    return columns
+
+
+def _escaped(column: Sequence[str | None]) -> list[str]:
+    safe = {text: escape(text or "") for text in set(column)}  # most columns repeat a few values
+    return [safe[text] for text in column]
+
+
+def _iso(ns: int | None) -> str:
+    if ns is None:
+        return ""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{_iso_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _iso_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _duration_s(started_ns: int | None, finished_ns: int | None) -> float | None:
+    if started_ns is None or finished_ns is None:
+        return None
+    return round((finished_ns - started_ns) / 1e9, 6)
+
+
+def _csv(lines: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    types = dict.fromkeys(_INTEGERS, pa.int64()) | {"duration_s": pa.float64()}
+    return pa.schema([(name, types.get(name, pa.string())) for name in REPORT_COLUMNS])
+
+
+def _batch(columns: _Columns, schema: "pa.Schema") -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    arrays = [pa.array(columns[field.name], type=field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
+    source = iter(items)
+    while chunk := list(islice(source, _CHUNK_ROWS)):
+        yield chunk
+
+
+class _Totals:
+    """What the rows add up to, for each study and for the run."""
+
+    def __init__(self, studies: Iterable[StudyEntry], overlaps: Mapping[int, int | None]) -> None:
+        self._ahead = {entry.study_no: entry for entry in studies}
+        self._overlaps = overlaps
+        self._study_no = 0
+        self._tally: StudyTally | None = None
+        self._results: list[StudyResult] = []
+        self.by_status: Counter[str] = Counter()
+        self.uploaded_bytes = 0
+
+    def add(self, columns: _Columns) -> None:
+        self.by_status.update(columns["status"])
+        sizes = zip(columns["status"], columns["size_bytes"], strict=True)
+        self.uploaded_bytes += sum(size or 0 for status, size in sizes if status == Status.UPLOADED)
+        names = ("study_no", "status", "sop_instance_uid", "study_instance_uid")
+        rows = zip(*(columns[name] for name in names), strict=True)
+        for study_no, group in groupby(rows, key=itemgetter(0)):
+            tally = self._turn_to(study_no)
+            for _, status, sop_instance_uid, study_instance_uid in group:
+                tally.add(status, sop_instance_uid, study_instance_uid)
+
+    def results(self) -> list[StudyResult]:
+        """Every study in the manifest's order, also those without a row. No row can be added afterwards."""
+        self._close()
+        self._results += [self._tally_for(entry).result() for entry in self._ahead.values()]
+        self._ahead.clear()
+        return sorted(self._results, key=lambda study: study.study_no)
+
+    def _turn_to(self, study_no: int) -> StudyTally:
+        if self._tally is None or study_no != self._study_no:
+            self._close()
+            entry = self._ahead.pop(study_no, None)
+            if entry is None:
+                raise InternalError("The rows of the report did not come study by study: this is a defect.")
+            self._study_no, self._tally = study_no, self._tally_for(entry)
+        return self._tally
+
+    def _tally_for(self, entry: StudyEntry) -> StudyTally:
+        return StudyTally(entry, self._overlaps.get(entry.study_no))
+
+    def _close(self) -> None:
+        if self._tally is not None:
+            self._results.append(self._tally.result())
+        self._tally = None
+
+
+def _summary(run: RunFacts, totals: _Totals) -> Summary:
+    studies = totals.results()
+    by_status = {status.value: totals.by_status[status] for status in Status if totals.by_status[status]}
+    told = exit_code(by_status, sum(study.incomplete for study in studies))
+    wall_s = max(run.finished_ns - run.started_ns, 0) / 1e9
+    return Summary(
+        run_id=run.run_id,
+        campaign=run.campaign,
+        files=totals.by_status.total(),
+        bytes=totals.uploaded_bytes,
+        by_status=by_status,
+        studies=len(studies),
+        complete_studies=sum(study.complete for study in studies),
+        started_at=_iso(run.started_ns),
+        finished_at=_iso(run.finished_ns),
+        wall_s=round(wall_s, 3),
+        files_per_s=_rate(by_status.get(Status.UPLOADED, 0), wall_s),
+        bytes_per_s=_rate(totals.uploaded_bytes, wall_s),
+        peak_parallel=run.peak_parallel,
+        exit_code=told if run.stopped_exit_code is None else run.stopped_exit_code,
+        problems=list(run.problems),
+    )
+
+
+def _rate(count: int, wall_s: float) -> float:
+    return round(count / wall_s, 1) if wall_s else 0.0
+
+
+def _study_lines(studies: Sequence[StudyResult]) -> Iterator[list[Any]]:
+    """The lines of studies.csv: our columns, then the manifest's unknown ones."""
+    carried = list(dict.fromkeys(name for study in studies for name, _ in study.extra))
+    yield [*STUDY_COLUMNS, *_carried_names(carried)]
+    for study in studies:
+        extra = dict(study.extra)
+        yield [*_study_cells(study), *(escape(extra.get(name, "")) for name in carried)]
+
+
+def _carried_names(names: Iterable[str]) -> list[str]:
+    """The unknown columns' names, with `manifest_` before one that is taken."""
+    taken = list(STUDY_COLUMNS)
+    for name in names:
+        free = name
+        while free in taken:
+            free = f"manifest_{free}"
+        taken.append(free)
+    return [escape(name) for name in taken[len(STUDY_COLUMNS) :]]
+
+
+def _study_cells(study: StudyResult) -> list[Any]:
+    return [
+        study.study_no,
+        escape(study.study_dir),
+        escape(study.label),
+        escape(study.study_instance_uid),
+        study.priority,
+        study.files,
+        study.stored,
+        study.failed,
+        study.expected,
+        "" if study.covered else str(study.complete).lower(),
+        "",  # registered and confirmed: nobody has asked the registry yet
+        "",
+        study.overlaps,
+    ]
+
+
+# --- the directory ------------------------------------------------------------------------------------------
+
+
+def _draft(report_dir: Path, name: str) -> Path:
+    return report_dir / f".{name}.tmp"
+
+
+@contextmanager
+def _created(path: Path) -> Iterator[IO[bytes]]:
+    """A new file for its owner alone, on the disk when the block ends."""
+    path.unlink(missing_ok=True)  # what a killed run left
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _keep_earlier(report_dir: Path, run_id: str) -> None:
+    """Renames another run's report after that run.
+
+    The summary goes last, so that a rename which is interrupted can be finished by the next run.
+    """
+    earlier = _run_id_of(report_dir / SUMMARY_JSON)
+    if earlier and earlier == run_id:
+        (report_dir / SUMMARY_JSON).unlink()
+        return
+    there = [report_dir / name for name in FILES if (report_dir / name).is_file()]
+    mark = earlier or _time_mark(there)
+    for path in there:
+        path.rename(path.with_name(f"{path.stem}.{mark}{path.suffix}"))
+
+
+def _run_id_of(summary_json: Path) -> str:
+    """The run_id in a summary; empty when there is none that may stand in a file name."""
+    try:
+        run_id = json.loads(summary_json.read_bytes())["run_id"]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return ""
+    return run_id if isinstance(run_id, str) and _SAFE_RUN_ID.fullmatch(run_id) else ""
+
+
+def _time_mark(paths: Sequence[Path]) -> str:
+    newest_s = max((path.stat().st_mtime for path in paths), default=0.0)
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(newest_s))
+
+
+def _publish(report_dir: Path) -> None:
+    """Gives the drafts their names; the summary last, once the rest is sure to be there."""
+    *tables, summary = FILES
+    for name in tables:
+        _draft(report_dir, name).rename(report_dir / name)
+    _sync_names(report_dir)
+    _draft(report_dir, summary).rename(report_dir / summary)
+    _sync_names(report_dir)
+
+
+def _sync_names(report_dir: Path) -> None:
+    descriptor = os.open(report_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _discard_drafts(report_dir: Path) -> None:
+    for name in FILES:
+        with suppress(OSError):
+            _draft(report_dir, name).unlink(missing_ok=True)
+
+
+def _sentence(error: OSError) -> str:
+    what = os.strerror(error.errno) if error.errno else "the disk gave an error"
+    remedy = _REMEDIES.get(error.errno or 0, "Put that right")
+    reason = what[0].lower() + what[1:]
+    return f"The report could not be written: {reason}. {remedy}, then run the same command again."
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def _csv_of(path: Path) -> Path:
+    return path / REPORT_CSV if path.is_dir() else path
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[IO[str]]:
+    """An opened file of a report; whatever is wrong with it is a `UsageError`."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            yield file
+    except FileNotFoundError:
+        raise UsageError(_NO_REPORT) from None
+    except OSError as error:
+        raise UsageError(f"The report could not be read: {os.strerror(error.errno or 0)}.") from None
+    except (ValueError, TypeError, csv.Error):
+        raise UsageError(_DAMAGED) from None

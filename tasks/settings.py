@@ -1,0 +1,98 @@
+"""Every option as a setting `DICOM_INGEST_<NAME>`; the command line and a flow's form say the same words.
+
+What is given by a caller wins over the environment, the environment over the defaults. Secrets come from the
+environment alone: they are no flow parameter and no argument that other users of the machine can see.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.core.errors import UsageError
+from tasks.core.hosts import why_not
+from tasks.core.models import OnConflict
+from tasks.core.options import HELP
+
+PREFIX = "DICOM_INGEST_"
+
+
+class Options(BaseModel):
+    """How a run behaves: nothing secret, so it may be a flow parameter."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parallel: int = Field(20, ge=1, le=20, description=HELP["parallel"])
+    campaign: str = Field("default", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description=HELP["campaign"])
+    ledger: str = Field("", description=HELP["ledger"])
+    root: str = Field("", description=HELP["root"])
+    rehash: bool = Field(False, description=HELP["rehash"])
+    on_conflict: OnConflict = Field(OnConflict.REPORT, description=HELP["on_conflict"])
+    min_age: float = Field(0, ge=0, description=HELP["min_age"])
+    allow_storage_host: list[str] = Field([], description=HELP["allow_storage_host"])
+    allow_http: bool = Field(False, description=HELP["allow_http"])
+
+
+class Settings(BaseSettings, Options):
+    """Options, where to send, and as whom."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+
+    api_endpoint: str = Field(description=HELP["api_endpoint"])
+    report_dir: Path = Field(Path("report"), description=HELP["report_dir"])
+    token: SecretStr = Field(SecretStr(""), description=HELP["token"])
+    token_url: str = Field("", description=HELP["token_url"])
+    client_id: str = Field("", description=HELP["client_id"])
+    client_secret: SecretStr = Field(SecretStr(""), description=HELP["client_secret"])
+    scope: str = Field("", description=HELP["scope"])
+    ca_bundle: Path | None = Field(None, description=HELP["ca_bundle"])
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.token_url and not (self.client_id and self.client_secret.get_secret_value()):
+            raise ValueError("TOKEN_URL needs CLIENT_ID and CLIENT_SECRET beside it")
+        for name, url in (("API_ENDPOINT", self.api_endpoint), ("TOKEN_URL", self.token_url)):
+            if url and (objection := _objection(url, allow_http=self.allow_http)):
+                raise ValueError(f"{name} {objection}")
+        return self
+
+    @property
+    def ledger_at(self) -> Path | str:
+        """The SQLite file, or the URL of another database."""
+        if not self.ledger:
+            return self.report_dir / "ledger.sqlite"
+        return self.ledger if "://" in self.ledger else Path(self.ledger)
+
+
+def load(**given: Any) -> Settings:
+    """The settings of one run; a value of None was not given. Raises UsageError that names every fault."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        faults = [f"  {_fault(detail)}" for detail in error.errors(include_input=False, include_url=False)]
+        raise UsageError("\n".join(["The settings are wrong. Nothing was sent.", *faults])) from None
+
+
+def _fault(detail: Any) -> str:
+    """One fault without the value that was given: it may be a secret."""
+    name = "".join(str(part) for part in detail["loc"][:1])
+    option = f"--{name.replace('_', '-')} ({PREFIX}{name.upper()})"
+    if detail["type"] == "missing":
+        return f"{option} is not given"
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{option}: {message}" if name else f"{PREFIX}{message}"
+
+
+def _objection(url: str, *, allow_http: bool) -> str:
+    from httpx import URL, InvalidURL
+
+    try:
+        parsed = URL(url)
+    except InvalidURL:
+        return "is not a URL"
+    if not parsed.host:
+        return "is not a URL with a host, such as https://api.example.org"
+    if parsed.userinfo:
+        return "must not contain a user or password"
+    return why_not(parsed.scheme, parsed.host, allow_http=allow_http)

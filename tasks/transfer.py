@@ -1,0 +1,211 @@
+"""The way of one file: read, claimed, a URL minted for it, sent. It goes forward only, to an Outcome.
+
+A transient fault starts the way anew after a pause: the file is read again, so nothing is held meanwhile, and
+what it is sent to is the same URL and key while that URL lives: an uncertain PUT is overwritten by itself.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from tasks.client import Stored, Ticket, UploadClient
+from tasks.content import Budget, Content, opened
+from tasks.core.errors import Fault, FaultKind, InterruptedRunError, RefusedError
+from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
+from tasks.core.reconcile import Verdict, judge
+from tasks.core.retry import Action, backoff_s, decide
+from tasks.ledger import Ledger
+from tasks.slots import Slots
+
+log = logging.getLogger("dicom_ingest")
+
+_HELD_TOTAL_BYTES: Final = 256 * 1024 * 1024
+_NOT_SENT: Final = {
+    Verdict.KEEP: Status.ALREADY_UPLOADED,
+    Verdict.DUPLICATE: Status.DUPLICATE,
+    Verdict.CONFLICT: Status.CONFLICT,
+}
+
+
+@dataclass(slots=True)
+class Trip:
+    """One file under way: what has happened to it so far."""
+
+    todo: Todo
+    started_ns: int
+    content: Content | None = None
+    ticket: Ticket | None = None
+    attempts: int = 0  # PUTs
+    http_status: int | None = None
+    faults: Counter[FaultKind] = field(default_factory=Counter)
+
+    def ends(self, now_ns: int, status: Status, reason: Reason = Reason.NONE) -> Outcome:
+        """The outcome of a trip that stored nothing."""
+        content = self.content
+        return Outcome(
+            status=status,
+            reason=reason,
+            header=content.header if content else None,
+            digests=content.digests if content else None,
+            size_bytes=content.size_bytes if content else None,
+            mtime_ns=content.mtime_ns if content else None,
+            attempts=self.attempts,
+            http_status=self.http_status,
+            started_ns=self.started_ns,
+            finished_ns=now_ns,
+        )
+
+
+class Carrier:
+    """Carries files, each in the thread that asks; shared by all workers of a process."""
+
+    def __init__(
+        self,
+        client: UploadClient,
+        ledger: Ledger,
+        slots: Slots,
+        stopping: threading.Event,
+        on_conflict: OnConflict = OnConflict.REPORT,
+        clock_ns: Callable[[], int] = time.time_ns,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._slots = slots
+        self._stopping = stopping
+        self._on_conflict = on_conflict
+        self._clock_ns = clock_ns
+        self._jitter = jitter
+        self._held = Budget(_HELD_TOTAL_BYTES)
+        self._lock = threading.Lock()
+        self._forbidden_in_a_row = 0
+        self.any_granted = False  # a key was handed out in this run: something may have been sent
+
+    def start(self, todo: Todo) -> Trip:
+        """The trip that `carry` is to make."""
+        return Trip(todo, self._clock_ns())
+
+    def carry(self, trip: Trip) -> Outcome | None:
+        """The file's outcome; None when a twin of it is under way elsewhere and has to settle first.
+
+        Raises RefusedError when no file can do better, InterruptedRunError when the run stops before a PUT.
+        """
+        while True:
+            try:
+                return self._try(trip)
+            except Fault as fault:
+                outcome = self._after(trip, fault)
+                if outcome is not None:
+                    return outcome
+            except OSError:  # of the file: those of the network are Faults
+                return trip.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
+
+    def _try(self, trip: Trip) -> Outcome | None:
+        with opened(trip.todo.path, self._held) as content:
+            if isinstance(content, Rejected):
+                return self._rejected(trip, content)
+            trip.content = content
+            claim = self._ledger.claim(trip.todo, content.header.sop_instance_uid)
+            sha256 = content.hashed().sha256 if claim.stored_sha256 else ""
+            verdict = judge(claim, sha256, self._on_conflict)
+            if verdict is Verdict.WAIT:
+                return None
+            if verdict in _NOT_SENT:
+                return trip.ends(self._clock_ns(), _NOT_SENT[verdict])
+            stored = self._store(trip, content)
+            replaced = verdict is Verdict.REPLACE or trip.todo.stored_before
+            return self._uploaded(trip, content, stored, Reason.REPLACED if replaced else Reason.NONE)
+
+    def _store(self, trip: Trip, content: Content) -> Stored:
+        with self._slots.place():
+            if trip.ticket is None or not trip.ticket.lives(self._clock_ns() / 1e9):
+                trip.ticket = self._mint(trip.todo)
+            with self._slots.slot():
+                trip.attempts += 1
+                known_md5 = content.digests.md5 if content.digests else ""
+                stored = self._client.put(trip.ticket, content.body(), content.size_bytes, known_md5)
+        if stored.etag_is_md5 and stored.etag.lower() != content.hashed().md5:
+            raise Fault(FaultKind.INTEGRITY, "the ETag is not the MD5 of what was sent", stored.http_status)
+        return stored
+
+    def _mint(self, todo: Todo) -> Ticket:
+        """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
+        with self._slots.minting():
+            ticket = self._client.presign()
+        with self._lock:
+            self.any_granted = True
+            self._forbidden_in_a_row = 0
+        if not self._ledger.issue(todo, ticket.key, self._clock_ns()):
+            raise Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before")
+        return ticket
+
+    def _after(self, trip: Trip, fault: Fault) -> Outcome | None:
+        """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
+        trip.faults[fault.kind] += 1
+        trip.http_status = fault.http_status
+        seen = trip.faults[fault.kind]
+        with self._lock:
+            self._forbidden_in_a_row += fault.kind is FaultKind.FORBIDDEN
+            action = decide(
+                fault.kind,
+                seen,
+                any_granted=self.any_granted,
+                forbidden_in_a_row=self._forbidden_in_a_row,
+            )
+        log.info("%s: %s; %s", trip.todo, fault, action)
+        if action is Action.STOP:
+            raise RefusedError(_sentence(fault))
+        if action is Action.FAIL:
+            status = Status.CHANGED if fault.kind is FaultKind.CHANGED else Status.FAILED
+            return trip.ends(self._clock_ns(), status, fault.reason)
+        if action is Action.NEW_URL:
+            trip.ticket = None
+        return self._pause(trip, backoff_s(fault, seen, self._jitter()))
+
+    def _pause(self, trip: Trip, seconds: float) -> Outcome | None:
+        if not self._stopping.wait(seconds):
+            return None
+        if not trip.attempts:
+            raise InterruptedRunError("The run is stopping.")
+        return trip.ends(self._clock_ns(), Status.FAILED, Reason.INTERRUPTED)
+
+    def _rejected(self, trip: Trip, rejected: Rejected) -> Outcome:
+        return Outcome(
+            rejected.status,
+            rejected.reason,
+            header=rejected.header,
+            size_bytes=rejected.size_bytes,
+            started_ns=trip.started_ns,
+            finished_ns=self._clock_ns(),
+        )
+
+    def _uploaded(self, trip: Trip, content: Content, stored: Stored, reason: Reason) -> Outcome:
+        assert trip.ticket is not None
+        return Outcome(
+            Status.UPLOADED,
+            reason,
+            header=content.header,
+            digests=content.hashed(),
+            size_bytes=content.size_bytes,
+            mtime_ns=content.mtime_ns,
+            key=trip.ticket.key,
+            etag=stored.etag,
+            attempts=trip.attempts,
+            http_status=stored.http_status,
+            started_ns=trip.started_ns,
+            finished_ns=self._clock_ns(),
+        )
+
+
+def _sentence(fault: Fault) -> str:
+    advice = {
+        FaultKind.UNAUTHORIZED: "The credentials are refused: check the token or OAuth2 settings.",
+        FaultKind.FORBIDDEN: "The credentials may not upload: ask for the permission, or use others.",
+        FaultKind.KEY_REUSED: "A cache before the API would make images overwrite each other: mend that.",
+    }.get(fault.kind, "The settings are wrong: check --api-endpoint and --allow-storage-host.")
+    return f"Stopped: {fault}. {advice} Then run the same command again."
