@@ -24,7 +24,7 @@ format: $(VENV)/ready ## mend what can be mended
 
 lock: $(VENV)/ready ## resolve the dependencies anew
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-annotate --no-header \
-		--python-version 3.11 --extra sandbox --extra dev --output-file $(LOCK) pyproject.toml
+		--python-version 3.11 --extra sandbox --extra postgresql --extra dev --output-file $(LOCK) pyproject.toml
 
 bench: $(VENV)/ready ## how fast, side by side
 	@$(BIN)/python -m tests.benchmarks

@@ -59,6 +59,9 @@ class RunOptions:
     rehash: Annotated[bool | None, _option("rehash")] = None
     on_conflict: Annotated[Literal["report", "upload"] | None, _option("on_conflict")] = None
     min_age: Annotated[float | None, _option("min_age")] = None
+    dead_after: Annotated[float | None, _option("dead_after")] = None
+    max_outage: Annotated[float | None, _option("max_outage")] = None
+    retries: Annotated[list[str] | None, _option("retries")] = None
     allow_storage_host: Annotated[list[str] | None, _option("allow_storage_host")] = None
     allow_http: Annotated[bool | None, _option("allow_http")] = None
     debug: Annotated[bool, _option("debug")] = False
@@ -149,6 +152,32 @@ def manifest(
         count = write_manifest(roots, output)
     _say(f"{count:,} study directories are in {output}")
     return 0
+
+
+@app.command
+def report(
+    report_dir: Path,
+    /,
+    *,
+    ledger: Annotated[str, _option("ledger")] = os.environ.get("DICOM_INGEST_LEDGER", ""),
+    campaign: Annotated[str, _option("campaign")] = os.environ.get("DICOM_INGEST_CAMPAIGN", "default"),
+    debug: Annotated[bool, _option("debug")] = False,
+) -> int:
+    """Write the report of a directory's newest run again, from the ledger: after a crash, or a full disk.
+
+    Parameters
+    ----------
+    report_dir
+        The report directory of the run.
+    """
+    del debug
+    from tasks.engine import report_again, safe_errors
+    from tasks.settings import ledger_at
+
+    with safe_errors():
+        summary = report_again(report_dir, ledger_at(ledger, report_dir), campaign)
+    _print_summary(summary, report_dir)
+    return summary.exit_code
 
 
 @app.command

@@ -9,31 +9,46 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.core.errors import StoppedError, UsageError
 
-_HEARTBEAT_S: Final = 10.0
+_PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
+_BUSY_PAUSE_S: Final = 0.5
+
+_Handler: TypeAlias = Callable[[sa.Connection, list[Any]], list[Any]]
+_Entry: TypeAlias = tuple[_Handler, Any, Future[Any]]
+
+
+class BusyError(StoppedError):
+    """The database can't be used now, but may be in a moment."""
 
 
 class Writer:
-    """One thread, one connection: takes all that waits, commits it at once, and answers."""
+    """One thread, one connection: takes all that waits, commits it at once, and answers.
 
-    def __init__(self, engine: sa.Engine, beat: Callable[[sa.Connection], None]) -> None:
+    A handler takes a connection and the items that wait for it, and returns an answer to each. When the
+    database is locked, or its server restarts, the group is tried again for a while: a handler may run twice.
+    """
+
+    def __init__(self, engine: sa.Engine, beat: Callable[[sa.Connection], None], heartbeat_s: float) -> None:
         self._engine = engine
         self._beat = beat
+        self._heartbeat_s = heartbeat_s
         self._beaten = 0.0  # time.monotonic() of the last heartbeat
-        self._waiting: queue.SimpleQueue[tuple[Any, Any, Future[Any]] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 
-    def submit(self, handler: Any, item: Any) -> Any:
+    def submit(self, handler: _Handler, item: Any) -> Any:
         """Blocks until the item is durable; returns the handler's answer to it."""
         done: Future[Any] = Future()
         self._waiting.put((handler, item, done))
+        if not self._thread.is_alive():  # a worker that outlived the run's end
+            raise StoppedError("The ledger is closed.")
         return done.result()
 
     def close(self) -> None:
@@ -46,38 +61,50 @@ class Writer:
         while open_for_work:
             group = self._next_group()
             open_for_work = None not in group
-            self._commit([entry for entry in group if entry is not None])
+            self._answer([entry for entry in group if entry is not None])
 
-    def _next_group(self) -> list[tuple[Any, Any, Future[Any]] | None]:
-        group = []
+    def _next_group(self) -> list["_Entry | None"]:
+        group: list[_Entry | None] = []
         with contextlib.suppress(queue.Empty):
-            group.append(self._waiting.get(timeout=_HEARTBEAT_S))
+            group.append(self._waiting.get(timeout=self._heartbeat_s))
             while True:
                 group.append(self._waiting.get_nowait())
         return group
 
-    def _commit(self, group: list[tuple[Any, Any, Future[Any]]]) -> None:
-        by_handler: dict[Any, list[tuple[Any, Future[Any]]]] = defaultdict(list)
-        for handler, item, done in group:
-            by_handler[handler].append((item, done))
-        answers: list[tuple[Future[Any], Any]] = []
+    def _answer(self, group: list["_Entry"]) -> None:
         try:
-            with told(), self._engine.begin() as db:
-                self._beat_when_due(db)
-                for handler, entries in by_handler.items():
-                    results = handler(db, [item for item, _ in entries])
-                    answers += zip((done for _, done in entries), results, strict=True)
+            answers = self._commit_patiently(group)
         except Exception as error:  # noqa: BLE001 - it is handed to those who wait
             for _, _, done in group:
                 done.set_exception(error)
-            return
-        for done, answer in answers:
-            done.set_result(answer)
+        else:
+            for done, answer in answers:
+                done.set_result(answer)
 
-    def _beat_when_due(self, db: sa.Connection) -> None:
-        if time.monotonic() - self._beaten >= _HEARTBEAT_S:
-            self._beat(db)
-            self._beaten = time.monotonic()
+    def _commit_patiently(self, group: list["_Entry"]) -> list[tuple[Future[Any], Any]]:
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                with told():
+                    return self._commit(group)
+            except BusyError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_BUSY_PAUSE_S)
+
+    def _commit(self, group: list["_Entry"]) -> list[tuple[Future[Any], Any]]:
+        by_handler: dict[_Handler, list[tuple[Any, Future[Any]]]] = defaultdict(list)
+        for handler, item, done in group:
+            by_handler[handler].append((item, done))
+        answers: list[tuple[Future[Any], Any]] = []
+        with self._engine.begin() as db:
+            if time.monotonic() - self._beaten >= self._heartbeat_s:
+                self._beat(db)
+                self._beaten = time.monotonic()
+            for handler, entries in by_handler.items():
+                results = handler(db, [item for item, _ in entries])
+                answers += zip((done for _, done in entries), results, strict=True)
+        return answers
 
 
 def connect(url: str | Path) -> sa.Engine:
@@ -85,10 +112,18 @@ def connect(url: str | Path) -> sa.Engine:
     if isinstance(url, Path):
         return _sqlite(url)
     try:
-        return sa.create_engine(url)
+        parsed = sa.make_url(url)
+        if parsed.password:
+            raise UsageError("--ledger must not contain a password: it comes from PGPASSWORD or PGPASSFILE.")
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(
+                drivername="postgresql+psycopg"
+            )  # asyncpg, which Prefect brings, has no threads
+        return sa.create_engine(parsed, pool_pre_ping=True)
     except (SQLAlchemyError, ImportError):
         raise UsageError(
-            "--ledger is neither a file path nor a SQLAlchemy URL that can be used here."
+            "--ledger is neither a file path nor a SQLAlchemy URL that works here: postgresql://HOST/DB "
+            "needs the extra `postgresql` (pip install 'dicom-ingest[postgresql]')."
         ) from None
 
 
@@ -114,15 +149,25 @@ def _sqlite(path: Path) -> sa.Engine:
     return engine
 
 
+_BUSY_TEXTS: Final = (
+    "database is locked",
+    "deadlock detected",
+    "connection refused",
+    "server closed the connection",
+    "terminating connection",
+    "the database system is",  # starting up, shutting down, in recovery
+    "connection is lost",
+)
 _SAFE_TEXTS: Final = (
     "disk is full",
+    "No space left on device",
     "disk I/O error",
-    "database is locked",
     "readonly database",
     "unable to open database file",
     "file is not a database",
-    "connection refused",
     "no such table",
+    "password authentication failed",
+    "could not translate host name",
 )
 
 
@@ -133,8 +178,9 @@ def told() -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         text = str(getattr(error, "orig", ""))
-        what = next((safe for safe in _SAFE_TEXTS if safe in text), type(error).__name__)
-        raise StoppedError(
+        busy = next((busy for busy in _BUSY_TEXTS if busy in text), "")
+        what = busy or next((safe for safe in _SAFE_TEXTS if safe in text), type(error).__name__)
+        raise (BusyError if busy else StoppedError)(
             f"The ledger can't be used: {what}. Mend that, then run the same command again: "
             "what was stored is not sent twice."
         ) from None

@@ -16,16 +16,17 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from tasks.client import UploadClient
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RefusedError, UsageError
-from tasks.core.models import Listed, Reason, Status, StudyEntry, Summary, Unwalked
-from tasks.core.plan import batch_target
+from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
+from tasks.core.plan import Rules, batch_target
 from tasks.credentials import ClientCredentials, Credentials, StaticToken
 from tasks.http import Connections, Timeouts, transport_to, trust
 from tasks.ledger import Ledger
-from tasks.report import RunFacts, write_report
+from tasks.report import write_report
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
 from tasks.slots import Slots
@@ -63,10 +64,19 @@ class Engine:
         self._client = connect(settings)
         self._client.reach()
         self._territory: Territory = survey(entries, settings.root or None)
-        self._ledger = Ledger(settings.ledger_at, settings.campaign, self.run_id)
-        self._ledger.begin(self._started_ns, entries, self._territory.overlaps)
+        self._rules = Rules(settings.rehash, self._started_ns - int(settings.min_age * 1e9))
+        self._ledger = Ledger(settings.ledger_at, settings.campaign, self.run_id, settings.dead_after)
+        self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
         self._slots = Slots(settings.parallel)
-        self._carrier = Carrier(self._client, self._ledger, self._slots, self._stopping, settings.on_conflict)
+        self._carrier = Carrier(
+            self._client,
+            self._ledger,
+            self._slots,
+            self._stopping,
+            on_conflict=settings.on_conflict,
+            budgets=settings.budgets,
+            max_outage_s=settings.max_outage,
+        )
         self._uploader = Uploader(
             self._carrier, self._ledger, self._slots, self._stopping, self.progress, settings.parallel
         )
@@ -75,7 +85,7 @@ class Engine:
         """Scans lazily; yields the number of each batch that has files to send, as soon as it is full."""
         batch_no, todo = 1, 0
         for rows, scanned in _chunks(self._rows()):
-            to_do = self._ledger.enrol(batch_no, rows, scanned, rehash=self.settings.rehash)
+            to_do = self._ledger.enrol(batch_no, rows, scanned, self._rules)
             self._uploader.count_listed(len(rows), to_do)
             todo += to_do
             if self._stopping.is_set():
@@ -101,33 +111,27 @@ class Engine:
             self._uploader.drain()
             if why is not None:
                 self._ledger.enrol_unscanned()
-            self._ledger.end()
             facts = RunFacts(
                 self.run_id,
                 self.settings.campaign,
                 self._started_ns,
                 time.time_ns(),
-                self._slots.peak,
-                self._problems(why),
-                self._exit_code(why),
+                peak_parallel=self._slots.peak,
+                parallel_course=self._slots.course,
+                problems=self._problems(why),
+                stopped_exit_code=self._exit_code(why),
             )
-            return write_report(
-                self.settings.report_dir,
-                facts,
-                self._ledger.studies(),
-                self._ledger.overlaps(),
-                self._ledger.report_rows(),
-            )
+            self._ledger.end(facts)
+            return _write(self.settings.report_dir, facts, self._ledger)
         finally:
             self._ledger.close()
             self._client.close()
 
     def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
         """The scan's rows, each with its study_no; after a study's last row comes None."""
-        youngest_ns = time.time_ns() - int(self.settings.min_age * 1e9)
         for entry in self._entries:
             for row in self._scan(entry, self._territory):
-                yield _left_alone(row) if _is_young(row, youngest_ns) else row, entry.study_no
+                yield row, entry.study_no
             yield None, entry.study_no
 
     def _exit_code(self, why: IngestError | None) -> int | None:
@@ -158,6 +162,20 @@ def ingest(
     with watch(engine.progress):
         why = ended_by(engine, lambda: _upload_all(engine))
     return engine.finish(why)
+
+
+def report_again(report_dir: Path, ledger_at: str | Path, campaign: str) -> Summary:
+    """Writes the report of a directory's newest run from the ledger alone: after a kill, or a full disk."""
+    ledger = Ledger.of_last_run(ledger_at, campaign, report_dir)
+    try:
+        ledger.enrol_unscanned()
+        return _write(report_dir, ledger.facts(), ledger)
+    finally:
+        ledger.close()
+
+
+def _write(report_dir: Path, facts: RunFacts, ledger: Ledger) -> Summary:
+    return write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
 
 
 def ended_by(engine: Engine, work: Callable[[], object]) -> IngestError | None:
@@ -251,11 +269,3 @@ def _chunks(
             chunk, scanned = [], []
     if chunk or scanned:
         yield chunk, scanned
-
-
-def _is_young(row: Listed | Unwalked, youngest_ns: int) -> bool:
-    return isinstance(row, Listed) and row.mtime_ns > youngest_ns
-
-
-def _left_alone(row: Listed | Unwalked) -> Unwalked:
-    return Unwalked(row.study_no, row.file_no, row.path, Status.NOT_ATTEMPTED, Reason.TOO_YOUNG)

@@ -12,19 +12,31 @@ shares the commit with all who wait at that moment. Paths are stored escaped (`c
 Everything the report says is derived from these rows; nothing is kept twice.
 """
 
+import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tasks.core.errors import UsageError
+from tasks.core.errors import StoppedError, UsageError
 from tasks.core.escape import escape, unescape
-from tasks.core.models import Header, Listed, Outcome, Reason, Status, StudyEntry, Todo, Unwalked
-from tasks.core.plan import Known, is_settled
+from tasks.core.models import (
+    Header,
+    Listed,
+    Outcome,
+    Reason,
+    RunFacts,
+    Status,
+    StudyEntry,
+    Todo,
+    Unwalked,
+)
+from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.core.reconcile import Claim
 from tasks.database import Writer, connect, told
 from tasks.schema import (
@@ -46,34 +58,62 @@ from tasks.schema import (
     study,
 )
 
-_DEAD_AFTER_S: Final = 60
+_NO_RULES: Final = Rules()
 _PAGE: Final = 1000  # rows read or looked up at once
 
 
 class Ledger:
     """One campaign's part of the database, as one run sees it. Thread-safe."""
 
-    def __init__(self, url: str | Path, campaign: str, run_id: str) -> None:
-        """Opens or creates the database: a file path for SQLite, else a SQLAlchemy URL."""
+    def __init__(self, url: str | Path, campaign: str, run_id: str, dead_after_s: float = 45.0) -> None:
+        """Opens or creates the database: a file path for SQLite, else a SQLAlchemy URL.
+
+        What another run has claimed is free again when that run gave no sign of life for `dead_after_s`.
+        """
         self.campaign = campaign
         self.run_id = run_id
+        self._dead_after_s = dead_after_s
         self._engine = connect(url)
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
             self._engine.dialect.name
         ]
         with told():
             self._prepare()
-        self._writer = Writer(self._engine.execution_options(writes=True), self._beat)
+        self._writer = Writer(self._engine.execution_options(writes=True), self._beat, dead_after_s / 4)
 
     # -- a run's life ------------------------------------------------------------------------------------
 
-    def begin(self, started_ns: int, entries: Sequence[StudyEntry], overlaps: Mapping[int, int]) -> None:
+    def begin(
+        self, started_ns: int, report_dir: Path, entries: Sequence[StudyEntry], overlaps: Mapping[int, int]
+    ) -> None:
         """The run and its manifest are known from here on; `overlaps`: study_no to earlier study_no."""
-        self._write(Ledger._begin, (started_ns, entries, overlaps))
+        self._write(Ledger._begin, (started_ns, report_dir, entries, overlaps))
 
-    def end(self) -> None:
-        """What this run still claims is free again."""
-        self._write(Ledger._end, None)
+    def end(self, facts: RunFacts) -> None:
+        """The run is over: what it still claims is free again."""
+        self._write(Ledger._end, facts)
+
+    @classmethod
+    def of_last_run(cls, url: str | Path, campaign: str, report_dir: Path) -> Self:
+        """The ledger as the newest run into this report directory sees it. UsageError when none is over."""
+        ledger = cls(url, campaign, run_id="")
+        query = (
+            sa.select(run.c.run_id, ledger._is_alive.label("alive"))
+            .where(run.c.campaign == campaign, run.c.report_dir == escape(str(report_dir.absolute())))
+            .order_by(run.c.started_ns.desc())
+            .limit(1)
+        )
+        with told(), ledger._engine.connect() as db:
+            newest = db.execute(query).one_or_none()
+        if newest is None or newest.alive:
+            ledger.close()
+            raise UsageError(
+                "The ledger knows no run into this report directory: name its --ledger and --campaign."
+                if newest is None
+                else "A run into this report directory is at work, or was killed less than a minute ago."
+            )
+        ledger.run_id = newest.run_id
+        return ledger
 
     def close(self) -> None:
         """Commits what waits, and lets the database go."""
@@ -83,14 +123,18 @@ class Ledger:
     # -- plan --------------------------------------------------------------------------------------------
 
     def enrol(
-        self, batch_no: int, rows: Sequence[Listed | Unwalked], scanned: Sequence[int], *, rehash: bool
+        self,
+        batch_no: int,
+        rows: Sequence[Listed | Unwalked],
+        scanned: Sequence[int],
+        rules: Rules = _NO_RULES,
     ) -> int:
         """Takes rows of the scan into the report; returns how many of them are to be done.
 
         What is stored and unchanged is settled here, without being opened. `scanned` names the studies whose
         last row this is.
         """
-        return int(self._write(Ledger._enrol, (batch_no, rows, scanned, rehash)))
+        return int(self._write(Ledger._enrol, (batch_no, rows, scanned, rules)))
 
     def todo(self, batch_no: int) -> Iterator[Todo]:
         """A batch's files that are not settled yet, in the report's order, page by page."""
@@ -117,7 +161,7 @@ class Ledger:
                 Unwalked(study_no, (last or 0) + 1, unescape(path), Status.NOT_ATTEMPTED, Reason.NOT_SCANNED)
                 for study_no, path, last in page
             ]
-            self.enrol(-1, rows, [row.study_no for row in rows], rehash=False)
+            self.enrol(-1, rows, [row.study_no for row in rows])
 
     # -- upload ------------------------------------------------------------------------------------------
 
@@ -135,6 +179,24 @@ class Ledger:
         self._write(Ledger._settle, (todo, outcome))
 
     # -- report ------------------------------------------------------------------------------------------
+
+    def facts(self) -> RunFacts:
+        """What the run told at its end; when it was killed, what can be known of it."""
+        last_ns = sa.select(sa.func.max(file.c.finished_ns)).where(file.c.run_id == self.run_id)
+        with told(), self._engine.connect() as db:
+            row = db.execute(sa.select(run).where(run.c.run_id == self.run_id)).one()
+            if row.end is not None:
+                return RunFacts(**row.end)
+            finished_ns = db.scalar(last_ns) or row.started_ns
+        return RunFacts(
+            self.run_id,
+            self.campaign,
+            row.started_ns,
+            finished_ns,
+            peak_parallel=0,
+            problems=["The run was killed: this is what its ledger had. Run the same command to go on."],
+            stopped_exit_code=StoppedError.exit_code,
+        )
 
     def studies(self) -> Iterator[StudyEntry]:
         """The run's manifest rows in the manifest's order."""
@@ -171,27 +233,39 @@ class Ledger:
 
     # -- how a write is done: each takes all items that wait for one commit, and answers each ------------
 
+    # A group may be executed again when its commit got lost on the way: each of these may be repeated.
+
     def _begin(
-        self, db: sa.Connection, items: list[tuple[int, Sequence[StudyEntry], Mapping[int, int]]]
+        self, db: sa.Connection, items: list[tuple[int, Path, Sequence[StudyEntry], Mapping[int, int]]]
     ) -> list[None]:
-        for started_ns, entries, overlaps in items:
-            db.execute(
-                self._insert(run).values(
-                    run_id=self.run_id, campaign=self.campaign, started_ns=started_ns, heartbeat_s=self._now_s
-                )
-            )
+        for started_ns, report_dir, entries, overlaps in items:
+            values = {
+                "run_id": self.run_id,
+                "campaign": self.campaign,
+                "started_ns": started_ns,
+                "report_dir": escape(str(report_dir.absolute())),
+            }
+            db.execute(self._new(run).values(**values, heartbeat_s=self._now_s))
             for page in _pages(entries):
-                values = [self._study_values(entry, overlaps.get(entry.study_no)) for entry in page]
-                db.execute(sa.insert(study), values)
+                db.execute(
+                    self._new(study),
+                    [self._study_values(entry, overlaps.get(entry.study_no)) for entry in page],
+                )
         return [None] * len(items)
 
-    def _end(self, db: sa.Connection, items: list[None]) -> list[None]:
+    def _end(self, db: sa.Connection, items: list[RunFacts]) -> list[None]:
         db.execute(sa.delete(instance).where(instance.c.run_id == self.run_id, instance.c.key == ""))
-        db.execute(sa.update(run).where(run.c.run_id == self.run_id).values(heartbeat_s=0))
+        db.execute(
+            sa.update(run)
+            .where(run.c.run_id == self.run_id)
+            .values(heartbeat_s=0, end=dataclasses.asdict(items[-1]))
+        )
         return [None] * len(items)
 
     def _enrol(
-        self, db: sa.Connection, items: list[tuple[int, Sequence[Listed | Unwalked], Sequence[int], bool]]
+        self,
+        db: sa.Connection,
+        items: list[tuple[int, Sequence[Listed | Unwalked], Sequence[int], Rules]],
     ) -> list[int]:
         return [self._enrol_rows(db, *item) for item in items]
 
@@ -201,55 +275,51 @@ class Ledger:
         batch_no: int,
         rows: Sequence[Listed | Unwalked],
         scanned: Sequence[int],
-        rehash: bool,
+        rules: Rules,
     ) -> int:
-        paths = [escape(row.path) for row in rows]
-        known = self._known(db, paths)
-        if new := [path for path in paths if path not in known]:
-            values = [{"campaign": self.campaign, "path": path} for path in new]
-            db.execute(self._insert(file).on_conflict_do_nothing(), values)
-            known |= self._known(db, new)
-        todo = 0
-        listed, unwalked = [], []
-        for row, path in zip(rows, paths, strict=True):
-            settled = isinstance(row, Unwalked) or (not rehash and is_settled(known[path], row))
-            todo += not settled
+        known = self._known_or_new(db, [escape(row.path) for row in rows])
+        listed, looked_at = [], []
+        for row, its in zip(rows, known, strict=True):
+            settled, verdict = _before_opening(row, its, rules)
             listed.append(
                 {
                     "run_id": self.run_id,
                     "study_no": row.study_no,
                     "file_no": row.file_no,
-                    "file_id": known[path].file_id,
+                    "file_id": its.file_id,
                     "batch_no": batch_no,
                     "settled": settled,
                 }
             )
-            if isinstance(row, Unwalked):
-                unwalked.append(
-                    {"at": known[path].file_id, "now": row.status, "why": row.reason, "by": self.run_id}
-                )
+            if verdict:
+                now, why = verdict
+                looked_at.append({"at": its.file_id, "now": now, "why": why, "by": self.run_id})
         if listed:
-            db.execute(sa.insert(listing), listed)
-        if unwalked:
-            db.execute(UNWALKED, unwalked)
+            db.execute(self._new(listing), listed)
+        if looked_at:
+            db.execute(UNWALKED, looked_at)
         if scanned:
-            db.execute(
-                sa.update(study)
-                .where(study.c.run_id == self.run_id, study.c.study_no.in_(scanned))
-                .values(scanned=True)
-            )
-        return todo
+            of_these = study.c.study_no.in_(scanned)
+            db.execute(sa.update(study).where(study.c.run_id == self.run_id, of_these).values(scanned=True))
+        return sum(not row["settled"] for row in listed)
+
+    def _known_or_new(self, db: sa.Connection, paths: list[str]) -> list[Known]:
+        known = self._known(db, paths)
+        if new := sorted({path for path in paths if path not in known}):  # sorted: two runs can't deadlock
+            db.execute(self._new(file), [{"campaign": self.campaign, "path": path} for path in new])
+            known |= self._known(db, new)
+        return [known[path] for path in paths]
 
     def _claim(self, db: sa.Connection, items: list[tuple[int, str]]) -> list[Claim]:
         values = [
             {"campaign": self.campaign, "sop_instance_uid": uid, "file_id": file_id, "run_id": self.run_id}
-            for file_id, uid in items
+            for file_id, uid in sorted(items, key=lambda item: item[1])
         ]
-        db.execute(self._insert(instance).on_conflict_do_nothing(), values)
+        db.execute(self._new(instance), values)
         held = {
             row.sop_instance_uid: row
             for row in db.execute(
-                sa.select(instance, (run.c.heartbeat_s > self._now_s - _DEAD_AFTER_S).label("alive"))
+                sa.select(instance, self._is_alive.label("alive"))
                 .outerjoin(run, run.c.run_id == instance.c.run_id)
                 .where(
                     instance.c.campaign == self.campaign,
@@ -279,31 +349,25 @@ class Ledger:
         return Claim(mine=taken_over.rowcount == 1, stored_sha256="")
 
     def _issue(self, db: sa.Connection, items: list[tuple[int, str, int]]) -> list[bool]:
-        keys = {key for _, key, _ in items}
-        used = set(
-            db.scalars(
-                sa.select(issued_key.c.key).where(
-                    issued_key.c.campaign == self.campaign, issued_key.c.key.in_(keys)
-                )
+        """The first to be given a key owns it; any other, be it the same file later, may not use it."""
+        values = [
+            {
+                "campaign": self.campaign,
+                "key": key,
+                "file_id": file_id,
+                "run_id": self.run_id,
+                "issued_ns": issued_ns,
+            }
+            for file_id, key, issued_ns in sorted(items, key=lambda item: item[1])
+        ]
+        db.execute(self._new(issued_key), values)
+        owners = db.execute(
+            sa.select(issued_key).where(
+                issued_key.c.campaign == self.campaign, issued_key.c.key.in_([key for _, key, _ in items])
             )
         )
-        values, answers = [], []
-        for file_id, key, issued_ns in items:
-            answers.append(key not in used)
-            if key not in used:
-                used.add(key)
-                values.append(
-                    {
-                        "campaign": self.campaign,
-                        "key": key,
-                        "file_id": file_id,
-                        "run_id": self.run_id,
-                        "issued_ns": issued_ns,
-                    }
-                )
-        if values:
-            db.execute(sa.insert(issued_key), values)
-        return answers
+        owned = {(row.file_id, row.key, row.issued_ns) for row in owners if row.run_id == self.run_id}
+        return [item in owned for item in items]
 
     def _settle(self, db: sa.Connection, items: list[tuple[Todo, Outcome]]) -> list[None]:
         groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
@@ -334,7 +398,15 @@ class Ledger:
             .values(heartbeat_s=self._now_s)
         )
 
+    def _new(self, table: sa.Table) -> Any:
+        """Inserts rows, and leaves alone those that are there."""
+        return self._insert(table).on_conflict_do_nothing()
+
     # -- queries -----------------------------------------------------------------------------------------
+
+    @property
+    def _is_alive(self) -> Any:
+        return run.c.heartbeat_s > self._now_s - math.ceil(self._dead_after_s)
 
     @property
     def _now_s(self) -> Any:
@@ -546,6 +618,20 @@ def _outcome_values(outcome: Outcome) -> dict[str, Any]:
         "began": outcome.started_ns,
         "ended": outcome.finished_ns,
     }
+
+
+def _before_opening(
+    row: Listed | Unwalked, known: Known, rules: Rules
+) -> tuple[bool, tuple[Status, Reason] | None]:
+    """Whether a row of the scan is settled as it comes, and the status that settles it when it is new."""
+    if isinstance(row, Unwalked):
+        return True, (row.status, row.reason)
+    match standing(known, row, rules):
+        case Standing.SETTLED:
+            return True, None
+        case Standing.TOO_YOUNG:
+            return True, (Status.NOT_ATTEMPTED, Reason.TOO_YOUNG)
+    return False, None
 
 
 def _pages(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

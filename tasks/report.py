@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from itertools import groupby, islice
 from operator import itemgetter
@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 from tasks.core.errors import InternalError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
-from tasks.core.models import REPORT_COLUMNS, Status, StudyEntry, Summary
+from tasks.core.models import REPORT_COLUMNS, RunFacts, Status, StudyEntry, Summary
 from tasks.core.reconcile import StudyResult, StudyTally, exit_code
 
 if TYPE_CHECKING:
@@ -77,19 +77,6 @@ _REMEDIES: Final = {
     errno.EPERM: "Make the report directory writable",
     errno.EROFS: "Make the report directory writable",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RunFacts:
-    """What a report says of its run that its rows don't tell."""
-
-    run_id: str
-    campaign: str
-    started_ns: int
-    finished_ns: int
-    peak_parallel: int
-    problems: Sequence[str] = ()
-    stopped_exit_code: int | None = None  # 3 or 130 when the run ended early; wins over 0 and 1
 
 
 def write_report(
@@ -314,6 +301,7 @@ def _summary(run: RunFacts, totals: _Totals) -> Summary:
         bytes_per_s=_rate(totals.uploaded_bytes, wall_s),
         peak_parallel=run.peak_parallel,
         exit_code=told if run.stopped_exit_code is None else run.stopped_exit_code,
+        parallel_course=list(run.parallel_course),
         problems=list(run.problems),
     )
 

@@ -20,6 +20,8 @@ run = sa.Table(
     sa.Column("campaign", _text, nullable=False),
     sa.Column("started_ns", _big, nullable=False),
     sa.Column("heartbeat_s", _big, nullable=False),  # by the database's clock; 0 when the run has ended
+    sa.Column("report_dir", _text, nullable=False),
+    sa.Column("end", sa.JSON),  # RunEnd; null when the run was killed
 )
 study = sa.Table(
     "study",

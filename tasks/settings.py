@@ -7,13 +7,22 @@ environment alone: they are no flow parameter and no argument that other users o
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tasks.core.errors import UsageError
+from tasks.core.errors import FaultKind, UsageError
 from tasks.core.hosts import why_not
 from tasks.core.models import OnConflict
 from tasks.core.options import HELP
+from tasks.core.retry import BUDGETS
 
 PREFIX = "DICOM_INGEST_"
 
@@ -30,8 +39,26 @@ class Options(BaseModel):
     rehash: bool = Field(False, description=HELP["rehash"])
     on_conflict: OnConflict = Field(OnConflict.REPORT, description=HELP["on_conflict"])
     min_age: float = Field(0, ge=0, description=HELP["min_age"])
+    dead_after: float = Field(45, ge=2, description=HELP["dead_after"])
+    max_outage: float = Field(3600, ge=0, description=HELP["max_outage"])
+    retries: list[str] = Field([], description=HELP["retries"])
     allow_storage_host: list[str] = Field([], description=HELP["allow_storage_host"])
     allow_http: bool = Field(False, description=HELP["allow_http"])
+
+    @field_validator("retries")
+    @classmethod
+    def _known_kinds(cls, retries: list[str]) -> list[str]:
+        for each in retries:
+            kind, _, count = each.partition("=")
+            if kind not in BUDGETS or not count.isdecimal():
+                raise ValueError(f"is KIND=COUNT, where KIND is one of {', '.join(BUDGETS)}")
+        return retries
+
+    @property
+    def budgets(self) -> dict[FaultKind, int]:
+        """How many faults of each kind a file survives."""
+        given = (each.split("=") for each in self.retries)
+        return BUDGETS | {FaultKind(kind): int(count) for kind, count in given}
 
 
 class Settings(BaseSettings, Options):
@@ -60,9 +87,14 @@ class Settings(BaseSettings, Options):
     @property
     def ledger_at(self) -> Path | str:
         """The SQLite file, or the URL of another database."""
-        if not self.ledger:
-            return self.report_dir / "ledger.sqlite"
-        return self.ledger if "://" in self.ledger else Path(self.ledger)
+        return ledger_at(self.ledger, self.report_dir)
+
+
+def ledger_at(ledger: str, report_dir: Path) -> Path | str:
+    """What `--ledger` means: a URL, a path, or nothing for the ledger in the report directory."""
+    if not ledger:
+        return report_dir / "ledger.sqlite"
+    return ledger if "://" in ledger else Path(ledger)
 
 
 def load(**given: Any) -> Settings:

@@ -3,7 +3,7 @@
 A worker takes a *place* when its file is read, hashed and claimed; in it, it asks for a URL and then waits
 for a *slot* to PUT. There are as many places as slots, plus those whose URL will be ready just as a slot
 falls free: presign time x slots / PUT time. So no slot waits for a URL, and no URL waits long for a slot,
-however long one PUT may last.
+however long one PUT may last. Who may enter at all, the far side's weather decides (`core/weather.py`).
 """
 
 import math
@@ -11,73 +11,83 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
-from tasks.core.errors import InterruptedRunError
+from tasks.core.errors import Fault, FaultKind, InterruptedRunError
+from tasks.core.weather import TRANSIENT, Breaker, Step, Throttle
 
-_SMOOTHING = 0.1  # weight of the newest measurement in the moving averages
+_SMOOTHING: Final = 0.1  # weight of the newest measurement in the moving averages
+_LONGEST_COURSE: Final = 200  # changes of the limit that are kept for the summary
 
 
 class Slots:
-    """Shared by all workers of a process."""
+    """Shared by all workers of a process. Times by `clock`, in seconds."""
 
     def __init__(self, parallel: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = parallel
         self._clock = clock
+        self._began = clock()
         self._lock = threading.Lock()
         self._place_free = threading.Condition(self._lock)
         self._slot_free = threading.Condition(self._lock)
+        self._throttle = Throttle(parallel)
+        self._breaker = Breaker(threshold=max(5, parallel))
         self._places = 0
         self._busy = 0
         self._presign_s = 0.0
         self._put_s = 0.0
         self._closed = False
         self.peak = 0  # most PUTs that were under way at once
-
-    @property
-    def busy(self) -> int:
-        """PUTs under way."""
-        return self._busy
+        self.course = [(0.0, parallel)]  # (seconds since the start, slots in use), at every change
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Room to hold one URL, from asking for it to the end of its PUT."""
+        """Room to hold one URL, from asking for it to the end of its PUT. Waits while the breaker is open."""
         with self._lock:
-            while self._places >= self._limit + self._ahead() and not self._closed:
-                self._place_free.wait()
-            self._refuse_when_closed()
-            self._places += 1
+            probing = self._enter()
         try:
             yield
         finally:
             with self._lock:
                 self._places -= 1
-                self._place_free.notify()
+                if probing:
+                    self._breaker.end_probe(self._clock())
+                    self._place_free.notify_all()
+                else:
+                    self._place_free.notify()
 
     @contextmanager
-    def minting(self) -> Iterator[None]:
-        """Around asking for a URL, to learn how long that takes."""
+    def minting(self, file_id: int) -> Iterator[None]:
+        """Around asking for a URL: learns how long that takes, and whether the API is up."""
         began = self._clock()
-        yield
+        with self._watched(Step.PRESIGN, file_id):
+            yield
         with self._lock:
             self._presign_s = _moved(self._presign_s, self._clock() - began)
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Around a PUT."""
+    def slot(self, file_id: int) -> Iterator[None]:
+        """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up."""
         with self._lock:
-            while self._busy >= self._limit and not self._closed:
+            while self._busy >= self._throttle.limit and not self._closed:
                 self._slot_free.wait()
             self._refuse_when_closed()
             self._busy += 1
             self.peak = max(self.peak, self._busy)
         began = self._clock()
         try:
-            yield
+            with self._watched(Step.PUT, file_id):
+                yield
         finally:
             with self._lock:
                 self._busy -= 1
                 self._put_s = _moved(self._put_s, self._clock() - began)
                 self._slot_free.notify()
+
+    @property
+    def outage_s(self) -> float:
+        """For how long the far side has been down; 0 when it is not."""
+        with self._lock:
+            return self._breaker.outage_s(self._clock())
 
     def close(self) -> None:
         """Let nobody in any more: whoever waits, or comes, gets InterruptedRunError."""
@@ -86,10 +96,53 @@ class Slots:
             self._place_free.notify_all()
             self._slot_free.notify_all()
 
+    def _enter(self) -> bool:
+        """Waits for a place and for the breaker; whether this is a probe."""
+        while not self._closed:
+            wait_s = self._breaker.wait_s(self._clock())
+            if not wait_s and self._places < self._throttle.limit + self._ahead():
+                break
+            self._place_free.wait(wait_s if 0 < wait_s < math.inf else None)
+        self._refuse_when_closed()
+        self._places += 1
+        if self._breaker.is_open:
+            self._breaker.begin_probe()
+        return self._breaker.is_open
+
+    @contextmanager
+    def _watched(self, step: Step, file_id: int) -> Iterator[None]:
+        try:
+            yield
+        except Fault as fault:
+            with self._lock:
+                self._learn_from(fault, step, file_id)
+            raise
+        with self._lock:
+            was_open = self._breaker.is_open
+            self._breaker.success(step)
+            if was_open and not self._breaker.is_open:
+                self._place_free.notify_all()
+            if step is Step.PUT and self._throttle.succeeded():
+                self._limit_changed()
+
+    def _learn_from(self, fault: Fault, step: Step, file_id: int) -> None:
+        now = self._clock()
+        if fault.kind in TRANSIENT:
+            self._breaker.fault(step, file_id, now)
+        if fault.kind is FaultKind.THROTTLED and self._throttle.refused(now):
+            self._limit_changed()
+
+    def _limit_changed(self) -> None:
+        if len(self.course) < _LONGEST_COURSE:
+            self.course.append((round(self._clock() - self._began, 1), self._throttle.limit))
+        self._slot_free.notify()
+        self._place_free.notify()
+
     def _ahead(self) -> int:
         if not self._put_s:
             return 1
-        return min(self._limit, 1 + math.ceil(self._limit * self._presign_s / self._put_s))
+        limit = self._throttle.limit
+        return min(limit, 1 + math.ceil(limit * self._presign_s / self._put_s))
 
     def _refuse_when_closed(self) -> None:
         if self._closed:

@@ -9,16 +9,17 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from tasks.client import Stored, Ticket, UploadClient
 from tasks.content import Budget, Content, opened
-from tasks.core.errors import Fault, FaultKind, InterruptedRunError, RefusedError
+from tasks.core.errors import Fault, FaultKind, InterruptedRunError, RefusedError, StoppedError
 from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.reconcile import Verdict, judge
-from tasks.core.retry import Action, backoff_s, decide
+from tasks.core.retry import BUDGETS, Action, backoff_s, decide
+from tasks.core.weather import TRANSIENT
 from tasks.ledger import Ledger
 from tasks.slots import Slots
 
@@ -71,6 +72,8 @@ class Carrier:
         slots: Slots,
         stopping: threading.Event,
         on_conflict: OnConflict = OnConflict.REPORT,
+        budgets: Mapping[FaultKind, int] = BUDGETS,
+        max_outage_s: float = 3600.0,
         clock_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -79,6 +82,8 @@ class Carrier:
         self._slots = slots
         self._stopping = stopping
         self._on_conflict = on_conflict
+        self._budgets = budgets
+        self._max_outage_s = max_outage_s
         self._clock_ns = clock_ns
         self._jitter = jitter
         self._held = Budget(_HELD_TOTAL_BYTES)
@@ -125,7 +130,7 @@ class Carrier:
         with self._slots.place():
             if trip.ticket is None or not trip.ticket.lives(self._clock_ns() / 1e9):
                 trip.ticket = self._mint(trip.todo)
-            with self._slots.slot():
+            with self._slots.slot(trip.todo.file_id):
                 trip.attempts += 1
                 known_md5 = content.digests.md5 if content.digests else ""
                 stored = self._client.put(trip.ticket, content.body(), content.size_bytes, known_md5)
@@ -135,7 +140,7 @@ class Carrier:
 
     def _mint(self, todo: Todo) -> Ticket:
         """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
-        with self._slots.minting():
+        with self._slots.minting(todo.file_id):
             ticket = self._client.presign()
         with self._lock:
             self.any_granted = True
@@ -146,8 +151,10 @@ class Carrier:
 
     def _after(self, trip: Trip, fault: Fault) -> Outcome | None:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
-        trip.faults[fault.kind] += 1
         trip.http_status = fault.http_status
+        if fault.kind in TRANSIENT and self._far_side_is_down():
+            return None  # no file's budget pays for that: the next place opens when a probe gets through
+        trip.faults[fault.kind] += 1
         seen = trip.faults[fault.kind]
         with self._lock:
             self._forbidden_in_a_row += fault.kind is FaultKind.FORBIDDEN
@@ -156,6 +163,7 @@ class Carrier:
                 seen,
                 any_granted=self.any_granted,
                 forbidden_in_a_row=self._forbidden_in_a_row,
+                budgets=self._budgets,
             )
         log.info("%s: %s; %s", trip.todo, fault, action)
         if action is Action.STOP:
@@ -166,6 +174,16 @@ class Carrier:
         if action is Action.NEW_URL:
             trip.ticket = None
         return self._pause(trip, backoff_s(fault, seen, self._jitter()))
+
+    def _far_side_is_down(self) -> bool:
+        """Whether the breaker is open. Raises StoppedError when it has been for too long."""
+        outage_s = self._slots.outage_s
+        if outage_s > self._max_outage_s:
+            raise StoppedError(
+                f"Stopped: the far side has been down for {outage_s:,.0f} s. When it is up again, run the "
+                "same command: it goes on from here. (--max-outage says how long to wait.)"
+            )
+        return outage_s > 0
 
     def _pause(self, trip: Trip, seconds: float) -> Outcome | None:
         if not self._stopping.wait(seconds):

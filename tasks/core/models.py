@@ -214,6 +214,22 @@ REPORT_COLUMNS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What a report says of its run that no row tells."""
+
+    run_id: str
+    campaign: str
+    started_ns: int
+    finished_ns: int
+    peak_parallel: int
+    parallel_course: list[tuple[float, int]] = field(
+        default_factory=list
+    )  # (seconds since the start, slots in use)
+    problems: list[str] = field(default_factory=list)
+    stopped_exit_code: int | None = None  # 3 or 130 when the run ended early; wins over 0 and 1
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """One run in numbers: `summary.json`, in this order."""
 
@@ -231,4 +247,5 @@ class Summary:
     bytes_per_s: float
     peak_parallel: int
     exit_code: int
+    parallel_course: list[tuple[float, int]] = field(default_factory=list)  # (seconds, slots) at each change
     problems: list[str] = field(default_factory=list)  # what the operator should know

@@ -1,6 +1,7 @@
 """What is to be done: which listed files an earlier run has settled, and how many files make a batch."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from tasks.core.models import Listed, Status
@@ -21,13 +22,35 @@ class Known:
     mtime_ns: int | None
 
 
-def is_settled(known: Known, listed: Listed) -> bool:
-    """Whether a file needs no look: it, or its twin, is stored, and neither size nor mtime changed."""
-    return (
-        known.status in _SETTLED
-        and known.size_bytes == listed.size_bytes
-        and known.mtime_ns == listed.mtime_ns
-    )
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator asked for."""
+
+    rehash: bool = False  # read also what is stored
+    changed_before_ns: int = 2**63 - 1  # leave alone what changed later
+
+
+class Standing(StrEnum):
+    """What is to be done about a listed file."""
+
+    SETTLED = "settled"  # it, or its twin, is stored, and neither size nor mtime changed since
+    TOO_YOUNG = "too_young"
+    TO_DO = "to_do"
+
+
+def standing(known: Known, listed: Listed, rules: Rules) -> Standing:
+    """Where a listed file stands before anyone opens it.
+
+    | stored, same size and mtime | rehash | changed lately | standing  |
+    | --------------------------- | ------ | -------------- | --------- |
+    | yes                         | no     | any            | settled   |
+    | otherwise                            | yes            | too_young |
+    | otherwise                            | no             | to_do     |
+    """
+    unchanged = (known.size_bytes, known.mtime_ns) == (listed.size_bytes, listed.mtime_ns)
+    if known.status in _SETTLED and unchanged and not rules.rehash:
+        return Standing.SETTLED
+    return Standing.TOO_YOUNG if listed.mtime_ns > rules.changed_before_ns else Standing.TO_DO
 
 
 def batch_target(batch_no: int) -> int:

@@ -3,6 +3,7 @@
 Source: DESIGN.md section 7; full jitter as in the AWS Builders' Library, "Timeouts, retries and backoff".
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -18,19 +19,21 @@ class Action(StrEnum):
     STOP = "stop"  # no file can do better: the run ends
 
 
-# How many faults of a kind one file survives, and what is done about each of them.
-_SURVIVED: Final = {
-    FaultKind.NETWORK: (8, Action.RETRY),
-    FaultKind.THROTTLED: (10, Action.RETRY),
-    FaultKind.SERVER: (8, Action.RETRY),
-    FaultKind.PRESIGN: (4, Action.NEW_URL),
-    FaultKind.EXPIRED: (3, Action.NEW_URL),
-    FaultKind.REFUSED: (1, Action.NEW_URL),
-    FaultKind.REJECTED: (0, Action.FAIL),
-    FaultKind.INTEGRITY: (3, Action.RETRY),
-    FaultKind.CHANGED: (3, Action.RETRY),
-    FaultKind.FORBIDDEN: (2, Action.NEW_URL),
+# How many faults of a kind one file survives, unless settings say otherwise.
+BUDGETS: Final = {
+    FaultKind.NETWORK: 8,
+    FaultKind.THROTTLED: 10,
+    FaultKind.SERVER: 8,
+    FaultKind.PRESIGN: 4,
+    FaultKind.EXPIRED: 3,
+    FaultKind.REFUSED: 1,
+    FaultKind.INTEGRITY: 3,
+    FaultKind.CHANGED: 3,
+    FaultKind.FORBIDDEN: 2,
 }
+_SAME_URL: Final = frozenset(
+    {FaultKind.NETWORK, FaultKind.THROTTLED, FaultKind.SERVER, FaultKind.INTEGRITY, FaultKind.CHANGED}
+)
 _STOPPING: Final = frozenset({FaultKind.UNAUTHORIZED, FaultKind.SETTINGS, FaultKind.KEY_REUSED})
 FORBIDDEN_IN_A_ROW: Final = 5  # refusals between which no file was granted a URL
 
@@ -38,7 +41,14 @@ _BASE_S: Final = 0.25
 _CAP_S: Final = 30.0
 
 
-def decide(kind: FaultKind, seen: int, *, any_granted: bool, forbidden_in_a_row: int) -> Action:
+def decide(
+    kind: FaultKind,
+    seen: int,
+    *,
+    any_granted: bool,
+    forbidden_in_a_row: int,
+    budgets: Mapping[FaultKind, int] = BUDGETS,
+) -> Action:
     """What follows a fault of this `kind`, the `seen`-th of its kind on this file (counted from 1).
 
     `any_granted`: this run was given at least one URL. `forbidden_in_a_row`: 403s on presign since then.
@@ -63,8 +73,9 @@ def decide(kind: FaultKind, seen: int, *, any_granted: bool, forbidden_in_a_row:
         return Action.STOP
     if kind is FaultKind.FORBIDDEN and (not any_granted or forbidden_in_a_row >= FORBIDDEN_IN_A_ROW):
         return Action.STOP
-    survived, action = _SURVIVED[kind]
-    return action if seen <= survived else Action.FAIL
+    if seen > budgets.get(kind, 0):
+        return Action.FAIL
+    return Action.RETRY if kind in _SAME_URL else Action.NEW_URL
 
 
 def backoff_s(fault: Fault, seen: int, jitter: float) -> float:

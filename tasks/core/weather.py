@@ -1,0 +1,115 @@
+"""The far side's weather: how many slots it bears, and whether it is down. Pure; `tasks/slots.py` acts on it.
+
+Throttling halves the slots in use, success gives them back one at a time. When every request of a step fails
+in a transient way the breaker opens: nothing is sent but one probe now and then, until one gets through.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from tasks.core.errors import FaultKind
+
+TRANSIENT: Final = frozenset({FaultKind.NETWORK, FaultKind.SERVER, FaultKind.THROTTLED, FaultKind.PRESIGN})
+_HALVE_EVERY_S: Final = 1.0  # one burst of refusals is one reason to halve, not twenty
+_FIRST_PROBE_S: Final = 1.0
+_LONGEST_PROBE_S: Final = 30.0
+
+
+class Step(StrEnum):
+    """What is asked of the far side; each may be down while the other works."""
+
+    PRESIGN = "presign"
+    PUT = "put"
+
+
+class Throttle:
+    """How many slots may be in use: halved when the far side asks for less, grown back by success."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.limit = most
+        self._successes = 0
+        self._halved_at = float("-inf")
+
+    def refused(self, now: float) -> bool:
+        """The far side throttles. Whether that changed the limit."""
+        self._successes = 0
+        if self.limit == 1 or now - self._halved_at < _HALVE_EVERY_S:
+            return False
+        self.limit //= 2
+        self._halved_at = now
+        return True
+
+    def succeeded(self) -> bool:
+        """A PUT went through. Whether that changed the limit: one slot more after as many as are in use."""
+        if self.limit == self.most:
+            return False
+        self._successes += 1
+        if self._successes < self.limit:
+            return False
+        self._successes = 0
+        self.limit += 1
+        return True
+
+
+class Breaker:
+    """Open when nothing has worked for so many faults of one step, of more than one file.
+
+    | faults of a step since its last success         | breaker                                 |
+    | ----------------------------------------------- | --------------------------------------- |
+    | fewer than the threshold                        | closed                                  |
+    | the threshold, all of one file                  | closed: it may be the file; its budget  |
+    | the threshold, of two files or more             | open                                    |
+    | open, a success of the step that failed         | closed                                  |
+    """
+
+    def __init__(self, threshold: int) -> None:
+        self._threshold = threshold
+        self._faults: dict[Step, list[int]] = {step: [] for step in Step}  # file_ids, the newest last
+        self._failing: Step | None = None
+        self._opened_at = 0.0
+        self._probe_at = 0.0
+        self._pause_s = _FIRST_PROBE_S
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing but probes may be sent."""
+        return self._failing is not None
+
+    def fault(self, step: Step, file_id: int, now: float) -> None:
+        """A transient fault of this step."""
+        faults = self._faults[step]
+        faults.append(file_id)
+        del faults[: -self._threshold]
+        if not self.is_open and len(faults) == self._threshold and len(set(faults)) > 1:
+            self._failing = step
+            self._opened_at = now
+            self._pause_s = _FIRST_PROBE_S
+            self._probe_at = now + self._pause_s
+
+    def success(self, step: Step) -> None:
+        """A request of this step worked."""
+        self._faults[step].clear()
+        if self._failing is step:
+            self._failing = None
+
+    def outage_s(self, now: float) -> float:
+        """For how long it has been open; 0 when it is closed."""
+        return now - self._opened_at if self.is_open else 0.0
+
+    def wait_s(self, now: float) -> float:
+        """How long until a request may be sent: 0 at once, infinite while a probe is under way."""
+        if not self.is_open:
+            return 0.0
+        return float("inf") if self._probing else max(0.0, self._probe_at - now)
+
+    def begin_probe(self) -> None:
+        """One request goes out although it is open."""
+        self._probing = True
+
+    def end_probe(self, now: float) -> None:
+        """The probe is over; the next one comes later than it did."""
+        self._probing = False
+        self._pause_s = min(_LONGEST_PROBE_S, 2 * self._pause_s)
+        self._probe_at = now + self._pause_s
