@@ -160,8 +160,8 @@ _BUSY_TEXTS: Final = (
 )
 _SAFE_TEXTS: Final = (
     "disk is full",
-    "No space left on device",
-    "disk I/O error",
+    "no space left on device",
+    "disk i/o error",
     "readonly database",
     "unable to open database file",
     "file is not a database",
@@ -177,7 +177,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        text = str(getattr(error, "orig", ""))
+        text = str(getattr(error, "orig", "")).lower()
         busy = next((busy for busy in _BUSY_TEXTS if busy in text), "")
         what = busy or next((safe for safe in _SAFE_TEXTS if safe in text), type(error).__name__)
         raise (BusyError if busy else StoppedError)(

@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tasks.core.errors import StoppedError, UsageError
+from tasks.core.errors import IngestError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import (
     Header,
@@ -77,8 +77,12 @@ class Ledger:
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
             self._engine.dialect.name
         ]
-        with told():
-            self._prepare()
+        try:
+            with told():
+                self._prepare()
+        except IngestError:
+            self._engine.dispose()
+            raise
         self._writer = Writer(self._engine.execution_options(writes=True), self._beat, dead_after_s / 4)
 
     # -- a run's life ------------------------------------------------------------------------------------

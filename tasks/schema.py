@@ -140,7 +140,7 @@ KEPT_KEY: Final = (
     sa.update(file)
     .where(
         file.c.file_id == _bind("at"),
-        instance.c.campaign == _bind("in_campaign"),
+        instance.c.campaign == file.c.campaign,
         instance.c.sop_instance_uid == _bind("uid"),
     )
     .values(status=Status.UPLOADED, reason="", key=instance.c.key, run_id=instance.c.run_id)

@@ -1,0 +1,78 @@
+"""The databases a ledger may live in, for tests: SQLite files and a PostgreSQL server of our own."""
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+_numbers = count(1)
+
+
+class PostgreSQL:
+    """A server on loopback in a directory of its own; started here, and stopped by `stop`."""
+
+    def __init__(self, binaries: Path) -> None:
+        self._binaries = binaries
+        self._home = Path(tempfile.mkdtemp(prefix="dicom-ingest-pg-"))
+        self._as_user: list[str] = []
+        if getpass.getuser() == "root":  # the server refuses to run as root
+            shutil.chown(self._home, "postgres", "postgres")
+            self._as_user = ["runuser", "-u", "postgres", "--"]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self._run("initdb", "-D", str(self._home / "data"), "-U", "tester", "-A", "trust", "--no-sync")
+        self.start()
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._home}"
+        self._control("start", "-w", "-o", options, "-l", str(self._home / "log"))
+
+    def stop(self, mode: str = "fast") -> None:
+        self._control("stop", "-w", "-m", mode)
+
+    def remove(self) -> None:
+        self.stop("immediate")
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"ledger_{next(_numbers)}"
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "tester", name)
+        return f"postgresql://tester@127.0.0.1:{self.port}/{name}"
+
+    def _control(self, *arguments: str) -> None:
+        self._run("pg_ctl", "-D", str(self._home / "data"), *arguments)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_user, str(self._binaries / program), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd="/")
+
+
+def binaries() -> Path | None:
+    """Where Debian's package, or the PATH, has the server's programs."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    on_path = shutil.which("pg_ctl")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@contextmanager
+def server() -> Iterator[PostgreSQL]:
+    """A running server. Skips where none is installed, but never in CI, which installs one."""
+    where = binaries()
+    if where is None:
+        reason = "PostgreSQL is not installed: apt-get install postgresql"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    postgresql = PostgreSQL(where)
+    try:
+        yield postgresql
+    finally:
+        postgresql.remove()
