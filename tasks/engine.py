@@ -34,7 +34,7 @@ from tasks.transfer import Carrier
 from tasks.upload import Progress, Uploader
 
 BATCHES_IN_FLIGHT: Final = 3  # so that no slot waits at a batch's edge
-_ENROLLED_AT_ONCE: Final = 500
+_ENROLLED_AT_ONCE: Final = 1000
 Scan: TypeAlias = Callable[[StudyEntry, Territory], Iterator[Listed | Unwalked]]
 Watch: TypeAlias = Callable[[Progress], AbstractContextManager[object]]
 _MAX_PROBLEMS: Final = 20

@@ -16,7 +16,6 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -39,6 +38,7 @@ from tasks.core.models import (
 from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.core.reconcile import Claim
 from tasks.database import Writer, connect, told
+from tasks.derived import report_select
 from tasks.schema import (
     KEPT,
     KEPT_KEY,
@@ -59,6 +59,8 @@ from tasks.schema import (
 )
 
 _NO_RULES: Final = Rules()
+_PLACE: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)  # of a row in the report
+_REPORT_PAGE: Final = 5000
 _PAGE: Final = 1000  # rows read or looked up at once
 
 
@@ -231,8 +233,9 @@ class Ledger:
         """
         after = (0, 0)
         with told(), self._engine.connect() as db:
-            while page := db.execute(self._report_query(after)).all():
-                yield from self._derive(db, page)
+            query = report_select(self.run_id).limit(_REPORT_PAGE)
+            while page := db.execute(query.where(after < _PLACE)).all():
+                yield from page
                 after = (page[-1].study_no, page[-1].file_no)
 
     # -- how a write is done: each takes all items that wait for one commit, and answers each ------------
@@ -437,7 +440,7 @@ class Ledger:
                 listing.c.run_id == self.run_id,
                 listing.c.batch_no == batch_no,
                 ~listing.c.settled,
-                sa.tuple_(listing.c.study_no, listing.c.file_no) > after,
+                after < _PLACE,
             )
             .order_by(listing.c.study_no, listing.c.file_no)
             .limit(_PAGE)
@@ -447,82 +450,6 @@ class Ledger:
                 Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), stored_before=bool(row.key))
                 for row in db.execute(query)
             ]
-
-    def _report_query(self, after: tuple[int, int]) -> Any:
-        return (
-            sa.select(listing.c.study_no, listing.c.file_no, listing.c.settled, study.c.study_dir, file)
-            .join(file, file.c.file_id == listing.c.file_id)
-            .join(study, (study.c.run_id == listing.c.run_id) & (study.c.study_no == listing.c.study_no))
-            .where(
-                listing.c.run_id == self.run_id,
-                sa.tuple_(listing.c.study_no, listing.c.file_no) > after,
-            )
-            .order_by(listing.c.study_no, listing.c.file_no)
-            .limit(_PAGE)
-        )
-
-    def _derive(self, db: sa.Connection, page: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """The report's rows of one page; twins and superseded keys are looked up for the page at once."""
-        twins = {row.sop_instance_uid for row in page if row.status == Status.DUPLICATE}
-        owners = {row.sop_instance_uid: row for row in db.execute(self._owners_query(twins))} if twins else {}
-        keys: dict[int, list[str]] = defaultdict(list)
-        for file_id, key in db.execute(
-            sa.select(issued_key.c.file_id, issued_key.c.key)
-            .where(issued_key.c.file_id.in_([row.file_id for row in page]))
-            .order_by(issued_key.c.issued_ns)
-        ):
-            keys[file_id].append(key)
-        for row in page:
-            facts = self._facts(row, owners.get(row.sop_instance_uid))
-            superseded = ";".join(key for key in keys[row.file_id] if key != row.key)
-            yield _report_tuple(row, facts, superseded)
-
-    def _facts(self, row: Any, owner: Any) -> "_Facts":
-        """What the report says of a file beyond its own row.
-
-        | in this run | the file's row           | owner of its UID            | the report says          |
-        | ----------- | ------------------------ | --------------------------- | ------------------------ |
-        | not settled | any                      |                             | not_attempted, stopped   |
-        | settled     | uploaded, by this run    |                             | uploaded                 |
-        | settled     | uploaded, by another run |                             | already_uploaded         |
-        | settled     | duplicate                | same bytes, in this report  | duplicate                |
-        | settled     | duplicate                | same bytes, not in it       | already_uploaded         |
-        | settled     | duplicate                | has other bytes by now      | conflict                 |
-        | settled     | any other                |                             | the row's own status     |
-        """
-        own = _Facts(row.status, row.reason, row.key, row)
-        if not row.settled:
-            return _Facts(Status.NOT_ATTEMPTED, Reason.STOPPED, row.key, None)
-        if row.status == Status.UPLOADED and row.run_id != self.run_id:
-            return _Facts(Status.ALREADY_UPLOADED, Reason.NONE, row.key, row)
-        if row.status != Status.DUPLICATE:
-            return own
-        if owner is None or owner.owned_sha256 != row.sha256:
-            return _Facts(Status.CONFLICT, Reason.NONE, "", row)
-        if owner.in_report:
-            return _Facts(Status.DUPLICATE, Reason.NONE, owner.owned_key, row)
-        return _Facts(Status.ALREADY_UPLOADED, Reason.NONE, owner.owned_key, owner)
-
-    def _owners_query(self, uids: set[str]) -> Any:
-        in_report = (
-            sa.select(listing.c.file_id)
-            .where(listing.c.file_id == instance.c.file_id, listing.c.run_id == self.run_id)
-            .exists()
-        )
-        return (
-            sa.select(
-                instance.c.sop_instance_uid,
-                instance.c.key.label("owned_key"),
-                instance.c.sha256.label("owned_sha256"),
-                in_report.label("in_report"),
-                *(
-                    file.c[name]
-                    for name in ("attempts", "http_status", "started_ns", "finished_ns", "run_id")
-                ),
-            )
-            .join(file, file.c.file_id == instance.c.file_id)
-            .where(instance.c.campaign == self.campaign, instance.c.sop_instance_uid.in_(uids))
-        )
 
     def _study_values(self, entry: StudyEntry, overlaps: int | None) -> dict[str, Any]:
         return {
@@ -552,46 +479,6 @@ class Ledger:
                 f"The ledger was written by another version of dicom-ingest (schema {found}, not "
                 f"{SCHEMA_VERSION}). Use that version, or name another --ledger."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What the report says: `source` is the row that attempts, times and run are taken from."""
-
-    status: str
-    reason: str
-    key: str
-    source: Any
-
-
-def _report_tuple(row: Any, facts: _Facts, superseded: str) -> tuple[Any, ...]:
-    source = facts.source
-    seen = source is not None
-    return (
-        row.study_no,
-        row.file_no,
-        row.study_dir,
-        row.path,
-        facts.status,
-        facts.reason,
-        facts.key,
-        row.sop_instance_uid,
-        row.study_instance_uid,
-        row.series_instance_uid,
-        row.sop_class_uid,
-        row.transfer_syntax_uid,
-        row.size_bytes,
-        row.sha256,
-        row.md5,
-        row.etag if seen else "",
-        source.attempts if seen else 0,
-        superseded,
-        source.http_status if seen else None,
-        source.started_ns if seen else None,
-        source.finished_ns if seen else None,
-        None,
-        source.run_id if seen else "",
-    )
 
 
 def _known_values(todo: Todo, outcome: Outcome) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""The report's rows, derived from the ledger's by one query: nothing that can be derived is kept twice.
+
+| in this run | the file's row           | whose its SOP Instance UID is | the report says        |
+| ----------- | ------------------------ | ----------------------------- | ---------------------- |
+| not settled | any                      |                               | not_attempted, stopped |
+| settled     | uploaded, by this run    |                               | uploaded               |
+| settled     | uploaded, by another run |                               | already_uploaded       |
+| settled     | duplicate                | same bytes, in this report    | duplicate              |
+| settled     | duplicate                | same bytes, not in it         | already_uploaded       |
+| settled     | duplicate                | stored with other bytes       | conflict               |
+| settled     | any other                |                               | what the row says      |
+
+A twin has the key of the file it is a twin of; attempts, times and run_id are the storing run's.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from tasks.core.models import Reason, Status
+from tasks.schema import file, instance, issued_key, listing, study
+
+_owner = file.alias("owner")
+_owners_listing = listing.alias("owners_listing")
+
+
+def report_select(run_id: str) -> "sa.Select[Any]":
+    """A run's report in the order of REPORT_COLUMNS and of its rows; times in ns, duration_s null."""
+    in_report = (
+        sa.exists()
+        .where(_owners_listing.c.file_id == instance.c.file_id, _owners_listing.c.run_id == run_id)
+        .correlate(instance)
+    )
+    same_bytes = sa.func.coalesce(instance.c.sha256, "") == file.c.sha256
+    is_twin = file.c.status == Status.DUPLICATE
+    is_earlier = (file.c.status == Status.UPLOADED) & (file.c.run_id != run_id)
+    from_owner = is_twin & same_bytes & ~in_report
+
+    def told(name: str, before: Any) -> Any:
+        """A column that says something of the run that stored the bytes; `before` it is settled."""
+        own = sa.case((from_owner, _owner.c[name]), else_=file.c[name])
+        return sa.case((listing.c.settled, own), else_=before).label(name)
+
+    return (
+        sa.select(
+            listing.c.study_no,
+            listing.c.file_no,
+            study.c.study_dir,
+            file.c.path,
+            sa.case(
+                (~listing.c.settled, Status.NOT_ATTEMPTED),
+                (is_earlier, Status.ALREADY_UPLOADED),
+                (~is_twin, file.c.status),
+                (~same_bytes, Status.CONFLICT),
+                (in_report, Status.DUPLICATE),
+                else_=Status.ALREADY_UPLOADED,
+            ).label("status"),
+            sa.case((~listing.c.settled, Reason.STOPPED), (is_earlier, ""), else_=file.c.reason).label(
+                "reason"
+            ),
+            sa.case((~is_twin, file.c.key), (same_bytes, instance.c.key), else_="").label("key"),
+            file.c.sop_instance_uid,
+            file.c.study_instance_uid,
+            file.c.series_instance_uid,
+            file.c.sop_class_uid,
+            file.c.transfer_syntax_uid,
+            file.c.size_bytes,
+            file.c.sha256,
+            file.c.md5,
+            file.c.etag,
+            told("attempts", 0),
+            _superseded_keys(),
+            told("http_status", None),
+            told("started_ns", None),
+            told("finished_ns", None),
+            sa.null().label("duration_s"),
+            told("run_id", ""),
+        )
+        .join(file, file.c.file_id == listing.c.file_id)
+        .join(study, (study.c.run_id == listing.c.run_id) & (study.c.study_no == listing.c.study_no))
+        .outerjoin(
+            instance,
+            is_twin
+            & (instance.c.campaign == file.c.campaign)
+            & (instance.c.sop_instance_uid == file.c.sop_instance_uid),
+        )
+        .outerjoin(_owner, _owner.c.file_id == instance.c.file_id)
+        .where(listing.c.run_id == run_id)
+        .order_by(listing.c.study_no, listing.c.file_no)
+    )
+
+
+def _superseded_keys() -> Any:
+    """Every key that was handed out for the file and is not the one it is stored under, oldest first."""
+    keys = (
+        sa.select(issued_key.c.key)
+        .where(issued_key.c.file_id == file.c.file_id, issued_key.c.key != file.c.key)
+        .order_by(issued_key.c.issued_ns)
+        .correlate(file)
+        .subquery()
+    )
+    joined = sa.select(sa.func.aggregate_strings(keys.c.key, ";")).scalar_subquery()
+    return sa.func.coalesce(joined, "").label("superseded_keys")
