@@ -15,9 +15,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.core.errors import StoppedError, UsageError
+from tasks.schema import HEAD, metadata, revision
 
 _PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
 _BUSY_PAUSE_S: Final = 0.5
+_PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
 
 _Handler: TypeAlias = Callable[[sa.Connection, list[Any]], list[Any]]
 _Entry: TypeAlias = tuple[_Handler, Any, Future[Any]]
@@ -124,6 +126,36 @@ def connect(url: str | Path) -> sa.Engine:
         raise UsageError(
             "--ledger is neither a file path nor a SQLAlchemy URL that works here: postgresql://HOST/DB "
             "needs the extra `postgresql` (pip install 'dicom-ingest[postgresql]')."
+        ) from None
+
+
+def prepare(engine: sa.Engine) -> None:
+    """Makes a new ledger, and brings an older one to the newest schema. UsageError for one of the future."""
+    with told(), engine.execution_options(writes=True).begin() as db:
+        if db.dialect.name == "postgresql":  # two machines may come at once
+            db.execute(sa.select(sa.func.pg_advisory_xact_lock(_PREPARE_LOCK)))
+        if not sa.inspect(db).has_table(revision.name):
+            metadata.create_all(db)
+            revision.create(db)
+            db.execute(sa.insert(revision).values(version_num=HEAD))
+        elif db.scalar(sa.select(revision.c.version_num)) != HEAD:
+            _upgrade(db)
+
+
+def _upgrade(db: sa.Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", "tasks:migrations")
+    config.attributes["connection"] = db
+    try:
+        command.upgrade(config, "head")
+    except CommandError:
+        raise UsageError(
+            "The ledger was written by a newer version of dicom-ingest. Use that version, or name another "
+            "--ledger."
         ) from None
 
 

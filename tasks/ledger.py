@@ -37,13 +37,12 @@ from tasks.core.models import (
 )
 from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.core.reconcile import Claim
-from tasks.database import Writer, connect, told
+from tasks.database import Writer, connect, prepare, told
 from tasks.derived import report_select
 from tasks.schema import (
     KEPT,
     KEPT_KEY,
     LOOKED_AT,
-    SCHEMA_VERSION,
     SETTLED,
     STORED,
     UNCLAIM,
@@ -52,9 +51,7 @@ from tasks.schema import (
     instance,
     issued_key,
     listing,
-    metadata,
     run,
-    schema_version,
     study,
 )
 
@@ -80,8 +77,7 @@ class Ledger:
             self._engine.dialect.name
         ]
         try:
-            with told():
-                self._prepare()
+            prepare(self._engine)
         except IngestError:
             self._engine.dispose()
             raise
@@ -467,18 +463,6 @@ class Ledger:
 
     def _write(self, handler: Any, item: Any) -> Any:
         return self._writer.submit(handler.__get__(self), item)
-
-    def _prepare(self) -> None:
-        with self._engine.execution_options(writes=True).begin() as db:
-            metadata.create_all(db)
-            found = db.scalar(sa.select(schema_version.c.version))
-            if found is None:
-                db.execute(sa.insert(schema_version).values(version=SCHEMA_VERSION))
-        if found not in (None, SCHEMA_VERSION):
-            raise UsageError(
-                f"The ledger was written by another version of dicom-ingest (schema {found}, not "
-                f"{SCHEMA_VERSION}). Use that version, or name another --ledger."
-            )
 
 
 def _known_values(todo: Todo, outcome: Outcome) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import sqlalchemy as sa
 
 from tasks.core.models import Status
 
-SCHEMA_VERSION: Final = 1
+HEAD: Final = "0001"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 _text = sa.Text
 _big = sa.BigInteger
 
-schema_version = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
+revision = sa.Table(  # alembic's own
+    "alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True)
+)
 run = sa.Table(
     "run",
     metadata,

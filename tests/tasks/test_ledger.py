@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
 from tasks.core.errors import StoppedError, UsageError
 from tasks.core.models import (
@@ -28,7 +30,9 @@ from tasks.core.models import (
     Unwalked,
 )
 from tasks.core.plan import Rules
+from tasks.database import connect, prepare
 from tasks.ledger import Ledger
+from tasks.schema import HEAD, metadata, revision
 from tests.databases import PostgreSQL, server
 
 ENTRIES = [
@@ -499,14 +503,26 @@ class TestTrouble:
         assert len(report(ledger)) == 1
         ledger.close()
 
-    def test_another_schema_version_is_refused(self, where: Where) -> None:
+    def test_a_newer_schema_is_refused(self, where: Where) -> None:
         """Neither read nor written."""
         ledger = Ledger(where, "default", "r1")
         with ledger._engine.execution_options(writes=True).begin() as db:
-            db.exec_driver_sql("UPDATE schema_version SET version = 999")
+            db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
         ledger.close()
-        with pytest.raises(UsageError, match="999"):
+        with pytest.raises(UsageError, match="newer version"):
             Ledger(where, "default", "r1")
+
+    def test_revisions_lead_to_the_very_schema_that_new_ledgers_have(self, where: Where) -> None:
+        """An upgraded ledger and a new one are the same, and `HEAD` is the newest revision."""
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)  # as it is before the first revision
+        prepare(engine)
+        with engine.connect() as db:
+            context = MigrationContext.configure(db)
+            assert context.get_current_revision() == HEAD
+            assert compare_metadata(context, metadata) == []
+        engine.dispose()
 
     @pytest.mark.parametrize("text", ["", "PRIVATE^PATIENT"])
     def test_what_is_no_database_is_said_to_be_none(self, tmp_path: Path, text: str) -> None:
