@@ -19,6 +19,7 @@ from tasks.schema import HEAD, metadata, revision
 
 _PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
 _BUSY_PAUSE_S: Final = 0.5
+_GATHER_S: Final = 0.003  # while many write, a commit waits so long for company: it costs the same for all
 _PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
 
 _Handler: TypeAlias = Callable[[sa.Connection, list[Any]], list[Any]]
@@ -41,6 +42,7 @@ class Writer:
         self._beat = beat
         self._heartbeat_s = heartbeat_s
         self._beaten = 0.0  # time.monotonic() of the last heartbeat
+        self._crowded = False  # the last commit had more than one to serve
         self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
@@ -69,11 +71,14 @@ class Writer:
         group: list[_Entry | None] = []
         with contextlib.suppress(queue.Empty):
             group.append(self._waiting.get(timeout=self._heartbeat_s))
+            if self._crowded:
+                time.sleep(_GATHER_S)
             while True:
                 group.append(self._waiting.get_nowait())
         return group
 
     def _answer(self, group: list["_Entry"]) -> None:
+        self._crowded = len(group) > 1
         try:
             answers = self._commit_patiently(group)
         except Exception as error:  # noqa: BLE001 - it is handed to those who wait

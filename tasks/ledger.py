@@ -40,8 +40,11 @@ from tasks.core.reconcile import Claim
 from tasks.database import Writer, connect, prepare, told
 from tasks.derived import report_select
 from tasks.schema import (
+    CLAIMED,
+    ISSUED,
     KEPT,
     KEPT_KEY,
+    KNOWN,
     LOOKED_AT,
     SETTLED,
     STORED,
@@ -73,9 +76,10 @@ class Ledger:
         self.run_id = run_id
         self._dead_after_s = dead_after_s
         self._engine = connect(url)
-        self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[
-            self._engine.dialect.name
-        ]
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
+        tables = (run, study, file, listing, instance, issued_key)
+        self._inserts = {table.name: insert(table).on_conflict_do_nothing() for table in tables}
+        self._claimed = CLAIMED.add_columns(self._is_alive.label("alive"))
         try:
             prepare(self._engine)
         except IngestError:
@@ -319,17 +323,9 @@ class Ledger:
             for file_id, uid in sorted(items, key=lambda item: item[1])
         ]
         db.execute(self._new(instance), values)
-        held = {
-            row.sop_instance_uid: row
-            for row in db.execute(
-                sa.select(instance, self._is_alive.label("alive"))
-                .outerjoin(run, run.c.run_id == instance.c.run_id)
-                .where(
-                    instance.c.campaign == self.campaign,
-                    instance.c.sop_instance_uid.in_({uid for _, uid in items}),
-                )
-            )
-        }
+        uids = list({uid for _, uid in items})
+        found = db.execute(self._claimed, {"in_campaign": self.campaign, "uids": uids})
+        held = {row.sop_instance_uid: row for row in found}
         return [self._claim_one(db, file_id, held[uid]) for file_id, uid in items]
 
     def _claim_one(self, db: sa.Connection, file_id: int, held: Any) -> Claim:
@@ -364,11 +360,8 @@ class Ledger:
             for file_id, key, issued_ns in sorted(items, key=lambda item: item[1])
         ]
         db.execute(self._new(issued_key), values)
-        owners = db.execute(
-            sa.select(issued_key).where(
-                issued_key.c.campaign == self.campaign, issued_key.c.key.in_([key for _, key, _ in items])
-            )
-        )
+        keys = [key for _, key, _ in items]
+        owners = db.execute(ISSUED, {"in_campaign": self.campaign, "keys": keys})
         owned = {(row.file_id, row.key, row.issued_ns) for row in owners if row.run_id == self.run_id}
         return [item in owned for item in items]
 
@@ -403,7 +396,7 @@ class Ledger:
 
     def _new(self, table: sa.Table) -> Any:
         """Inserts rows, and leaves alone those that are there."""
-        return self._insert(table).on_conflict_do_nothing()
+        return self._inserts[table.name]
 
     # -- queries -----------------------------------------------------------------------------------------
 
@@ -419,13 +412,10 @@ class Ledger:
         return sa.cast(now, sa.BigInteger)
 
     def _known(self, db: sa.Connection, paths: list[str]) -> dict[str, Known]:
-        columns = (file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns)
         return {
             path: Known(*rest)
             for page in _pages(paths)
-            for path, *rest in db.execute(
-                sa.select(*columns).where(file.c.campaign == self.campaign, file.c.path.in_(page))
-            )
+            for path, *rest in db.execute(KNOWN, {"in_campaign": self.campaign, "paths": page})
         }
 
     def _todo_page(self, batch_no: int, after: tuple[int, int]) -> list[Todo]:

@@ -110,6 +110,20 @@ issued_key = sa.Table(
 # Bound names differ from the columns they set: SQLAlchemy keeps the columns' own names for itself.
 
 _bind = sa.bindparam
+KNOWN: Final = sa.select(
+    file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns
+).where(file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True)))
+CLAIMED: Final = (
+    sa.select(instance)
+    .outerjoin(run, run.c.run_id == instance.c.run_id)
+    .where(
+        instance.c.campaign == _bind("in_campaign"),
+        instance.c.sop_instance_uid.in_(_bind("uids", expanding=True)),
+    )
+)
+ISSUED: Final = sa.select(issued_key).where(
+    issued_key.c.campaign == _bind("in_campaign"), issued_key.c.key.in_(_bind("keys", expanding=True))
+)
 _KNOWN_COLUMNS: Final[dict[str, Any]] = {
     "size_bytes": _bind("size"),
     "mtime_ns": _bind("mtime"),
