@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 import httpx
 
-from tasks.core.errors import Fault, FaultKind, UsageError
+from tasks.core.errors import Fault, FaultKind, RefusedError, UsageError
 from tasks.core.hosts import why_not
 from tasks.credentials import Credentials
 from tasks.http import Answer, Connections
@@ -74,7 +74,7 @@ class UploadClient:
     def reach(self) -> None:
         """Ask the API for any answer at all, and the credentials for a token: no key is handed out.
 
-        Raises UsageError when nothing answers, RefusedError when the credentials are refused.
+        Raises UsageError when nothing answers, or the credentials are refused.
         """
         try:
             self._connections.send("HEAD", f"{self._api_endpoint}/", {"Accept": "*/*"})
@@ -84,6 +84,8 @@ class UploadClient:
                 f"The upload API or its token endpoint can't be reached: {fault}. Nothing was sent. "
                 "Check --api-endpoint, DICOM_INGEST_TOKEN_URL and the network, then run it again."
             ) from None
+        except RefusedError as refused:
+            raise UsageError(f"{refused} Nothing was sent.") from None
 
     def presign(self) -> Ticket:
         """A URL and key for one file that is ready to be sent."""
@@ -143,8 +145,8 @@ class UploadClient:
     def _presign_fault(self, answer: Answer) -> Fault:
         status = answer.status
         what = f"the API answered {status} to GET /upload/"
-        if common := _common_kind(status):
-            return Fault(common, what, status, answer.retry_after_s(self._clock()))
+        if common := answer.trouble():
+            return Fault(common, what, status, answer.retry_after_s())
         if status == 401:
             return Fault(FaultKind.UNAUTHORIZED, what, status)
         if status == 403:
@@ -154,8 +156,8 @@ class UploadClient:
     def _put_fault(self, answer: Answer, ticket: Ticket) -> Fault:
         status, code = answer.status, _s3_code(answer)
         what = f"the object store answered {status} {code}".rstrip()
-        if common := _S3_CODES.get(code) or _common_kind(status):
-            return Fault(common, what, status, answer.retry_after_s(self._clock()))
+        if common := _S3_CODES.get(code) or answer.trouble():
+            return Fault(common, what, status, answer.retry_after_s())
         if status in (400, 403) and (not ticket.lives(self._clock()) or "expired" in answer.text().lower()):
             return Fault(FaultKind.EXPIRED, what, status)
         return Fault(FaultKind.REFUSED if status == 403 else FaultKind.REJECTED, what, status)
@@ -169,15 +171,6 @@ _S3_CODES = {
 }
 
 
-def _common_kind(status: int) -> FaultKind | None:
-    """What a status means wherever it comes from."""
-    if status in (429, 503):
-        return FaultKind.THROTTLED
-    if status == 408 or 500 <= status < 600:
-        return FaultKind.SERVER
-    return None
-
-
 def _s3_code(answer: Answer) -> str:
     """The error code of S3's XML answer, found by pattern: no XML parser meets bytes from outside."""
     found = _CODE.search(answer.text())
@@ -188,9 +181,9 @@ def _key_and_url(answer: Answer) -> tuple[str, httpx.URL]:
     try:
         told = json.loads(answer.body)
         key, url = told["key"], httpx.URL(told["url"])
-        if 0 < len(key.encode()) <= _MAX_KEY_BYTES and key.isprintable():
+        if url.host and 0 < len(key.encode()) <= _MAX_KEY_BYTES and key.isprintable():
             return key, url
-    except (ValueError, KeyError, TypeError, AttributeError, httpx.InvalidURL):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, httpx.InvalidURL):
         pass
     raise Fault(FaultKind.PRESIGN, "the API's answer is not JSON with a url and a key", answer.status)
 
@@ -204,9 +197,9 @@ def expiry(url: httpx.URL) -> float:
     try:
         if "x-amz-date" in query and "x-amz-expires" in query:
             signed = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-            return signed.timestamp() + float(query["x-amz-expires"])
-        return float(query["expires"])
-    except (KeyError, ValueError):
+            return signed.timestamp() + int(query["x-amz-expires"])
+        return float(int(query["expires"]))
+    except (KeyError, ValueError, OverflowError):
         return float("inf")
 
 

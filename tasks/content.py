@@ -129,6 +129,10 @@ def opened(path: str, budget: Budget) -> Iterator[Content | Rejected]:
     except OSError as error:
         yield _unreadable(error)
         return
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        yield Rejected(Status.UNREADABLE, Reason.IO_ERROR)
+        return
     with os.fdopen(descriptor, "rb", buffering=0) as raw, budget.room_for(os.fstat(descriptor).st_size):
         try:
             content = _content(raw, PurePath(path).name)

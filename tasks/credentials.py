@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
-from tasks.core.errors import Fault, FaultKind, RefusedError
+from tasks.core.errors import Fault, RefusedError
 from tasks.http import Connections
 
 
@@ -69,12 +69,13 @@ class ClientCredentials:
             "Accept": "application/json",
         }
         answer = self._connections.send("POST", self._token_url, headers, str(body).encode())
-        if answer.status == 429 or answer.status >= 500:
-            raise Fault(FaultKind.SERVER, f"the token endpoint answered {answer.status}", answer.status)
+        if trouble := answer.trouble():
+            what = f"the token endpoint answered {answer.status}"
+            raise Fault(trouble, what, answer.status, answer.retry_after_s())
         try:
             token = self._oauth.parse_request_body_response(answer.text())
             self._value = f"Bearer {token['access_token']}"
-        except (OAuth2Error, ValueError, Warning):
+        except (OAuth2Error, ValueError, TypeError, AttributeError, Warning):  # also JSON that is no object
             raise RefusedError(
                 f"The token endpoint refused the client credentials (HTTP {answer.status}). "
                 "Check DICOM_INGEST_TOKEN_URL, _CLIENT_ID, _CLIENT_SECRET and _SCOPE."

@@ -20,7 +20,9 @@ import sqlalchemy as sa
 from tasks.core.models import Reason, Status
 from tasks.schema import file, instance, issued_key, listing, study
 
-_owner = file.alias("owner")
+_instance = instance.alias("stored_instance")
+_twin = file.alias("twin")
+_twins_listing = listing.alias("twins_listing")
 _owners_listing = listing.alias("owners_listing")
 
 
@@ -38,7 +40,7 @@ def report_select(run_id: str) -> "sa.Select[Any]":
 
     def told(name: str, before: Any) -> Any:
         """A column that says something of the run that stored the bytes; `before` it is settled."""
-        own = sa.case((from_owner, _owner.c[name]), else_=file.c[name])
+        own = sa.case((from_owner, instance.c[name]), else_=file.c[name])
         return sa.case((listing.c.settled, own), else_=before).label(name)
 
     return (
@@ -69,7 +71,7 @@ def report_select(run_id: str) -> "sa.Select[Any]":
             file.c.md5,
             file.c.etag,
             told("attempts", 0),
-            _superseded_keys(),
+            _superseded_keys(run_id),
             told("http_status", None),
             told("started_ns", None),
             told("finished_ns", None),
@@ -84,20 +86,42 @@ def report_select(run_id: str) -> "sa.Select[Any]":
             & (instance.c.campaign == file.c.campaign)
             & (instance.c.sop_instance_uid == file.c.sop_instance_uid),
         )
-        .outerjoin(_owner, _owner.c.file_id == instance.c.file_id)
         .where(listing.c.run_id == run_id)
         .order_by(listing.c.study_no, listing.c.file_no)
     )
 
 
-def _superseded_keys() -> Any:
-    """Every key that was handed out for the file and is not the one it is stored under, oldest first."""
+def _superseded_keys(run_id: str) -> Any:
+    """Every key that was handed out for the file and no row of this report is stored under, oldest first."""
     keys = (
         sa.select(issued_key.c.key)
-        .where(issued_key.c.file_id == file.c.file_id, issued_key.c.key != file.c.key)
+        .where(
+            issued_key.c.file_id == file.c.file_id,
+            issued_key.c.key != file.c.key,
+            ~_is_a_twins_key(run_id),
+        )
         .order_by(issued_key.c.issued_ns)
         .correlate(file)
         .subquery()
     )
     joined = sa.select(sa.func.aggregate_strings(keys.c.key, ";")).scalar_subquery()
     return sa.func.coalesce(joined, "").label("superseded_keys")
+
+
+def _is_a_twins_key(run_id: str) -> Any:
+    """Files that swapped their names: what one path stored is now a duplicate's key, under another path."""
+    return (
+        sa.exists()
+        .where(
+            _instance.c.campaign == issued_key.c.campaign,
+            _instance.c.sop_instance_uid == issued_key.c.sop_instance_uid,
+            _instance.c.key == issued_key.c.key,
+            _twin.c.campaign == _instance.c.campaign,
+            _twin.c.sop_instance_uid == _instance.c.sop_instance_uid,
+            _twin.c.sha256 == _instance.c.sha256,
+            _twin.c.status == sa.literal_column("'duplicate'"),  # literal, for the index on twins
+            _twins_listing.c.file_id == _twin.c.file_id,
+            _twins_listing.c.run_id == run_id,
+        )
+        .correlate(issued_key)
+    )

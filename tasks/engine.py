@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -61,13 +61,17 @@ class Engine:
         self._entries = sorted(entries, key=lambda entry: (-entry.priority, entry.study_no))
         self._started_ns = time.time_ns()
         self._stopping = threading.Event()
-        self._client = connect(settings)
-        self._client.reach()
         self._territory: Territory = survey(entries, settings.root or None)
-        self._rules = Rules(settings.rehash, self._started_ns - int(settings.min_age * 1e9))
-        self._ledger = Ledger(settings.ledger_at, settings.campaign, self.run_id, settings.dead_after)
-        self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
+        self._rules = _rules(settings, self._started_ns)
         self._slots = Slots(settings.parallel)
+        with ExitStack() as undo:
+            self._client = connect(settings)
+            undo.callback(self._client.close)
+            self._client.reach()
+            self._ledger = Ledger(settings.ledger_at, settings.campaign, self.run_id, settings.dead_after)
+            undo.callback(self._ledger.close)
+            self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
+            undo.pop_all()
         self._carrier = Carrier(
             self._client,
             self._ledger,
@@ -88,8 +92,7 @@ class Engine:
             to_do = self._ledger.enrol(batch_no, rows, scanned, self._rules)
             self._uploader.count_listed(len(rows), to_do)
             todo += to_do
-            if self._stopping.is_set():
-                return
+            self._uploader.raise_if_stopped()
             if todo >= batch_target(batch_no):
                 yield batch_no
                 batch_no, todo = batch_no + 1, 0
@@ -251,6 +254,12 @@ def _without_done(futures: set[Future[None]]) -> set[Future[None]]:
     for future in done:
         future.result()
     return pending
+
+
+def _rules(settings: Settings, now_ns: int) -> Rules:
+    if not settings.min_age:
+        return Rules(settings.rehash)
+    return Rules(settings.rehash, now_ns - int(settings.min_age * 1e9))
 
 
 def _chunks(

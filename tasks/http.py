@@ -6,6 +6,7 @@ no cookies, no redirects followed, and no log line with a presigned URL in it.
 """
 
 import ssl
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import httpx
 from tasks.core.errors import Fault, FaultKind, UsageError
 
 MAX_ANSWER_BYTES = 64 * 1024  # more than any presign, token or S3 error answer needs
+
+_LONGEST_RETRY_AFTER_S = 3600.0  # nobody means to be asked again next week
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,21 @@ class Answer:
         """The body as text; what is not UTF-8 is replaced."""
         return self.body.decode("utf-8", "replace")
 
-    def retry_after_s(self, now: float) -> float:
+    def retry_after_s(self) -> float:
         """Retry-After (RFC 9110, 10.2.3), which is seconds or a date; 0 when absent or not understood."""
         value = self.headers.get("retry-after", "").strip()
         if value.isascii() and value.isdigit():
-            return float(value[:6])
-        return max(0.0, (_http_date(value) or now) - now)
+            return min(float(value[:6]), _LONGEST_RETRY_AFTER_S)
+        now = self.server_time() or time.time()  # the date is by the server's clock
+        return min(max(0.0, (_http_date(value) or now) - now), _LONGEST_RETRY_AFTER_S)
+
+    def trouble(self) -> FaultKind | None:
+        """What this status means wherever it comes from; None when that depends on what was asked."""
+        if self.status in (429, 503):
+            return FaultKind.THROTTLED
+        if self.status == 408 or 500 <= self.status < 600:
+            return FaultKind.SERVER
+        return None
 
     def server_time(self) -> float | None:
         """The Date header as Unix seconds."""
@@ -70,6 +82,7 @@ class Connections:
         self._make = make_transport
         self._idle: defaultdict[tuple[str, str, int | None], deque[httpx.BaseTransport]] = defaultdict(deque)
         self._timeout = timeouts.extension()
+        self._closed = False
 
     def send(
         self,
@@ -99,10 +112,14 @@ class Connections:
         except httpx.HTTPError as error:
             raise _fault_of(error) from None
         finally:
-            idle.append(transport)
+            if self._closed:
+                transport.close()
+            else:
+                idle.append(transport)
 
     def close(self) -> None:
-        """Close what is idle; what is in use is closed by whoever uses it."""
+        """Closes what is idle now; what is in use is closed by its user, at the end of its request."""
+        self._closed = True
         for idle in self._idle.values():
             while idle:
                 idle.pop().close()

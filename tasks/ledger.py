@@ -15,7 +15,7 @@ Everything the report says is derived from these rows; nothing is kept twice.
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -176,13 +176,17 @@ class Ledger:
         claim: Claim = self._write(Ledger._claim, (todo.file_id, sop_instance_uid))
         return claim
 
-    def issue(self, todo: Todo, key: str, now_ns: int) -> bool:
+    def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
         """Makes the intent to send durable. False when the key was handed out before: it must not be used."""
-        return bool(self._write(Ledger._issue, (todo.file_id, key, now_ns)))
+        return bool(self._write(Ledger._issue, (todo.file_id, key, now_ns, sop_instance_uid)))
 
-    def settle(self, todo: Todo, outcome: Outcome) -> None:
-        """Makes an outcome durable; only then does the file count as done."""
-        self._write(Ledger._settle, (todo, outcome))
+    def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
+        """Makes an outcome durable; only then does the file count as done.
+
+        `claimed` are the SOP Instance UIDs that were claimed for it: those under which it did not store
+        anything are free again.
+        """
+        self._write(Ledger._settle, (todo, outcome, claimed))
 
     # -- report ------------------------------------------------------------------------------------------
 
@@ -347,45 +351,43 @@ class Ledger:
         )
         return Claim(mine=taken_over.rowcount == 1, stored_sha256="")
 
-    def _issue(self, db: sa.Connection, items: list[tuple[int, str, int]]) -> list[bool]:
+    def _issue(self, db: sa.Connection, items: list[tuple[int, str, int, str]]) -> list[bool]:
         """The first to be given a key owns it; any other, be it the same file later, may not use it."""
-        values = [
-            {
-                "campaign": self.campaign,
-                "key": key,
-                "file_id": file_id,
-                "run_id": self.run_id,
-                "issued_ns": issued_ns,
-            }
-            for file_id, key, issued_ns in sorted(items, key=lambda item: item[1])
-        ]
-        db.execute(self._new(issued_key), values)
-        keys = [key for _, key, _ in items]
+        names = ("file_id", "key", "issued_ns", "sop_instance_uid")
+        ours = {"campaign": self.campaign, "run_id": self.run_id}
+        by_key = sorted(items, key=lambda item: item[1])
+        db.execute(self._new(issued_key), [dict(zip(names, item, strict=True), **ours) for item in by_key])
+        keys = [item[1] for item in items]
         owners = db.execute(ISSUED, {"in_campaign": self.campaign, "keys": keys})
-        owned = {(row.file_id, row.key, row.issued_ns) for row in owners if row.run_id == self.run_id}
+        owned = {tuple(row._mapping[name] for name in names) for row in owners if row.run_id == self.run_id}
         return [item in owned for item in items]
 
-    def _settle(self, db: sa.Connection, items: list[tuple[Todo, Outcome]]) -> list[None]:
+    def _settle(self, db: sa.Connection, items: list[tuple[Todo, Outcome, Collection[str]]]) -> list[None]:
         groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-        for todo, outcome in items:
-            uid = outcome.header.sop_instance_uid if outcome.header else ""
-            claim = {"in_campaign": self.campaign, "uid": uid, "at": todo.file_id, "by": self.run_id}
-            if outcome.status is Status.ALREADY_UPLOADED:
-                groups[KEPT].append(_known_values(todo, outcome))
-                groups[KEPT_KEY].append(claim)
-            else:
-                values = _known_values(todo, outcome) | _outcome_values(outcome)
-                groups[LOOKED_AT].append(values | {"by": self.run_id})
-            if outcome.status is Status.UPLOADED and outcome.digests:
-                groups[STORED].append(claim | {"sha": outcome.digests.sha256, "stored_as": outcome.key})
-            elif uid:
-                groups[UNCLAIM].append(claim)
-            groups[SETTLED].append(
-                {"in_run": self.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
-            )
+        for todo, outcome, claimed in items:
+            for statement, values in self._settling(todo, outcome, claimed):
+                groups[statement].append(values)
         for statement, rows in groups.items():
             db.execute(statement, rows)
         return [None] * len(items)
+
+    def _settling(
+        self, todo: Todo, outcome: Outcome, claimed: Collection[str]
+    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The statements that settle one file, each with its values."""
+        uid = outcome.header.sop_instance_uid if outcome.header else ""
+        ours = {"in_campaign": self.campaign, "at": todo.file_id, "by": self.run_id}
+        if outcome.status is Status.ALREADY_UPLOADED:
+            yield KEPT, _known_values(todo, outcome)
+            yield KEPT_KEY, {"at": todo.file_id, "uid": uid}
+        else:
+            yield LOOKED_AT, _known_values(todo, outcome) | _outcome_values(outcome) | {"by": self.run_id}
+        if outcome.status is Status.UPLOADED and outcome.digests:
+            stored = {"uid": uid, "sha": outcome.digests.sha256}
+            yield STORED, ours | stored | _stored_values(outcome)
+        for each in claimed:
+            yield UNCLAIM, ours | {"uid": each}
+        yield SETTLED, {"in_run": self.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
 
     def _beat(self, db: sa.Connection) -> None:
         db.execute(
@@ -420,7 +422,13 @@ class Ledger:
 
     def _todo_page(self, batch_no: int, after: tuple[int, int]) -> list[Todo]:
         query = (
-            sa.select(listing.c.file_id, listing.c.study_no, listing.c.file_no, file.c.path, file.c.key)
+            sa.select(
+                listing.c.file_id,
+                listing.c.study_no,
+                listing.c.file_no,
+                file.c.path,
+                sa.case((file.c.key != "", file.c.sha256), else_="").label("stored_sha256"),
+            )
             .join(file, file.c.file_id == listing.c.file_id)
             .where(
                 listing.c.run_id == self.run_id,
@@ -433,7 +441,7 @@ class Ledger:
         )
         with told(), self._engine.connect() as db:
             return [
-                Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), stored_before=bool(row.key))
+                Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), row.stored_sha256)
                 for row in db.execute(query)
             ]
 
@@ -473,9 +481,11 @@ def _known_values(todo: Todo, outcome: Outcome) -> dict[str, Any]:
 
 
 def _outcome_values(outcome: Outcome) -> dict[str, Any]:
+    return {"now": outcome.status, "why": outcome.reason} | _stored_values(outcome)
+
+
+def _stored_values(outcome: Outcome) -> dict[str, Any]:
     return {
-        "now": outcome.status,
-        "why": outcome.reason,
         "stored_as": outcome.key,
         "etag_is": outcome.etag,
         "tries": outcome.attempts,

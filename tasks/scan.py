@@ -90,9 +90,10 @@ def just_file(path: Path) -> Callable[[StudyEntry, Territory], Iterator[Listed |
 
     def walk(entry: StudyEntry, territory: Territory) -> Iterator[Listed | Unwalked]:
         del territory
-        found = _file_stat(os.fsencode(path))
-        if isinstance(found, Reason):
-            yield Unwalked(entry.study_no, 1, str(path), Status.UNREADABLE, found)
+        try:
+            found = path.stat()
+        except OSError as error:
+            yield Unwalked(entry.study_no, 1, str(path), Status.UNREADABLE, _reason(error))
         else:
             yield Listed(entry.study_no, 1, str(path), found.st_size, found.st_mtime_ns)
 

@@ -64,6 +64,13 @@ file = sa.Table(
     sa.Column("finished_ns", _big),
     sa.Column("run_id", _text, nullable=False, server_default=""),
     sa.UniqueConstraint("campaign", "path"),
+    sa.Index(
+        "file_twins",
+        "campaign",
+        "sop_instance_uid",
+        sqlite_where=sa.text("status = 'duplicate'"),
+        postgresql_where=sa.text("status = 'duplicate'"),
+    ),
 )
 listing = sa.Table(
     "listing",
@@ -93,6 +100,11 @@ instance = sa.Table(
     sa.Column("run_id", _text, nullable=False),  # who claims, or who stored
     sa.Column("sha256", _text, nullable=False, server_default=""),
     sa.Column("key", _text, nullable=False, server_default=""),  # empty: claimed, not stored yet
+    sa.Column("etag", _text, nullable=False, server_default=""),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("started_ns", _big),
+    sa.Column("finished_ns", _big),
     sqlite_with_rowid=False,
 )
 issued_key = sa.Table(
@@ -103,6 +115,7 @@ issued_key = sa.Table(
     sa.Column("file_id", _big, nullable=False, index=True),
     sa.Column("run_id", _text, nullable=False),
     sa.Column("issued_ns", _big, nullable=False),
+    sa.Column("sop_instance_uid", _text, nullable=False),  # of what was to be sent there
     sqlite_with_rowid=False,
 )
 
@@ -151,15 +164,18 @@ LOOKED_AT: Final = (
         run_id=_bind("by"),
     )
 )
+# Looked at, and found to be what is stored: the row says that it is, and the storing run's facts, again.
 KEPT: Final = sa.update(file).where(file.c.file_id == _bind("at")).values(**_KNOWN_COLUMNS)
+_OF_THE_STORING_RUN: Final = ("key", "etag", "attempts", "http_status", "started_ns", "finished_ns", "run_id")
 KEPT_KEY: Final = (
     sa.update(file)
     .where(
         file.c.file_id == _bind("at"),
+        instance.c.file_id == file.c.file_id,
         instance.c.campaign == file.c.campaign,
         instance.c.sop_instance_uid == _bind("uid"),
     )
-    .values(status=Status.UPLOADED, reason="", key=instance.c.key, run_id=instance.c.run_id)
+    .values(status=Status.UPLOADED, reason="", **{name: instance.c[name] for name in _OF_THE_STORING_RUN})
 )
 UNWALKED: Final = (
     sa.update(file)
@@ -172,7 +188,18 @@ _MINE: Final = (
     instance.c.file_id == _bind("at"),
 )
 STORED: Final = (
-    sa.update(instance).where(*_MINE).values(sha256=_bind("sha"), key=_bind("stored_as"), run_id=_bind("by"))
+    sa.update(instance)
+    .where(*_MINE)
+    .values(
+        sha256=_bind("sha"),
+        key=_bind("stored_as"),
+        run_id=_bind("by"),
+        etag=_bind("etag_is"),
+        attempts=_bind("tries"),
+        http_status=_bind("http"),
+        started_ns=_bind("began"),
+        finished_ns=_bind("ended"),
+    )
 )
 UNCLAIM: Final = sa.delete(instance).where(*_MINE, instance.c.key == "", instance.c.run_id == _bind("by"))
 SETTLED: Final = (

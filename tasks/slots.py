@@ -128,7 +128,7 @@ class Slots:
     def _learn_from(self, fault: Fault, step: Step, file_id: int) -> None:
         now = self._clock()
         if fault.kind in TRANSIENT:
-            self._breaker.fault(step, file_id, now)
+            self._breaker.fault(step, file_id, now, fault.retry_after_s)
         if fault.kind is FaultKind.THROTTLED and self._throttle.refused(now):
             self._limit_changed()
 

@@ -17,7 +17,7 @@ from tasks.client import Stored, Ticket, UploadClient
 from tasks.content import Budget, Content, opened
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError, RefusedError, StoppedError
 from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
-from tasks.core.reconcile import Verdict, judge
+from tasks.core.reconcile import Claim, Verdict, judge
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
 from tasks.core.weather import TRANSIENT
 from tasks.ledger import Ledger
@@ -43,6 +43,8 @@ class Trip:
     ticket: Ticket | None = None
     attempts: int = 0  # PUTs
     http_status: int | None = None
+    reason: Reason = Reason.INTERRUPTED  # why it ends, if it has to end now
+    claimed: set[str] = field(default_factory=set)  # SOP Instance UIDs
     faults: Counter[FaultKind] = field(default_factory=Counter)
 
     def ends(self, now_ns: int, status: Status, reason: Reason = Reason.NONE) -> Outcome:
@@ -116,20 +118,30 @@ class Carrier:
                 return self._rejected(trip, content)
             trip.content = content
             claim = self._ledger.claim(trip.todo, content.header.sop_instance_uid)
-            sha256 = content.hashed().sha256 if claim.stored_sha256 else ""
-            verdict = judge(claim, sha256, self._on_conflict)
+            if claim.mine and not claim.stored_sha256:
+                trip.claimed.add(content.header.sop_instance_uid)
+            verdict = self._verdict(trip.todo, claim, content)
             if verdict is Verdict.WAIT:
                 return None
             if verdict in _NOT_SENT:
                 return trip.ends(self._clock_ns(), _NOT_SENT[verdict])
             stored = self._store(trip, content)
-            replaced = verdict is Verdict.REPLACE or trip.todo.stored_before
+            replaced = verdict is Verdict.REPLACE or trip.todo.stored_sha256
             return self._uploaded(trip, content, stored, Reason.REPLACED if replaced else Reason.NONE)
+
+    def _verdict(self, todo: Todo, claim: Claim, content: Content) -> Verdict:
+        """Hashes a file that is too large to hold only when there is something to compare it with."""
+        if not claim.stored_sha256:
+            return judge(claim, "", self._on_conflict)
+        sha256 = content.hashed().sha256
+        if sha256 == todo.stored_sha256:
+            return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
+        return judge(claim, sha256, self._on_conflict)
 
     def _store(self, trip: Trip, content: Content) -> Stored:
         with self._slots.place():
             if trip.ticket is None or not trip.ticket.lives(self._clock_ns() / 1e9):
-                trip.ticket = self._mint(trip.todo)
+                trip.ticket = self._mint(trip.todo, content.header.sop_instance_uid)
             with self._slots.slot(trip.todo.file_id):
                 trip.attempts += 1
                 known_md5 = content.digests.md5 if content.digests else ""
@@ -138,14 +150,14 @@ class Carrier:
             raise Fault(FaultKind.INTEGRITY, "the ETag is not the MD5 of what was sent", stored.http_status)
         return stored
 
-    def _mint(self, todo: Todo) -> Ticket:
+    def _mint(self, todo: Todo, sop_instance_uid: str) -> Ticket:
         """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
         with self._slots.minting(todo.file_id):
             ticket = self._client.presign()
         with self._lock:
             self.any_granted = True
             self._forbidden_in_a_row = 0
-        if not self._ledger.issue(todo, ticket.key, self._clock_ns()):
+        if not self._ledger.issue(todo, sop_instance_uid, ticket.key, self._clock_ns()):
             raise Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before")
         return ticket
 
@@ -167,6 +179,7 @@ class Carrier:
             )
         log.info("%s: %s; %s", trip.todo, fault, action)
         if action is Action.STOP:
+            trip.reason = fault.reason
             raise RefusedError(_sentence(fault))
         if action is Action.FAIL:
             status = Status.CHANGED if fault.kind is FaultKind.CHANGED else Status.FAILED

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError
-from tasks.core.models import Outcome, Reason, Status, Todo
+from tasks.core.models import Outcome, Status, Todo
 from tasks.ledger import Ledger
 from tasks.slots import Slots
 from tasks.transfer import Carrier, Trip
@@ -56,7 +56,8 @@ class Uploader:
         self._lock = threading.Lock()
         self._stopped_by: IngestError | None = None
         self._under_way: dict[int, Trip] = {}  # by file_id
-        self._files: queue.Queue[tuple[Todo, _Batch]] = queue.Queue(maxsize=2 * parallel)
+        self._files: queue.SimpleQueue[tuple[Todo, _Batch] | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(2 * parallel)  # how many files may wait for a worker
         # As many as there are slots send, as many again may wait for a slot; the rest read, hash and commit.
         count = 3 * parallel
         self._workers = [
@@ -93,43 +94,39 @@ class Uploader:
     def drain(self, grace_s: float = GRACE_S) -> None:
         """Ends the workers; a PUT that outlasts the grace is cut off and settled as `interrupted`."""
         self._stopping.set()
+        for _ in self._workers:
+            self._files.put(None)
         until = time.monotonic() + grace_s
         for worker in self._workers:
             worker.join(max(0.0, until - time.monotonic()))
         for trip in list(self._under_way.values()):
-            if trip.attempts:
-                self._ledger.settle(trip.todo, trip.ends(time.time_ns(), Status.FAILED, Reason.INTERRUPTED))
+            self._settle_cut_off(trip)
 
     def _hand_over(self, todo: Todo, batch: "_Batch") -> None:
+        while not self._room.acquire(timeout=0.5):
+            self.raise_if_stopped()
+        self.raise_if_stopped()
         batch.begin()
-        while not self._stopping.is_set():
-            try:
-                self._files.put((todo, batch), timeout=0.5)
-            except queue.Full:
-                continue
-            return
-        batch.end()
-        self._raise_if_stopped()
+        self._files.put((todo, batch))
 
     def _settled_but(self, batch: "_Batch") -> list[Todo]:
         """Waits until each file of the batch is settled or waits for a twin; returns those that wait."""
         while not batch.is_idle(timeout_s=0.5):
-            self._raise_if_stopped()
-        self._raise_if_stopped()
+            self.raise_if_stopped()
+        self.raise_if_stopped()
         return batch.take_waiting()
 
-    def _raise_if_stopped(self) -> None:
+    def raise_if_stopped(self) -> None:
+        """Why the run stops, when it does."""
         if self._stopping.is_set():
             raise self._stopped_by or InterruptedRunError("The run was stopped.")
 
     def _work(self) -> None:
-        while not self._stopping.is_set():
+        while (file := self._files.get()) is not None:
+            self._room.release()
+            todo, batch = file
             try:
-                todo, batch = self._files.get(timeout=0.5)
-            except queue.Empty:
-                continue
-            try:
-                if not self._carry(todo):
+                if not self._stopping.is_set() and not self._carry(todo):
                     batch.waits(todo)
             except IngestError as error:
                 self.stop(error)
@@ -146,11 +143,20 @@ class Uploader:
             outcome = self._carrier.carry(trip)
             if outcome is None:
                 return False
-            self._ledger.settle(todo, outcome)
+            self._ledger.settle(todo, outcome, trip.claimed)
+        except IngestError:
+            self._settle_cut_off(trip)
+            raise
         finally:
             del self._under_way[todo.file_id]
         self._count(todo, outcome)
         return True
+
+    def _settle_cut_off(self, trip: Trip) -> None:
+        """A file that was tried when the run stopped has failed; one that was not is not attempted."""
+        if trip.attempts:
+            outcome = trip.ends(time.time_ns(), Status.FAILED, trip.reason)
+            self._ledger.settle(trip.todo, outcome, trip.claimed)
 
     def _count(self, todo: Todo, outcome: Outcome) -> None:
         stored = outcome.status is Status.UPLOADED

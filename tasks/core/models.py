@@ -162,7 +162,7 @@ class Todo:
     study_no: int
     file_no: int
     path: str
-    stored_before: bool = False  # other content of this path was stored by an earlier run
+    stored_sha256: str = ""  # what an earlier run stored of this path
 
     def __str__(self) -> str:
         return f"study {self.study_no} file {self.file_no}"

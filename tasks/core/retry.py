@@ -83,5 +83,5 @@ def backoff_s(fault: Fault, seen: int, jitter: float) -> float:
 
     `jitter` is drawn evenly from [0, 1); `seen` counts from 1.
     """
-    bound = min(_CAP_S, _BASE_S * 2.0 ** (seen - 1))
+    bound = min(_CAP_S, _BASE_S * 2.0 ** min(seen - 1, 30))
     return max(fault.retry_after_s, bound * jitter)

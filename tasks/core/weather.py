@@ -69,6 +69,7 @@ class Breaker:
         self._failing: Step | None = None
         self._opened_at = 0.0
         self._probe_at = 0.0
+        self._not_before = float("-inf")  # the latest Retry-After
         self._pause_s = _FIRST_PROBE_S
         self._probing = False
 
@@ -77,8 +78,9 @@ class Breaker:
         """Whether nothing but probes may be sent."""
         return self._failing is not None
 
-    def fault(self, step: Step, file_id: int, now: float) -> None:
-        """A transient fault of this step."""
+    def fault(self, step: Step, file_id: int, now: float, retry_after_s: float = 0.0) -> None:
+        """A transient fault of this step; nothing is asked before the server permits."""
+        self._not_before = max(self._not_before, now + retry_after_s)
         faults = self._faults[step]
         faults.append(file_id)
         del faults[: -self._threshold]
@@ -102,7 +104,7 @@ class Breaker:
         """How long until a request may be sent: 0 at once, infinite while a probe is under way."""
         if not self.is_open:
             return 0.0
-        return float("inf") if self._probing else max(0.0, self._probe_at - now)
+        return float("inf") if self._probing else max(0.0, self._probe_at - now, self._not_before - now)
 
     def begin_probe(self) -> None:
         """One request goes out although it is open."""

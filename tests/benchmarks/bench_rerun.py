@@ -82,7 +82,7 @@ def store(ledger: Ledger, batch_no: int, rows: Sequence[Listed], pool: ThreadPoo
     def one(todo: Todo) -> None:
         uid, key = f"1.2.840.{todo.file_no}", f"uploads/2026-01-01/{todo.file_no:032}.dcm"
         ledger.claim(todo, uid)
-        ledger.issue(todo, key, 1)
+        ledger.issue(todo, uid, key, 1)
         header = Header(uid, "1.2.840.1", "1.2.840.2", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1")
         digests = Digests("ab" * 32, "cd" * 16)
         mtime_ns = mtimes[todo.path]

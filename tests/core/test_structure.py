@@ -2,7 +2,7 @@
 
 from struct import pack
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.structure import Encoding, Ending, Items, ReadAt, fragments, skip_items
@@ -120,6 +120,7 @@ def test_fragments_are_named_by_their_place():
     assert [content[start:end] for start, end in places] == [b"", b"abcd", b"ef"]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.booleans(), st.booleans())
 def test_any_bytes_have_an_ending(content: bytes, explicit_vr: bool, little_endian: bool):
     """Nothing raises, and nothing ends beyond the file unless its delimiter says so."""

@@ -1,18 +1,18 @@
-"""One file's header, and whether it is an instance: on pydicom's own files, on cut ones, odd ones, hostile ones."""
+"""One file's header, and whether it is an instance: real files, cut ones, odd ones, hostile ones."""
 
 import logging
 import os
 import time
+import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from itertools import pairwise
 from pathlib import Path
 from struct import pack
 
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.models import Header, Reason, Rejected, Status
@@ -137,9 +137,8 @@ class TestShippedFiles:
         """Ours and pydicom's full reader agree on every UID."""
         content = SHIPPED[name].read_bytes()
         header = examine(BytesIO(content), len(content), SHIPPED[name].name)
-        # charset files and the like make pydicom warn where ours must not
-        with pytest.warns() as _:
-            pydicom.misc.warn_and_log("at least one", UserWarning)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what pydicom warns of, ours passes over in silence
             dataset = pydicom.dcmread(BytesIO(content))
         assert header == Header(
             dataset.SOPInstanceUID,
@@ -375,7 +374,7 @@ class TestOddities:
     JPEG_FRAME = b"\xff\xd8 image \xff\xd9"
 
     @pytest.mark.parametrize(
-        "content",
+        ("name", "content"),
         {
             "zero padding": part10(IMAGE + PIXELS + bytes(512)),
             "one zero": part10(IMAGE + PIXELS + b"\0"),
@@ -394,8 +393,7 @@ class TestOddities:
                 IMAGE + element(0x00291010, "OB", b"abc") + element(0x7FE00010, "OB", b"abc")
             ),
             "odd fragment": part10(IMAGE + encapsulated(JPEG_FRAME[:-2] + b" \xff\xd9"), JPEG),
-            "wrong group length": part10(IMAGE + PIXELS).replace(b"UL\x04\0", b"UL\x04\0\x07", 1)[:144]
-            + part10(IMAGE + PIXELS)[144:],
+            "wrong group length": part10(IMAGE + PIXELS)[:140] + pack("<L", 7) + part10(IMAGE + PIXELS)[144:],
             "no transfer syntax": part10(IMAGE + PIXELS, syntax=""),
             "no file meta information": bytes(128) + b"DICM" + IMAGE + PIXELS,
             "implicit though explicit by name": part10(implicit(0x00080018, b"1.23"), EXPLICIT),
@@ -404,7 +402,7 @@ class TestOddities:
                 IDENTITY + implicit(0x00290010, b"X" * 4) + IMAGE[len(IDENTITY) :] + PIXELS
             ),
             "unknown VR": part10(IDENTITY + element(0x00290010, "ZZ", b"abcd") + PIXELS),
-            "elements out of order": part10(PIXELS[:0] + IMAGE[-20:] + IDENTITY + PIXELS),
+            "elements out of order": part10(IMAGE[len(IDENTITY) :] + IDENTITY + PIXELS),
             "a stray item delimiter": part10(IDENTITY + ITEM_END + IMAGE[len(IDENTITY) :] + PIXELS),
             "a stray sequence delimiter": part10(IDENTITY + SEQUENCE_END + IMAGE[len(IDENTITY) :] + PIXELS),
             "a command set": part10(implicit(0x00000000, bytes(4)) + implicit(0x00000002, b"1.2\0") + IMAGE),
@@ -413,11 +411,11 @@ class TestOddities:
             "an unknown character set": part10(element(0x00080005, "CS", b"DOE^JANE") + IMAGE + PIXELS),
             "a private transfer syntax": part10(IMAGE + PIXELS, "1.2.840.113619.5.2"),
         }.items(),
-        ids=lambda named: named[0],
+        ids=lambda value: value if isinstance(value, str) else "",
     )
-    def test_it_is_an_instance(self, content: tuple[str, bytes]):
+    def test_it_is_an_instance(self, name: str, content: bytes):
         """Each of these is sent as it is."""
-        assert verdict(content[1]) == INSTANCE
+        assert verdict(content) == INSTANCE
 
     def test_nothing_is_logged_and_nothing_is_warned_of(self, caplog: pytest.LogCaptureFixture):
         """pydicom would name a character set, a file, a value; warnings fail this test by themselves."""
@@ -441,7 +439,7 @@ class TestHostileFiles:
     """Files made to hurt get one verdict, in bounded time and memory."""
 
     @pytest.mark.parametrize(
-        ("content", "expected"),
+        ("name", "case"),
         {
             "huge kept value": (part10(pack("<HHL", 8, 0x18, 0xFFFFFFF0) + b"1.2", IMPLICIT), MALFORMED),
             "huge skipped value": (part10(pack("<HHL", 8, 0x20, 0xFFFFFFF0) + b"1.2", IMPLICIT), TRUNCATED),
@@ -464,10 +462,12 @@ class TestHostileFiles:
             "a UID of undefined length": (part10(element(0x00080018, "UI", b"") + OPEN_SEQUENCE), TRUNCATED),
             "no deflated stream": (part10(b"\xff" * 5000, DEFLATED), MALFORMED),
             "only the prefix": (bytes(128) + b"DICM", (Status.INVALID, Reason.NO_UID)),
-        }.values(),
+        }.items(),
+        ids=lambda value: value if isinstance(value, str) else "",
     )
-    def test_it_is_refused(self, content: bytes, expected: tuple[str, str]):
+    def test_it_is_refused(self, name: str, case: tuple[bytes, tuple[str, str]]):
         """With the reason that is nearest."""
+        content, expected = case
         assert verdict(content) == expected
 
     def test_endless_elements_end(self):
@@ -489,12 +489,14 @@ class TestHostileFiles:
         assert verdict(content) == INSTANCE
         assert verdict(content[:-3]) == TRUNCATED
 
+    @settings(deadline=None)
     @given(st.binary(max_size=300))
     def test_random_bytes_get_a_verdict(self, content: bytes):
         """With or without the prefix, deflated or not, as meta or as data set."""
         for wrapped in (content, bytes(128) + b"DICM" + content, part10(content), part10(content, DEFLATED)):
             assert isinstance(examine(BytesIO(wrapped), len(wrapped), "x"), Header | Rejected)
 
+    @settings(deadline=None)
     @given(st.data())
     def test_damaged_files_get_a_verdict(self, data: st.DataObject):
         """A few bytes of a real file changed at random."""
@@ -553,7 +555,6 @@ class TestCost:
         with ThreadPoolExecutor(30) as pool:
             together = list(pool.map(lambda content: examine(BytesIO(content), len(content), "x"), contents))
         assert together == alone
-        assert all(one == other for one, other in pairwise([alone, together]))
 
     def test_a_read_error_is_the_callers(self):
         """It is about the file, not about its content."""

@@ -103,7 +103,7 @@ def twin(uid: str, status: Status = Status.DUPLICATE, sha256: str = "ab" * 32) -
 
 def store(ledger: Ledger, todo: Todo, uid: str, key: str, sha256: str = "ab" * 32) -> None:
     assert ledger.claim(todo, uid).mine
-    assert ledger.issue(todo, key, 1)
+    assert ledger.issue(todo, uid, key, 1)
     ledger.settle(todo, uploaded(uid, key, sha256))
 
 
@@ -158,7 +158,7 @@ class TestEnrol:
         first = run("r1")
         store(first, enrolled(first, listed(1))[0], "1.9", "k1")
         (todo,) = enrolled(run("r2"), listed(1, **change))
-        assert todo.stored_before
+        assert todo.stored_sha256
 
     def test_rehash_looks_at_everything(self, run: Callable[..., Ledger]) -> None:
         """With rehash what is stored is to do, too."""
@@ -190,7 +190,7 @@ class TestEnrol:
         store(first, enrolled(first, listed(1))[0], "1.9", "k1")
         other = run("r2", campaign="other")
         (todo,) = enrolled(other, listed(1))
-        assert not todo.stored_before
+        assert not todo.stored_sha256
         assert other.claim(todo, "1.9").mine
 
 
@@ -217,7 +217,7 @@ class TestClaims:
         ledger = run("r1")
         first, second = enrolled(ledger, listed(1), listed(2))
         assert ledger.claim(first, "1.9").mine
-        ledger.settle(first, Outcome(Status.FAILED, Reason.NETWORK, header=Header("1.9")))
+        ledger.settle(first, Outcome(Status.FAILED, Reason.NETWORK, header=Header("1.9")), ["1.9"])
         assert ledger.claim(second, "1.9").mine
 
     def test_many_threads_have_one_winner(self, run: Callable[..., Ledger]) -> None:
@@ -281,21 +281,21 @@ class TestKeys:
         """By any file of the campaign, in any run, also by the file that had it."""
         first = run("r1")
         one, two = enrolled(first, listed(1), listed(2))
-        assert first.issue(one, "k1", 1)
-        assert not first.issue(two, "k1", 2)
-        assert not first.issue(one, "k1", 3)
+        assert first.issue(one, "1.9", "k1", 1)
+        assert not first.issue(two, "1.9", "k1", 2)
+        assert not first.issue(one, "1.9", "k1", 3)
         second = run("r2")
         (again, _) = enrolled(second, listed(1), listed(2))
-        assert not second.issue(again, "k1", 1)
+        assert not second.issue(again, "1.9", "k1", 1)
 
     def test_every_key_ever_handed_out_is_in_the_report(self, run: Callable[..., Ledger]) -> None:
         """The stored one as key, the others as superseded, in the order they came; also across runs."""
         first = run("r1")
         (todo,) = enrolled(first, listed(1))
-        assert first.issue(todo, "k1", 1)
+        assert first.issue(todo, "1.9", "k1", 1)
         second = run("r2")
         (again,) = enrolled(second, listed(1))
-        assert second.issue(again, "k2", 2)
+        assert second.issue(again, "1.9", "k2", 2)
         store(second, again, "1.9", "k3")
         (row,) = report(second)
         assert (row["key"], row["superseded_keys"]) == ("k3", "k1;k2")
@@ -304,7 +304,7 @@ class TestKeys:
         """No key counts as stored when the file failed."""
         ledger = run("r1")
         (todo,) = enrolled(ledger, listed(1))
-        assert ledger.issue(todo, "k1", 1)
+        assert ledger.issue(todo, "1.9", "k1", 1)
         ledger.settle(todo, Outcome(Status.FAILED, Reason.SERVER, header=Header("1.9")))
         (row,) = report(ledger)
         assert (row["status"], row["key"], row["superseded_keys"]) == ("failed", "", "k1")

@@ -35,6 +35,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("file_id"),
         sa.UniqueConstraint("campaign", "path"),
     )
+    op.create_index(
+        "file_twins",
+        "file",
+        ["campaign", "sop_instance_uid"],
+        unique=False,
+        sqlite_where=sa.text("status = 'duplicate'"),
+        postgresql_where=sa.text("status = 'duplicate'"),
+    )
     op.create_table(
         "instance",
         sa.Column("campaign", sa.Text(), nullable=False),
@@ -43,6 +51,11 @@ def upgrade() -> None:
         sa.Column("run_id", sa.Text(), nullable=False),
         sa.Column("sha256", sa.Text(), server_default="", nullable=False),
         sa.Column("key", sa.Text(), server_default="", nullable=False),
+        sa.Column("etag", sa.Text(), server_default="", nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("http_status", sa.Integer(), nullable=True),
+        sa.Column("started_ns", sa.BigInteger(), nullable=True),
+        sa.Column("finished_ns", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("campaign", "sop_instance_uid"),
         sqlite_with_rowid=False,
     )
@@ -53,6 +66,7 @@ def upgrade() -> None:
         sa.Column("file_id", sa.BigInteger(), nullable=False),
         sa.Column("run_id", sa.Text(), nullable=False),
         sa.Column("issued_ns", sa.BigInteger(), nullable=False),
+        sa.Column("sop_instance_uid", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("campaign", "key"),
         sqlite_with_rowid=False,
     )

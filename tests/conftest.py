@@ -1,0 +1,180 @@
+"""What many tests share: a far side that follows a script, and a near side that sends an archive to it."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+import tasks.engine
+from tasks.core.models import StudyEntry, Summary
+from tasks.engine import Engine, ended_by, ingest
+from tasks.report import read_report
+from tasks.settings import Settings, load
+from tasks.transfer import Carrier
+from tests.far_side import TOKEN, FarSide
+
+Row = dict[str, str]
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def only_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither settings nor a proxy of whoever runs the tests has a say."""
+    for name in list(os.environ):
+        if name.startswith("DICOM_INGEST_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def far_side(only_our_settings: None) -> Iterator[FarSide]:
+    """Works as it should until a test gives it a script."""
+    with FarSide() as far_side:
+        yield far_side
+
+
+def not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full jitter's shortest draw, each time: only what the far side asks for is waited."""
+    monkeypatch.setattr(tasks.engine, "Carrier", partial(Carrier, jitter=lambda: 0.0))
+
+
+@pytest.fixture
+def near_side(far_side: FarSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "NearSide":
+    """An archive to fill, and an engine that does not wait before it tries again."""
+    not_waiting(monkeypatch)
+    return NearSide(far_side, tmp_path)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run said: its summary, and its report's rows by their path within the archive."""
+
+    summary: Summary
+    rows: dict[str, Row]
+
+    def row(self, name: str) -> Row:
+        return self.rows[name]
+
+    @property
+    def exit_code(self) -> int:
+        return self.summary.exit_code
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """Status and reason in one word, by path."""
+        return {
+            name: "/".join(filter(None, (row["status"], row["reason"]))) for name, row in self.rows.items()
+        }
+
+    @property
+    def keys_told(self) -> set[str]:
+        """Every key that the report names, superseded ones too."""
+        return {key for row in self.rows.values() for key in (row["key"], *superseded(row)) if key}
+
+
+def superseded(row: Row) -> list[str]:
+    return list(filter(None, row["superseded_keys"].split(";")))
+
+
+@dataclass(slots=True)
+class NearSide:
+    """An archive of studies, each a directory, and the runs that send them."""
+
+    far_side: FarSide
+    directory: Path
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def archive(self) -> Path:
+        return self.directory / "archive"
+
+    @property
+    def report_dir(self) -> Path:
+        return self.directory / "report"
+
+    def put(self, name: str, body: bytes) -> Path:
+        """A file of the archive, new or anew; `study/image.dcm`."""
+        path = self.archive / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        return path
+
+    def entries(self) -> list[StudyEntry]:
+        """Each directory of the archive, in the order of names."""
+        studies = sorted(path for path in self.archive.iterdir() if path.is_dir())
+        return [StudyEntry(number, str(path)) for number, path in enumerate(studies, 1)]
+
+    def settings(self, **options: Any) -> Settings:
+        given = {"api_endpoint": self.far_side.url, "report_dir": self.report_dir, "token": TOKEN}
+        return load(**{**given, **self.options, **options})
+
+    def run(self, **options: Any) -> Run:
+        """A whole run, and its report."""
+        return self.told(ingest(self.entries(), self.settings(**options)))
+
+    def engine(self, **options: Any) -> Engine:
+        """For runs that a test steers: give it to `finished`."""
+        return Engine(self.entries(), self.settings(**options))
+
+    def finished(self, engine: Engine) -> Run:
+        """The engine's run, batch by batch, and its report."""
+
+        def work() -> None:
+            for batch_no in engine.batches():
+                engine.upload(batch_no)
+
+        return self.told(engine.finish(ended_by(engine, work)))
+
+    def told(self, summary: Summary) -> Run:
+        rows = {os.path.relpath(row["path"], self.archive): row for row in read_report(self.report_dir)}
+        return Run(summary, rows)
+
+
+Dicom = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def dicom() -> Dicom:
+    """`dicom("1.2.3")`: a small instance with this SOP Instance UID; `text` makes its bytes differ."""
+    return instance
+
+
+def instance(uid: str, text: str = "", pixel_bytes: int = 128) -> bytes:
+    """A CT image in Explicit VR Little Endian; `pixel_bytes`: multiples of 64, from a MiB on of 2048."""
+    return _template(pixel_bytes).replace(_UID, padded(uid).encode()).replace(_TEXT, text.ljust(16).encode())
+
+
+def padded(uid: str) -> str:
+    """The UID that `instance` writes for this one: always of the same length."""
+    return f"{uid}.1".ljust(len(_UID), "0")
+
+
+_UID = b"1.2.826.0.1.3680043.10.9999.1234567890123456"
+_TEXT = b"TEXT-IN-HERE-16B"
+
+
+@cache
+def _template(pixel_bytes: int) -> bytes:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = CTImageStorage
+    dataset.SOPInstanceUID = _UID.decode()
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.4"
+    dataset.PatientName = dataset.PatientID = "Nobody"
+    dataset.ImageComments = _TEXT.decode()
+    dataset.Columns = 32 if pixel_bytes < MIB else 1024
+    dataset.Rows = pixel_bytes // 2 // dataset.Columns
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation = 15, 0
+    dataset.PixelData = bytes(pixel_bytes)
+    file = BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()

@@ -1,0 +1,64 @@
+"""Which files an earlier run has settled, and how batches grow."""
+
+from itertools import accumulate, count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.models import Listed, Status
+from tasks.core.plan import Known, Rules, Standing, batch_target, standing
+
+SIZE, MTIME, LATER = 1000, 5 * 10**18, 6 * 10**18
+LISTED = Listed(1, 1, "/archive/a", SIZE, MTIME)
+STORED = Known(7, Status.UPLOADED, SIZE, MTIME)
+OLD, YOUNG = Rules(), Rules(changed_before_ns=MTIME - 1)
+REHASH = Rules(rehash=True)
+
+
+class TestStanding:
+    """The truth table of `standing`, line by line."""
+
+    @pytest.mark.parametrize(
+        ("known", "rules", "found"),
+        [
+            (STORED, OLD, Standing.SETTLED),
+            (STORED, YOUNG, Standing.SETTLED),
+            (Known(7, Status.DUPLICATE, SIZE, MTIME), OLD, Standing.SETTLED),
+            (STORED, REHASH, Standing.TO_DO),
+            (STORED, Rules(rehash=True, changed_before_ns=MTIME - 1), Standing.TOO_YOUNG),
+            (Known(7, Status.UPLOADED, SIZE + 1, MTIME), OLD, Standing.TO_DO),
+            (Known(7, Status.UPLOADED, SIZE, MTIME + 1), OLD, Standing.TO_DO),
+            (Known(7, Status.UPLOADED, SIZE, MTIME + 1), YOUNG, Standing.TOO_YOUNG),
+            (Known(7, "", None, None), OLD, Standing.TO_DO),
+            (Known(7, "", None, None), YOUNG, Standing.TOO_YOUNG),
+        ],
+    )
+    def test_of_a_file(self, known: Known, rules: Rules, found: Standing) -> None:
+        """What is stored and unchanged is settled whatever its age; everything else is looked at in time."""
+        assert standing(known, LISTED, rules) is found
+
+    @pytest.mark.parametrize("status", set(Status) - {Status.UPLOADED, Status.DUPLICATE})
+    def test_of_what_is_not_stored_is_never_settled(self, status: Status) -> None:
+        """Every status but uploaded and duplicate is looked at afresh."""
+        assert standing(Known(7, status, SIZE, MTIME), LISTED, OLD) is Standing.TO_DO
+
+    def test_a_file_exactly_of_the_age_asked_for_is_old_enough(self) -> None:
+        """Younger files are left alone, this one is not."""
+        known = Known(7, "", None, None)
+        assert standing(known, LISTED, Rules(changed_before_ns=MTIME)) is Standing.TO_DO
+
+
+class TestBatchTarget:
+    @pytest.mark.parametrize(
+        ("files", "most"), [(1, 1), (10_000, 20), (2_000_000, 160), (10_000_000, 400), (50_000_000, 1_300)]
+    )
+    def test_keeps_the_number_of_batches_small(self, files: int, most: int) -> None:
+        """Prefect has a task run for each: hundreds for tens of millions of files."""
+        totals = accumulate(map(batch_target, count(1)))
+        assert next(number for number, total in enumerate(totals, 1) if total >= files) <= most
+
+    @given(st.integers(1, 10**6))
+    def test_grows_and_stays_bounded(self, batch_no: int) -> None:
+        """The first is small, so that uploads start soon; none is so large that a retry of it is dear."""
+        assert 500 == batch_target(1) <= batch_target(batch_no) <= batch_target(batch_no + 1) <= 50_000

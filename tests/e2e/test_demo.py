@@ -1,0 +1,102 @@
+"""`dicom-ingest demo`, as a person runs it: the whole chain on one machine, and a report that was checked."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.core.models import REPORT_COLUMNS, Status
+from tasks.report import FILES, read_report, read_summary
+
+DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))
+SLICES = 20
+Demo = tuple[Path, subprocess.CompletedProcess[str]]  # its directory, and how its process ended
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    directory = tmp_path_factory.mktemp("demo")
+    # One home of Prefect for all commands of the session: only the first start in it takes long.
+    home = tmp_path_factory.getbasetemp() / "prefect-home"
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("dicom-ingest"),
+            "demo",
+            "--directory",
+            "new",
+            "--slices",
+            str(SLICES),
+        ],
+        cwd=directory,
+        env=os.environ | {"PREFECT_HOME": str(home), "DICOM_INGEST_PARALLEL": "nobody else's setting"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    return directory / "new", done
+
+
+def test_ends_with_0_and_tells_the_backfills_own_exit_code(demo: Demo) -> None:
+    """What was planted can't all be stored, so the backfill rightly ends with 1."""
+    directory, done = demo
+    assert (done.returncode, read_summary(directory / "report").exit_code) == (0, 1)
+    assert "The backfill ended with exit code 1" in done.stdout
+    assert "every object in the bucket is byte for byte the file" in done.stdout
+    checked = re.search(r"each of the (\d+) planted files has its one row", done.stdout)
+    assert checked
+    assert int(checked[1]) == sum(1 for _ in read_report(directory / "report")) > SLICES
+
+
+def test_says_what_a_person_wants_to_see(demo: Demo) -> None:
+    """The command to do it oneself, the counts, and where the report is; no log and no traceback."""
+    directory, done = demo
+    assert re.search(
+        r"dicom-ingest run new/archive/manifest\.csv -u http://127\.0\.0\.1:\d+ --report-dir", done.stdout
+    )
+    assert re.search(r"^\d+ files: \d+ uploaded, 1 duplicate, 1 conflict", done.stderr, re.MULTILINE)
+    assert f"Report: {directory}/report/report.csv" in done.stderr
+    assert len((done.stdout + done.stderr).splitlines()) < 20
+    assert "Traceback" not in done.stderr
+
+
+def test_leaves_a_report_with_every_outcome_that_was_planted(demo: Demo) -> None:
+    """Its columns are the documented ones."""
+    rows = list(read_report(demo[0] / "report"))
+    assert tuple(rows[0]) == REPORT_COLUMNS
+    assert {row["status"] for row in rows} >= {
+        Status.UPLOADED,
+        Status.DUPLICATE,
+        Status.CONFLICT,
+        Status.NOT_DICOM,
+        Status.INVALID,
+        Status.UNREADABLE,
+        Status.MISSING,
+    }
+
+
+def test_leaves_files_for_its_owner_alone(demo: Demo) -> None:
+    """The report directory is 0700, and all that is in it 0600; no draft is left over."""
+    report = demo[0] / "report"
+    names = {path.name for path in report.iterdir()}
+    assert names >= {*FILES, "ledger.sqlite"}
+    assert [name for name in names if name.endswith(".tmp")] == []
+    assert stat.S_IMODE(report.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in report.iterdir()} == {0o600}
+
+
+def test_refuses_a_directory_that_is_not_a_demos(tmp_path: Path) -> None:
+    """It would have to be removed first: exit code 2, and nothing in it is touched."""
+    (tmp_path / "mine.txt").touch()
+    done = subprocess.run(
+        [DICOM_INGEST, "demo", "--directory", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "Name another one" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -1,0 +1,142 @@
+"""Where the Authorization header comes from: a static token, or OAuth2 client credentials."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tasks.core.errors import Fault, FaultKind, RefusedError
+from tasks.credentials import ClientCredentials, StaticToken
+from tasks.http import Connections, Timeouts
+from tests.far_side import CLIENT_ID, CLIENT_SECRET, Deviation, FarSide, Reply, Reset, Step, always, status
+
+Make = Callable[..., ClientCredentials]
+
+
+@pytest.fixture
+def credentials(far_side: FarSide) -> Iterator[Make]:
+    """`credentials(...)`: those of a client that the far side knows."""
+    connections = Connections(lambda _url: httpx.HTTPTransport(), Timeouts())
+
+    def make(secret: str = CLIENT_SECRET, scope: str = "") -> ClientCredentials:
+        return ClientCredentials(connections, far_side.token_url, CLIENT_ID, secret, scope)
+
+    yield make
+    connections.close()
+
+
+class TestStaticToken:
+    def test_is_always_the_same(self) -> None:
+        """Also when it was refused: there is no other."""
+        token = StaticToken("abc")
+        assert token.authorization() == token.authorization(refused="Bearer abc") == "Bearer abc"
+
+    def test_may_be_none(self) -> None:
+        """An API behind a gateway that knows us asks for nothing."""
+        assert StaticToken("").authorization() == ""
+
+
+class TestClientCredentials:
+    def test_get_a_token_that_the_api_accepts(self, credentials: Make, far_side: FarSide) -> None:
+        """Id and secret form-encoded in HTTP Basic (RFC 6749, 2.3.1)."""
+        assert credentials().authorization() in far_side.tokens
+
+    def test_ask_once_for_all_slots(self, credentials: Make, far_side: FarSide) -> None:
+        """Twenty at the same time, one request."""
+        ours = credentials()
+        together = threading.Barrier(20)
+
+        def ask(_n: int) -> str:
+            together.wait()
+            return ours.authorization()
+
+        with ThreadPoolExecutor(20) as pool:
+            assert len(set(pool.map(ask, range(20)))) == 1
+        assert len(far_side.asked(Step.TOKEN)) == 1
+
+    def test_renew_a_refused_token_once_for_all_slots(self, credentials: Make, far_side: FarSide) -> None:
+        """Who comes late with the old one gets the new one."""
+        ours = credentials()
+        old = ours.authorization()
+        with ThreadPoolExecutor(20) as pool:
+            new = set(pool.map(lambda _n: ours.authorization(refused=old), range(20)))
+        assert len(new) == 1
+        assert new != {old}
+        assert len(far_side.asked(Step.TOKEN)) == 2
+
+    def test_renew_a_token_before_it_expires(self, credentials: Make, far_side: FarSide) -> None:
+        """No request leaves with a dying one: of a short life half is used."""
+        far_side.token_lifetime_s = 1
+        ours = credentials()
+        first = ours.authorization()
+        assert ours.authorization() == first
+        time.sleep(0.55)
+        assert ours.authorization() != first
+
+    @pytest.mark.parametrize("lifetime", [{}, {"expires_in": "3600"}, {"expires_in": None}])
+    def test_take_a_lifetime_in_any_common_form(
+        self, credentials: Make, far_side: FarSide, lifetime: dict[str, object]
+    ) -> None:
+        """Missing, or a number in quotes: the token is used, and used again."""
+        answer = {"access_token": "t", "token_type": "Bearer", **lifetime}
+        far_side.script = always(Step.TOKEN, Reply(200, json.dumps(answer).encode()))
+        ours = credentials()
+        assert ours.authorization() == ours.authorization() == "Bearer t"
+        assert len(far_side.asked(Step.TOKEN)) == 1
+
+    def test_take_a_token_of_another_scope(self, credentials: Make, far_side: FarSide) -> None:
+        """A server may grant another scope than was asked for (RFC 6749, 3.3): the API has the last word."""
+        answer = {"access_token": "t", "token_type": "Bearer", "scope": "upload profile"}
+        far_side.script = always(Step.TOKEN, Reply(200, json.dumps(answer).encode()))
+        assert credentials(scope="upload").authorization() == "Bearer t"
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            Reply(400, b'{"error": "invalid_client"}'),
+            Reply(401, b'{"error": "invalid_client"}'),
+            Reply(403, b""),
+            Reply(404, b"<html></html>"),
+            Reply(200, b"<html>Please log in</html>"),
+            Reply(200, b"{}"),
+            Reply(200, b"[]"),
+            Reply(200, b"null"),
+            Reply(200, b'{"access_token": "t", "token_type": "Bearer", "expires_in": "soon"}'),
+            Reply(302, headers={"Location": "/login"}),
+        ],
+    )
+    def test_that_are_refused_stop_the_run(self, credentials: Make, far_side: FarSide, answer: Reply) -> None:
+        """With a sentence that names the settings to check; nothing of the secret or the answer is in it."""
+        far_side.script = always(Step.TOKEN, answer)
+        with pytest.raises(RefusedError, match="_CLIENT_SECRET") as refused:
+            credentials().authorization()
+        assert CLIENT_SECRET not in str(refused.value)
+        assert "log in" not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("answer", "kind"),
+        [
+            (Reset(), FaultKind.NETWORK),
+            (status(500), FaultKind.SERVER),
+            (status(502), FaultKind.SERVER),
+            (status(408), FaultKind.SERVER),
+            (status(429, retry_after="7"), FaultKind.THROTTLED),
+            (status(503, retry_after="7"), FaultKind.THROTTLED),
+        ],
+    )
+    def test_whose_endpoint_is_down_are_asked_for_again_later(
+        self, credentials: Make, far_side: FarSide, answer: Deviation, kind: FaultKind
+    ) -> None:
+        """A fault like any other request's, with what the server asks to wait; then it works."""
+        far_side.script = always(Step.TOKEN, answer)
+        ours = credentials()
+        with pytest.raises(Fault) as raised:
+            ours.authorization()
+        assert raised.value.kind is kind
+        assert raised.value.retry_after_s == (7 if kind is FaultKind.THROTTLED else 0)
+        far_side.script = lambda request: None
+        assert ours.authorization() in far_side.tokens
