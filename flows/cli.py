@@ -5,6 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -293,6 +294,24 @@ def _prepare_prefect() -> None:
 
     if not PREFECT_API_URL.value():
         _say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
+        _start_embedded_server()
+
+
+def _start_embedded_server() -> None:
+    """From a thread that blocks SIGINT, which the server inherits: Ctrl-C at a terminal stops us, not it.
+
+    The run has to end in order first, and tells Prefect so.
+    """
+
+    def start() -> None:
+        from prefect.client.orchestration import get_client
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        with get_client(sync_client=True) as client:  # starts it, and waits until it answers
+            client.hello()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(start).result()
 
 
 def _print_files(report_dir: Path) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final, TypeAlias
 
 from tasks.client import UploadClient
@@ -68,6 +69,7 @@ class Engine:
             self._client = connect(settings)
             undo.callback(self._client.close)
             self._client.reach()
+            _make_private(settings.report_dir)
             self._ledger = Ledger(settings.ledger_at, settings.campaign, self.run_id, settings.dead_after)
             undo.callback(self._ledger.close)
             self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
@@ -254,6 +256,19 @@ def _without_done(futures: set[Future[None]]) -> set[Future[None]]:
     for future in done:
         future.result()
     return pending
+
+
+def _make_private(report_dir: Path) -> None:
+    """A report that can't be written is known before anything is sent."""
+    try:
+        report_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=report_dir):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"The report directory can't be written: {error.strerror}. Nothing was sent. Name another "
+            "--report-dir."
+        ) from None
 
 
 def _rules(settings: Settings, now_ns: int) -> Rules:

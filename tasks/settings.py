@@ -4,8 +4,10 @@ What is given by a caller wins over the environment, the environment over the de
 environment alone: they are no flow parameter and no argument that other users of the machine can see.
 """
 
+import re
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -16,7 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from tasks.core.errors import FaultKind, UsageError
 from tasks.core.hosts import why_not
@@ -79,6 +81,8 @@ class Settings(BaseSettings, Options):
     def _whole(self) -> Self:
         if self.token_url and not (self.client_id and self.client_secret.get_secret_value()):
             raise ValueError("TOKEN_URL needs CLIENT_ID and CLIENT_SECRET beside it")
+        if has_password(self.ledger):
+            raise ValueError("LEDGER must not hold a password: it comes from PGPASSWORD or PGPASSFILE")
         for name, url in (("API_ENDPOINT", self.api_endpoint), ("TOKEN_URL", self.token_url)):
             if url and (objection := _objection(url, allow_http=self.allow_http)):
                 raise ValueError(f"{name} {objection}")
@@ -97,10 +101,19 @@ def ledger_at(ledger: str, report_dir: Path) -> Path | str:
     return ledger if "://" in ledger else Path(ledger)
 
 
+def has_password(ledger: str) -> bool:
+    """Whether a ledger's URL has a password in it, where other users of the machine could see it."""
+    return "://" in ledger and urlsplit(ledger).password is not None
+
+
 def load(**given: Any) -> Settings:
     """The settings of one run; a value of None was not given. Raises UsageError that names every fault."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
+    except SettingsError as error:
+        named = re.search(r'field "(\w+)"', str(error))
+        setting = f"{PREFIX}{named.group(1).upper()}" if named else f"One of the {PREFIX}* settings"
+        raise UsageError(f'{setting} is not a JSON list, such as ["one", "two"]. Nothing was sent.') from None
     except ValidationError as error:
         faults = [f"  {_fault(detail)}" for detail in error.errors(include_input=False, include_url=False)]
         raise UsageError("\n".join(["The settings are wrong. Nothing was sent.", *faults])) from None

@@ -24,6 +24,7 @@ from deployments.sandbox.storage import last_lines, open_private
 from tasks.core.errors import IngestError, StoppedError, UsageError
 
 _PREFIX: Final = "DICOM_INGEST_SANDBOX_"
+_LAST_PORT: Final = 65_535
 _STOP_TIMEOUT_S: Final = 10.0  # the gateway gives its requests 2 s and the object store 5 s
 
 
@@ -182,12 +183,13 @@ def _without_aws(environment: dict[str, str]) -> dict[str, str]:
 
 def _listening(port: int | None) -> socket.socket:
     """Bound here and handed down: nobody takes the port in between, and early clients wait in its queue."""
+    unusable = UsageError(f"Port {port} cannot be used here: choose another, or none for a free one.")
+    if not 0 <= (port or 0) <= _LAST_PORT:  # create_server would leave its socket open
+        raise unusable
     try:
         return socket.create_server(("127.0.0.1", port or 0), backlog=128)
-    except (OSError, OverflowError):
-        raise UsageError(
-            f"Port {port} cannot be used here: choose another, or none for a free one."
-        ) from None
+    except OSError:
+        raise unusable from None
 
 
 def _spawn_gateway(

@@ -129,9 +129,15 @@ def test_upload_killed_at_random_moments(
 
 
 def test_the_flow_killed_at_random_moments(
-    tmp_path: Path, far_side: FarSide, dicom: Dicom, prefect_home: Path
+    tmp_path: Path,
+    far_side: FarSide,
+    dicom: Dicom,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """kill -9 of a flow with its embedded Prefect server, then an upload to the end."""
+    # One home of Prefect for all commands of the session: only the first start in it takes long.
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path_factory.getbasetemp() / "prefect-home"))
     dice = random.Random(99)
     archive = Archive(tmp_path, far_side, dicom, dice)
     for _ in range(KILLS_OF_RUN):
