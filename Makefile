@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := deployments/requirements.lock
+export UV_SYSTEM_CERTS := true # the operating system's, as with everything else here
 
 .PHONY: demo test check format lock bench clean
 
