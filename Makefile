@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := deployments/requirements.lock
-export UV_SYSTEM_CERTS := true # the operating system's, as with everything else here
+# uv trusts whom the operating system trusts.
+export UV_SYSTEM_CERTS := true
 
 .PHONY: demo test check format lock bench clean
 
