@@ -6,7 +6,7 @@ LOCK := deployments/requirements.lock
 # uv trusts whom the operating system trusts.
 export UV_SYSTEM_CERTS := true
 
-.PHONY: demo test check format lock bench clean
+.PHONY: demo test test-kill check format lock bench clean
 
 demo: $(VENV)/ready ## sample studies through a real far side on this machine, to a report
 	@$(BIN)/dicom-ingest demo
@@ -27,6 +27,9 @@ format: $(VENV)/ready ## mend what can be mended
 lock: $(VENV)/ready ## resolve the dependencies anew
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 --extra sandbox --extra postgresql --extra dev --output-file $(LOCK) pyproject.toml
+
+test-kill: $(VENV)/ready ## killed 300 times at random moments: half an hour
+	@KILLS=300 $(BIN)/pytest tests/e2e/test_kill.py
 
 bench: $(VENV)/ready ## how fast, side by side
 	@$(BIN)/python -m tests.benchmarks

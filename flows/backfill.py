@@ -55,8 +55,8 @@ def backfill(
         get_run_logger().info("%d study entries in the manifest", len(entries))
         engine = Engine(entries, settings)
         with shown(engine.progress):
-            why = ended_by(engine, lambda: _upload_all(engine))
-        return _final_state(engine.finish(why))
+            summary = engine.finish(ended_by(engine, lambda: _upload_all(engine)))
+        return _final_state(summary)
 
 
 @task(

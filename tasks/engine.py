@@ -165,8 +165,7 @@ def ingest(
     """A whole run without Prefect; `watch` may show its progress meanwhile."""
     engine = Engine(entries, settings, scan=scan)
     with watch(engine.progress):
-        why = ended_by(engine, lambda: _upload_all(engine))
-    return engine.finish(why)
+        return engine.finish(ended_by(engine, lambda: _upload_all(engine)))
 
 
 def report_again(report_dir: Path, ledger_at: str | Path, campaign: str) -> Summary:

@@ -423,7 +423,7 @@ def _sentence(error: OSError) -> str:
     what = os.strerror(error.errno) if error.errno else "the disk gave an error"
     remedy = _REMEDIES.get(error.errno or 0, "Put that right")
     reason = what[0].lower() + what[1:]
-    return f"The report could not be written: {reason}. {remedy}, then run the same command again."
+    return f"The report could not be written: {reason}. {remedy}, then run `dicom-ingest report REPORT_DIR`."
 
 
 # --- reading ------------------------------------------------------------------------------------------------

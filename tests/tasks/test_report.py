@@ -378,7 +378,7 @@ class TestAtomic:
 
         with pytest.raises(StoppedError) as caught:
             write_report(tmp_path, facts(), [StudyEntry(1, STUDY)], {}, rows())
-        sentence = f"The report could not be written: {what}, then run the same command again."
+        sentence = f"The report could not be written: {what}, then run `dicom-ingest report REPORT_DIR`."
         assert str(caught.value) == sentence
         assert contents(tmp_path) == {}
 
