@@ -382,11 +382,13 @@ class Ledger:
             yield KEPT_KEY, {"at": todo.file_id, "uid": uid}
         else:
             yield LOOKED_AT, _known_values(todo, outcome) | _outcome_values(outcome) | {"by": self.run_id}
-        if outcome.status is Status.UPLOADED and outcome.digests:
+        is_stored = outcome.status is Status.UPLOADED and outcome.digests is not None
+        if is_stored and outcome.digests:
             stored = {"uid": uid, "sha": outcome.digests.sha256}
             yield STORED, ours | stored | _stored_values(outcome)
         for each in claimed:
-            yield UNCLAIM, ours | {"uid": each}
+            if not (is_stored and each == uid):  # statements of a group may run before another file's
+                yield UNCLAIM, ours | {"uid": each}
         yield SETTLED, {"in_run": self.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
 
     def _beat(self, db: sa.Connection) -> None:

@@ -76,7 +76,12 @@ class TestSlots:
         monkeypatch.setattr("tasks.engine._ENROLLED_AT_ONCE", 5)
         for study in "abcdefgh":
             put_many(near_side, dicom, 11, study)
-        far_side.script = lambda request: time.sleep(0.005) if request.step is Step.PUT else None
+
+        def script(request: Request) -> None:
+            if request.step is Step.PUT:
+                far_side.wait_for_puts(8)
+
+        far_side.script = script
         run = near_side.run(parallel=8)
         assert set(run.statuses.values()) == {"uploaded"}
         assert len(run.rows) == len(far_side.objects) == 88

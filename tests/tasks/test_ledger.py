@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,26 @@ class TestClaims:
         assert ledger.claim(first, "1.9").mine
         ledger.settle(first, Outcome(Status.FAILED, Reason.NETWORK, header=Header("1.9")), ["1.9"])
         assert ledger.claim(second, "1.9").mine
+
+    def test_a_failed_file_takes_no_other_files_claim_with_it(self, run: Callable[..., Ledger]) -> None:
+        """Files that settle in one commit, some failed, some stored: what is stored stays claimed."""
+        ledger = run("r1")
+        todos = enrolled(ledger, *(listed(n) for n in range(1, 61)))
+        for todo in todos:
+            assert ledger.claim(todo, f"1.{todo.file_no}").mine
+
+        def settle(todo: Todo) -> None:
+            uid = f"1.{todo.file_no}"
+            failed = Outcome(Status.FAILED, Reason.NETWORK, header=Header(uid))
+            ledger.settle(todo, failed if todo.file_no % 2 else uploaded(uid, f"k{todo.file_no}"), [uid])
+
+        with ThreadPoolExecutor(60) as pool:
+            list(pool.map(settle, todos))
+        for todo in todos:
+            twin_of_it = Todo(10_000, 1, 1, "/elsewhere")
+            assert bool(ledger.claim(twin_of_it, f"1.{todo.file_no}").stored_sha256) == (
+                todo.file_no % 2 == 0
+            )
 
     def test_many_threads_have_one_winner(self, run: Callable[..., Ledger]) -> None:
         """Claims that share a commit have one winner, too."""
