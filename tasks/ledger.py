@@ -37,7 +37,7 @@ from tasks.core.models import (
 )
 from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.core.reconcile import Claim
-from tasks.database import Writer, connect, prepare, told
+from tasks.database import Writer, connect, execute_many, prepare, told
 from tasks.derived import report_select
 from tasks.schema import (
     CLAIMED,
@@ -306,9 +306,9 @@ class Ledger:
                 now, why = verdict
                 looked_at.append({"at": its.file_id, "now": now, "why": why, "by": self.run_id})
         if listed:
-            db.execute(self._new(listing), listed)
+            execute_many(db, self._new(listing), listed)
         if looked_at:
-            db.execute(UNWALKED, looked_at)
+            execute_many(db, UNWALKED, looked_at)
         if scanned:
             of_these = study.c.study_no.in_(scanned)
             db.execute(sa.update(study).where(study.c.run_id == self.run_id, of_these).values(scanned=True))
@@ -317,7 +317,7 @@ class Ledger:
     def _known_or_new(self, db: sa.Connection, paths: list[str]) -> list[Known]:
         known = self._known(db, paths)
         if new := sorted({path for path in paths if path not in known}):  # sorted: two runs can't deadlock
-            db.execute(self._new(file), [{"campaign": self.campaign, "path": path} for path in new])
+            execute_many(db, self._new(file), [{"campaign": self.campaign, "path": path} for path in new])
             known |= self._known(db, new)
         return [known[path] for path in paths]
 
@@ -326,7 +326,7 @@ class Ledger:
             {"campaign": self.campaign, "sop_instance_uid": uid, "file_id": file_id, "run_id": self.run_id}
             for file_id, uid in sorted(items, key=lambda item: item[1])
         ]
-        db.execute(self._new(instance), values)
+        execute_many(db, self._new(instance), values)
         uids = list({uid for _, uid in items})
         found = db.execute(self._claimed, {"in_campaign": self.campaign, "uids": uids})
         held = {row.sop_instance_uid: row for row in found}
@@ -353,13 +353,14 @@ class Ledger:
 
     def _issue(self, db: sa.Connection, items: list[tuple[int, str, int, str]]) -> list[bool]:
         """The first to be given a key owns it; any other, be it the same file later, may not use it."""
-        names = ("file_id", "key", "issued_ns", "sop_instance_uid")
+        names = [column.name for column in ISSUED.selected_columns]
         ours = {"campaign": self.campaign, "run_id": self.run_id}
         by_key = sorted(items, key=lambda item: item[1])
-        db.execute(self._new(issued_key), [dict(zip(names, item, strict=True), **ours) for item in by_key])
+        rows = [dict(zip(names, item, strict=True), **ours) for item in by_key]
+        execute_many(db, self._new(issued_key), rows)
         keys = [item[1] for item in items]
-        owners = db.execute(ISSUED, {"in_campaign": self.campaign, "keys": keys})
-        owned = {tuple(row._mapping[name] for name in names) for row in owners if row.run_id == self.run_id}
+        of_keys = {"in_campaign": self.campaign, "in_run": self.run_id, "keys": keys}
+        owned = set(map(tuple, db.execute(ISSUED, of_keys)))
         return [item in owned for item in items]
 
     def _settle(self, db: sa.Connection, items: list[tuple[Todo, Outcome, Collection[str]]]) -> list[None]:
@@ -368,7 +369,7 @@ class Ledger:
             for statement, values in self._settling(todo, outcome, claimed):
                 groups[statement].append(values)
         for statement, rows in groups.items():
-            db.execute(statement, rows)
+            execute_many(db, statement, rows)
         return [None] * len(items)
 
     def _settling(

@@ -127,15 +127,19 @@ KNOWN: Final = sa.select(
     file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns
 ).where(file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True)))
 CLAIMED: Final = (
-    sa.select(instance)
+    sa.select(*(instance.c[name] for name in ("sop_instance_uid", "file_id", "run_id", "sha256", "key")))
     .outerjoin(run, run.c.run_id == instance.c.run_id)
     .where(
         instance.c.campaign == _bind("in_campaign"),
         instance.c.sop_instance_uid.in_(_bind("uids", expanding=True)),
     )
 )
-ISSUED: Final = sa.select(issued_key).where(
-    issued_key.c.campaign == _bind("in_campaign"), issued_key.c.key.in_(_bind("keys", expanding=True))
+ISSUED: Final = sa.select(
+    issued_key.c.file_id, issued_key.c.key, issued_key.c.issued_ns, issued_key.c.sop_instance_uid
+).where(
+    issued_key.c.campaign == _bind("in_campaign"),
+    issued_key.c.run_id == _bind("in_run"),
+    issued_key.c.key.in_(_bind("keys", expanding=True)),
 )
 _KNOWN_COLUMNS: Final[dict[str, Any]] = {
     "size_bytes": _bind("size"),

@@ -154,10 +154,11 @@ class Carrier:
         """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
         with self._slots.minting(todo.file_id):
             ticket = self._client.presign()
+            is_new = self._ledger.issue(todo, sop_instance_uid, ticket.key, self._clock_ns())
         with self._lock:
             self.any_granted = True
             self._forbidden_in_a_row = 0
-        if not self._ledger.issue(todo, sop_instance_uid, ticket.key, self._clock_ns()):
+        if not is_new:
             raise Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before")
         return ticket
 
