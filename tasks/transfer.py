@@ -115,6 +115,8 @@ class Carrier:
     def _try(self, trip: Trip) -> Outcome | None:
         with opened(trip.todo.path, self._held) as content:
             if isinstance(content, Rejected):
+                if trip.content and content.status is Status.NOT_DICOM:  # that would end in exit code 0
+                    raise Fault(FaultKind.CHANGED, "what was an image is none any more")
                 return self._rejected(trip, content)
             trip.content = content
             claim = self._ledger.claim(trip.todo, content.header.sop_instance_uid)

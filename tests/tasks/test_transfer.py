@@ -367,6 +367,22 @@ class TestFileThatChanges:
         assert far_side.objects == {}
         assert run.keys_told == far_side.keys_handed_out
 
+    @pytest.mark.parametrize("becomes", [b"", b"notes"])
+    def test_into_no_image_at_all_is_not_written_off(
+        self, near_side: NearSide, far_side: FarSide, large: Path, becomes: bytes
+    ) -> None:
+        """`not_dicom` would end in exit code 0, and an image would be lost without a word."""
+
+        def script(request: Request) -> None:
+            if request.step is Step.PUT and request.n == 1:
+                large.write_bytes(becomes)
+
+        far_side.script = script
+        run = near_side.run()
+        assert (run.statuses, run.exit_code) == ({"study/large": "changed"}, 1)
+        assert far_side.objects == {}
+        assert run.keys_told == far_side.keys_handed_out
+
 
 TOO_LONG = StoppedError("The test waited for too long.")
 
@@ -409,7 +425,7 @@ class TestClaim:
         row = run.row(f"study/{twin.name}")
         assert row["status"] == "uploaded"
         assert far_side.bodies[row["key"]] == twin.read_bytes()
-        assert run.exit_code == (1 if becomes == "gone" else 0)
+        assert run.exit_code == (0 if becomes == "another instance" else 1)
         assert run.keys_told == far_side.keys_handed_out
 
     def test_of_a_file_that_failed_passes_to_its_twin(
