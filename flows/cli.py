@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from tasks.core.errors import IngestError, InternalError, InterruptedRunError, UsageError
+from tasks.core.errors import IngestError, InternalError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.options import HELP
 
 if TYPE_CHECKING:
@@ -271,13 +271,34 @@ def _run_flow(**parameters: Any) -> "Summary":
     from flows.backfill import backfill
     from tasks.report import read_summary
 
-    state = backfill(**parameters, return_state=True)
-    result = state.result(raise_on_failure=False)
+    report_dir = Path(parameters["report_dir"])
+    before = _last_run_id(report_dir)
+    try:
+        state = backfill(**parameters, return_state=True)
+        result = state.result(raise_on_failure=False)
+        if isinstance(result, dict):
+            return read_summary(report_dir)
+    except Exception as error:  # noqa: BLE001 - Prefect's own trouble: what counts is whether we are done
+        result = error
     if isinstance(result, IngestError):
         raise result
-    if not isinstance(result, dict):
-        raise InterruptedRunError(f"The flow ended as {state.type.value}. Run the same command again.")
-    return read_summary(Path(parameters["report_dir"]))
+    if _last_run_id(report_dir) == before:
+        raise StoppedError(
+            f"Prefect ended the flow ({type(result).__name__}) before there was a report. Look after its "
+            "server, then run the same command again: it goes on from here."
+        )
+    _say("Prefect's server went away: its UI may not show how this run ended. The report is complete.")
+    return read_summary(report_dir)
+
+
+def _last_run_id(report_dir: Path) -> str:
+    """Of the report that lies there; empty when there is none."""
+    from tasks.report import read_summary
+
+    try:
+        return read_summary(report_dir).run_id
+    except (OSError, IngestError):
+        return ""
 
 
 def _prepare_prefect() -> None:
@@ -287,14 +308,31 @@ def _prepare_prefect() -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the server has the log; errors are told below
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+        "PREFECT_CLIENT_MAX_RETRIES": "3",  # 14 s, a few times in a row when the server is gone for good
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     from prefect.settings import PREFECT_API_URL
 
-    if not PREFECT_API_URL.value():
+    if PREFECT_API_URL.value():
+        _reach_prefect()
+    else:
         _say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
         _start_embedded_server()
+
+
+def _reach_prefect() -> None:
+    """The server that the operator named has to answer before anything is sent."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        trouble = client.api_healthcheck()
+    if trouble is not None:
+        raise UsageError(
+            f"The Prefect server at PREFECT_API_URL does not answer ({type(trouble).__name__}). Nothing was "
+            "sent. Start it, or unset PREFECT_API_URL for an embedded one."
+        )
 
 
 def _start_embedded_server() -> None:
