@@ -32,6 +32,8 @@ _EXIT_CODES_HELP: Final = (
     "130 interrupted. After 1, 3 and 130 the report is complete, and the same command goes on from there."
 )
 
+_INTERRUPTED: Final = "Interrupted. The same command goes on from here; what a run has done until now, `dicom-ingest report` writes."
+
 app = App(
     name="dicom-ingest",
     help="Moves an archive of DICOM studies into a cloud imaging platform, and proves it.",
@@ -226,7 +228,7 @@ def execute(arguments: Sequence[str]) -> int:
     except IngestError as error:
         return _tell(error, debug=debug)
     except KeyboardInterrupt:
-        return _tell(InterruptedRunError("Interrupted."), debug=debug)
+        return _tell(InterruptedRunError(_INTERRUPTED), debug=debug)
     except Exception as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
         return _tell(InternalError.hiding(error), debug=debug)
 

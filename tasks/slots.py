@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError
@@ -33,8 +33,7 @@ class Slots:
         self._breaker = Breaker(threshold=max(5, parallel))
         self._places = 0
         self._busy = 0
-        self._presign_s = 0.0
-        self._put_s = 0.0
+        self._usual_s = dict.fromkeys(Step, 0.0)  # moving average of how long each takes
         self._closed = False
         self.peak = 0  # most PUTs that were under way at once
         self.course = [(0.0, parallel)]  # (seconds since the start, slots in use), at every change
@@ -55,14 +54,9 @@ class Slots:
                 else:
                     self._place_free.notify()
 
-    @contextmanager
-    def minting(self, file_id: int) -> Iterator[None]:
+    def minting(self, file_id: int) -> AbstractContextManager[None]:
         """Around asking for a URL: learns how long that takes, and whether the API is up."""
-        began = self._clock()
-        with self._watched(Step.PRESIGN, file_id):
-            yield
-        with self._lock:
-            self._presign_s = _moved(self._presign_s, self._clock() - began)
+        return self._watched(Step.PRESIGN, file_id)
 
     @contextmanager
     def slot(self, file_id: int) -> Iterator[None]:
@@ -73,14 +67,12 @@ class Slots:
             self._refuse_when_closed()
             self._busy += 1
             self.peak = max(self.peak, self._busy)
-        began = self._clock()
         try:
             with self._watched(Step.PUT, file_id):
                 yield
         finally:
             with self._lock:
                 self._busy -= 1
-                self._put_s = _moved(self._put_s, self._clock() - began)
                 self._slot_free.notify()
 
     @property
@@ -111,6 +103,7 @@ class Slots:
 
     @contextmanager
     def _watched(self, step: Step, file_id: int) -> Iterator[None]:
+        began = self._clock()
         try:
             yield
         except Fault as fault:
@@ -118,12 +111,17 @@ class Slots:
                 self._learn_from(fault, step, file_id)
             raise
         with self._lock:
-            was_open = self._breaker.is_open
-            self._breaker.success(step)
-            if was_open and not self._breaker.is_open:
-                self._place_free.notify_all()
-            if step is Step.PUT and self._throttle.succeeded():
-                self._limit_changed()
+            self._learn_success(step, self._clock() - began)
+
+    def _learn_success(self, step: Step, took_s: float) -> None:
+        was_open = self._breaker.is_open
+        self._breaker.success(step)
+        if was_open and not self._breaker.is_open:
+            self._place_free.notify_all()
+        usual_s = self._usual_s[step]
+        self._usual_s[step] = took_s if not usual_s else usual_s + _SMOOTHING * (took_s - usual_s)
+        if step is Step.PUT and self._throttle.succeeded(took_s, usual_s):
+            self._limit_changed()
 
     def _learn_from(self, fault: Fault, step: Step, file_id: int) -> None:
         now = self._clock()
@@ -139,15 +137,12 @@ class Slots:
         self._place_free.notify()
 
     def _ahead(self) -> int:
-        if not self._put_s:
+        presign_s, put_s = self._usual_s[Step.PRESIGN], self._usual_s[Step.PUT]
+        if not put_s:
             return 1
         limit = self._throttle.limit
-        return min(limit, 1 + math.ceil(limit * self._presign_s / self._put_s))
+        return min(limit, 1 + math.ceil(limit * presign_s / put_s))
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
             raise InterruptedRunError("The run is stopping.")
-
-
-def _moved(average: float, newest: float) -> float:
-    return newest if not average else average + _SMOOTHING * (newest - average)

@@ -18,6 +18,7 @@ from tasks.engine import Engine, ended_by, ingest
 from tasks.report import read_report
 from tasks.settings import Settings, load
 from tasks.transfer import Carrier
+from tests.databases import PostgreSQL, server
 from tests.far_side import TOKEN, FarSide
 
 Row = dict[str, str]
@@ -44,11 +45,24 @@ def not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.engine, "Carrier", partial(Carrier, jitter=lambda: 0.0))
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server: ask it for a new database."""
+    with server() as running:
+        yield running
+
+
 @pytest.fixture
-def near_side(far_side: FarSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "NearSide":
+def ledger() -> str:
+    """Where runs keep their ledger: nothing is in the report directory. A test module may say otherwise."""
+    return ""
+
+
+@pytest.fixture
+def near_side(far_side: FarSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: str) -> "NearSide":
     """An archive to fill, and an engine that does not wait before it tries again."""
     not_waiting(monkeypatch)
-    return NearSide(far_side, tmp_path)
+    return NearSide(far_side, tmp_path, {"ledger": ledger})
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def serve_objects(data_dir: Path) -> Iterator[Endpoint]:
     with open_private(log) as output:
         rclone = subprocess.Popen(  # noqa: S603 - our own binary, our own arguments
             [
-                _rclone_binary(),
+                rclone_binary(),
                 "serve",
                 "s3",
                 "--addr",
@@ -89,7 +89,8 @@ def last_lines(log: Path) -> str:
     return "\n".join(f"  {line}" for line in lines[-_SHOWN_LINES:])
 
 
-def _rclone_binary() -> str:
+def rclone_binary() -> str:
+    """Where the wheel keeps it."""
     try:
         return str(importlib.resources.files("rclone_api") / "bin" / "rclone")
     except ModuleNotFoundError:

@@ -1,7 +1,8 @@
 """The far side's weather: how many slots it bears, and whether it is down. Pure; `tasks/slots.py` acts on it.
 
-Throttling halves the slots in use, success gives them back one at a time. When every request of a step fails
-in a transient way the breaker opens: nothing is sent but one probe now and then, until one gets through.
+Throttling halves the slots in use; success gives them back one at a time, unless it takes longer and longer.
+When every request of a step fails in a transient way the breaker opens: nothing is sent but one probe now and
+then, until one gets through.
 """
 
 from enum import StrEnum
@@ -11,6 +12,7 @@ from tasks.core.errors import FaultKind
 
 TRANSIENT: Final = frozenset({FaultKind.NETWORK, FaultKind.SERVER, FaultKind.THROTTLED, FaultKind.PRESIGN})
 _HALVE_EVERY_S: Final = 1.0  # one burst of refusals is one reason to halve, not twenty
+_RISING: Final = 2.0  # a PUT that takes so many times the usual is no sign of room for more
 _FIRST_PROBE_S: Final = 1.0
 _LONGEST_PROBE_S: Final = 30.0
 
@@ -23,7 +25,16 @@ class Step(StrEnum):
 
 
 class Throttle:
-    """How many slots may be in use: halved when the far side asks for less, grown back by success."""
+    """How many slots may be in use: halved when the far side asks for less, grown back by success.
+
+    | seen                                                   | slots in use            |
+    | ------------------------------------------------------ | ----------------------- |
+    | throttled, none in the second before                   | half as many, at least 1|
+    | throttled again within a second                        | as many: the same burst |
+    | throttled, then as many successes as slots are in use  | one more, up to `most`  |
+    | throttled, then successes that take twice the usual    | as many                 |
+    | successes, however slow, never throttled               | `most`                  |
+    """
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -40,9 +51,9 @@ class Throttle:
         self._halved_at = now
         return True
 
-    def succeeded(self) -> bool:
-        """A PUT went through. Whether that changed the limit: one slot more after as many as are in use."""
-        if self.limit == self.most:
+    def succeeded(self, took_s: float = 0.0, usual_s: float = 0.0) -> bool:
+        """A PUT went through. Whether that changed the limit."""
+        if self.limit == self.most or (usual_s and took_s > _RISING * usual_s):
             return False
         self._successes += 1
         if self._successes < self.limit:

@@ -20,6 +20,7 @@ from tasks.engine import Engine, ingest
 from tasks.scan import Territory, just_file, walk_study
 from tasks.upload import Progress
 from tests.conftest import Dicom, NearSide, superseded
+from tests.databases import PostgreSQL
 from tests.far_side import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -38,6 +39,12 @@ from tests.far_side import (
 )
 
 OAUTH2 = {"token": "", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> str:
+    """Everything here holds on both."""
+    return "" if request.param == "sqlite" else postgresql.new_database()
 
 
 def put_many(near_side: NearSide, dicom: Dicom, count: int, study: str = "study") -> dict[str, bytes]:

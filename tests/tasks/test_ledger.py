@@ -34,19 +34,13 @@ from tasks.core.plan import Rules
 from tasks.database import connect, prepare
 from tasks.ledger import Ledger
 from tasks.schema import HEAD, metadata, revision
-from tests.databases import PostgreSQL, server
+from tests.databases import PostgreSQL
 
 ENTRIES = [
     StudyEntry(1, "/archive/one"),
     StudyEntry(2, "/archive/two", "1.2.3", 5, 7, "label", (("site", "é"),)),
 ]
 Where = str | Path
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[PostgreSQL]:
-    with server() as running:
-        yield running
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
