@@ -6,7 +6,7 @@ LOCK := deployments/requirements.lock
 # uv trusts whom the operating system trusts.
 export UV_SYSTEM_CERTS := true
 
-.PHONY: demo test test-kill check format lock bench clean
+.PHONY: demo test test-kill check format lock audit-deps bench clean
 
 demo: $(VENV)/ready ## sample studies through a real far side on this machine, to a report
 	@$(BIN)/dicom-ingest demo
@@ -28,7 +28,10 @@ lock: $(VENV)/ready ## resolve the dependencies anew
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-annotate --no-header \
 		--python-version 3.11 --extra sandbox --extra postgresql --extra dev --output-file $(LOCK) pyproject.toml
 
-test-kill: $(VENV)/ready ## killed 300 times at random moments: half an hour
+audit-deps: $(VENV)/ready ## known vulnerabilities of what the lock names; asks an advisory service on the internet
+	@$(BIN)/uv tool run --quiet pip-audit --require-hashes --disable-pip --requirement $(LOCK)
+
+test-kill: $(VENV)/ready ## killed 300 times at random moments: a quarter of an hour
 	@KILLS=300 $(BIN)/pytest tests/e2e/test_kill.py
 
 bench: $(VENV)/ready ## how fast, side by side

@@ -18,6 +18,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.blocks import settings_of
 from flows.progress import shown
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.engine import BATCHES_IN_FLIGHT, Engine, ended_by, safe_errors
@@ -37,6 +38,7 @@ def backfill(
     manifest: str,
     api_endpoint: str | None = None,
     report_dir: str | None = None,
+    api: str | None = None,
     options: Options = _DEFAULTS,
 ) -> State[dict[str, Any]]:
     """Uploads the studies of a manifest and writes the reconciliation report.
@@ -44,12 +46,16 @@ def backfill(
     Args:
         manifest: Path of the manifest: CSV, JSON Lines or Parquet, one row per study directory.
         api_endpoint: The upload API; empty: the setting DICOM_INGEST_API_ENDPOINT of the worker.
+        api: Name of a block dicom-upload-api: endpoint and credentials; empty: the worker's settings.
         report_dir: Where the report is written; empty: the setting DICOM_INGEST_REPORT_DIR, or ./report.
         options: How the run behaves.
     """
     with safe_errors():
         settings = load(
-            api_endpoint=api_endpoint, report_dir=report_dir, **options.model_dump(exclude_unset=True)
+            **(settings_of(api) if api else {})
+            | {"report_dir": report_dir}
+            | ({"api_endpoint": api_endpoint} if api_endpoint else {})
+            | options.model_dump(exclude_unset=True)
         )
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
         get_run_logger().info("%d study entries in the manifest", len(entries))

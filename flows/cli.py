@@ -32,7 +32,10 @@ _EXIT_CODES_HELP: Final = (
     "130 interrupted. After 1, 3 and 130 the report is complete, and the same command goes on from there."
 )
 
-_INTERRUPTED: Final = "Interrupted. The same command goes on from here; what a run has done until now, `dicom-ingest report` writes."
+_INTERRUPTED: Final = (
+    "Interrupted. The same command goes on from here; `dicom-ingest report` writes what a run has done "
+    "until now."
+)
 
 app = App(
     name="dicom-ingest",
@@ -178,9 +181,52 @@ def report(
     from tasks.settings import ledger_at
 
     with safe_errors():
-        summary = report_again(report_dir, ledger_at(ledger, report_dir), campaign)
+        key = os.environ.get("DICOM_INGEST_SIGNING_KEY")
+        summary = report_again(
+            report_dir, ledger_at(ledger, report_dir), campaign, Path(key) if key else None
+        )
     _print_summary(summary, report_dir)
     return summary.exit_code
+
+
+@app.command
+def audit(
+    report_dir: Path,
+    /,
+    *,
+    public_key: Annotated[
+        Path | None, Parameter(help="Check the certificate's signature with this Ed25519 key in PEM.")
+    ] = None,
+    debug: Annotated[bool, _option("debug")] = False,
+) -> int:
+    """Check a report directory's audit trail: its chain, its certificate, and that it agrees with the report.
+
+    Exit code 0: all is as it was written. 1: it is not, and where.
+
+    Parameters
+    ----------
+    report_dir
+        The report directory of one run or more.
+    """
+    del debug
+    from tasks import certificate, verdict
+    from tasks.engine import safe_errors
+
+    with safe_errors():
+        key = certificate.public_key(public_key) if public_key else None
+        found = verdict.audit(report_dir, key)
+    for fault in found.faults:
+        _say(fault)
+    if found.more_faults:
+        _say(f"and {found.more_faults:,} more")
+    events = ", ".join(f"{count:,} {event}" for event, count in sorted(found.events.items()))
+    _say(f"{found.lines:,} lines: {events or 'none'}")
+    if found.elsewhere:
+        _say(
+            f"{found.elsewhere:,} files were stored by runs into other report directories: see their trails."
+        )
+    _say("The trail does not hold." if found.faults else "The trail is whole and agrees with the report.")
+    return 1 if found.faults else 0
 
 
 @app.command

@@ -10,19 +10,20 @@ import base64
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import httpx
 
 from tasks.core.errors import Fault, FaultKind, RefusedError, UsageError
-from tasks.core.hosts import why_not
+from tasks.core.hosts import is_private, why_not
 from tasks.credentials import Credentials
 from tasks.http import Answer, Connections
 
 CONTENT_TYPE = "application/dicom"
 _MAX_KEY_BYTES = 1024  # S3: an object key is at most 1024 bytes of UTF-8
+_MAX_REDIRECTS = 3
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _CODE = re.compile(r"<Code>\s*(\w{1,64})\s*</Code>")
 
@@ -67,6 +68,7 @@ class UploadClient:
         self._connections = connections
         self._storage_hosts = tuple(storage_hosts)
         self._allow_http = allow_http
+        self._allow_private = is_private(httpx.URL(api_endpoint).host)
         self._clock = clock
         self._skew_s = 0.0  # the server's clock less ours, from the last presign answer
         self._permitted: set[tuple[str, str]] = set()
@@ -100,18 +102,45 @@ class UploadClient:
             self._skew_s = server_time - now
         return Ticket(key, str(url), expiry(url) - self._skew_s)
 
-    def put(self, ticket: Ticket, content: bytes | Iterable[bytes], size_bytes: int, md5: str = "") -> Stored:
-        """Send the bytes, with Content-Length, to where the ticket says; `md5` when known before the body."""
+    def put(
+        self,
+        ticket: Ticket,
+        body: Callable[[], bytes | Iterable[bytes]],
+        size_bytes: int,
+        md5: str = "",
+    ) -> Stored:
+        """Send the bytes, with Content-Length, to where the ticket says; `md5` when known before the body.
+
+        `body` is asked for once more when the object store names another host of its own (307, 308).
+        """
         if not ticket.lives(self._clock()):
             raise Fault(FaultKind.EXPIRED, "the presigned URL expired before it was used")
         headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size_bytes)}
         if md5 and "X-Amz-Signature=" in ticket.url:  # a SigV2 signature would have to cover it
             headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
-        answer = self._connections.send("PUT", ticket.url, headers, content)
+        answer = self._put(ticket.url, headers, body)
         if not 200 <= answer.status < 300:
             raise self._put_fault(answer, ticket)
         etag = answer.headers.get("etag", "").strip().strip('"')
-        return Stored(answer.status, etag, _etag_is_md5(etag, answer.headers))
+        return Stored(answer.status, etag if etag.isprintable() else "", _etag_is_md5(etag, answer.headers))
+
+    def _put(
+        self, url: str, headers: Mapping[str, str], body: Callable[[], bytes | Iterable[bytes]]
+    ) -> Answer:
+        """Follows redirects that keep the method, to permitted hosts alone."""
+        answer = self._connections.send("PUT", url, headers, body())
+        for _ in range(_MAX_REDIRECTS):
+            location = answer.headers.get("location", "")
+            if answer.status not in (307, 308) or not location:
+                break
+            try:
+                target = httpx.URL(url).join(location)
+            except httpx.InvalidURL:
+                break
+            self._check_host(target)
+            url = str(target)
+            answer = self._connections.send("PUT", url, headers, body())
+        return answer
 
     def close(self) -> None:
         """Give back the idle connections."""
@@ -137,9 +166,15 @@ class UploadClient:
         origin = (url.scheme, url.host)
         if origin in self._permitted:
             return
-        objection = why_not(url.scheme, url.host, allow_http=self._allow_http, patterns=self._storage_hosts)
+        objection = why_not(
+            url.scheme,
+            url.host,
+            allow_http=self._allow_http,
+            patterns=self._storage_hosts,
+            allow_private=self._allow_private,
+        )
         if objection:
-            raise Fault(FaultKind.SETTINGS, f"the presigned URL {objection}")
+            raise Fault(FaultKind.SETTINGS, f"the object store's URL {objection}")
         self._permitted.add(origin)
 
     def _presign_fault(self, answer: Answer) -> Fault:

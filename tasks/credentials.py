@@ -3,13 +3,16 @@
 import base64
 import threading
 import time
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
 from urllib.parse import quote
 
 from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
 from tasks.core.errors import Fault, RefusedError
 from tasks.http import Connections
+
+_MAX_SECRET: Final = 64 * 1024
 
 
 class Credentials(Protocol):
@@ -32,17 +35,48 @@ class StaticToken:
         return self._value
 
 
+class TokenFile:
+    """A token that something else renews in a file, as Kubernetes does with projected ones."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def authorization(self, refused: str = "") -> str:
+        """What the file holds now. Raises RefusedError when it can't be read."""
+        del refused
+        return f"Bearer {secret_in(self._path, 'DICOM_INGEST_TOKEN_FILE')}"
+
+
+def secret_in(path: Path, setting: str) -> str:
+    """The one line of a file; RefusedError, which names the setting, when there is none."""
+    try:
+        with path.open(encoding="ascii") as file:
+            secret = file.read(_MAX_SECRET).strip()
+    except (OSError, ValueError):
+        secret = ""
+    if not secret or not secret.isprintable():
+        raise RefusedError(f"The file that {setting} names can't be read, or holds no line of ASCII text.")
+    return secret
+
+
 class ClientCredentials:
     """A token fetched once for all slots, renewed before it expires, or once when the API refuses it."""
 
     _EARLY_S = 30.0  # renew this long before the end, so that no request leaves with a dying token
 
     def __init__(
-        self, connections: Connections, token_url: str, client_id: str, client_secret: str, scope: str = ""
+        self,
+        connections: Connections,
+        token_url: str,
+        client_id: str,
+        client_secret: str,
+        scope: str = "",
+        audience: str = "",
     ) -> None:
         self._connections = connections
         self._token_url = token_url
         self._scope = scope or None
+        self._more = {"audience": audience} if audience else {}  # not in RFC 6749, yet many ask for it
         self._oauth = BackendApplicationClient(client_id)
         # RFC 6749, 2.3.1: both are form-encoded before they are joined.
         pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
@@ -62,7 +96,7 @@ class ClientCredentials:
             return self._value
 
     def _fetch(self) -> None:
-        body = self._oauth.prepare_request_body(scope=self._scope, include_client_id=False)
+        body = self._oauth.prepare_request_body(scope=self._scope, include_client_id=False, **self._more)
         headers = {
             "Authorization": self._basic,
             "Content-Type": "application/x-www-form-urlencoded",

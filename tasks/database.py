@@ -38,9 +38,16 @@ class Writer:
     database is locked, or its server restarts, the group is tried again for a while: a handler may run twice.
     """
 
-    def __init__(self, engine: sa.Engine, beat: Callable[[sa.Connection], None], heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        beat: Callable[[sa.Connection], None],
+        heartbeat_s: float,
+        before_commit: Callable[[], None],
+    ) -> None:
         self._engine = engine
         self._beat = beat
+        self._before_commit = before_commit
         self._heartbeat_s = heartbeat_s
         self._beaten = 0.0  # time.monotonic() of the last heartbeat
         self._crowded = False  # the last commit had more than one to serve
@@ -113,6 +120,7 @@ class Writer:
             for handler, entries in by_handler.items():
                 results = handler(db, [item for item, _ in entries])
                 answers += zip((reply for _, reply in entries), results, strict=True)
+            self._before_commit()
         return answers
 
 

@@ -10,29 +10,42 @@
 raises UsageError when nothing was attempted, and StoppedError when no report could be written.
 """
 
+import logging
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+from httpx import URL
+
+from tasks.audit import Trail
+from tasks.certificate import sha256_of, signing_key, write_certificate
 from tasks.client import UploadClient
+from tasks.core.audit import Event
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RefusedError, UsageError
+from tasks.core.hosts import is_loopback
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules, batch_target
-from tasks.credentials import ClientCredentials, Credentials, StaticToken
+from tasks.credentials import ClientCredentials, Credentials, StaticToken, TokenFile, secret_in
 from tasks.http import Connections, Timeouts, transport_to, trust
 from tasks.ledger import Ledger
-from tasks.report import write_report
+from tasks.report import REPORT_CSV, write_report
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
 from tasks.slots import Slots
 from tasks.transfer import Carrier
 from tasks.upload import Progress, Uploader
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+log = logging.getLogger("dicom_ingest")
 
 BATCHES_IN_FLIGHT: Final = 3  # so that no slot waits at a batch's edge
 _ENROLLED_AT_ONCE: Final = 1000
@@ -69,9 +82,15 @@ class Engine:
             self._client = connect(settings)
             undo.callback(self._client.close)
             self._client.reach()
+            self._key = signing_key(settings.signing_key)
             _make_private(settings.report_dir)
-            self._ledger = Ledger(settings.ledger_at, settings.campaign, self.run_id, settings.dead_after)
+            self._trail = Trail(settings.report_dir)
+            undo.callback(self._trail.close)
+            self._ledger = Ledger(
+                settings.ledger_at, settings.campaign, self.run_id, settings.dead_after, self._trail
+            )
             undo.callback(self._ledger.close)
+            self._tell_start(len(entries))
             self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
             undo.pop_all()
         self._carrier = Carrier(
@@ -104,6 +123,7 @@ class Engine:
 
     def upload(self, batch_no: int) -> None:
         """Sends what is not settled of a batch; raises IngestError when the run stops."""
+        self._trail.tell(Event.BATCH_STARTED, batch_no=batch_no)
         self._uploader.upload(self._ledger.todo(batch_no))
 
     def stop(self, why: IngestError) -> None:
@@ -127,10 +147,26 @@ class Engine:
                 stopped_exit_code=self._exit_code(why),
             )
             self._ledger.end(facts)
-            return _write(self.settings.report_dir, facts, self._ledger)
+            return _write(
+                self.settings.report_dir, facts, self._ledger, self._trail, Event.RUN_ENDED, self._key
+            )
         finally:
             self._ledger.close()
+            self._trail.close()
             self._client.close()
+
+    def _tell_start(self, studies: int) -> None:
+        settings = self.settings
+        self._trail.tell(
+            Event.RUN_STARTED,
+            run_id=self.run_id,
+            campaign=settings.campaign,
+            version=version("dicom-ingest"),
+            user_id=settings.user_id,
+            settings_sha256=settings.digest,
+            studies=studies,
+        )
+        self._trail.tell(Event.CREDENTIAL, credential=settings.credential)
 
     def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
         """The scan's rows, each with its study_no; after a study's last row comes None."""
@@ -168,18 +204,41 @@ def ingest(
         return engine.finish(ended_by(engine, lambda: _upload_all(engine)))
 
 
-def report_again(report_dir: Path, ledger_at: str | Path, campaign: str) -> Summary:
+def report_again(
+    report_dir: Path, ledger_at: str | Path, campaign: str, key_at: Path | None = None
+) -> Summary:
     """Writes the report of a directory's newest run from the ledger alone: after a kill, or a full disk."""
-    ledger = Ledger.of_last_run(ledger_at, campaign, report_dir)
-    try:
+    key = signing_key(key_at)
+    with ExitStack() as stack:
+        ledger = Ledger.of_last_run(ledger_at, campaign, report_dir)
+        stack.callback(ledger.close)
+        trail = Trail(report_dir)
+        stack.callback(trail.close)
         ledger.enrol_unscanned()
-        return _write(report_dir, ledger.facts(), ledger)
-    finally:
-        ledger.close()
+        return _write(report_dir, ledger.facts(), ledger, trail, Event.REPORT_WRITTEN, key)
 
 
-def _write(report_dir: Path, facts: RunFacts, ledger: Ledger) -> Summary:
-    return write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
+def _write(
+    report_dir: Path,
+    facts: RunFacts,
+    ledger: Ledger,
+    trail: Trail,
+    event: Event,
+    key: "Ed25519PrivateKey | None",
+) -> Summary:
+    """The report, the trail's last line, and the certificate over both."""
+    summary = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
+    trail.tell(
+        event,
+        run_id=summary.run_id,
+        files=summary.files,
+        by_status=summary.by_status,
+        exit_code=summary.exit_code,
+        report_sha256=sha256_of(report_dir / REPORT_CSV),
+    )
+    trail.flush()
+    write_certificate(report_dir, summary, trail.chain, key)
+    return summary
 
 
 def ended_by(engine: Engine, work: Callable[[], object]) -> IngestError | None:
@@ -223,15 +282,29 @@ def connect(settings: Settings) -> UploadClient:
 
 
 def _credentials(settings: Settings, connections: Connections) -> Credentials:
-    if not settings.token_url:
-        return StaticToken(settings.token.get_secret_value())
-    return ClientCredentials(
-        connections,
-        settings.token_url,
-        settings.client_id,
-        settings.client_secret.get_secret_value(),
-        settings.scope,
-    )
+    if settings.token_file:
+        return TokenFile(settings.token_file)
+    if settings.token_url:
+        return ClientCredentials(
+            connections,
+            settings.token_url,
+            settings.client_id,
+            _client_secret(settings),
+            settings.scope,
+            settings.audience,
+        )
+    if not settings.token and not is_loopback(URL(settings.api_endpoint).host):
+        log.warning("No credentials are set: files go to an API that lets anybody upload.")
+    return StaticToken(settings.token.get_secret_value())
+
+
+def _client_secret(settings: Settings) -> str:
+    if not settings.client_secret_file:
+        return settings.client_secret.get_secret_value()
+    try:
+        return secret_in(settings.client_secret_file, "DICOM_INGEST_CLIENT_SECRET_FILE")
+    except RefusedError as error:
+        raise UsageError(f"{error} Nothing was sent.") from None
 
 
 def _upload_all(engine: Engine) -> None:
@@ -268,6 +341,10 @@ def _make_private(report_dir: Path) -> None:
             f"The report directory can't be written: {error.strerror}. Nothing was sent. Name another "
             "--report-dir."
         ) from None
+    if report_dir.stat().st_mode & 0o077:
+        log.warning(
+            "The report directory is open to other users of this machine: chmod 700 keeps it private."
+        )
 
 
 def _rules(settings: Settings, now_ns: int) -> Rules:

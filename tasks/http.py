@@ -19,6 +19,7 @@ import httpx
 from tasks.core.errors import Fault, FaultKind, UsageError
 
 MAX_ANSWER_BYTES = 64 * 1024  # more than any presign, token or S3 error answer needs
+MAX_ANSWER_S = 120.0  # from its head to its end: one that drips is never silent
 
 _LONGEST_RETRY_AFTER_S = 3600.0  # nobody means to be asked again next week
 
@@ -150,10 +151,13 @@ def transport_to(url: httpx.URL, context: ssl.SSLContext) -> httpx.BaseTransport
 
 def _read_bounded(response: httpx.Response) -> bytes:
     body = bytearray()
+    until = time.monotonic() + MAX_ANSWER_S
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
             break
+        if time.monotonic() > until:
+            raise Fault(FaultKind.NETWORK, "the answer came too slowly")
     return bytes(body[:MAX_ANSWER_BYTES])
 
 

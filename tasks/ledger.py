@@ -22,6 +22,8 @@ from typing import Any, Final, Self
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from tasks.audit import Trail
+from tasks.core.audit import Event
 from tasks.core.errors import IngestError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import (
@@ -44,6 +46,7 @@ from tasks.schema import (
     ISSUED,
     KEPT,
     KEPT_KEY,
+    KEYS_OF,
     KNOWN,
     LOOKED_AT,
     SETTLED,
@@ -67,10 +70,18 @@ _PAGE: Final = 1000  # rows read or looked up at once
 class Ledger:
     """One campaign's part of the database, as one run sees it. Thread-safe."""
 
-    def __init__(self, url: str | Path, campaign: str, run_id: str, dead_after_s: float = 45.0) -> None:
+    def __init__(
+        self,
+        url: str | Path,
+        campaign: str,
+        run_id: str,
+        dead_after_s: float = 45.0,
+        trail: Trail | None = None,
+    ) -> None:
         """Opens or creates the database: a file path for SQLite, else a SQLAlchemy URL.
 
         What another run has claimed is free again when that run gave no sign of life for `dead_after_s`.
+        What becomes of a key is on the `trail` before it is committed here.
         """
         self.campaign = campaign
         self.run_id = run_id
@@ -85,7 +96,13 @@ class Ledger:
         except IngestError:
             self._engine.dispose()
             raise
-        self._writer = Writer(self._engine.execution_options(writes=True), self._beat, dead_after_s / 4)
+        self._trail = trail
+        self._writer = Writer(
+            self._engine.execution_options(writes=True),
+            self._beat,
+            dead_after_s / 4,
+            before_commit=trail.flush if trail else lambda: None,
+        )
 
     # -- a run's life ------------------------------------------------------------------------------------
 
@@ -178,7 +195,7 @@ class Ledger:
 
     def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
         """Makes the intent to send durable. False when the key was handed out before: it must not be used."""
-        return bool(self._write(Ledger._issue, (todo.file_id, key, now_ns, sop_instance_uid)))
+        return bool(self._write(Ledger._issue, (todo, key, now_ns, sop_instance_uid)))
 
     def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
         """Makes an outcome durable; only then does the file count as done.
@@ -351,17 +368,22 @@ class Ledger:
         )
         return Claim(mine=taken_over.rowcount == 1, stored_sha256="")
 
-    def _issue(self, db: sa.Connection, items: list[tuple[int, str, int, str]]) -> list[bool]:
+    def _issue(self, db: sa.Connection, items: list[tuple[Todo, str, int, str]]) -> list[bool]:
         """The first to be given a key owns it; any other, be it the same file later, may not use it."""
         names = [column.name for column in ISSUED.selected_columns]
         ours = {"campaign": self.campaign, "run_id": self.run_id}
-        by_key = sorted(items, key=lambda item: item[1])
-        rows = [dict(zip(names, item, strict=True), **ours) for item in by_key]
-        execute_many(db, self._new(issued_key), rows)
-        keys = [item[1] for item in items]
-        of_keys = {"in_campaign": self.campaign, "in_run": self.run_id, "keys": keys}
+        wanted = [(todo.file_id, key, now_ns, uid) for todo, key, now_ns, uid in items]
+        by_key = sorted(wanted, key=lambda item: item[1])
+        execute_many(
+            db, self._new(issued_key), [dict(zip(names, item, strict=True), **ours) for item in by_key]
+        )
+        of_keys = {"in_campaign": self.campaign, "in_run": self.run_id, "keys": [item[1] for item in wanted]}
         owned = set(map(tuple, db.execute(ISSUED, of_keys)))
-        return [item in owned for item in items]
+        if self._trail:
+            self._tell_superseded(db, {todo.file_id: (todo, key) for todo, key, _, _ in items})
+            for todo, key, _, uid in items:
+                self._tell(Event.KEY_ISSUED, todo, key=key, sop_instance_uid=uid)
+        return [item in owned for item in wanted]
 
     def _settle(self, db: sa.Connection, items: list[tuple[Todo, Outcome, Collection[str]]]) -> list[None]:
         groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
@@ -370,7 +392,38 @@ class Ledger:
                 groups[statement].append(values)
         for statement, rows in groups.items():
             execute_many(db, statement, rows)
+        if self._trail:
+            self._tell_outcomes(db, items)
         return [None] * len(items)
+
+    def _tell_outcomes(self, db: sa.Connection, items: list[tuple[Todo, Outcome, Collection[str]]]) -> None:
+        given_up = {}
+        for todo, outcome, _ in items:
+            if outcome.status is Status.UPLOADED and outcome.header and outcome.digests:
+                uid, sha256 = outcome.header.sop_instance_uid, outcome.digests.sha256
+                self._tell(Event.STORED, todo, key=outcome.key, sop_instance_uid=uid, sha256=sha256)
+            elif outcome.attempts or outcome.status is Status.FAILED:
+                given_up[todo.file_id] = (todo, "")
+                told = {
+                    "status": outcome.status,
+                    "reason": outcome.reason,
+                    "http_status": outcome.http_status,
+                }
+                self._tell(Event.REFUSED, todo, **told)
+        self._tell_superseded(db, given_up)
+
+    def _tell_superseded(self, db: sa.Connection, files: Mapping[int, tuple[Todo, str]]) -> None:
+        """Every key of these files but the one that is named with each."""
+        if not files:
+            return
+        for file_id, key in db.execute(KEYS_OF, {"in_campaign": self.campaign, "files": list(files)}):
+            todo, current = files[file_id]
+            if key != current:
+                self._tell(Event.SUPERSEDED, todo, key=key)
+
+    def _tell(self, event: Event, todo: Todo, **facts: Any) -> None:
+        assert self._trail
+        self._trail.tell(event, study_no=todo.study_no, file_no=todo.file_no, **facts)
 
     def _settling(
         self, todo: Todo, outcome: Outcome, claimed: Collection[str]

@@ -38,6 +38,9 @@ SUMMARY_JSON: Final = "summary.json"
 # The summary last: with it a report is whole.
 FILES: Final = (REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, SUMMARY_JSON)
 
+CERTIFICATE_JSON: Final = "certificate.json"  # of this report: it goes when the report goes
+CERTIFICATE_SIG: Final = "certificate.sig"
+
 STUDY_COLUMNS: Final = (
     "study_no",
     "study_dir",
@@ -105,6 +108,20 @@ def write_report(
     finally:
         _discard_drafts(report_dir)
     return summary
+
+
+@contextmanager
+def private_file(report_dir: Path, name: str) -> Iterator[IO[bytes]]:
+    """A file beside the report, written whole or not at all. Raises `StoppedError` as `write_report` does."""
+    draft = _draft(report_dir, name)
+    try:
+        with _created(draft) as file:
+            yield file
+        draft.rename(report_dir / name)
+        _sync_names(report_dir)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise StoppedError(_sentence(error)) from None
 
 
 def read_report(path: Path) -> Iterator[dict[str, str]]:
@@ -373,9 +390,11 @@ def _keep_earlier(report_dir: Path, run_id: str) -> None:
     """
     earlier = _run_id_of(report_dir / SUMMARY_JSON)
     if earlier and earlier == run_id:
-        (report_dir / SUMMARY_JSON).unlink()
+        for name in (CERTIFICATE_JSON, CERTIFICATE_SIG, SUMMARY_JSON):
+            (report_dir / name).unlink(missing_ok=True)
         return
-    there = [report_dir / name for name in FILES if (report_dir / name).is_file()]
+    names = (CERTIFICATE_JSON, CERTIFICATE_SIG, *FILES)
+    there = [report_dir / name for name in names if (report_dir / name).is_file()]
     mark = earlier or _time_mark(there)
     for path in there:
         path.rename(path.with_name(f"{path.stem}.{mark}{path.suffix}"))

@@ -141,6 +141,10 @@ ISSUED: Final = sa.select(
     issued_key.c.run_id == _bind("in_run"),
     issued_key.c.key.in_(_bind("keys", expanding=True)),
 )
+KEYS_OF: Final = sa.select(issued_key.c.file_id, issued_key.c.key).where(
+    issued_key.c.campaign == _bind("in_campaign"),
+    issued_key.c.file_id.in_(_bind("files", expanding=True)),
+)
 _KNOWN_COLUMNS: Final[dict[str, Any]] = {
     "size_bytes": _bind("size"),
     "mtime_ns": _bind("mtime"),

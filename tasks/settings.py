@@ -4,6 +4,8 @@ What is given by a caller wins over the environment, the environment over the de
 environment alone: they are no flow parameter and no argument that other users of the machine can see.
 """
 
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any, Self
@@ -71,22 +73,46 @@ class Settings(BaseSettings, Options):
     api_endpoint: str = Field(description=HELP["api_endpoint"])
     report_dir: Path = Field(Path("report"), description=HELP["report_dir"])
     token: SecretStr = Field(SecretStr(""), description=HELP["token"])
+    token_file: Path | None = Field(None, description=HELP["token_file"])
     token_url: str = Field("", description=HELP["token_url"])
     client_id: str = Field("", description=HELP["client_id"])
     client_secret: SecretStr = Field(SecretStr(""), description=HELP["client_secret"])
+    client_secret_file: Path | None = Field(None, description=HELP["client_secret_file"])
     scope: str = Field("", description=HELP["scope"])
+    audience: str = Field("", description=HELP["audience"])
+    user_id: str = Field("", description=HELP["user_id"])
+    signing_key: Path | None = Field(None, description=HELP["signing_key"])
     ca_bundle: Path | None = Field(None, description=HELP["ca_bundle"])
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.token_url and not (self.client_id and self.client_secret.get_secret_value()):
-            raise ValueError("TOKEN_URL needs CLIENT_ID and CLIENT_SECRET beside it")
+        if self.token_url and not (self.client_id and (self.client_secret or self.client_secret_file)):
+            raise ValueError("TOKEN_URL needs CLIENT_ID and CLIENT_SECRET (or CLIENT_SECRET_FILE) beside it")
+        ways = (self.token, self.token_file, self.token_url)
+        if sum(map(bool, ways)) > 1:
+            raise ValueError("TOKEN, TOKEN_FILE and TOKEN_URL: only one of them can be the way to a token")
         if has_password(self.ledger):
             raise ValueError("LEDGER must not hold a password: it comes from PGPASSWORD or PGPASSFILE")
         for name, url in (("API_ENDPOINT", self.api_endpoint), ("TOKEN_URL", self.token_url)):
             if url and (objection := _objection(url, allow_http=self.allow_http)):
                 raise ValueError(f"{name} {objection}")
         return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything but the secrets: two runs with the same were told the same."""
+        told = self.model_dump(mode="json", exclude={"token", "client_secret"})
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def credential(self) -> str:
+        """By what name the API knows us: a client's id, a digest of a static token; never a secret."""
+        if self.token_url:
+            return f"client {self.client_id}"
+        if self.token_file:
+            return "token file"
+        token = self.token.get_secret_value().encode()
+        return f"token {hashlib.sha256(token).hexdigest()[:16]}" if token else "none"
 
     @property
     def ledger_at(self) -> Path | str:

@@ -147,7 +147,7 @@ class Carrier:
             with self._slots.slot(trip.todo.file_id):
                 trip.attempts += 1
                 known_md5 = content.digests.md5 if content.digests else ""
-                stored = self._client.put(trip.ticket, content.body(), content.size_bytes, known_md5)
+                stored = self._client.put(trip.ticket, content.body, content.size_bytes, known_md5)
         if stored.etag_is_md5 and stored.etag.lower() != content.hashed().md5:
             raise Fault(FaultKind.INTEGRITY, "the ETag is not the MD5 of what was sent", stored.http_status)
         return stored

@@ -14,6 +14,7 @@ import json
 import random
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections import defaultdict
@@ -139,8 +140,10 @@ class _Grant:
 class FarSide:
     """Serves from `with` until its end. What it stored, was asked and is asked now is public."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        """Plain HTTP, unless a context for TLS is given."""
         self.script: Script = all_good
+        self._scheme = "https" if context else "http"
         self.objects: dict[str, list[bytes]] = {}  # key -> each body stored under it, the newest last
         self.requests: list[Request] = []
         self.clock_skew_s = 0.0
@@ -152,11 +155,15 @@ class FarSide:
         self._counts: defaultdict[Step, int] = defaultdict(int)
         self._grants: dict[str, _Grant] = {}
         self._server = _Server(self)
+        if context:
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     @property
     def token_url(self) -> str:
@@ -227,7 +234,7 @@ class FarSide:
         }
         host = wanted.host or f"127.0.0.1:{self._server.server_port}"
         pairs = "&".join(f"{name}={value}" for name, value in query.items())
-        return _json(200, {"url": f"http://{host}/bucket/{key}?{pairs}", "key": key})
+        return _json(200, {"url": f"{self._scheme}://{host}/bucket/{key}?{pairs}", "key": key})
 
     def objection(self, key: str, query: Mapping[str, list[str]], headers: Message) -> Reply | None:
         """Why S3 would refuse it, whatever is in its body."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.hosts import is_loopback, why_not
+from tasks.core.hosts import is_loopback, is_private, why_not
 
 AWS = ["*.amazonaws.com", "storage.example.org"]
 names = st.from_regex(r"[a-z0-9-]{1,20}(\.[a-z0-9-]{1,20}){0,4}", fullmatch=True)
@@ -86,3 +86,43 @@ class TestWhyNot:
     def test_names_no_host_in_its_answer(self, host: str) -> None:
         """It goes into a message: of the URL, nothing is told."""
         assert "example" not in why_not("https", f"{host}.example", allow_http=False, patterns=["x"])
+
+
+class TestPrivate:
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "localhost",
+            "127.0.0.1",
+            "127.1.2.3",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "[::1]",
+            "[::]",
+            "[fe80::1]",
+            "[fd00::1]",
+            "[::ffff:10.0.0.1]",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0x7f.1",
+            "10.0.0.1.",
+        ],
+    )
+    def test_is_what_no_other_network_can_reach(self, host: str) -> None:
+        """Also as a resolver of the old kind would read it."""
+        assert is_private(host)
+        assert "private network" in why_not("https", host, allow_http=True, allow_private=False)
+
+    @pytest.mark.parametrize(
+        "host", ["s3.amazonaws.com", "52.216.1.1", "[2600:1f60::1]", "bucket.vpce-1.s3.vpce.amazonaws.com"]
+    )
+    def test_is_no_name_and_no_public_address(self, host: str) -> None:
+        """A name may well resolve to a private address: VPC endpoints do."""
+        assert not is_private(host)
+        assert why_not("https", host, allow_http=False, allow_private=False) == ""

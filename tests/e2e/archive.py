@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from tasks.database import connect
 from tasks.report import read_report
 from tasks.schema import file
+from tasks.verdict import audit
 from tests.conftest import Dicom, padded
 from tests.far_side import TOKEN, FarSide, Request, Reset, Step
 
@@ -148,5 +149,6 @@ class Archive:
         assert len(stored_once) == FILES
         assert set(bodies) - stored_once <= self.uncertain, "an object sent in vain, not by a kill"
         uids = [row["sop_instance_uid"] for row in rows if row["status"] in ("uploaded", "already_uploaded")]
+        assert audit(self.report_dir).faults == []
         assert padded("1.2.0") in uids
         assert len(uids) == len(set(uids)) == FILES

@@ -155,7 +155,7 @@ class TestDisk:
         archive.check()
 
     def test_full_under_the_report_loses_no_outcome(self, archive: Archive, small: Path) -> None:
-        """Exit code 3; with room again `dicom-ingest report` writes it, from the ledger alone."""
+        """Exit code 3, for the audit trail lies there too; with room again `dicom-ingest report` writes it."""
         archive.report_dir = small / "report"
         process = archive.start("upload")
         archive.await_puts(10, process)
@@ -166,8 +166,11 @@ class TestDisk:
         (small / "filler").unlink()
         again = [sys.executable, "-m", "flows.cli", "report", str(archive.report_dir)]
         ended = subprocess.run([*again, "--ledger", archive.ledger], capture_output=True, check=False)
-        assert ended.returncode == 1, ended.stderr
+        assert ended.returncode == 3, ended.stderr
         assert len(archive.far_side.asked(Step.PUT)) == sent
+        assert len(list(read_report(archive.report_dir))) == FILES + 3
+        archive.take_stock()
+        assert archive.finish() == 1, archive.told
         archive.check()
 
 

@@ -1,6 +1,7 @@
 """The client against a far side: what it sends, what it makes of each answer, and how it reads an expiry."""
 
 import hashlib
+import json
 import ssl
 import threading
 import time
@@ -73,7 +74,7 @@ def kind_of(request: Callable[[], object]) -> FaultKind:
 
 
 def put(client: UploadClient, ticket: Ticket, body: bytes = BODY) -> Stored:
-    return client.put(ticket, body, len(body), hashlib.md5(body).hexdigest())
+    return client.put(ticket, lambda: body, len(body), hashlib.md5(body).hexdigest())
 
 
 class TestPresign:
@@ -212,7 +213,7 @@ class TestPut:
     def test_of_an_iterator_is_not_chunked(self, client: UploadClient, far_side: FarSide) -> None:
         """S3 refuses chunked presigned PUTs."""
         ticket = client.presign()
-        client.put(ticket, iter([BODY[:5], BODY[5:]]), len(BODY))
+        client.put(ticket, lambda: iter([BODY[:5], BODY[5:]]), len(BODY))
         (sent,) = far_side.asked(Step.PUT)
         assert far_side.bodies == {ticket.key: BODY}
         assert (sent.headers["Content-Length"], sent.headers["Transfer-Encoding"]) == (str(len(BODY)), None)
@@ -250,7 +251,7 @@ class TestPut:
             (s3_error(404, "NoSuchBucket"), FaultKind.REJECTED),
             (s3_error(411, "MissingContentLength"), FaultKind.REJECTED),
             (s3_error(412, "PreconditionFailed"), FaultKind.REJECTED),
-            (Reply(307, headers={"Location": "http://127.0.0.1:1/"}), FaultKind.REJECTED),
+            (Reply(302, headers={"Location": "http://127.0.0.1:1/"}), FaultKind.REJECTED),
             (s3_error(400, "BadDigest"), FaultKind.INTEGRITY),
         ],
     )
@@ -268,7 +269,7 @@ class TestPut:
     ) -> None:
         """Content-MD5 goes with the bytes: the store compares."""
         ticket = client.presign()
-        assert kind_of(lambda: client.put(ticket, BODY, len(BODY), "0" * 32)) is FaultKind.INTEGRITY
+        assert kind_of(lambda: client.put(ticket, lambda: BODY, len(BODY), "0" * 32)) is FaultKind.INTEGRITY
         assert far_side.objects == {}
 
     def test_to_a_dead_url_is_not_sent(self, client: UploadClient, far_side: FarSide) -> None:
@@ -329,7 +330,7 @@ class TestPut:
             raise Fault(FaultKind.CHANGED, "the file changed")
 
         ticket = client.presign()
-        assert kind_of(lambda: client.put(ticket, body(), len(BODY))) is FaultKind.CHANGED
+        assert kind_of(lambda: client.put(ticket, body, len(BODY))) is FaultKind.CHANGED
         assert put(client, ticket).http_status == 200
         assert far_side.objects == {ticket.key: [BODY]}
 
@@ -357,7 +358,7 @@ class TestSilence:
                 yield bytes([byte])
 
         ticket = client.presign()
-        assert client.put(ticket, body(), len(BODY)).http_status == 200
+        assert client.put(ticket, body, len(BODY)).http_status == 200
 
 
 class TestReach:
@@ -416,3 +417,72 @@ class TestExpiry:
     def test_is_never_not_a_number(self, value: str) -> None:
         """It would be neither alive nor dead."""
         assert expiry(httpx.URL(f"https://example.org/key?Expires={value}")) == float("inf")
+
+
+class TestRedirect:
+    """The object store may name another host of its own, as S3 does for a bucket in another region."""
+
+    @pytest.fixture
+    def elsewhere(self) -> Iterator[FarSide]:
+        with FarSide() as elsewhere:
+            yield elsewhere
+
+    @staticmethod
+    def moved(code: int, to: FarSide) -> Callable[[Request], Deviation | None]:
+        def script(request: Request) -> Deviation | None:
+            url = json.loads(to.mint(Minted(key=request.key)).body)["url"]
+            return Reply(code, headers={"Location": url}) if request.step is Step.PUT else None
+
+        return script
+
+    @pytest.mark.parametrize("code", [307, 308])
+    def test_that_keeps_the_method_is_followed(
+        self, client: UploadClient, far_side: FarSide, elsewhere: FarSide, code: int
+    ) -> None:
+        """With the whole body, and without the bearer token."""
+        far_side.script = self.moved(code, elsewhere)
+        ticket = client.presign()
+        put(client, ticket)
+        assert elsewhere.bodies == {ticket.key: BODY}
+        assert far_side.objects == {}
+        assert all("Authorization" not in request.headers for request in elsewhere.asked(Step.PUT))
+
+    @pytest.mark.parametrize("code", [301, 302, 303])
+    def test_that_may_change_the_method_is_refused(
+        self, client: UploadClient, far_side: FarSide, elsewhere: FarSide, code: int
+    ) -> None:
+        far_side.script = self.moved(code, elsewhere)
+        assert kind_of(lambda: put(client, client.presign())) is FaultKind.REJECTED
+        assert elsewhere.requests == []
+
+    def test_to_a_host_that_is_not_allowed_is_refused(self, opened: Open, far_side: FarSide) -> None:
+        """The settings are wrong, or somebody in between is."""
+        client = opened(storage_hosts=["127.0.0.1"])
+        ticket = client.presign()
+        far_side.script = always(Step.PUT, Reply(307, headers={"Location": "https://elsewhere.example/key"}))
+        assert kind_of(lambda: put(client, ticket)) is FaultKind.SETTINGS
+
+    def test_without_end_is_given_up(self, client: UploadClient, far_side: FarSide) -> None:
+        far_side.script = self.moved(307, far_side)
+        assert kind_of(lambda: put(client, client.presign())) is FaultKind.REJECTED
+        assert len(far_side.asked(Step.PUT)) == 4
+
+
+class TestAnswer:
+    def test_that_drips_for_ever_is_a_network_fault(
+        self, opened: Open, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Never silent, and never at its end."""
+        monkeypatch.setattr("tasks.http.MAX_ANSWER_S", 0.0)
+        far_side.script = always(Step.PRESIGN, Reply(200, b"x" * 100))
+        assert kind_of(opened().presign) is FaultKind.NETWORK
+
+    def test_names_no_private_address_when_the_api_is_public(self, opened: Open) -> None:
+        """Or the API could make us send images to any machine of our own network."""
+        answer = json.dumps({"url": "https://10.0.0.7/bucket/key?X-Amz-Signature=x", "key": "key"}).encode()
+        transport = httpx.MockTransport(lambda _request: httpx.Response(200, stream=httpx.ByteStream(answer)))
+        connections = Connections(lambda _url: transport, Timeouts())
+        for endpoint, kind in (("https://api.example.org", FaultKind.SETTINGS), ("https://10.0.0.1", None)):
+            client = UploadClient(endpoint, StaticToken(TOKEN), connections)
+            found = kind_of(client.presign) if kind else client.presign().key
+            assert found == (kind or "key")

@@ -5,12 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
 
 from tasks.core.errors import Fault, FaultKind, RefusedError
-from tasks.credentials import ClientCredentials, StaticToken
+from tasks.credentials import ClientCredentials, StaticToken, TokenFile
 from tasks.http import Connections, Timeouts
 from tests.far_side import CLIENT_ID, CLIENT_SECRET, Deviation, FarSide, Reply, Reset, Step, always, status
 
@@ -140,3 +142,46 @@ class TestClientCredentials:
         assert raised.value.retry_after_s == (7 if kind is FaultKind.THROTTLED else 0)
         far_side.script = lambda request: None
         assert ours.authorization() in far_side.tokens
+
+
+class TestFiles:
+    def test_of_tokens_may_be_renewed_meanwhile(self, tmp_path: Path) -> None:
+        """As Kubernetes does with projected tokens."""
+        path = tmp_path / "token"
+        path.write_text("first\n")
+        token = TokenFile(path)
+        assert token.authorization() == "Bearer first"
+        path.write_text("second")
+        assert token.authorization(refused="Bearer first") == "Bearer second"
+
+    @pytest.mark.parametrize("content", [None, b"", b"\n", b"two\nlines", b"caf\xe9", b"bell\x07"])
+    def test_without_a_line_of_text_stop_the_run(self, tmp_path: Path, content: bytes | None) -> None:
+        """The setting is named; the path and the content are not."""
+        path = tmp_path / "token"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(RefusedError) as refused:
+            TokenFile(path).authorization()
+        assert "DICOM_INGEST_TOKEN_FILE" in str(refused.value)
+        assert str(tmp_path) not in str(refused.value)
+
+
+class TestAudience:
+    def test_is_asked_for_where_it_is_set(self) -> None:
+        """Beside the grant type and the scope."""
+        bodies: list[bytes] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            bodies.append(request.read())
+            token = b'{"access_token": "t", "token_type": "Bearer"}'
+            return httpx.Response(200, stream=httpx.ByteStream(token))
+
+        connections = Connections(lambda _url: httpx.MockTransport(answer), Timeouts())
+        ClientCredentials(
+            connections, "https://idp.example.org", "id", "secret", "up", "https://api.example.org"
+        ).authorization()
+        assert parse_qs(bodies[0].decode()) == {
+            "grant_type": ["client_credentials"],
+            "scope": ["up"],
+            "audience": ["https://api.example.org"],
+        }

@@ -77,7 +77,7 @@ CASES = {
     # other 4xx: the file fails
     "400": Case([s3_error(400, "InvalidRequest")], "failed/refused", 1, 1, "400"),
     "404": Case([s3_error(404, "NoSuchBucket")], "failed/refused", 1, 1, "404"),
-    "redirect": Case([Reply(307, headers={"Location": "/elsewhere"})], "failed/refused", 1, 1, "307"),
+    "redirect": Case([Reply(302, headers={"Location": "/elsewhere"})], "failed/refused", 1, 1, "302"),
     # integrity: the same bytes again to the same key
     "400 BadDigest": Case([s3_error(400, "BadDigest")], attempts=2),
     "another MD5 once": Case([StoredAs(OTHER_MD5)], attempts=2, versions=2),

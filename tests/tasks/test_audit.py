@@ -1,0 +1,245 @@
+"""The audit trail of real runs, and what `dicom-ingest audit` finds when somebody touched something."""
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.audit import AUDIT_JSONL, Trail
+from tasks.certificate import public_key
+from tasks.core.audit import Event
+from tasks.core.errors import StoppedError, UsageError
+from tasks.verdict import audit
+from tests.conftest import Dicom, NearSide
+from tests.far_side import FarSide, Reset, Step, StoredAs, s3_error, scripted
+
+
+def events(report_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (report_dir / AUDIT_JSONL).read_text().splitlines()]
+
+
+def faults(report_dir: Path) -> str:
+    return "\n".join(audit(report_dir).faults)
+
+
+class TestTrail:
+    def test_of_a_run_tells_it_from_beginning_to_end(self, near_side: NearSide, dicom: Dicom) -> None:
+        for number in range(3):
+            near_side.put(f"study/{number}", dicom(f"1.{number}"))
+        run = near_side.run(user_id="j.doe")
+        told = events(near_side.report_dir)
+        assert [each["event"] for each in told[:3]] == ["run_started", "credential", "batch_started"]
+        assert told[0]["user_id"] == "j.doe"
+        assert told[0]["run_id"] == run.summary.run_id
+        assert Counter(each["event"] for each in told)["key_issued"] == 3
+        stored = {each["key"]: each["sha256"] for each in told if each["event"] == "stored"}
+        assert stored == {row["key"]: row["sha256"] for row in run.rows.values()}
+        assert (told[-1]["event"], told[-1]["by_status"]) == ("run_ended", {"uploaded": 3})
+        assert (near_side.report_dir / AUDIT_JSONL).stat().st_mode & 0o777 == 0o600
+
+    def test_holds_no_secret(self, near_side: NearSide, dicom: Dicom) -> None:
+        near_side.put("study/1", dicom("1.1"))
+        near_side.run()
+        trail = (near_side.report_dir / AUDIT_JSONL).read_text()
+        assert near_side.settings().token.get_secret_value() not in trail
+        assert "X-Amz" not in trail
+        assert str(near_side.archive) not in trail
+
+    def test_is_one_chain_over_runs(self, near_side: NearSide, far_side: FarSide, dicom: Dicom) -> None:
+        """Failures, a conflict, a duplicate, a file that is replaced: they agree after each run."""
+        paths = [near_side.put(f"study/{number}", dicom(f"1.{number}")) for number in range(6)]
+        near_side.put("study/twin", dicom("1.3"))
+        near_side.put("study/other", dicom("1.4", "other"))
+        far_side.script = scripted(
+            (Step.PUT, 1, Reset(stored=True)),
+            (Step.PUT, 2, s3_error(400, "InvalidRequest")),
+            (Step.PUT, 3, s3_error(403, "AccessDenied")),
+            (Step.PUT, 4, StoredAs('"00000000000000000000000000000000"')),
+        )
+        near_side.run()
+        assert faults(near_side.report_dir) == ""
+        paths[0].write_bytes(dicom("1.0", "anew"))
+        run = near_side.run()
+        assert faults(near_side.report_dir) == ""
+        near_side.run(on_conflict="upload")
+        assert faults(near_side.report_dir) == ""
+        told = Counter(each["event"] for each in events(near_side.report_dir))
+        assert told["run_ended"] == 3
+        assert told["refused"] >= 1
+        assert told["superseded"] >= 2
+        assert run.row("study/0")["reason"] == "replaced"
+
+    def test_torn_by_a_crash_is_mended_by_the_next_run(self, near_side: NearSide, dicom: Dicom) -> None:
+        """And the next run says so."""
+        near_side.put("study/1", dicom("1.1"))
+        near_side.run()
+        with (near_side.report_dir / AUDIT_JSONL).open("ab") as file:
+            file.write(b'{"no":99,"prev":"abc')
+        assert "is cut off" in faults(near_side.report_dir)
+        near_side.run()
+        assert faults(near_side.report_dir) == ""
+        assert {"line_cut": 20} in [{e["event"]: e.get("bytes")} for e in events(near_side.report_dir)]
+
+    def test_belongs_to_one_run_at_a_time(self, near_side: NearSide, dicom: Dicom) -> None:
+        """Two runs would overwrite each other's report."""
+        near_side.put("study/1", dicom("1.1"))
+        engine = near_side.engine()
+        with pytest.raises(UsageError, match="Another run writes into this report directory"):
+            near_side.engine()
+        near_side.finished(engine)
+        assert near_side.run().exit_code == 0
+
+    def test_that_is_none_of_ours_is_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / AUDIT_JSONL).write_text("somebody's notes\n")
+        with pytest.raises(UsageError, match="no audit trail of ours"):
+            Trail(tmp_path)
+        assert (tmp_path / AUDIT_JSONL).read_text() == "somebody's notes\n"
+
+    def test_that_can_not_be_written_stays_whole(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A full disk takes half a line: it is taken back."""
+        trail = Trail(tmp_path)
+        trail.tell(Event.KEY_ISSUED, key="one")
+        trail.flush()
+        before = (tmp_path / AUDIT_JSONL).read_bytes()
+        write = os_write_once_then_full(monkeypatch)
+        trail.tell(Event.KEY_ISSUED, key="two")
+        with pytest.raises(StoppedError, match="No space left"):
+            trail.flush()
+        assert write
+        monkeypatch.undo()
+        assert (tmp_path / AUDIT_JSONL).read_bytes() == before
+        trail.tell(Event.KEY_ISSUED, key="three")
+        trail.close()
+        assert [each["no"] for each in events(tmp_path)] == [1, 2]
+
+
+def os_write_once_then_full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    import os
+
+    real, calls = os.write, []
+
+    def write(descriptor: int, data: bytes) -> int:
+        calls.append(len(data))
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data[:10])
+
+    monkeypatch.setattr("tasks.audit.os.write", write)
+    return calls
+
+
+@pytest.fixture
+def reported(near_side: NearSide, dicom: Dicom) -> Path:
+    """A report directory of three stored files."""
+    for number in range(3):
+        near_side.put(f"study/{number}", dicom(f"1.{number}"))
+    near_side.run()
+    return near_side.report_dir
+
+
+def edit(path: Path, change: Callable[[str], str]) -> None:
+    text = path.read_text()
+    assert change(text) != text
+    path.write_text(change(text))
+
+
+class TestAudit:
+    def test_of_what_nobody_touched_finds_nothing(self, reported: Path) -> None:
+        found = audit(reported)
+        assert (found.faults, found.lines, found.elsewhere) == ([], len(events(reported)), 0)
+
+    @pytest.mark.parametrize(
+        ("name", "change", "fault"),
+        [
+            (AUDIT_JSONL, lambda text: text.replace('"stored"', '"refused"', 1), "broken: line"),
+            (AUDIT_JSONL, lambda text: "\n".join(text.split("\n")[:-2]) + "\n", "certificate names"),
+            (
+                "report.csv",
+                lambda text: text.replace(",uploaded,", ",invalid,", 1),
+                "report.csv is not as it was",
+            ),
+            (
+                "report.csv",
+                lambda text: text[: text.rindex("\n1,3")] + "\n",
+                "study 1 file 3: a key was issued",
+            ),
+            ("studies.csv", lambda text: text.replace("true", "false"), "studies.csv is not as it was"),
+            ("summary.json", lambda text: text.replace('"files": 3', '"files": 4'), "summary.json is not"),
+            ("certificate.json", lambda text: "", "no certificate.json that can be read"),
+        ],
+    )
+    def test_says_what_was_touched(
+        self, reported: Path, name: str, change: Callable[[str], str], fault: str
+    ) -> None:
+        edit(reported / name, change)
+        assert fault in faults(reported)
+
+    def test_says_which_row_has_a_key_or_bytes_that_were_never_stored(self, reported: Path) -> None:
+        """Also when somebody wrote a new certificate over a report of his own making."""
+        stored = [each for each in events(reported) if each["event"] == "stored"]
+        edit(reported / "report.csv", lambda text: text.replace(stored[0]["key"], "uploads/nowhere"))
+        edit(reported / "report.csv", lambda text: text.replace(stored[1]["sha256"], "0" * 64))
+        assert "the trail does not know its key" in faults(reported)
+        assert "other bytes were stored" in faults(reported)
+
+    def test_of_files_stored_by_a_run_elsewhere_counts_them(
+        self, near_side: NearSide, reported: Path
+    ) -> None:
+        elsewhere = near_side.directory / "elsewhere"
+        near_side.run(report_dir=elsewhere, ledger=str(reported / "ledger.sqlite"))
+        found = audit(elsewhere)
+        assert (found.faults, found.elsewhere) == ([], 3)
+
+    def test_without_a_trail_is_a_usage_error(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"no audit\.jsonl"):
+            audit(tmp_path)
+
+
+class TestCertificate:
+    @pytest.fixture
+    def keys(self, tmp_path: Path) -> tuple[Path, Path]:
+        """Made by openssl, as README says."""
+        private, public = tmp_path / "key.pem", tmp_path / "public.pem"
+        for command in (
+            ["genpkey", "-algorithm", "ed25519", "-out", private],
+            ["pkey", "-in", private, "-pubout", "-out", public],
+        ):
+            subprocess.run(["openssl", *map(str, command)], check=True, capture_output=True)
+        return private, public
+
+    def test_is_signed_as_openssl_verifies_it(
+        self, near_side: NearSide, dicom: Dicom, keys: tuple[Path, Path]
+    ) -> None:
+        private, public = keys
+        near_side.put("study/1", dicom("1.1"))
+        near_side.run(signing_key=private)
+        verify = ["-verify", "-rawin", "-pubin", "-inkey", str(public)]
+        files = ["-in", "certificate.json", "-sigfile", "certificate.sig"]
+        subprocess.run(["openssl", "pkeyutl", *verify, *files], check=True, cwd=near_side.report_dir)
+        found = audit(near_side.report_dir, public_key(public))
+        assert (found.faults, found.signed) == ([], True)
+        edit(near_side.report_dir / "certificate.json", lambda text: text + " ")
+        assert "certificate.sig is no signature" in audit(near_side.report_dir, public_key(public)).faults[-1]
+
+    def test_needs_a_key_that_is_one(self, near_side: NearSide, dicom: Dicom, tmp_path: Path) -> None:
+        """Known before anything is sent."""
+        near_side.put("study/1", dicom("1.1"))
+        (tmp_path / "key.pem").write_text("no key")
+        with pytest.raises(UsageError, match="DICOM_INGEST_SIGNING_KEY"):
+            near_side.run(signing_key=tmp_path / "key.pem")
+
+    def test_of_an_earlier_run_is_kept_with_its_report(
+        self, near_side: NearSide, dicom: Dicom, keys: tuple[Path, Path]
+    ) -> None:
+        near_side.put("study/1", dicom("1.1"))
+        first = near_side.run(signing_key=keys[0]).summary.run_id
+        near_side.run()
+        assert (near_side.report_dir / f"certificate.{first}.json").exists()
+        assert (near_side.report_dir / f"certificate.{first}.sig").exists()
+        assert not (near_side.report_dir / "certificate.sig").exists()
