@@ -6,6 +6,7 @@ result, a state's message or a log line.
 """
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +16,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.artifacts import publish_summary, published
 from flows.blocks import settings_of
 from flows.progress import shown
 from tasks.core.models import EXIT_ONE, Summary
@@ -28,8 +31,16 @@ from tasks.settings import Options, load
 _DEFAULTS: Final = Options()
 
 
+def _run_name() -> str:
+    """The campaign and the time: nothing of the manifest's path."""
+    options = flow_run.parameters.get("options")
+    campaign = Options.model_validate(options).campaign if options else _DEFAULTS.campaign
+    return f"{campaign} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+
+
 @flow(
     name="backfill",
+    flow_run_name=_run_name,
     description="Uploads the studies of a manifest and writes the reconciliation report.",
     task_runner=ThreadPoolTaskRunner(max_workers=BATCHES_IN_FLIGHT),  # type: ignore[arg-type]
     persist_result=False,
@@ -60,8 +71,9 @@ def backfill(
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
         get_run_logger().info("%d study entries in the manifest", len(entries))
         engine = Engine(entries, settings)
-        with shown(engine.progress):
+        with shown(engine.progress), published(engine.progress):
             summary = engine.finish(ended_by(engine, lambda: _upload_all(engine)))
+        publish_summary(summary, settings.report_dir)
         return _final_state(summary)
 
 

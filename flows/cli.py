@@ -245,6 +245,23 @@ def sandbox(
 
 
 @app.command
+def serve(
+    *,
+    port: Annotated[int, Parameter(help="Port of the Prefect server that is started.")] = 4200,
+    debug: Annotated[bool, _option("debug")] = False,
+) -> int:
+    """Start a Prefect server with its UI and the deployments, ready to click "Run", until Ctrl-C.
+
+    With PREFECT_API_URL set it starts no server, and serves the deployments at that one.
+    """
+    del debug
+    from flows.serve import serve
+
+    serve(port)
+    return 0
+
+
+@app.command
 def demo(
     *,
     directory: Annotated[Path, Parameter(help="Where everything of the demo is put.")] = Path("demo"),

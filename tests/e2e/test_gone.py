@@ -155,7 +155,7 @@ class TestDisk:
         archive.check()
 
     def test_full_under_the_report_loses_no_outcome(self, archive: Archive, small: Path) -> None:
-        """Exit code 3, for the audit trail lies there too; with room again `dicom-ingest report` writes it."""
+        """Exit code 3, for the audit trail is there too; with room again `dicom-ingest report` writes it."""
         archive.report_dir = small / "report"
         process = archive.start("upload")
         archive.await_puts(10, process)

@@ -1,0 +1,104 @@
+"""What Prefect's UI shows of a run: its progress while it lasts, and in the end its counts.
+
+Counts, study numbers, labels and the report's directory alone: no path of a file, no UID. A server that does
+not take an artifact costs that artifact, never the run.
+"""
+
+import contextvars
+import csv
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from flows.progress import sentence
+from tasks.core.models import Summary
+from tasks.report import STUDIES_CSV
+from tasks.upload import Progress
+
+log = logging.getLogger("dicom_ingest")
+
+_UPDATE_S: Final = 15.0  # an update is a request to the server: hundreds in an hour, whatever the files
+_STUDIES_SHOWN: Final = 50
+_STUDY_CELLS: Final = ("study_no", "label", "files", "stored", "failed", "expected")
+
+
+@contextmanager
+def published(progress: Progress, every_s: float = _UPDATE_S) -> Iterator[None]:
+    """Keeps a progress artifact up to date until the block ends."""
+    ended = threading.Event()
+    context = contextvars.copy_context()  # of the flow run, to which the artifact belongs
+    thread = threading.Thread(
+        target=context.run, args=(_publish, progress, ended, every_s), name="artifact", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def publish_summary(summary: Summary, report_dir: Path) -> None:
+    """The counts as text, and the first studies that are incomplete as a table."""
+    _tried(lambda: create_markdown_artifact(markdown(summary, report_dir), key="backfill-summary"))
+    if summary.complete_studies < summary.studies:
+        table = incomplete_studies(report_dir)
+        _tried(lambda: create_table_artifact(table, key="backfill-incomplete-studies"))
+
+
+def markdown(summary: Summary, report_dir: Path) -> str:
+    """One run for a person who looks at the UI."""
+    lines = [
+        f"# {summary.campaign}: exit code {summary.exit_code}",
+        f"{summary.complete_studies:,} of {summary.studies:,} studies complete.",
+        f"{summary.files:,} files in {summary.wall_s:,.0f} s, {summary.files_per_s:,.0f} files/s stored.",
+        "",
+        "| status | files |",
+        "| --- | ---: |",
+        *(f"| {status} | {count:,} |" for status, count in summary.by_status.items()),
+        "",
+        f"The report is in `{report_dir.absolute()}` on the machine that ran it, under run {summary.run_id}.",
+        *(f"- {problem}" for problem in summary.problems),
+    ]
+    return "\n".join(lines)
+
+
+def incomplete_studies(report_dir: Path) -> list[dict[str, Any]]:
+    """The first of them, by their numbers in the manifest; the whole list is studies.csv."""
+    with (report_dir / STUDIES_CSV).open(encoding="utf-8", newline="") as file:
+        incomplete = (row for row in csv.DictReader(file) if row["complete"] == "false")
+        return [{name: row[name] for name in _STUDY_CELLS} for row in islice(incomplete, _STUDIES_SHOWN)]
+
+
+def _publish(progress: Progress, ended: threading.Event, every_s: float) -> None:
+    artifact_id = _tried(lambda: create_progress_artifact(0.0, key="backfill-progress"))
+    while artifact_id is not None:
+        last = ended.wait(every_s)
+        _tried(lambda: update_progress_artifact(artifact_id, _percent(progress), sentence(progress, 0)))
+        if last:
+            return
+
+
+def _percent(progress: Progress) -> float:
+    """Of what is listed; never whole while the scan goes on."""
+    done = 100 * progress.files_done / (progress.files_listed or 1)
+    return round(min(done, 99.0 if progress.scanning else 100.0), 1)
+
+
+def _tried(request: Callable[[], Any]) -> Any:
+    try:
+        return request()
+    except Exception as error:  # noqa: BLE001 - bookkeeping; its text may quote a request
+        log.info("Prefect's server did not take an artifact (%s)", type(error).__name__)
+        return None

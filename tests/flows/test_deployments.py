@@ -1,0 +1,178 @@
+"""The flows as a platform team deploys them, on a real Prefect server."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import yaml
+from prefect.cli.deploy._models import (
+    ConcurrencyLimitSpec,
+    DeploymentConfig,
+    PrefectYamlModel,
+    RawScheduleConfig,
+    WorkPoolConfig,
+)
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+from pydantic import BaseModel
+
+from deployments.sandbox.sandbox import Sandbox
+from tasks.report import read_report
+from tests.flows.conftest import Plant, cut
+
+ROOT = Path(__file__).parents[2]
+PREFECT_YAML = ROOT / "deployments" / "prefect.yaml"
+BIN = Path(sys.executable).parent
+
+
+def unknown(model: type[BaseModel], data: dict[str, Any]) -> set[str]:
+    """Keys that Prefect would drop without a word."""
+    fields = {name for field, info in model.model_fields.items() for name in (field, info.alias) if name}
+    return set(data) - fields
+
+
+class TestPrefectYaml:
+    @pytest.fixture
+    def config(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = yaml.safe_load(PREFECT_YAML.read_text())
+        return loaded
+
+    def test_is_as_prefects_models_have_it(self, config: dict[str, Any]) -> None:
+        PrefectYamlModel.model_validate(config)
+        assert unknown(PrefectYamlModel, config) == {"definitions"}  # anchors, for YAML alone
+        for deployment in config["deployments"]:
+            assert unknown(DeploymentConfig, deployment) == set()
+            assert unknown(WorkPoolConfig, deployment["work_pool"]) == set()
+            assert unknown(ConcurrencyLimitSpec, deployment["concurrency_limit"]) == set()
+            for schedule in deployment.get("schedules", []):
+                RawScheduleConfig.model_validate(schedule)
+                assert {"slug", "active", "timezone"} <= set(schedule)
+                assert schedule["active"] is False
+
+    def test_with_a_wrong_key_would_not_pass(self) -> None:
+        """The check above can fail."""
+        assert unknown(DeploymentConfig, {"name": "x", "work_pol": {}}) == {"work_pol"}
+
+    def test_deploys_to_a_server(self, prefect_server: Path) -> None:
+        """Every deployment of the file, with its schedule off."""
+        environment = os.environ | {
+            "PREFECT_API_URL": PREFECT_API_URL.value(),
+            "PREFECT_HOME": str(prefect_server),
+            "DICOM_INGEST_HOME": str(ROOT),
+        }
+        for command in (
+            ["work-pool", "create", "archive", "--type", "process"],
+            ["--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml"],
+        ):
+            done = subprocess.run(
+                [BIN / "prefect", *command], cwd=ROOT, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        with get_client(sync_client=True) as client:
+            found = {
+                name: client.read_deployment_by_name(f"backfill/{name}") for name in ("manual", "scheduled")
+            }
+        assert {each.work_pool_name for each in found.values()} == {"archive"}
+        assert [schedule.active for schedule in found["scheduled"].schedules] == [False]
+        options = found["scheduled"].concurrency_options
+        assert options is not None
+        assert options.collision_strategy.value == "CANCEL_NEW"
+
+
+@pytest.fixture
+def served(
+    at_sandbox: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """`dicom-ingest serve` with a server of its own: the API's address, and the process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # One home of Prefect for all commands of the session: only the first start in it takes long.
+    home = {"PREFECT_HOME": str(tmp_path_factory.getbasetemp() / "prefect-home")}
+    environment = {name: text for name, text in os.environ.items() if name != "PREFECT_API_URL"} | home
+    with (tmp_path / "serve.log").open("w") as log:
+        process = subprocess.Popen(
+            [BIN / "dicom-ingest", "serve", "--port", str(port)],
+            cwd=tmp_path,
+            env=environment,
+            stderr=log,
+            stdout=log,
+        )
+    try:
+        yield f"http://127.0.0.1:{port}/api", process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def asked(api: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Prefect's answer, when it is up."""
+    until = time.monotonic() + 120
+    while True:
+        try:
+            answer = httpx.request(method, f"{api}{path}", json=body, timeout=30)
+        except httpx.TransportError:
+            assert time.monotonic() < until
+        else:
+            if answer.status_code < 400:
+                return answer.json()
+            assert time.monotonic() < until, answer.text
+        time.sleep(0.2)
+
+
+class TestServe:
+    def test_runs_what_a_person_starts_and_ends_with_all_of_it(
+        self, served: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path, plant: Plant, sandbox: Sandbox
+    ) -> None:
+        """Deployment, run, artifacts; SIGTERM ends the server as well."""
+        api, process = served
+        plant(tmp_path / "archive" / "good", 3)
+        cut(next(iter(plant(tmp_path / "archive" / "bad", 1).values())))
+        (tmp_path / "manifest.csv").write_text("study_dir,label\narchive/good,first\narchive/bad,second\n")
+        deployment = asked(api, "GET", "/deployments/name/backfill/manual")
+        parameters = {
+            "manifest": str(tmp_path / "manifest.csv"),
+            "report_dir": str(tmp_path / "report"),
+            "options": {"campaign": "spring"},
+        }
+        run = asked(
+            api, "POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters}
+        )
+        run = ended(api, UUID(run["id"]))
+        assert run["state"]["message"] == "1 of 4 files, 1 studies incomplete, see report"
+        assert run["name"].startswith("spring 2")
+        assert (
+            sorted(row["status"] for row in read_report(tmp_path / "report"))
+            == ["invalid"] + ["uploaded"] * 3
+        )
+        artifacts = asked(api, "POST", "/artifacts/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        by_key = {each["key"]: each["data"] for each in artifacts}
+        assert set(by_key) == {"backfill-progress", "backfill-summary", "backfill-incomplete-studies"}
+        assert by_key["backfill-progress"] == 100.0
+        assert "| uploaded | 3 |" in by_key["backfill-summary"]
+        assert '"study_no": "2"' in by_key["backfill-incomplete-studies"]
+        assert "archive" not in by_key["backfill-incomplete-studies"], "no path of a study"
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{api}/health")
+
+
+def ended(api: str, run_id: UUID) -> Any:
+    until = time.monotonic() + 120
+    while True:
+        run = asked(api, "GET", f"/flow_runs/{run_id}")
+        if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return run
+        assert time.monotonic() < until, run["state"]
+        time.sleep(0.5)
