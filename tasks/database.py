@@ -19,7 +19,7 @@ from tasks.schema import HEAD, metadata, revision
 
 _PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
 _BUSY_PAUSE_S: Final = 0.5
-_GATHER_S: Final = 0.01  # while many write, a commit waits so long for company: it costs the same for all
+_GATHER_S: Final = 0.02  # while many write, a commit waits so long for company: it costs the same for all
 _PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
 
 _Handler: TypeAlias = Callable[[sa.Connection, list[Any]], list[Any]]
