@@ -209,12 +209,12 @@ def audit(
         The report directory of one run or more.
     """
     del debug
-    from tasks import certificate, verdict
+    from tasks import auditor, certificate
     from tasks.engine import safe_errors
 
     with safe_errors():
         key = certificate.public_key(public_key) if public_key else None
-        found = verdict.audit(report_dir, key)
+        found = auditor.audit(report_dir, key)
     for fault in found.faults:
         _say(fault)
     if found.more_faults:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from tasks.auditor import audit
 from tasks.database import connect
 from tasks.report import read_report
 from tasks.schema import file
-from tasks.verdict import audit
 from tests.conftest import Dicom, padded
 from tests.far_side import TOKEN, FarSide, Request, Reset, Step
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tasks.audit import AUDIT_JSONL, Trail
+from tasks.auditor import audit
 from tasks.certificate import public_key
 from tasks.core.audit import Event
 from tasks.core.errors import StoppedError, UsageError
-from tasks.verdict import audit
 from tests.conftest import Dicom, NearSide
 from tests.far_side import FarSide, Reset, Step, StoredAs, s3_error, scripted
 
