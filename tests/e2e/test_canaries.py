@@ -39,6 +39,7 @@ PATIENT = "CANARY^PATIENT"
 IN_PATH = "CANARY_PATIENT_IN_PATH"
 UID = "1.2.826.0.1.99.424242424242"
 TOKEN = "canary-static-token-7f3a"
+PAINTED = "\x1b[31mred\x07\n\u202e.dcm"  # a file name that would paint the terminal
 SECRETS = [PATIENT, IN_PATH, UID, TOKEN, CLIENT_SECRET, "X-Amz-Signature="]
 
 CRASH = """
@@ -69,6 +70,7 @@ class Scene:
             (self.study / f"{PATIENT} {number}.dcm").write_bytes(body)
         (self.study / "twin.dcm").write_bytes(dicom(f"{UID}.1", text="other"))
         (self.study / "cut.dcm").write_bytes(dicom(f"{UID}.77")[:-40])
+        (self.study / PAINTED).write_bytes(dicom(f"{UID}.88"))
         (self.study / "link.dcm").symlink_to(self.study / "nowhere")
         self.manifest.write_text(f"study_dir\n{self.study}\n{self.study}-missing\n")
 
@@ -77,13 +79,19 @@ class Scene:
         return self.directory / "manifest.csv"
 
     def run(
-        self, command: str, crash: str = "", interrupt: bool = False, umask: int = -1, **settings: str
+        self,
+        command: str,
+        *more: str,
+        crash: str = "",
+        interrupt: bool = False,
+        umask: int = -1,
+        **settings: str,
     ) -> tuple[int, str]:
         what = [str(self.manifest)] if command == "run" else ["-p", str(self.study)]
         module = crash.rpartition(".")[0].removeprefix("tasks.").partition(".")[0]
         program = ["-c", CRASH.format(module=module, target=crash)] if crash else ["-m", "flows.cli"]
         process = subprocess.Popen(
-            [sys.executable, *program, command, *what],
+            [sys.executable, *program, command, *what, *more],
             env=os.environ | self._settings() | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -143,6 +151,7 @@ def disguises(secret: str) -> Iterator[str]:
 def assert_clean(scene: Scene, said: str) -> None:
     signatures = [grant.signature for grant in scene.far_side._grants.values()]
     wanted = {form for secret in [*SECRETS, *signatures[:5]] for form in disguises(secret)}
+    assert "\x1b" not in said
     for where, text in [("terminal", said), *scene.left_behind()]:
         found = sorted(form for form in wanted if form in text)
         assert not found, f"{found} in {where}"
@@ -268,3 +277,12 @@ def test_a_report_directory_that_others_can_read_is_warned_of(scene: Scene) -> N
     report_dir.chmod(0o755)
     _, said = scene.run("upload")
     assert "chmod 700" in said
+
+
+def test_a_file_name_can_not_paint_the_terminal(scene: Scene) -> None:
+    """`--list` prints paths, escaped as in the report."""
+    code, said = scene.run("upload", "--list")
+    assert code == 1
+    assert r"\x1b[31mred\x07\x0a" in said
+    assert not {"\x1b", "\x07", "\u202e"} & set(said)
+    assert len([line for line in said.splitlines() if "red" in line]) == 1

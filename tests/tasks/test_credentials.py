@@ -11,9 +11,11 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from tasks.core.errors import Fault, FaultKind, RefusedError
+from tasks.core.errors import Fault, FaultKind, RefusedError, UsageError
 from tasks.credentials import ClientCredentials, StaticToken, TokenFile
+from tasks.engine import connect
 from tasks.http import Connections, Timeouts
+from tasks.settings import load
 from tests.far_side import CLIENT_ID, CLIENT_SECRET, Deviation, FarSide, Reply, Reset, Step, always, status
 
 Make = Callable[..., ClientCredentials]
@@ -185,3 +187,54 @@ class TestAudience:
             "scope": ["up"],
             "audience": ["https://api.example.org"],
         }
+
+
+class TestSettings:
+    @pytest.fixture(autouse=True)
+    def nobody_elses(self, only_our_settings: None) -> None:
+        """Of whoever runs the tests."""
+
+    @pytest.mark.parametrize(
+        ("endpoint", "warned"), [("https://api.example.org", True), ("http://127.0.0.1:1", False)]
+    )
+    def test_without_credentials_are_warned_of_unless_the_api_is_here(
+        self, endpoint: str, warned: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        connect(load(api_endpoint=endpoint)).close()
+        assert ("No credentials are set" in caplog.text) is warned
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"token": "t", "token_file": "/run/token"},
+            {"token": "t", "token_url": "https://idp.example.org", "client_id": "c", "client_secret": "s"},
+            {"token_url": "https://idp.example.org", "client_id": "c"},
+        ],
+    )
+    def test_that_name_two_ways_to_a_token_or_half_of_one_are_refused(self, given: dict[str, str]) -> None:
+        with pytest.raises(UsageError, match="TOKEN"):
+            load(api_endpoint="https://api.example.org", **given)
+
+    def test_take_the_clients_secret_from_a_file(self, far_side: FarSide, tmp_path: Path) -> None:
+        path = tmp_path / "secret"
+        path.write_text(CLIENT_SECRET + "\n")
+        settings = load(
+            api_endpoint=far_side.url,
+            token_url=far_side.token_url,
+            client_id=CLIENT_ID,
+            client_secret_file=path,
+        )
+        client = connect(settings)
+        assert client.presign().key in far_side.keys_handed_out
+        client.close()
+        path.unlink()
+        with pytest.raises(UsageError, match="DICOM_INGEST_CLIENT_SECRET_FILE"):
+            connect(settings)
+
+    def test_are_digested_without_their_secrets(self) -> None:
+        """The same digest for another token; another for another setting."""
+        one, other = (load(api_endpoint="https://a.example.org", token=token) for token in ("x", "y"))
+        assert one.digest == other.digest
+        assert one.digest != load(api_endpoint="https://b.example.org", token="x").digest
+        assert one.credential.startswith("token ")
+        assert one.credential != other.credential
