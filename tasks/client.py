@@ -33,7 +33,7 @@ class Ticket:
     """A presigned URL with its key. The URL is a secret: it is never logged, stored or shown."""
 
     key: str
-    url: str = field(repr=False)
+    url: httpx.URL = field(repr=False)
     expires_at: float = float("inf")  # Unix seconds by our clock; infinite when the URL does not say
 
     def lives(self, now: float) -> bool:
@@ -63,12 +63,13 @@ class UploadClient:
         allow_http: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._api_endpoint = api_endpoint.rstrip("/")
+        self._api = httpx.URL(f"{api_endpoint.rstrip('/')}/")
+        self._upload = httpx.URL(f"{self._api}upload/")
         self._credentials = credentials
         self._connections = connections
         self._storage_hosts = tuple(storage_hosts)
         self._allow_http = allow_http
-        self._allow_private = is_private(httpx.URL(api_endpoint).host)
+        self._allow_private = is_private(self._api.host)
         self._clock = clock
         self._skew_s = 0.0  # the server's clock less ours, from the last presign answer
         self._permitted: set[tuple[str, str]] = set()
@@ -79,7 +80,7 @@ class UploadClient:
         Raises UsageError when nothing answers, or the credentials are refused.
         """
         try:
-            self._connections.send("HEAD", f"{self._api_endpoint}/", {"Accept": "*/*"})
+            self._connections.send("HEAD", self._api, {"Accept": "*/*"})
             self._credentials.authorization()
         except Fault as fault:
             raise UsageError(
@@ -100,7 +101,7 @@ class UploadClient:
         server_time = answer.server_time()
         if server_time is not None:
             self._skew_s = server_time - now
-        return Ticket(key, str(url), expiry(url) - self._skew_s)
+        return Ticket(key, url, expiry(url) - self._skew_s)
 
     def put(
         self,
@@ -116,7 +117,7 @@ class UploadClient:
         if not ticket.lives(self._clock()):
             raise Fault(FaultKind.EXPIRED, "the presigned URL expired before it was used")
         headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size_bytes)}
-        if md5 and "X-Amz-Signature=" in ticket.url:  # a SigV2 signature would have to cover it
+        if md5 and b"X-Amz-Signature=" in ticket.url.query:  # a SigV2 signature would have to cover it
             headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
         answer = self._put(ticket.url, headers, body)
         if not 200 <= answer.status < 300:
@@ -125,7 +126,7 @@ class UploadClient:
         return Stored(answer.status, etag if etag.isprintable() else "", _etag_is_md5(etag, answer.headers))
 
     def _put(
-        self, url: str, headers: Mapping[str, str], body: Callable[[], bytes | Iterable[bytes]]
+        self, url: httpx.URL, headers: Mapping[str, str], body: Callable[[], bytes | Iterable[bytes]]
     ) -> Answer:
         """Follows redirects that keep the method, to permitted hosts alone."""
         answer = self._connections.send("PUT", url, headers, body())
@@ -134,11 +135,10 @@ class UploadClient:
             if answer.status not in (307, 308) or not location:
                 break
             try:
-                target = httpx.URL(url).join(location)
+                url = url.join(location)
             except httpx.InvalidURL:
                 break
-            self._check_host(target)
-            url = str(target)
+            self._check_host(url)
             answer = self._connections.send("PUT", url, headers, body())
         return answer
 
@@ -160,7 +160,7 @@ class UploadClient:
         headers = {"Accept": "application/json", "Cache-Control": "no-store"}
         if authorization:
             headers["Authorization"] = authorization
-        return self._connections.send("GET", f"{self._api_endpoint}/upload/", headers)
+        return self._connections.send("GET", self._upload, headers)
 
     def _check_host(self, url: httpx.URL) -> None:
         origin = (url.scheme, url.host)

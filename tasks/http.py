@@ -17,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from tasks.core.errors import Fault, FaultKind, UsageError
+from tasks.wire import DirectTransport
 
 MAX_ANSWER_BYTES = 64 * 1024  # more than any presign, token or S3 error answer needs
 MAX_ANSWER_S = 120.0  # from its head to its end: one that drips is never silent
@@ -88,7 +89,7 @@ class Connections:
     def send(
         self,
         method: str,
-        url: str,
+        url: str | httpx.URL,
         headers: Mapping[str, str],
         content: bytes | Iterable[bytes] = b"",
     ) -> Answer:
@@ -129,6 +130,7 @@ class Connections:
 def trust(ca_bundle: Path | None) -> ssl.SSLContext:
     """The system's certificate authorities and those of `ca_bundle`; built once, it takes tens of ms."""
     context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
     if ca_bundle is not None:
         try:
             context.load_verify_locations(cafile=ca_bundle)
@@ -142,9 +144,12 @@ def trust(ca_bundle: Path | None) -> ssl.SSLContext:
 def transport_to(url: httpx.URL, context: ssl.SSLContext) -> httpx.BaseTransport:
     """One connection to this URL's host, through the proxy that the environment names for it."""
     proxies = {} if proxy_bypass(url.host) else getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy:
+        return DirectTransport(url, context)
     return httpx.HTTPTransport(
         verify=context,
-        proxy=proxies.get(url.scheme) or proxies.get("all"),
+        proxy=proxy,
         limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=15.0),
     )
 

@@ -82,9 +82,9 @@ class TestPresign:
         """The end as the URL says it, by our clock."""
         ticket = client.presign()
         assert far_side.keys_handed_out == {ticket.key}
-        assert ticket.key in ticket.url
+        assert ticket.key in ticket.url.path
         assert ticket.expires_at == pytest.approx(time.time() + 900, abs=3)
-        assert ticket.url not in repr(ticket)
+        assert str(ticket.url) not in repr(ticket)
 
     def test_asks_as_the_api_wants_it(self, opened: Open, far_side: FarSide) -> None:
         """With the token, and for no answer out of a cache; a slash at the endpoint's end is no matter."""
@@ -224,7 +224,7 @@ class TestPut:
         url = (
             f"{far_side.url}/bucket/{ticket.key}?AWSAccessKeyId=x&Expires={int(time.time()) + 9}&Signature=y"
         )
-        kind_of(lambda: put(client, Ticket(ticket.key, url)))
+        kind_of(lambda: put(client, Ticket(ticket.key, httpx.URL(url))))
         assert far_side.asked(Step.PUT)[0].md5 == ""
 
     @pytest.mark.parametrize(

@@ -1,0 +1,170 @@
+"""One connection: when it is used again, and what becomes of an exchange that goes wrong."""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from tasks import wire
+from tasks.wire import DirectTransport
+
+TIMEOUT = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), 2.0)}
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Server:
+    """Accepts connections one after another; each is given to the next of its scripts."""
+
+    def __init__(self, *scripts: Callable[[socket.socket], None]) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/"
+        self.connections = 0
+        self._thread = threading.Thread(target=self._serve, args=(scripts,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Waits until every script has been played."""
+        self._thread.join(5)
+        self._listening.close()
+
+    def _serve(self, scripts: tuple[Callable[[socket.socket], None], ...]) -> None:
+        for script in scripts:
+            connection, _ = self._listening.accept()
+            self.connections += 1
+            with connection:
+                script(connection)
+
+
+def reply(answer: bytes, requests: int = 1) -> Callable[[socket.socket], None]:
+    """A script: so many requests without a body are answered alike, then the connection is closed."""
+
+    def play(connection: socket.socket) -> None:
+        for _ in range(requests):
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += connection.recv(4096)
+            connection.sendall(answer)
+
+    return play
+
+
+@contextmanager
+def talking(*scripts: Callable[[socket.socket], None]) -> Iterator[tuple[DirectTransport, Server]]:
+    server = Server(*scripts)
+    transport = DirectTransport(httpx.URL(server.url), ssl.create_default_context())
+    try:
+        yield transport, server
+    finally:
+        transport.close()
+        server.close()
+
+
+def exchange(transport: DirectTransport, server: Server, content: bytes = b"") -> tuple[int, bytes]:
+    method = "PUT" if content else "GET"
+    request = httpx.Request(method, server.url, content=content, extensions=TIMEOUT)
+    response = transport.handle_request(request)
+    try:
+        return response.status_code, b"".join(response.iter_raw())
+    finally:
+        response.close()
+
+
+class TestConnection:
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            pytest.param(OK, id="with a length"),
+            pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", id="without a body"),
+            pytest.param(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n", id="with an empty one"),
+            pytest.param(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", id="chunked"
+            ),
+        ],
+    )
+    def test_is_used_again(self, answer: bytes) -> None:
+        with talking(reply(answer, requests=3)) as (transport, server):
+            told = {exchange(transport, server) for _ in range(3)}
+        assert len(told) == 1
+        assert server.connections == 1
+
+    def test_that_the_server_closes_is_opened_anew(self) -> None:
+        closing = OK.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n")
+        with talking(reply(closing), reply(OK)) as (transport, server):
+            assert [exchange(transport, server) for _ in range(2)] == [(200, b"ok")] * 2
+
+    def test_that_was_closed_while_it_was_idle_is_opened_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wire, "_CHECKED_AFTER_S", 0.0)
+        with talking(reply(OK), reply(OK)) as (transport, server):
+            exchange(transport, server)
+            time.sleep(0.2)  # the server's close arrives
+            assert exchange(transport, server) == (200, b"ok")
+        assert server.connections == 2
+
+    def test_whose_answer_was_not_read_is_not_used_again(self) -> None:
+        long = OK.replace(b": 2", b": 200000") + b"x" * 199_998
+        with talking(reply(long), reply(OK)) as (transport, server):
+            transport.handle_request(httpx.Request("GET", server.url, extensions=TIMEOUT)).close()
+            assert exchange(transport, server) == (200, b"ok")
+        assert server.connections == 2
+
+
+class TestAnswer:
+    def test_that_comes_before_the_body_is_sent_is_the_answer(self) -> None:
+        """A store that refuses a large object says why and closes."""
+
+        def refuse(connection: socket.socket) -> None:
+            connection.recv(1024)
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            connection.shutdown(socket.SHUT_WR)
+            time.sleep(0.2)
+            while connection.recv(1 << 20):
+                pass
+
+        with talking(refuse) as (transport, server):
+            assert exchange(transport, server, bytes(20_000_000))[0] == 403
+
+    @pytest.mark.parametrize(
+        ("answer", "error"),
+        [
+            pytest.param(b"", httpx.RemoteProtocolError, id="nothing"),
+            pytest.param(b"SSH-2.0-OpenSSH\r\n", httpx.RemoteProtocolError, id="another protocol"),
+            pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000, httpx.RemoteProtocolError, id="a flood"),
+            pytest.param(OK[:-1], httpx.RemoteProtocolError, id="a cut body"),
+            pytest.param(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+                httpx.RemoteProtocolError,
+                id="no chunk",
+            ),
+        ],
+    )
+    def test_that_is_none_is_an_error(self, answer: bytes, error: type[Exception]) -> None:
+        with talking(reply(answer)) as (transport, server), pytest.raises(error):
+            exchange(transport, server)
+
+    def test_that_never_comes_is_a_time_out(self) -> None:
+        hold = threading.Event()
+        with talking(lambda _connection: bool(hold.wait(5))) as (transport, server):
+            request = httpx.Request(
+                "GET", server.url, extensions={"timeout": {**TIMEOUT["timeout"], "read": 0.1}}
+            )
+            with pytest.raises(httpx.ReadTimeout):
+                transport.handle_request(request)
+            hold.set()
+
+
+class TestRequest:
+    def test_cannot_smuggle_a_header(self) -> None:
+        with talking(lambda _connection: None) as (transport, server):
+            request = httpx.Request("GET", server.url, headers={"X": "a\r\nY: b"}, extensions=TIMEOUT)
+            with pytest.raises(httpx.LocalProtocolError):
+                transport.handle_request(request)
+
+    def test_needs_http(self) -> None:
+        request = httpx.Request("GET", "ftp://127.0.0.1/", extensions=TIMEOUT)
+        with pytest.raises(httpx.UnsupportedProtocol):
+            DirectTransport(request.url, ssl.create_default_context()).handle_request(request)
