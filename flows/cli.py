@@ -61,6 +61,7 @@ class RunOptions:
     ledger: Annotated[str | None, _option("ledger")] = None
     campaign: Annotated[str | None, _option("campaign")] = None
     parallel: Annotated[int | None, _option("parallel")] = None
+    processes: Annotated[int | None, _option("processes")] = None
     root: Annotated[str | None, _option("root")] = None
     rehash: Annotated[bool | None, _option("rehash")] = None
     on_conflict: Annotated[Literal["report", "upload"] | None, _option("on_conflict")] = None

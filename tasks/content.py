@@ -6,7 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO, FileIO
 from pathlib import PurePath
@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.models import Digests, Header, Reason, Rejected, Status
 from tasks.header import examine
+from tasks.turn import waiting
 
 HELD_BYTES = 8 * 1024 * 1024  # a file up to this size is held while it is sent
 MAX_PUT_BYTES = 5 * 1024**3  # S3: the most that one PUT stores
@@ -88,8 +89,9 @@ class Streamed:
     def hashed(self) -> Digests:
         """Reads the whole file when no PUT has done so yet."""
         if self.digests is None:
-            for _ in self.body():
-                pass
+            with waiting():
+                for _ in self.body():
+                    pass
         assert self.digests is not None
         return self.digests
 
@@ -124,21 +126,23 @@ class Budget:
 @contextmanager
 def opened(path: str, budget: Budget) -> Iterator[Content | Rejected]:
     """The file's content, ready to be sent, or why it is not to be. The path may be gone or not be a file."""
+    with ExitStack() as stack:
+        with waiting():  # for the disk, and for room
+            content = _opened(path, budget, stack)
+        yield content
+
+
+def _opened(path: str, budget: Budget, stack: ExitStack) -> Content | Rejected:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold us up
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
+        raw = stack.enter_context(os.fdopen(descriptor, "rb", buffering=0))
+        stack.enter_context(budget.room_for(os.fstat(descriptor).st_size))
+        return _content(raw, PurePath(path).name)
     except OSError as error:
-        yield _unreadable(error)
-        return
-    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        yield Rejected(Status.UNREADABLE, Reason.IO_ERROR)
-        return
-    with os.fdopen(descriptor, "rb", buffering=0) as raw, budget.room_for(os.fstat(descriptor).st_size):
-        try:
-            content = _content(raw, PurePath(path).name)
-        except OSError as error:
-            content = _unreadable(error)
-        yield content
+        return _unreadable(error)
 
 
 def _content(raw: FileIO, name: str) -> Content | Rejected:

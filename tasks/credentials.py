@@ -11,6 +11,7 @@ from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
 from tasks.core.errors import Fault, RefusedError
 from tasks.http import Connections
+from tasks.turn import waiting
 
 _MAX_SECRET: Final = 64 * 1024
 
@@ -90,7 +91,7 @@ class ClientCredentials:
 
         Raises Fault when the token endpoint does not answer, RefusedError when it refuses the client.
         """
-        with self._lock:
+        with waiting(), self._lock:
             if self._value == refused or time.monotonic() >= self._good_until:
                 self._fetch()
             return self._value

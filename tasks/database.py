@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.core.errors import StoppedError, UsageError
 from tasks.schema import HEAD, metadata, revision
+from tasks.turn import waiting
 
 _PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
 _BUSY_PAUSE_S: Final = 0.5
@@ -57,14 +58,21 @@ class Writer:
 
     def submit(self, handler: _Handler, item: Any) -> Any:
         """Blocks until the item is durable; returns the handler's answer to it."""
-        reply: _Reply = queue.SimpleQueue()
-        self._waiting.put((handler, item, reply))
-        if not self._thread.is_alive():  # a worker that outlived the run's end
-            raise StoppedError("The ledger is closed.")
-        answer = reply.get()
+        (answer,) = self.submit_all([(handler, item)])
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def submit_all(self, asks: Sequence[tuple[_Handler, Any]]) -> list[Any]:
+        """Blocks until all are durable, in one commit or two; returns an answer, or an exception, to each."""
+        replies: list[_Reply] = []
+        for handler, item in asks:
+            replies.append(queue.SimpleQueue())
+            self._waiting.put((handler, item, replies[-1]))
+        if not self._thread.is_alive():  # a worker that outlived the run's end
+            return [StoppedError("The ledger is closed.")] * len(replies)
+        with waiting():
+            return [reply.get() for reply in replies]
 
     def close(self) -> None:
         """After what waits."""

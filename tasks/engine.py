@@ -22,24 +22,18 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from httpx import URL
-
+from tasks.assembly import carrier, connect
 from tasks.audit import Trail
 from tasks.certificate import sha256_of, signing_key, write_certificate
-from tasks.client import UploadClient
 from tasks.core.audit import Event
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RefusedError, UsageError
-from tasks.core.hosts import is_loopback
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules, batch_target
-from tasks.credentials import ClientCredentials, Credentials, StaticToken, TokenFile, secret_in
-from tasks.http import Connections, Timeouts, transport_to, trust
 from tasks.ledger import Ledger
 from tasks.report import REPORT_CSV, write_report
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
 from tasks.slots import Slots
-from tasks.transfer import Carrier
 from tasks.upload import Progress, Uploader
 
 if TYPE_CHECKING:
@@ -93,17 +87,9 @@ class Engine:
             self._tell_start(len(entries))
             self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
             undo.pop_all()
-        self._carrier = Carrier(
-            self._client,
-            self._ledger,
-            self._slots,
-            self._stopping,
-            on_conflict=settings.on_conflict,
-            budgets=settings.budgets,
-            max_outage_s=settings.max_outage,
-        )
+        the_carrier = carrier(settings, self._client, self._ledger, self._slots, self._stopping)
         self._uploader = Uploader(
-            self._carrier, self._ledger, self._slots, self._stopping, self.progress, settings.parallel
+            the_carrier, self._ledger, self._slots, self._stopping, self.progress, settings
         )
 
     def batches(self) -> Iterator[int]:
@@ -141,8 +127,8 @@ class Engine:
                 self.settings.campaign,
                 self._started_ns,
                 time.time_ns(),
-                peak_parallel=self._slots.peak,
-                parallel_course=self._slots.course,
+                peak_parallel=self._uploader.peak,
+                parallel_course=self._uploader.course,
                 problems=self._problems(why),
                 stopped_exit_code=self._exit_code(why),
             )
@@ -176,7 +162,7 @@ class Engine:
             yield None, entry.study_no
 
     def _exit_code(self, why: IngestError | None) -> int | None:
-        if isinstance(why, RefusedError) and not self._carrier.any_granted:
+        if isinstance(why, RefusedError) and not self._uploader.any_granted:
             return UsageError.exit_code
         return why.exit_code if why else None
 
@@ -266,45 +252,6 @@ def safe_errors() -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001
         raise InternalError.hiding(error) from None
-
-
-def connect(settings: Settings) -> UploadClient:
-    """The client of the upload API as the settings say."""
-    context = trust(settings.ca_bundle)
-    connections = Connections(lambda url: transport_to(url, context), Timeouts())
-    return UploadClient(
-        settings.api_endpoint,
-        _credentials(settings, connections),
-        connections,
-        storage_hosts=settings.allow_storage_host,
-        allow_http=settings.allow_http,
-    )
-
-
-def _credentials(settings: Settings, connections: Connections) -> Credentials:
-    if settings.token_file:
-        return TokenFile(settings.token_file)
-    if settings.token_url:
-        return ClientCredentials(
-            connections,
-            settings.token_url,
-            settings.client_id,
-            _client_secret(settings),
-            settings.scope,
-            settings.audience,
-        )
-    if not settings.token and not is_loopback(URL(settings.api_endpoint).host):
-        log.warning("No credentials are set: files go to an API that lets anybody upload.")
-    return StaticToken(settings.token.get_secret_value())
-
-
-def _client_secret(settings: Settings) -> str:
-    if not settings.client_secret_file:
-        return settings.client_secret.get_secret_value()
-    try:
-        return secret_in(settings.client_secret_file, "DICOM_INGEST_CLIENT_SECRET_FILE")
-    except RefusedError as error:
-        raise UsageError(f"{error} Nothing was sent.") from None
 
 
 def _upload_all(engine: Engine) -> None:

@@ -17,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from tasks.core.errors import Fault, FaultKind, UsageError
+from tasks.turn import waiting
 from tasks.wire import DirectTransport
 
 MAX_ANSWER_BYTES = 64 * 1024  # more than any presign, token or S3 error answer needs
@@ -106,11 +107,12 @@ class Connections:
         except IndexError:
             transport = self._make(request.url)
         try:
-            response = transport.handle_request(request)
-            try:
-                return Answer(response.status_code, response.headers, _read_bounded(response))
-            finally:
-                response.close()
+            with waiting():
+                response = transport.handle_request(request)
+                try:
+                    return Answer(response.status_code, response.headers, _read_bounded(response))
+                finally:
+                    response.close()
         except httpx.HTTPError as error:
             raise _fault_of(error) from None
         finally:

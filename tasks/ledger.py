@@ -190,12 +190,12 @@ class Ledger:
 
     def claim(self, todo: Todo, sop_instance_uid: str) -> Claim:
         """Claims a SOP Instance UID for a file, or tells whose it is. The first claim wins."""
-        claim: Claim = self._write(Ledger._claim, (todo.file_id, sop_instance_uid))
+        claim: Claim = self._write(Ledger._claim, (todo, sop_instance_uid))
         return claim
 
     def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
         """Makes the intent to send durable. False when the key was handed out before: it must not be used."""
-        return bool(self._write(Ledger._issue, (todo, key, now_ns, sop_instance_uid)))
+        return bool(self._write(Ledger._issue, (todo, sop_instance_uid, key, now_ns)))
 
     def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
         """Makes an outcome durable; only then does the file count as done.
@@ -204,6 +204,11 @@ class Ledger:
         anything are free again.
         """
         self._write(Ledger._settle, (todo, outcome, claimed))
+
+    def answer(self, asks: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        """Many of the three above in one commit, for another process: an answer or an exception for each."""
+        handlers: dict[str, Any] = {"claim": self._claim, "issue": self._issue, "settle": self._settle}
+        return self._writer.submit_all([(handlers[method], arguments) for method, arguments in asks])
 
     # -- report ------------------------------------------------------------------------------------------
 
@@ -338,16 +343,17 @@ class Ledger:
             known |= self._known(db, new)
         return [known[path] for path in paths]
 
-    def _claim(self, db: sa.Connection, items: list[tuple[int, str]]) -> list[Claim]:
+    def _claim(self, db: sa.Connection, items: list[tuple[Todo, str]]) -> list[Claim]:
+        ours = {"campaign": self.campaign, "run_id": self.run_id}
         values = [
-            {"campaign": self.campaign, "sop_instance_uid": uid, "file_id": file_id, "run_id": self.run_id}
-            for file_id, uid in sorted(items, key=lambda item: item[1])
+            {"sop_instance_uid": uid, "file_id": todo.file_id, **ours}
+            for todo, uid in sorted(items, key=lambda item: item[1])
         ]
         execute_many(db, self._new(instance), values)
         uids = list({uid for _, uid in items})
         found = db.execute(self._claimed, {"in_campaign": self.campaign, "uids": uids})
         held = {row.sop_instance_uid: row for row in found}
-        return [self._claim_one(db, file_id, held[uid]) for file_id, uid in items]
+        return [self._claim_one(db, todo.file_id, held[uid]) for todo, uid in items]
 
     def _claim_one(self, db: sa.Connection, file_id: int, held: Any) -> Claim:
         if held.key:
@@ -368,11 +374,11 @@ class Ledger:
         )
         return Claim(mine=taken_over.rowcount == 1, stored_sha256="")
 
-    def _issue(self, db: sa.Connection, items: list[tuple[Todo, str, int, str]]) -> list[bool]:
+    def _issue(self, db: sa.Connection, items: list[tuple[Todo, str, str, int]]) -> list[bool]:
         """The first to be given a key owns it; any other, be it the same file later, may not use it."""
         names = [column.name for column in ISSUED.selected_columns]
         ours = {"campaign": self.campaign, "run_id": self.run_id}
-        wanted = [(todo.file_id, key, now_ns, uid) for todo, key, now_ns, uid in items]
+        wanted = [(todo.file_id, key, now_ns, uid) for todo, uid, key, now_ns in items]
         by_key = sorted(wanted, key=lambda item: item[1])
         execute_many(
             db, self._new(issued_key), [dict(zip(names, item, strict=True), **ours) for item in by_key]
@@ -380,8 +386,8 @@ class Ledger:
         of_keys = {"in_campaign": self.campaign, "in_run": self.run_id, "keys": [item[1] for item in wanted]}
         owned = set(map(tuple, db.execute(ISSUED, of_keys)))
         if self._trail:
-            self._tell_superseded(db, {todo.file_id: (todo, key) for todo, key, _, _ in items})
-            for todo, key, _, uid in items:
+            self._tell_superseded(db, {todo.file_id: (todo, key) for todo, _, key, _ in items})
+            for todo, uid, key, _ in items:
                 self._tell(Event.KEY_ISSUED, todo, key=key, sop_instance_uid=uid)
         return [item in owned for item in wanted]
 

@@ -37,6 +37,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     parallel: int = Field(20, ge=1, le=20, description=HELP["parallel"])
+    processes: int = Field(0, ge=0, le=20, description=HELP["processes"])
     campaign: str = Field("default", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description=HELP["campaign"])
     ledger: str = Field("", description=HELP["ledger"])
     root: str = Field("", description=HELP["root"])

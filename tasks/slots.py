@@ -9,12 +9,13 @@ however long one PUT may last. Who may enter at all, the far side's weather deci
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError
 from tasks.core.weather import TRANSIENT, Breaker, Step, Throttle
+from tasks.turn import waiting
 
 _SMOOTHING: Final = 0.1  # weight of the newest measurement in the moving averages
 _LONGEST_COURSE: Final = 200  # changes of the limit that are kept for the summary
@@ -23,9 +24,12 @@ _LONGEST_COURSE: Final = 200  # changes of the limit that are kept for the summa
 class Slots:
     """Shared by all workers of a process. Times by `clock`, in seconds."""
 
-    def __init__(self, parallel: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, parallel: int, clock: Callable[[], float] = time.monotonic, began: float | None = None
+    ) -> None:
+        """`began`: when the run did, by the clock; now when not given."""
         self._clock = clock
-        self._began = clock()
+        self.began = clock() if began is None else began
         self._lock = threading.Lock()
         self._place_free = threading.Condition(self._lock)
         self._slot_free = threading.Condition(self._lock)
@@ -36,13 +40,16 @@ class Slots:
         self._usual_s = dict.fromkeys(Step, 0.0)  # moving average of how long each takes
         self._closed = False
         self.peak = 0  # most PUTs that were under way at once
-        self.course = [(0.0, parallel)]  # (seconds since the start, slots in use), at every change
+        self.course = [(self._since(), parallel)]  # (seconds since the start, slots in use), at every change
 
     @contextmanager
     def place(self) -> Iterator[None]:
         """Room to hold one URL, from asking for it to the end of its PUT. Waits while the breaker is open."""
         with self._lock:
-            probing = self._enter()
+            probing = self._enter() if self._has_place() else None
+        if probing is None:
+            with waiting(), self._lock:
+                probing = self._wait_for_place()
         try:
             yield
         finally:
@@ -62,11 +69,14 @@ class Slots:
     def slot(self, file_id: int) -> Iterator[None]:
         """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up."""
         with self._lock:
-            while self._busy >= self._throttle.limit and not self._closed:
-                self._slot_free.wait()
-            self._refuse_when_closed()
-            self._busy += 1
-            self.peak = max(self.peak, self._busy)
+            is_free = self._busy < self._throttle.limit
+            if is_free:
+                self._begin_put()
+        if not is_free:
+            with waiting(), self._lock:
+                while self._busy >= self._throttle.limit and not self._closed:
+                    self._slot_free.wait()
+                self._begin_put()
         try:
             with self._watched(Step.PUT, file_id):
                 yield
@@ -74,6 +84,28 @@ class Slots:
             with self._lock:
                 self._busy -= 1
                 self._slot_free.notify()
+
+    @property
+    def busy(self) -> int:
+        """How many PUTs are under way."""
+        with self._lock:
+            return self._busy
+
+    def resize(self, parallel: int) -> None:
+        """So many slots from now on; PUTs under way go on."""
+        with self._lock:
+            self._throttle.resize(parallel)
+            self._limit_changed()
+            self._slot_free.notify_all()
+            self._place_free.notify_all()
+
+    def keep_busy(self) -> int:
+        """Keeps no more slots than are busy, or one; returns how many these are."""
+        with self._lock:
+            kept = max(1, self._busy)
+            self._throttle.resize(kept)
+            self._limit_changed()
+            return kept
 
     @property
     def outage_s(self) -> float:
@@ -88,13 +120,24 @@ class Slots:
             self._place_free.notify_all()
             self._slot_free.notify_all()
 
-    def _enter(self) -> bool:
-        """Waits for a place and for the breaker; whether this is a probe."""
-        while not self._closed:
+    def _wait_for_place(self) -> bool:
+        """Also for the breaker; whether this is a probe."""
+        while not (self._closed or self._has_place()):
             wait_s = self._breaker.wait_s(self._clock())
-            if not wait_s and self._places < self._throttle.limit + self._ahead():
-                break
             self._place_free.wait(wait_s if 0 < wait_s < math.inf else None)
+        return self._enter()
+
+    def _has_place(self) -> bool:
+        is_permitted = not self._breaker.wait_s(self._clock())
+        return is_permitted and self._places < self._throttle.limit + self._ahead()
+
+    def _begin_put(self) -> None:
+        self._refuse_when_closed()
+        self._busy += 1
+        self.peak = max(self.peak, self._busy)
+
+    def _enter(self) -> bool:
+        """Whether this is a probe."""
         self._refuse_when_closed()
         self._places += 1
         if self._breaker.is_open:
@@ -132,17 +175,35 @@ class Slots:
 
     def _limit_changed(self) -> None:
         if len(self.course) < _LONGEST_COURSE:
-            self.course.append((round(self._clock() - self._began, 1), self._throttle.limit))
+            self.course.append((self._since(), self._throttle.limit))
         self._slot_free.notify()
         self._place_free.notify()
+
+    def _since(self) -> float:
+        return round(self._clock() - self.began, 1)
 
     def _ahead(self) -> int:
         presign_s, put_s = self._usual_s[Step.PRESIGN], self._usual_s[Step.PUT]
         if not put_s:
             return 1
         limit = self._throttle.limit
-        return min(limit, 1 + math.ceil(limit * presign_s / put_s))
+        return min(4 * limit, 1 + math.ceil(limit * presign_s / put_s))
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
             raise InterruptedRunError("The run is stopping.")
+
+
+def summed(courses: Sequence[list[tuple[float, int]]]) -> list[tuple[float, int]]:
+    """What several processes used together, of what each one did."""
+    changes = sorted((at, number, limit) for number, course in enumerate(courses) for at, limit in course)
+    limits = dict.fromkeys(range(len(courses)), 0)
+    together: dict[float, int] = {}
+    for at, number, limit in changes:
+        limits[number] = limit
+        together[at] = sum(limits.values())
+    return [
+        (at, limit)
+        for (at, limit), (_, before) in zip(together.items(), [(0.0, -1), *together.items()], strict=False)
+        if limit != before
+    ]

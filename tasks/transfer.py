@@ -9,9 +9,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from tasks.client import Stored, Ticket, UploadClient
 from tasks.content import Budget, Content, opened
@@ -20,8 +20,8 @@ from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Tod
 from tasks.core.reconcile import Claim, Verdict, judge
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
 from tasks.core.weather import TRANSIENT
-from tasks.ledger import Ledger
 from tasks.slots import Slots
+from tasks.turn import waiting
 
 log = logging.getLogger("dicom_ingest")
 
@@ -31,6 +31,22 @@ _NOT_SENT: Final = {
     Verdict.DUPLICATE: Status.DUPLICATE,
     Verdict.CONFLICT: Status.CONFLICT,
 }
+
+
+class FileLedger(Protocol):
+    """What a file asks of the ledger on its way; `tasks.ledger.Ledger` says more."""
+
+    def claim(self, todo: Todo, sop_instance_uid: str) -> Claim:
+        """Claims a SOP Instance UID for a file, or tells whose it is."""
+        ...
+
+    def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
+        """Makes the intent to send durable. False when the key was handed out before."""
+        ...
+
+    def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
+        """Makes an outcome durable."""
+        ...
 
 
 @dataclass(slots=True)
@@ -70,7 +86,7 @@ class Carrier:
     def __init__(
         self,
         client: UploadClient,
-        ledger: Ledger,
+        ledger: FileLedger,
         slots: Slots,
         stopping: threading.Event,
         on_conflict: OnConflict = OnConflict.REPORT,
@@ -202,7 +218,9 @@ class Carrier:
         return outage_s > 0
 
     def _pause(self, trip: Trip, seconds: float) -> Outcome | None:
-        if not self._stopping.wait(seconds):
+        with waiting():
+            stopping = self._stopping.wait(seconds)
+        if not stopping:
             return None
         if not trip.attempts:
             raise InterruptedRunError("The run is stopping.")

@@ -1,27 +1,35 @@
-"""One uploader per process: workers that carry the files of every batch in flight.
+"""One uploader per run: it deals the files of every batch in flight to those who carry them.
 
-The slots are theirs together, so they never drain at a batch's edge, and there are never more PUTs at once
-than the platform asks for, however studies are cut into batches.
+At first these are threads of this process. When it is short of CPU, and the machine has more cores, hands
+take over (`tasks/hand.py`): processes that share the slots, while this one keeps the ledger. The slots never
+drain at a batch's edge, and there are never more PUTs at once than the platform asks for.
 """
 
 import logging
-import queue
+import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from tasks.core.errors import IngestError, InternalError, InterruptedRunError
-from tasks.core.models import Outcome, Status, Todo
+from tasks.core.errors import IngestError, InterruptedRunError
+from tasks.core.models import Status, Todo
+from tasks.hand import Hand
 from tasks.ledger import Ledger
-from tasks.slots import Slots
-from tasks.transfer import Carrier, Trip
+from tasks.settings import Settings
+from tasks.slots import Slots, summed
+from tasks.transfer import Carrier
+from tasks.workers import Ended, Workers
 
 log = logging.getLogger("dicom_ingest")
 
 GRACE_S: Final = 10.0  # how long PUTs in flight may take after a stop
 _TWIN_PAUSE_S: Final = (0.02, 2.0)  # first and longest pause before a twin's claim is asked for again
+_MOST_HANDS: Final = 4  # more than these the ledger's one thread can't serve
+_SHORT_OF_CPU: Final = 0.8  # of a core: one interpreter has no more
+_SEEN_OVER_S: Final = 0.5
+_HANDOVER_S: Final = 2.0  # how long files in flight may delay the hands' start
 
 
 @dataclass(slots=True)
@@ -36,8 +44,21 @@ class Progress:
     scanning: bool = True
 
 
+class Sender(Protocol):
+    """Who carries files: this process's workers, or a hand."""
+
+    @property
+    def capacity(self) -> int:
+        """How many files it may have at once."""
+        ...
+
+    def put(self, todo: Todo) -> None:
+        """Takes a file; `Uploader.ended` is called when it is done with."""
+        ...
+
+
 class Uploader:
-    """The workers and their queue. Call `drain` when no batch follows."""
+    """Deals files to senders. Call `drain` when no batch follows."""
 
     def __init__(
         self,
@@ -46,25 +67,40 @@ class Uploader:
         slots: Slots,
         stopping: threading.Event,
         progress: Progress,
-        parallel: int,
+        settings: Settings,
     ) -> None:
-        self._carrier = carrier
         self._ledger = ledger
         self._slots = slots
         self._stopping = stopping
         self._progress = progress
+        self._settings = settings
+        self._carrier = carrier
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._stopped_by: IngestError | None = None
-        self._under_way: dict[int, Trip] = {}  # by file_id
-        self._files: queue.SimpleQueue[tuple[Todo, _Batch] | None] = queue.SimpleQueue()
-        self._room = threading.Semaphore(2 * parallel)  # how many files may wait for a worker
-        # As many as there are slots send, as many again may wait for a slot; the rest read, hash and commit.
-        count = 3 * parallel
-        self._workers = [
-            threading.Thread(target=self._work, name=f"worker-{n}", daemon=True) for n in range(count)
-        ]
-        for worker in self._workers:
-            worker.start()
+        self._under_way: dict[int, tuple[Todo, _Batch, Sender]] = {}  # by file_id
+        self._workers = Workers(carrier, ledger, stopping, settings.parallel, self.ended, self.stop)
+        self._has: dict[Sender, int] = {self._workers: 0}  # who may be given files, and how many they have
+        self._hands: list[Hand] = []
+        self._load = _Load()
+        self._hiring: threading.Thread | None = None
+        self._most_hands = hands_wanted(settings)
+
+    @property
+    def any_granted(self) -> bool:
+        """Whether a key was handed out in this run: something may have been sent."""
+        return self._carrier.any_granted or any(hand.any_granted for hand in self._hands)
+
+    @property
+    def peak(self) -> int:
+        """Most PUTs at once; of several processes the sum of each one's most."""
+        together = sum(hand.peak for hand in self._hands)
+        return max(self._slots.peak, min(together, self._settings.parallel))
+
+    @property
+    def course(self) -> list[tuple[float, int]]:
+        """(seconds since the start, slots in use), at each change; of several processes in sum."""
+        return summed([self._slots.course, *(hand.course for hand in self._hands)])
 
     def upload(self, todos: Iterable[Todo]) -> None:
         """Sends a batch; returns when each of its files is settled, raises when the run stops before."""
@@ -84,30 +120,65 @@ class Uploader:
             self._progress.files_listed += rows
             self._progress.files_done += rows - to_do
 
+    def ended(self, ended: Ended) -> None:
+        """A sender is done with a file."""
+        with self._changed:
+            todo, batch, sender = self._under_way.pop(ended.file_id)
+            if sender in self._has:
+                self._has[sender] -= 1
+            if ended.status:
+                self._count(todo, ended)
+            self._changed.notify()
+        batch.end(todo if ended.waits else None)
+
     def stop(self, why: IngestError) -> None:
         """Starts no file any more; what is in flight goes on until it is done or `drain` gives up on it."""
         with self._lock:
             self._stopped_by = self._stopped_by or why
         self._stopping.set()
         self._slots.close()
+        for hand in self._hands:
+            hand.stop()
 
     def drain(self, grace_s: float = GRACE_S) -> None:
-        """Ends the workers; a PUT that outlasts the grace is cut off and settled as `interrupted`."""
+        """Ends all senders; a PUT that outlasts the grace is cut off and settled as `interrupted`."""
         self._stopping.set()
-        for _ in self._workers:
-            self._files.put(None)
+        if self._hiring:
+            self._hiring.join()
+        self._workers.dismiss()
+        for hand in self._hands:
+            hand.dismiss(grace_s)
         until = time.monotonic() + grace_s
-        for worker in self._workers:
-            worker.join(max(0.0, until - time.monotonic()))
-        for trip in list(self._under_way.values()):
-            self._settle_cut_off(trip)
+        if not self._workers.join(grace_s):
+            self._workers.cut_off()
+        for hand in self._hands:
+            hand.join(max(0.0, until - time.monotonic()))
+
+    def raise_if_stopped(self) -> None:
+        """Why the run stops, when it does."""
+        if self._stopping.is_set():
+            raise self._stopped_by or InterruptedRunError("The run was stopped.")
 
     def _hand_over(self, todo: Todo, batch: "_Batch") -> None:
-        while not self._room.acquire(timeout=0.5):
+        """To the sender with the most room, as soon as one has any."""
+        self._consider_hiring()
+        with self._changed:
+            while not (sender := self._with_room()):
+                self._changed.wait(0.5)
+                self.raise_if_stopped()
             self.raise_if_stopped()
-        self.raise_if_stopped()
+            self._has[sender] += 1
+            self._under_way[todo.file_id] = todo, batch, sender
         batch.begin()
-        self._files.put((todo, batch))
+        sender.put(todo)
+
+    def _with_room(self) -> Sender | None:
+        room, sender = max(
+            ((sender.capacity - has, sender) for sender, has in self._has.items()),
+            key=lambda each: each[0],
+            default=(0, None),
+        )
+        return sender if room > 0 else None
 
     def _settled_but(self, batch: "_Batch") -> list[Todo]:
         """Waits until each file of the batch is settled or waits for a twin; returns those that wait."""
@@ -116,58 +187,97 @@ class Uploader:
         self.raise_if_stopped()
         return batch.take_waiting()
 
-    def raise_if_stopped(self) -> None:
-        """Why the run stops, when it does."""
-        if self._stopping.is_set():
-            raise self._stopped_by or InterruptedRunError("The run was stopped.")
-
-    def _work(self) -> None:
-        while (file := self._files.get()) is not None:
-            self._room.release()
-            todo, batch = file
-            try:
-                if not self._stopping.is_set() and not self._carry(todo):
-                    batch.waits(todo)
-            except IngestError as error:
-                self.stop(error)
-            except Exception as error:  # noqa: BLE001 - a defect has to stop the run, not hang it
-                self.stop(InternalError.hiding(error))
-            finally:
-                batch.end()
-
-    def _carry(self, todo: Todo) -> bool:
-        """One file to its durable outcome; False when it has to wait for a twin."""
-        trip = self._carrier.start(todo)
-        self._under_way[todo.file_id] = trip
-        try:
-            outcome = self._carrier.carry(trip)
-            if outcome is None:
-                return False
-            self._ledger.settle(todo, outcome, trip.claimed)
-        except IngestError:
-            self._settle_cut_off(trip)
-            raise
-        finally:
-            del self._under_way[todo.file_id]
-        self._count(todo, outcome)
-        return True
-
-    def _settle_cut_off(self, trip: Trip) -> None:
-        """A file that was tried when the run stopped has failed; one that was not is not attempted."""
-        if trip.attempts:
-            outcome = trip.ends(time.time_ns(), Status.FAILED, trip.reason)
-            self._ledger.settle(trip.todo, outcome, trip.claimed)
-
-    def _count(self, todo: Todo, outcome: Outcome) -> None:
-        stored = outcome.status is Status.UPLOADED
-        failed = outcome.status is Status.FAILED
-        with self._lock:
-            self._progress.files_done += 1
-            self._progress.files_stored += stored
-            self._progress.files_failed += failed
-            self._progress.bytes_stored += (outcome.size_bytes or 0) if stored else 0
+    def _count(self, todo: Todo, ended: Ended) -> None:
+        stored = ended.status is Status.UPLOADED
+        failed = ended.status is Status.FAILED
+        self._progress.files_done += 1
+        self._progress.files_stored += stored
+        self._progress.files_failed += failed
+        self._progress.bytes_stored += ended.size_bytes if stored else 0
         if failed:
-            log.warning("%s failed: %s, HTTP %s", todo, outcome.reason, outcome.http_status or "-")
+            log.warning("%s failed: %s, HTTP %s", todo, ended.reason, ended.http_status or "-")
+
+    # -- more processes ----------------------------------------------------------------------------------
+
+    def _consider_hiring(self) -> None:
+        """Once: when the operator asked for processes, or this one is short of CPU."""
+        if self._most_hands < 2 or not (self._settings.processes or self._load.is_short_of_cpu()):
+            return
+        with self._lock:
+            if self._hiring or self._stopping.is_set():
+                return
+            self._hiring = threading.Thread(target=self._hire, name="hiring", daemon=True)
+            if self._settings.processes:
+                self._has.clear()  # all files are the hands'
+        self._hiring.start()
+
+    def _hire(self) -> None:
+        hands = [Hand(self._ledger, self.ended, self.stop) for _ in range(self._most_hands)]
+        ready = [hand.is_ready(self._stopping) for hand in hands]
+        if not all(ready):
+            for hand in hands:
+                hand.join(0)
+            if not self._stopping.is_set():
+                log.warning("No further process could be started: one process sends the files.")
+                with self._changed:
+                    self._has = {self._workers: 0}
+            return
+        self._hands_take_over(hands)
+
+    def _hands_take_over(self, hands: Sequence[Hand]) -> None:
+        """The slots are theirs from now on, but for those that long PUTs of this process keep."""
+        with self._changed:
+            self._has.clear()
+        self._workers.dismiss()
+        parallel = self._settings.parallel
+        while not (gone := self._workers.join(_HANDOVER_S)):
+            if self._slots.busy <= parallel - len(hands):
+                break
+        kept = self._slots.keep_busy() if not gone else 0
+        if gone:
+            self._slots.resize(0)
+        for hand, share in zip(hands, shares(parallel - kept, len(hands)), strict=True):
+            hand.begin(self._settings, share, self._slots.began, any_granted=self._carrier.any_granted)
+        with self._changed:
+            self._hands = list(hands)
+            self._has = dict.fromkeys(hands, 0)
+            self._changed.notify_all()
+        if self._stopping.is_set():
+            for hand in hands:
+                hand.stop()
+        if kept:
+            while not self._workers.join(1.0):
+                if self._stopping.is_set():
+                    return
+            for hand, share in zip(hands, shares(parallel, len(hands)), strict=True):
+                hand.share(share)
+
+
+def hands_wanted(settings: Settings) -> int:
+    """How many processes may carry files; one means that this one does."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(settings.parallel, settings.processes or min(cores, _MOST_HANDS))
+
+
+def shares(slots: int, hands: int) -> list[int]:
+    """The slots of each hand: as equal as can be."""
+    return [slots // hands + (number < slots % hands) for number in range(hands)]
+
+
+class _Load:
+    """How busy this process is."""
+
+    def __init__(self) -> None:
+        self._at, self._cpu_s = time.monotonic(), time.process_time()
+
+    def is_short_of_cpu(self) -> bool:
+        """Whether it used most of a core in the last half second or more."""
+        took_s = time.monotonic() - self._at
+        if took_s < _SEEN_OVER_S:
+            return False
+        busy = (time.process_time() - self._cpu_s) / took_s
+        self._at, self._cpu_s = time.monotonic(), time.process_time()
+        return busy > _SHORT_OF_CPU
 
 
 class _Batch:
@@ -182,14 +292,13 @@ class _Batch:
         with self._changed:
             self._open += 1
 
-    def end(self) -> None:
+    def end(self, waits: Todo | None) -> None:
         with self._changed:
             self._open -= 1
-            self._changed.notify_all()
-
-    def waits(self, todo: Todo) -> None:
-        with self._changed:
-            self._waiting.append(todo)
+            if waits:
+                self._waiting.append(waits)
+            if not self._open:
+                self._changed.notify_all()
 
     def is_idle(self, timeout_s: float) -> bool:
         """Whether no file is under way, at the latest when the time is over."""

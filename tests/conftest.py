@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-import tasks.engine
+import tasks.assembly
 from tasks.core.models import StudyEntry, Summary
 from tasks.engine import Engine, ended_by, ingest
 from tasks.report import read_report
@@ -42,7 +42,7 @@ def far_side(only_our_settings: None) -> Iterator[FarSide]:
 
 def not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Full jitter's shortest draw, each time: only what the far side asks for is waited."""
-    monkeypatch.setattr(tasks.engine, "Carrier", partial(Carrier, jitter=lambda: 0.0))
+    monkeypatch.setattr(tasks.assembly, "Carrier", partial(Carrier, jitter=lambda: 0.0))
 
 
 @pytest.fixture(scope="session")

@@ -325,40 +325,41 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self.far_side.put_begins()
         try:
-            self._put()
+            reply = self._put()
         finally:
-            self.far_side.put_ends()
+            self.far_side.put_ends()  # before the sender can know of it, and begin another
+        if isinstance(reply, Reply):
+            self._answer(reply)
+        else:
+            self._reset()
 
-    def _put(self) -> None:
+    def _put(self) -> Reply | Reset:
         parts = urlsplit(self.path)
         key = parts.path.removeprefix("/bucket/")
         request = self.far_side.take_down(Step.PUT, key, self.headers)
         deviation = self.far_side.script(request)
         if deviation == Reset():
-            self._reset()
-            return
+            return Reset()
         body = self._body()
         refusal = self.far_side.objection(key, parse_qs(parts.query), self.headers)
         if isinstance(deviation, Reply):
             refusal = deviation
         if body is None:
-            self.close_connection = True
-        elif refusal is not None:
-            self._answer(refusal)
-        elif request.md5 not in ("", _md5(body)):
-            self._answer(s3_error(400, "BadDigest"))
-        else:
-            self._store(key, body, deviation)
+            return Reset()
+        if refusal is not None:
+            return refusal
+        if request.md5 not in ("", _md5(body)):
+            return s3_error(400, "BadDigest")
+        return self._store(key, body, deviation)
 
-    def _store(self, key: str, body: bytes, deviation: Deviation | None) -> None:
+    def _store(self, key: str, body: bytes, deviation: Deviation | None) -> Reply | Reset:
         self.far_side.store(key, body)
         if isinstance(deviation, Reset):
-            self._reset()
-        elif isinstance(deviation, StoredAs):
+            return Reset()
+        if isinstance(deviation, StoredAs):
             etag = {} if deviation.etag is None else {"ETag": deviation.etag}
-            self._answer(Reply(deviation.status, headers={**etag, **deviation.headers}))
-        else:
-            self._answer(Reply(200, headers={"ETag": f'"{_md5(body)}"'}))
+            return Reply(deviation.status, headers={**etag, **deviation.headers})
+        return Reply(200, headers={"ETag": f'"{_md5(body)}"'})
 
     def _body(self) -> bytes | None:
         """The whole body; None when the client breaks off."""

@@ -8,6 +8,7 @@ HELP: Final = {
     "ledger": "SQLite path, or SQLAlchemy URL without a password. Default: ledger.sqlite by the report.",
     "campaign": "The name under which files and UIDs are known to the ledger, from run to run.",
     "parallel": "Uploads at the same time. The platform asks for no more than 20.",
+    "processes": "Processes that send. 0: one, and more when it is short of CPU and there are cores.",
     "root": "A directory that every study directory, and every link in one, has to stay in.",
     "rehash": "Read also files whose size and time say that they are stored.",
     "on_conflict": "A SOP Instance UID that is stored with other bytes: report it, or upload it too.",

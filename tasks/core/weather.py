@@ -42,6 +42,11 @@ class Throttle:
         self._successes = 0
         self._halved_at = float("-inf")
 
+    def resize(self, most: int) -> None:
+        """So many from now on; throttled slots stay throttled."""
+        self.limit = most if self.limit == self.most else min(self.limit, most)
+        self.most = most
+
     def refused(self, now: float) -> bool:
         """The far side throttles. Whether that changed the limit."""
         self._successes = 0

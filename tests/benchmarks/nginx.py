@@ -36,7 +36,7 @@ http {{
             default_type application/json;
             return 200 '{{"url": "{scheme}://127.0.0.1:{port}/sink/$request_id", "key": "sink/$request_id"}}';
         }}
-        location /sink/ {{ root {home}; dav_methods PUT; }}
+        location /sink/ {{ root {home}; dav_methods PUT; create_full_put_path on; }}
         location / {{ return 404; }}
     }}
 }}

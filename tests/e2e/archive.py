@@ -93,12 +93,16 @@ class Archive:
             assert time.monotonic() < until, f"nothing is sent: {self.told}"
             time.sleep(0.002)
 
-    def kill(self, command: str, sent: int) -> None:
+    def kill(self, command: str, sent: int, **environment: str) -> None:
         """Starts, lets about so many PUTs happen, and kills the whole session with -9."""
-        process = self.start(command)
+        process = self.start(command, **environment)
         self.await_puts(sent, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _await_end(process.pid)
+        self._take_stock_after_puts()
+
+    def _take_stock_after_puts(self) -> None:
         while self.far_side.puts_under_way:
             time.sleep(0.01)
         self.take_stock()
@@ -120,6 +124,15 @@ class Archive:
                 return dict(map(tuple, db.execute(query)))
         finally:
             database.dispose()
+
+    def kill_alone(self, command: str, sent: int, **environment: str) -> None:
+        """The same, but only the run's own process is killed: what it has started has to end by itself."""
+        process = self.start(command, **environment)
+        self.await_puts(sent, process)
+        process.kill()
+        process.wait()
+        _await_end(process.pid)
+        self._take_stock_after_puts()
 
     def finish(self) -> int:
         """One more run, to its end."""
@@ -152,3 +165,15 @@ class Archive:
         assert audit(self.report_dir).faults == []
         assert padded("1.2.0") in uids
         assert len(uids) == len(set(uids)) == FILES
+
+
+def _await_end(group: int) -> None:
+    """Until no process of a session is left."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.005)
+    raise AssertionError("a process outlived its run")

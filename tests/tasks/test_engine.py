@@ -101,7 +101,7 @@ class TestSlots:
 
         def script(request: Request) -> None:
             if request.step is Step.PUT:
-                time.sleep(0.03)
+                time.sleep(0.1)
                 ahead.append(len(far_side.keys_handed_out) - len(far_side.objects))
 
         far_side.script = script

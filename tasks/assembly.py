@@ -1,0 +1,71 @@
+"""What sends files, put together as the settings say: in the run's own process, and in each of its hands."""
+
+import logging
+import threading
+
+from httpx import URL
+
+from tasks.client import UploadClient
+from tasks.core.errors import RefusedError, UsageError
+from tasks.core.hosts import is_loopback
+from tasks.credentials import ClientCredentials, Credentials, StaticToken, TokenFile, secret_in
+from tasks.http import Connections, Timeouts, transport_to, trust
+from tasks.settings import Settings
+from tasks.slots import Slots
+from tasks.transfer import Carrier, FileLedger
+
+log = logging.getLogger("dicom_ingest")
+
+
+def connect(settings: Settings) -> UploadClient:
+    """The client of the upload API."""
+    context = trust(settings.ca_bundle)
+    connections = Connections(lambda url: transport_to(url, context), Timeouts())
+    return UploadClient(
+        settings.api_endpoint,
+        _credentials(settings, connections),
+        connections,
+        storage_hosts=settings.allow_storage_host,
+        allow_http=settings.allow_http,
+    )
+
+
+def carrier(
+    settings: Settings, client: UploadClient, ledger: FileLedger, slots: Slots, stopping: threading.Event
+) -> Carrier:
+    """What takes a file its way."""
+    return Carrier(
+        client,
+        ledger,
+        slots,
+        stopping,
+        on_conflict=settings.on_conflict,
+        budgets=settings.budgets,
+        max_outage_s=settings.max_outage,
+    )
+
+
+def _credentials(settings: Settings, connections: Connections) -> Credentials:
+    if settings.token_file:
+        return TokenFile(settings.token_file)
+    if settings.token_url:
+        return ClientCredentials(
+            connections,
+            settings.token_url,
+            settings.client_id,
+            _client_secret(settings),
+            settings.scope,
+            settings.audience,
+        )
+    if not settings.token and not is_loopback(URL(settings.api_endpoint).host):
+        log.warning("No credentials are set: files go to an API that lets anybody upload.")
+    return StaticToken(settings.token.get_secret_value())
+
+
+def _client_secret(settings: Settings) -> str:
+    if not settings.client_secret_file:
+        return settings.client_secret.get_secret_value()
+    try:
+        return secret_in(settings.client_secret_file, "DICOM_INGEST_CLIENT_SECRET_FILE")
+    except RefusedError as error:
+        raise UsageError(f"{error} Nothing was sent.") from None
