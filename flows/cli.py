@@ -1,11 +1,10 @@
 """dicom-ingest: the command line. A command imports what it needs, so that help and `upload` start fast."""
 
+import gc
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from tasks.core.errors import IngestError, InternalError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.options import HELP
 
 if TYPE_CHECKING:
+    from tasks.core.errors import IngestError
     from tasks.core.models import StudyEntry, Summary
     from tasks.scan import Territory
 
@@ -52,7 +51,7 @@ def _option(name: str, *more: str) -> Parameter:
 
 
 @Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RunOptions:
     """What `run` and `upload` share; None is not given, so that the setting or the default counts."""
 
@@ -148,6 +147,7 @@ def manifest(
         The directories to look in; every regular file below them is covered by exactly one row.
     """
     del debug  # main looks at it
+    from tasks.core.errors import UsageError
     from tasks.engine import safe_errors
     from tasks.load import write_manifest
 
@@ -278,6 +278,9 @@ def demo(
 
 def main() -> None:
     """The console script."""
+    gc.set_threshold(
+        50_000
+    )  # importing makes many objects that stay: looking for garbage takes a tenth of it
     sys.exit(execute(sys.argv[1:]))
 
 
@@ -288,17 +291,23 @@ def execute(arguments: Sequence[str]) -> int:
         with _terminated_like_interrupted():
             return int(app(arguments, exit_on_error=False, print_error=True) or 0)
     except CycloptsError:
-        return UsageError.exit_code  # the library has said what is wrong
-    except IngestError as error:
-        return _tell(error, debug=debug)
-    except KeyboardInterrupt:
-        return _tell(InterruptedRunError(_INTERRUPTED), debug=debug)
-    except Exception as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
-        return _tell(InternalError.hiding(error), debug=debug)
+        return 2  # as UsageError; the library has said what is wrong
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
+        return _tell(_error_to_tell(error), debug=debug)
 
 
-def _tell(error: IngestError, *, debug: bool) -> int:
+def _error_to_tell(error: BaseException) -> "IngestError":
+    from tasks.core.errors import IngestError, InternalError, InterruptedRunError
+
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedRunError(_INTERRUPTED)
+    return error if isinstance(error, IngestError) else InternalError.hiding(error)
+
+
+def _tell(error: "IngestError", *, debug: bool) -> int:
     if debug:
+        import traceback
+
         traceback.print_exception(error)
     else:
         _say(f"dicom-ingest: {error}")
@@ -321,6 +330,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Territory], Iterator[Any]]]":
     """A directory as a study entry; a file as one in its directory, of which it is all."""
+    from tasks.core.errors import UsageError
     from tasks.core.models import StudyEntry
     from tasks.scan import just_file, walk_study
 
@@ -335,6 +345,7 @@ def _run_flow(**parameters: Any) -> "Summary":
     """The flow in this process; its exception, when it has one, is ours and comes out as itself."""
     _prepare_prefect()
     from flows.backfill import backfill
+    from tasks.core.errors import IngestError, StoppedError
     from tasks.report import read_summary
 
     report_dir = Path(parameters["report_dir"])
@@ -359,6 +370,7 @@ def _run_flow(**parameters: Any) -> "Summary":
 
 def _last_run_id(report_dir: Path) -> str:
     """Of the report that lies there; empty when there is none."""
+    from tasks.core.errors import IngestError
     from tasks.report import read_summary
 
     try:
@@ -392,6 +404,8 @@ def _reach_prefect() -> None:
     """The server that the operator named has to answer before anything is sent."""
     from prefect.client.orchestration import get_client
 
+    from tasks.core.errors import UsageError
+
     with get_client(sync_client=True) as client:
         trouble = client.api_healthcheck()
     if trouble is not None:
@@ -406,6 +420,8 @@ def _start_embedded_server() -> None:
 
     The run has to end in order first, and tells Prefect so.
     """
+
+    from concurrent.futures import ThreadPoolExecutor
 
     def start() -> None:
         from prefect.client.orchestration import get_client

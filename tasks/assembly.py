@@ -2,13 +2,14 @@
 
 import logging
 import threading
+from functools import cache
 
 from httpx import URL
 
 from tasks.client import UploadClient
 from tasks.core.errors import RefusedError, UsageError
 from tasks.core.hosts import is_loopback
-from tasks.credentials import ClientCredentials, Credentials, StaticToken, TokenFile, secret_in
+from tasks.credentials import Credentials, StaticToken, TokenFile, secret_in
 from tasks.http import Connections, Timeouts, transport_to, trust
 from tasks.settings import Settings
 from tasks.slots import Slots
@@ -19,8 +20,10 @@ log = logging.getLogger("dicom_ingest")
 
 def connect(settings: Settings) -> UploadClient:
     """The client of the upload API."""
-    context = trust(settings.ca_bundle)
-    connections = Connections(lambda url: transport_to(url, context), Timeouts())
+    trusted = cache(lambda: trust(settings.ca_bundle))
+    if settings.ca_bundle:
+        trusted()  # a wrong one is known before anything is sent
+    connections = Connections(lambda url: transport_to(url, trusted), Timeouts())
     return UploadClient(
         settings.api_endpoint,
         _credentials(settings, connections),
@@ -49,6 +52,8 @@ def _credentials(settings: Settings, connections: Connections) -> Credentials:
     if settings.token_file:
         return TokenFile(settings.token_file)
     if settings.token_url:
+        from tasks.oauth2 import ClientCredentials
+
         return ClientCredentials(
             connections,
             settings.token_url,

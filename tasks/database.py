@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,12 +19,13 @@ from tasks.schema import HEAD, metadata, revision
 from tasks.turn import waiting
 
 _PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
-_BUSY_PAUSE_S: Final = 0.5
+_BUSY_PAUSE_S: Final = 0.2
 _GATHER_S: Final = 0.02  # while many write, a commit waits so long for company: it costs the same for all
 _PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
 
 _Handler: TypeAlias = Callable[[sa.Connection, list[Any]], list[Any]]
 _Reply: TypeAlias = "queue.SimpleQueue[Any]"  # for one answer; a Future costs the writer four times as much
+_T = TypeVar("_T")
 _Entry: TypeAlias = tuple[_Handler, Any, _Reply]
 
 
@@ -99,22 +100,11 @@ class Writer:
     def _answer(self, group: list["_Entry"]) -> None:
         self._crowded = len(group) > 1
         try:
-            answers = self._commit_patiently(group)
+            answers = patiently(lambda: self._commit(group))
         except Exception as error:  # noqa: BLE001 - it is handed to those who wait
             answers = [(reply, error) for _, _, reply in group]
         for reply, answer in answers:
             reply.put(answer)
-
-    def _commit_patiently(self, group: list["_Entry"]) -> list[tuple[_Reply, Any]]:
-        until = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                with told():
-                    return self._commit(group)
-            except BusyError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(_BUSY_PAUSE_S)
 
     def _commit(self, group: list["_Entry"]) -> list[tuple[_Reply, Any]]:
         by_handler: dict[_Handler, list[tuple[Any, _Reply]]] = defaultdict(list)
@@ -130,6 +120,19 @@ class Writer:
                 answers += zip((reply for _, reply in entries), results, strict=True)
             self._before_commit()
         return answers
+
+
+def patiently(work: Callable[[], _T]) -> _T:
+    """Does the work, again while the database is locked or its server restarts; BusyError after a while."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            with told():
+                return work()
+        except BusyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
 
 
 def execute_many(db: sa.Connection, statement: Any, rows: list[dict[str, Any]]) -> None:
@@ -170,7 +173,11 @@ def connect(url: str | Path) -> sa.Engine:
 
 def prepare(engine: sa.Engine) -> None:
     """Makes a new ledger, and brings an older one to the newest schema. UsageError for one of the future."""
-    with told(), engine.execution_options(writes=True).begin() as db:
+    patiently(lambda: _prepare(engine))  # SQLite does not wait when two make a new one at the same moment
+
+
+def _prepare(engine: sa.Engine) -> None:
+    with engine.execution_options(writes=True).begin() as db:
         if db.dialect.name == "postgresql":  # two machines may come at once
             db.execute(sa.select(sa.func.pg_advisory_xact_lock(_PREPARE_LOCK)))
         if not sa.inspect(db).has_table(revision.name):

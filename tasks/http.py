@@ -130,7 +130,7 @@ class Connections:
 
 
 def trust(ca_bundle: Path | None) -> ssl.SSLContext:
-    """The system's certificate authorities and those of `ca_bundle`; built once, it takes tens of ms."""
+    """The system's certificate authorities and those of `ca_bundle`. UsageError when that can't be read."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     if ca_bundle is not None:
@@ -143,14 +143,17 @@ def trust(ca_bundle: Path | None) -> ssl.SSLContext:
     return context
 
 
-def transport_to(url: httpx.URL, context: ssl.SSLContext) -> httpx.BaseTransport:
-    """One connection to this URL's host, through the proxy that the environment names for it."""
+def transport_to(url: httpx.URL, trusted: Callable[[], ssl.SSLContext]) -> httpx.BaseTransport:
+    """One connection to this URL's host, through the proxy that the environment names for it.
+
+    `trusted` is asked when there is TLS: to load all authorities takes tens of ms.
+    """
     proxies = {} if proxy_bypass(url.host) else getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
     if not proxy:
-        return DirectTransport(url, context)
+        return DirectTransport(url, trusted() if url.scheme == "https" else None)
     return httpx.HTTPTransport(
-        verify=context,
+        verify=trusted(),
         proxy=proxy,
         limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=15.0),
     )

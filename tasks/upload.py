@@ -11,16 +11,18 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tasks.core.errors import IngestError, InterruptedRunError
 from tasks.core.models import Status, Todo
-from tasks.hand import Hand
 from tasks.ledger import Ledger
 from tasks.settings import Settings
 from tasks.slots import Slots, summed
 from tasks.transfer import Carrier
 from tasks.workers import Ended, Workers
+
+if TYPE_CHECKING:
+    from tasks.hand import Hand
 
 log = logging.getLogger("dicom_ingest")
 
@@ -212,6 +214,8 @@ class Uploader:
         self._hiring.start()
 
     def _hire(self) -> None:
+        from tasks.hand import Hand
+
         hands = [Hand(self._ledger, self.ended, self.stop) for _ in range(self._most_hands)]
         ready = [hand.is_ready(self._stopping) for hand in hands]
         if not all(ready):
@@ -224,7 +228,7 @@ class Uploader:
             return
         self._hands_take_over(hands)
 
-    def _hands_take_over(self, hands: Sequence[Hand]) -> None:
+    def _hands_take_over(self, hands: "Sequence[Hand]") -> None:
         """The slots are theirs from now on, but for those that long PUTs of this process keep."""
         with self._changed:
             self._has.clear()

@@ -27,7 +27,8 @@ class DirectTransport(httpx.BaseTransport):
     Raises httpx's exceptions, as its own transport does, and what the request's body raises.
     """
 
-    def __init__(self, url: httpx.URL, context: ssl.SSLContext) -> None:
+    def __init__(self, url: httpx.URL, context: ssl.SSLContext | None) -> None:
+        """`context` is for https."""
         self._connection = (
             http.client.HTTPSConnection(url.host, url.port, context=context)
             if url.scheme == "https"

@@ -50,12 +50,10 @@ class Workers:
         self._failed = failed
         self._under_way: dict[int, Trip] = {}  # by file_id
         self._files: queue.SimpleQueue[Todo | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"worker-{n}", daemon=True)
-            for n in range(_WORKERS_PER_SLOT * parallel)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._lock = threading.Lock()
+        self._has = 0  # files that were put and have not ended
+        self._most = _WORKERS_PER_SLOT * parallel
+        self._threads: list[threading.Thread] = []
 
     @staticmethod
     def capacity_of(parallel: int) -> int:
@@ -63,7 +61,13 @@ class Workers:
         return (_WORKERS_PER_SLOT + _QUEUED_PER_SLOT) * parallel
 
     def put(self, todo: Todo) -> None:
-        """One file more; never blocks."""
+        """One file more; never blocks. A thread is started when all are busy."""
+        with self._lock:
+            self._has += 1
+            if len(self._threads) < min(self._has, self._most):
+                name = f"worker-{len(self._threads)}"
+                self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
+                self._threads[-1].start()
         self._files.put(todo)
 
     def dismiss(self) -> None:
@@ -95,6 +99,8 @@ class Workers:
             except Exception as error:  # noqa: BLE001 - a defect has to stop the run, not hang it
                 self._failed(InternalError.hiding(error))
             finally:
+                with self._lock:
+                    self._has -= 1
                 self._ended(ended)
 
     def _carry(self, todo: Todo) -> Ended:

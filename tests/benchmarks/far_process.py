@@ -1,26 +1,57 @@
 """A far side in a process of its own, so that its CPU is not ours.
 
-It waits so many seconds per presign and per PUT, prints its URL, and serves until its standard input ends.
+It waits so many seconds per presign and per PUT, prints its URL, serves until its standard input ends, and
+then prints what it saw: the most PUTs at once, and how old URLs were when they were used.
 """
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from tests.far_side import FarSide, Request, Step
+from tests.far_side import FarSide, Minted, Reply, Request, Step
+
+
+@dataclass(slots=True)
+class FarProcess:
+    """Its address; after its end what it saw."""
+
+    url: str
+    saw: dict[str, float] = field(default_factory=dict)
 
 
 @contextmanager
-def far_process(presign_s: float = 0.0, put_s: float = 0.0) -> Iterator[str]:
-    """The URL of a far side that takes so long for each request."""
+def far_process(presign_s: float = 0.0, put_s: float = 0.0) -> Iterator[FarProcess]:
+    """A far side that takes so long for each request."""
     command = [sys.executable, "-m", "tests.benchmarks.far_process", str(presign_s), str(put_s)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
-        yield process.stdout.readline().strip()
+        far = FarProcess(process.stdout.readline().strip())
+        yield far
         process.stdin.close()
+        far.saw = json.loads(process.stdout.read())
+
+
+class _Watched(FarSide):
+    """Remembers when each key was handed out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.minted_at: dict[str, float] = {}
+        self.ages: list[float] = []
+
+    def mint(self, wanted: Minted) -> Reply:
+        reply = super().mint(wanted)
+        self.minted_at[json.loads(reply.body)["key"]] = time.monotonic()
+        return reply
+
+    def store(self, key: str, body: bytes) -> None:
+        """Counts, and keeps nothing."""
+        super().store(key, b"")
 
 
 def main() -> None:
@@ -28,12 +59,24 @@ def main() -> None:
     waits = dict(zip((Step.PRESIGN, Step.PUT), map(float, sys.argv[1:]), strict=True))
 
     def script(request: Request) -> None:
+        if request.step is Step.PUT:
+            far_side.ages.append(time.monotonic() - far_side.minted_at[request.key])
         time.sleep(waits.get(request.step, 0.0))
 
-    with FarSide() as far_side:
+    with _Watched() as far_side:
         far_side.script = script
         print(far_side.url, flush=True)
         sys.stdin.read()
+        ages = sorted(far_side.ages) or [0.0]
+        print(
+            json.dumps(
+                {
+                    "most_puts": far_side.most_puts_under_way,
+                    "median_age_s": ages[len(ages) // 2],
+                    "oldest_s": ages[-1],
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

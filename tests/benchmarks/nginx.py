@@ -1,7 +1,7 @@
 """A far side that costs little: nginx answers presigned URLs from a template and takes PUTs into memory.
 
-Debian's nginx-light has the module for WebDAV PUT. No signature is checked and no digest answered: what is
-measured is the sender.
+Debian's nginx-light has the module for WebDAV PUT, which is also enough of S3 for rclone. No signature is
+checked and no digest answered: what is measured is the sender.
 """
 
 import shutil
@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import trustme
 
 _CONFIGURATION = """
 worker_processes 1;
@@ -41,6 +43,16 @@ http {{
     }}
 }}
 """
+
+
+@contextmanager
+def certificates(directory: Path) -> Iterator[tuple[Path, Path]]:
+    """A private authority: a key with its certificate for this machine, and the bundle to trust it by."""
+    authority = trustme.CA()
+    pair, bundle = directory / "server.pem", directory / "authority.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pair)
+    authority.cert_pem.write_to_path(bundle)
+    yield pair, bundle
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Archive:
             "DICOM_INGEST_LEDGER": self.ledger,
             "DICOM_INGEST_DEAD_AFTER": "2",
         }
-        with (self.directory / "stderr").open("w") as stderr:
+        with (self.directory / "stderr").open("a") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", "flows.cli", command, *what],
                 env=os.environ | settings | environment,

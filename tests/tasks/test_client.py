@@ -53,7 +53,7 @@ def opened(far_side: FarSide, context: ssl.SSLContext) -> Iterator[Open]:
         endpoint: str = far_side.url, token: str = TOKEN, silence_s: float = 20, **more: object
     ) -> UploadClient:
         timeouts = Timeouts(silence_s=silence_s)
-        connections = Connections(lambda url: transport_to(url, context), timeouts)
+        connections = Connections(lambda url: transport_to(url, lambda: context), timeouts)
         clients.append(UploadClient(endpoint, StaticToken(token), connections, **more))  # type: ignore[arg-type]
         return clients[-1]
 

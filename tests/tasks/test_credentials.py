@@ -12,9 +12,10 @@ import httpx
 import pytest
 
 from tasks.core.errors import Fault, FaultKind, RefusedError, UsageError
-from tasks.credentials import ClientCredentials, StaticToken, TokenFile
+from tasks.credentials import StaticToken, TokenFile
 from tasks.engine import connect
 from tasks.http import Connections, Timeouts
+from tasks.oauth2 import ClientCredentials
 from tasks.settings import load
 from tests.far_side import CLIENT_ID, CLIENT_SECRET, Deviation, FarSide, Reply, Reset, Step, always, status
 

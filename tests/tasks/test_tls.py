@@ -42,7 +42,7 @@ def secure(only_our_settings: None, authority: trustme.CA) -> Iterator[FarSide]:
 
 def answered(url: str, ca_bundle: Path | None) -> int:
     context = trust(ca_bundle)
-    connections = Connections(lambda url: transport_to(url, context), Timeouts(5, 5))
+    connections = Connections(lambda url: transport_to(url, lambda: context), Timeouts(5, 5))
     try:
         return connections.send("HEAD", url, {}).status
     finally:
