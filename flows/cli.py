@@ -1,6 +1,5 @@
 """dicom-ingest: the command line. A command imports what it needs, so that help and `upload` start fast."""
 
-import gc
 import os
 import signal
 import sys
@@ -278,9 +277,6 @@ def demo(
 
 def main() -> None:
     """The console script."""
-    gc.set_threshold(
-        50_000
-    )  # importing makes many objects that stay: looking for garbage takes a tenth of it
     sys.exit(execute(sys.argv[1:]))
 
 

@@ -12,7 +12,6 @@ A hand whose run is gone reads the end of the socket and ends at once. A run who
 ledger knows what is left.
 """
 
-import gc
 import logging
 import os
 import queue
@@ -191,7 +190,6 @@ class _Link:
 
 def main() -> NoReturn:
     """Carries files until the run dismisses it, or is gone."""
-    gc.set_threshold(50_000)  # next to nothing of what a file needs is garbage in a cycle
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they reach the run too, which says what is to be done
     link = _Link(socket.socket(fileno=int(sys.argv[1])))
