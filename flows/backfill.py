@@ -1,4 +1,4 @@
-"""backfill: from a manifest to a reconciliation report, as a Prefect flow.
+"""backfill: from a manifest, or a folder of them, to reconciliation reports, as a Prefect flow.
 
 Prefect carries batches, never single files. A task knows its batch by a number; which files that is, and
 which of them are left to do, the ledger says. Nothing that names a patient, and no secret, is a parameter, a
@@ -23,10 +23,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.artifacts import publish_summary, published
 from flows.blocks import settings_of
 from flows.progress import shown
+from tasks.core.errors import IngestError, StoppedError, UsageError
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.engine import BATCHES_IN_FLIGHT, Engine, ended_by, safe_errors
 from tasks.load import load_manifest
-from tasks.settings import Options, load
+from tasks.manifests import is_finished, manifests_at
+from tasks.settings import Options, Settings, load
 
 _DEFAULTS: Final = Options()
 
@@ -55,7 +57,8 @@ def backfill(
     """Uploads the studies of a manifest and writes the reconciliation report.
 
     Args:
-        manifest: Path of the manifest: CSV, JSON Lines or Parquet, one row per study directory.
+        manifest: Path of the manifest: CSV, JSON Lines or Parquet, one row per study directory. A folder, or
+            a pattern such as /manifests/*.csv: each that is not finished, into a report directory of its own.
         api_endpoint: The upload API; empty: the setting DICOM_INGEST_API_ENDPOINT of the worker.
         api: Name of a block dicom-upload-api: endpoint and credentials; empty: the worker's settings.
         report_dir: Where the report is written; empty: the setting DICOM_INGEST_REPORT_DIR, or ./report.
@@ -68,6 +71,8 @@ def backfill(
             | ({"api_endpoint": api_endpoint} if api_endpoint else {})
             | options.model_dump(exclude_unset=True)
         )
+        if (manifests := manifests_at(manifest)) is not None:
+            return _each(manifests, settings, api_endpoint=api_endpoint, api=api, options=options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
         get_run_logger().info("%d study entries in the manifest", len(entries))
         engine = Engine(entries, settings)
@@ -75,6 +80,36 @@ def backfill(
             summary = engine.finish(ended_by(engine, lambda: _upload_all(engine)))
         publish_summary(summary, settings.report_dir)
         return _final_state(summary)
+
+
+def _each(manifests: list[Path], settings: Settings, *, options: Options, **where: str | None) -> State[Any]:
+    """A flow run for each that is not finished. One ledger for all; a wrong one keeps no other back."""
+    logger = get_run_logger()
+    options = options.model_copy(update={"ledger": str(settings.ledger_at)})
+    counts = dict.fromkeys(("done", "finished before", "incomplete", "wrong"), 0)
+    for number, manifest in enumerate(manifests, 1):
+        report_dir = settings.report_dir / manifest.name
+        if is_finished(manifest, report_dir):
+            counts["finished before"] += 1
+            continue
+        state: State[Any] = backfill(
+            str(manifest), report_dir=str(report_dir), options=options, return_state=True, **where
+        )
+        result = state.result(raise_on_failure=False)
+        if isinstance(result, UsageError):
+            logger.error("Manifest %d of %d: %s", number, len(manifests), result)
+            counts["wrong"] += 1
+        elif isinstance(result, dict) and result["exit_code"] in (0, 1):
+            counts["incomplete" if result["exit_code"] else "done"] += 1
+        else:  # what stopped this one would stop the others
+            why = (
+                f"Manifest {number} of {len(manifests)} stopped early: see its flow run, then run this again."
+            )
+            raise result if isinstance(result, IngestError) else StoppedError(why)
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    message = f"{len(manifests)} manifests: {told or 'nothing to do'}"
+    is_good = not (counts["incomplete"] or counts["wrong"])
+    return (Completed if is_good else Failed)(message=message, data=counts)
 
 
 @task(

@@ -91,8 +91,8 @@ class Hand:
         return True
 
     def begin(self, settings: Settings, slots: int, began: float, *, any_granted: bool) -> None:
-        """From here on it may be given files."""
-        self.capacity = Workers.capacity_of(settings.parallel)
+        """From here on it may be given files; `share` says how many of so many slots are free for it."""
+        self.capacity = Workers.capacity_of(slots)
         self._link.send("begin", (settings, slots, began, any_granted))
 
     def put(self, todo: Todo) -> None:
@@ -217,6 +217,7 @@ class _Carrying:
         self._link = link
         self._stopping = threading.Event()
         self._slots = Slots(slots, began=began)
+        self._slots.resize(0)
         self._ledger = _AskedLedger(link)
         the_carrier = carrier(settings, connect(settings), self._ledger, self._slots, self._stopping)
         the_carrier.any_granted = any_granted
@@ -224,7 +225,7 @@ class _Carrying:
             the_carrier,
             self._ledger,
             self._stopping,
-            settings.parallel,
+            slots,
             ended=lambda ended: link.send("ended", ended),
             failed=self._fail,
         )

@@ -91,6 +91,11 @@ class Slots:
         with self._lock:
             return self._busy
 
+    @property
+    def most(self) -> int:
+        """How many there are, throttled or not."""
+        return self._throttle.most
+
     def resize(self, parallel: int) -> None:
         """So many slots from now on; PUTs under way go on."""
         with self._lock:
@@ -98,14 +103,6 @@ class Slots:
             self._limit_changed()
             self._slot_free.notify_all()
             self._place_free.notify_all()
-
-    def keep_busy(self) -> int:
-        """Keeps no more slots than are busy, or one; returns how many these are."""
-        with self._lock:
-            kept = max(1, self._busy)
-            self._throttle.resize(kept)
-            self._limit_changed()
-            return kept
 
     @property
     def outage_s(self) -> float:
@@ -129,7 +126,8 @@ class Slots:
 
     def _has_place(self) -> bool:
         is_permitted = not self._breaker.wait_s(self._clock())
-        return is_permitted and self._places < self._throttle.limit + self._ahead()
+        limit = self._throttle.limit
+        return is_permitted and limit > 0 and self._places < limit + self._ahead()
 
     def _begin_put(self) -> None:
         self._refuse_when_closed()
@@ -196,7 +194,8 @@ class Slots:
 
 def summed(courses: Sequence[list[tuple[float, int]]]) -> list[tuple[float, int]]:
     """What several processes used together, of what each one did."""
-    changes = sorted((at, number, limit) for number, course in enumerate(courses) for at, limit in course)
+    changes = [(at, number, limit) for number, course in enumerate(courses) for at, limit in course]
+    changes.sort(key=lambda change: change[0])
     limits = dict.fromkeys(range(len(courses)), 0)
     together: dict[float, int] = {}
     for at, number, limit in changes:

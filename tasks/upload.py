@@ -28,10 +28,10 @@ log = logging.getLogger("dicom_ingest")
 
 GRACE_S: Final = 10.0  # how long PUTs in flight may take after a stop
 _TWIN_PAUSE_S: Final = (0.02, 2.0)  # first and longest pause before a twin's claim is asked for again
-_MOST_HANDS: Final = 4  # more than these the ledger's one thread can't serve
+_MOST_PROCESSES: Final = 4  # more than these the ledger's one thread can't serve
 _SHORT_OF_CPU: Final = 0.8  # of a core: one interpreter has no more
+_SLOTS_FOR_THE_REST: Final = 2  # that this process keeps for the files it has, when hands take over
 _SEEN_OVER_S: Final = 0.5
-_HANDOVER_S: Final = 2.0  # how long files in flight may delay the hands' start
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class Uploader:
         self._hands: list[Hand] = []
         self._load = _Load()
         self._hiring: threading.Thread | None = None
-        self._most_hands = hands_wanted(settings)
+        self._processes = processes_wanted(settings)
 
     @property
     def any_granted(self) -> bool:
@@ -203,69 +203,66 @@ class Uploader:
 
     def _consider_hiring(self) -> None:
         """Once: when the operator asked for processes, or this one is short of CPU."""
-        if self._most_hands < 2 or not (self._settings.processes or self._load.is_short_of_cpu()):
+        if self._processes < 2 or not (self._settings.processes or self._load.is_short_of_cpu()):
             return
         with self._lock:
             if self._hiring or self._stopping.is_set():
                 return
             self._hiring = threading.Thread(target=self._hire, name="hiring", daemon=True)
             if self._settings.processes:
-                self._has.clear()  # all files are the hands'
+                self._has.clear()  # nobody begins before all are there
         self._hiring.start()
 
     def _hire(self) -> None:
         from tasks.hand import Hand
 
-        hands = [Hand(self._ledger, self.ended, self.stop) for _ in range(self._most_hands)]
+        hands = [Hand(self._ledger, self.ended, self.stop) for _ in range(self._processes)]
         ready = [hand.is_ready(self._stopping) for hand in hands]
-        if not all(ready):
-            for hand in hands:
-                hand.join(0)
-            if not self._stopping.is_set():
-                log.warning("No further process could be started: one process sends the files.")
-                with self._changed:
-                    self._has = {self._workers: 0}
+        if all(ready):
+            self._employ(hands)
             return
-        self._hands_take_over(hands)
-
-    def _hands_take_over(self, hands: "Sequence[Hand]") -> None:
-        """The slots are theirs from now on, but for those that long PUTs of this process keep."""
+        for hand in hands:
+            hand.join(0)
         with self._changed:
-            self._has.clear()
-        self._workers.dismiss()
-        parallel = self._settings.parallel
-        while not (gone := self._workers.join(_HANDOVER_S)):
-            if self._slots.busy <= parallel - len(hands):
-                break
-        kept = self._slots.keep_busy() if not gone else 0
-        if gone:
-            self._slots.resize(0)
-        for hand, share in zip(hands, shares(parallel - kept, len(hands)), strict=True):
+            self._has.setdefault(self._workers, 0)
+        if not self._stopping.is_set():
+            log.warning("No further process could be started: one process sends the files.")
+
+    def _employ(self, hands: "Sequence[Hand]") -> None:
+        for hand, share in zip(hands, shares(self._settings.parallel, len(hands)), strict=True):
             hand.begin(self._settings, share, self._slots.began, any_granted=self._carrier.any_granted)
         with self._changed:
             self._hands = list(hands)
             self._has = dict.fromkeys(hands, 0)
             self._changed.notify_all()
-        if self._stopping.is_set():
+        if self._stopping.is_set():  # `stop` may not have seen them
             for hand in hands:
                 hand.stop()
-        if kept:
-            while not self._workers.join(1.0):
-                if self._stopping.is_set():
-                    return
-            for hand, share in zip(hands, shares(parallel, len(hands)), strict=True):
-                hand.share(share)
+        self._pass_on_slots(hands)
+
+    def _pass_on_slots(self, hands: "Sequence[Hand]") -> None:
+        """The hands get the slots as PUTs of this process leave them; it keeps two for what it has begun."""
+        parallel, passed_on = self._settings.parallel, 0
+        self._slots.resize(min(parallel, _SLOTS_FOR_THE_REST))
+        while passed_on < parallel and not self._stopping.wait(0.01):
+            if not self._workers.has:
+                self._slots.resize(0)
+            free = parallel - max(self._slots.busy, self._slots.most)
+            if free > passed_on:
+                passed_on = free
+                for hand, slots in zip(hands, shares(free, len(hands)), strict=True):
+                    hand.share(slots)
 
 
-def hands_wanted(settings: Settings) -> int:
-    """How many processes may carry files; one means that this one does."""
+def processes_wanted(settings: Settings) -> int:
+    """How many processes may send; with one it is this one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(settings.parallel, settings.processes or min(cores, _MOST_HANDS))
+    return min(settings.parallel, settings.processes or min(cores, _MOST_PROCESSES))
 
 
-def shares(slots: int, hands: int) -> list[int]:
-    """The slots of each hand: as equal as can be."""
-    return [slots // hands + (number < slots % hands) for number in range(hands)]
+def shares(slots: int, processes: int) -> list[int]:
+    """The slots of each process: as equal as can be."""
+    return [slots // processes + (number < slots % processes) for number in range(processes)]
 
 
 class _Load:

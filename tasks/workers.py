@@ -11,8 +11,10 @@ from tasks.core.models import Outcome, Reason, Status, Todo
 from tasks.transfer import Carrier, FileLedger, Trip
 from tasks.turn import computing
 
-# As many as there are slots send, as many again wait for one; the rest read, hash and wait for commits.
-_WORKERS_PER_SLOT: Final = 7
+# As many as there are slots send, the others read, hash, and wait for a URL, a slot or a commit. Where a PUT
+# takes no time these waits are nearly all of it, so it takes many files at once to keep a core busy.
+_WORKERS_PER_SLOT: Final = 14
+_MOST_WORKERS: Final = 140
 _QUEUED_PER_SLOT: Final = 2
 
 
@@ -52,13 +54,18 @@ class Workers:
         self._files: queue.SimpleQueue[Todo | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._has = 0  # files that were put and have not ended
-        self._most = _WORKERS_PER_SLOT * parallel
+        self._most = _workers(parallel)
         self._threads: list[threading.Thread] = []
 
     @staticmethod
     def capacity_of(parallel: int) -> int:
         """How many files they may have at once, so that no slot waits for one."""
-        return (_WORKERS_PER_SLOT + _QUEUED_PER_SLOT) * parallel
+        return _workers(parallel) + _QUEUED_PER_SLOT * parallel
+
+    @property
+    def has(self) -> int:
+        """How many files it was given and has not done with."""
+        return self._has
 
     def put(self, todo: Todo) -> None:
         """One file more; never blocks. A thread is started when all are busy."""
@@ -124,6 +131,10 @@ class Workers:
         if trip.attempts:
             outcome = trip.ends(time.time_ns(), Status.FAILED, trip.reason)
             self._ledger.settle(trip.todo, outcome, trip.claimed)
+
+
+def _workers(parallel: int) -> int:
+    return min(_WORKERS_PER_SLOT * parallel, _MOST_WORKERS)
 
 
 def _ended(todo: Todo, outcome: Outcome) -> Ended:

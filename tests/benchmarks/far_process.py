@@ -37,11 +37,13 @@ def far_process(presign_s: float = 0.0, put_s: float = 0.0) -> Iterator[FarProce
 
 
 class _Watched(FarSide):
-    """Remembers when each key was handed out."""
+    """Remembers when each key was handed out; a PUT takes its time in all, not after its body was read."""
 
-    def __init__(self) -> None:
+    def __init__(self, put_s: float) -> None:
         super().__init__()
+        self.put_s = put_s
         self.minted_at: dict[str, float] = {}
+        self.begun_at: dict[str, float] = {}
         self.ages: list[float] = []
 
     def mint(self, wanted: Minted) -> Reply:
@@ -52,18 +54,21 @@ class _Watched(FarSide):
     def store(self, key: str, body: bytes) -> None:
         """Counts, and keeps nothing."""
         super().store(key, b"")
+        time.sleep(max(0.0, self.begun_at[key] + self.put_s - time.monotonic()))
 
 
 def main() -> None:
     """Serves."""
-    waits = dict(zip((Step.PRESIGN, Step.PUT), map(float, sys.argv[1:]), strict=True))
+    presign_s, put_s = map(float, sys.argv[1:])
 
     def script(request: Request) -> None:
         if request.step is Step.PUT:
+            far_side.begun_at[request.key] = time.monotonic()
             far_side.ages.append(time.monotonic() - far_side.minted_at[request.key])
-        time.sleep(waits.get(request.step, 0.0))
+        elif request.step is Step.PRESIGN:
+            time.sleep(presign_s)
 
-    with _Watched() as far_side:
+    with _Watched(put_s) as far_side:
         far_side.script = script
         print(far_side.url, flush=True)
         sys.stdin.read()
