@@ -22,6 +22,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import publish_summary, published
 from flows.blocks import settings_of
+from flows.events import emit_end
 from flows.progress import shown
 from tasks.core.errors import IngestError, StoppedError, UsageError
 from tasks.core.models import EXIT_ONE, Summary
@@ -79,6 +80,7 @@ def backfill(
         with shown(engine.progress), published(engine.progress):
             summary = engine.finish(ended_by(engine, lambda: _upload_all(engine)))
         publish_summary(summary, settings.report_dir)
+        emit_end(summary, settings.report_dir)
         return _final_state(summary)
 
 

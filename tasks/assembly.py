@@ -13,7 +13,7 @@ from tasks.credentials import Credentials, StaticToken, TokenFile, secret_in
 from tasks.http import Connections, Timeouts, transport_to, trust
 from tasks.settings import Settings
 from tasks.slots import Slots
-from tasks.transfer import Carrier, FileLedger
+from tasks.transfer import HELD_BYTES_IN_ALL, Carrier, FileLedger
 
 log = logging.getLogger("dicom_ingest")
 
@@ -34,9 +34,14 @@ def connect(settings: Settings) -> UploadClient:
 
 
 def carrier(
-    settings: Settings, client: UploadClient, ledger: FileLedger, slots: Slots, stopping: threading.Event
+    settings: Settings,
+    client: UploadClient,
+    ledger: FileLedger,
+    slots: Slots,
+    stopping: threading.Event,
+    held_bytes: int = HELD_BYTES_IN_ALL,
 ) -> Carrier:
-    """What takes a file its way."""
+    """What takes a file its way; all files under way hold no more than `held_bytes`."""
     return Carrier(
         client,
         ledger,
@@ -45,6 +50,7 @@ def carrier(
         on_conflict=settings.on_conflict,
         budgets=settings.budgets,
         max_outage_s=settings.max_outage,
+        held_bytes=held_bytes,
     )
 
 

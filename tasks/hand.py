@@ -30,6 +30,7 @@ from tasks.core.models import Outcome, Todo
 from tasks.core.reconcile import Claim
 from tasks.settings import Settings
 from tasks.slots import Slots
+from tasks.transfer import HELD_BYTES_IN_ALL
 from tasks.turn import waiting
 from tasks.workers import Ended, Workers
 
@@ -219,7 +220,9 @@ class _Carrying:
         self._slots = Slots(slots, began=began)
         self._slots.resize(0)
         self._ledger = _AskedLedger(link)
-        the_carrier = carrier(settings, connect(settings), self._ledger, self._slots, self._stopping)
+        held_bytes = HELD_BYTES_IN_ALL * slots // settings.parallel
+        client = connect(settings)
+        the_carrier = carrier(settings, client, self._ledger, self._slots, self._stopping, held_bytes)
         the_carrier.any_granted = any_granted
         self._workers = Workers(
             the_carrier,

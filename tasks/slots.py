@@ -18,6 +18,7 @@ from tasks.core.weather import TRANSIENT, Breaker, Step, Throttle
 from tasks.turn import waiting
 
 _SMOOTHING: Final = 0.1  # weight of the newest measurement in the moving averages
+_LONGEST_WAIT_S: Final = 0.1  # of a URL for a slot, where PUTs are shorter than that; else one PUT
 _LONGEST_COURSE: Final = 200  # changes of the limit that are kept for the summary
 
 
@@ -185,7 +186,8 @@ class Slots:
         if not put_s:
             return 1
         limit = self._throttle.limit
-        return min(4 * limit, 1 + math.ceil(limit * presign_s / put_s))
+        most = limit * max(1.0, _LONGEST_WAIT_S / put_s)  # also when presigning takes long now and then
+        return math.ceil(min(most, 1 + limit * presign_s / put_s))
 
     def _refuse_when_closed(self) -> None:
         if self._closed:

@@ -25,7 +25,7 @@ from tasks.turn import waiting
 
 log = logging.getLogger("dicom_ingest")
 
-_HELD_TOTAL_BYTES: Final = 256 * 1024 * 1024
+HELD_BYTES_IN_ALL: Final = 256 * 1024 * 1024
 _NOT_SENT: Final = {
     Verdict.KEEP: Status.ALREADY_UPLOADED,
     Verdict.DUPLICATE: Status.DUPLICATE,
@@ -94,6 +94,7 @@ class Carrier:
         max_outage_s: float = 3600.0,
         clock_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
+        held_bytes: int = HELD_BYTES_IN_ALL,
     ) -> None:
         self._client = client
         self._ledger = ledger
@@ -104,7 +105,7 @@ class Carrier:
         self._max_outage_s = max_outage_s
         self._clock_ns = clock_ns
         self._jitter = jitter
-        self._held = Budget(_HELD_TOTAL_BYTES)
+        self._held = Budget(held_bytes)
         self._lock = threading.Lock()
         self._forbidden_in_a_row = 0
         self.any_granted = False  # a key was handed out in this run: something may have been sent
