@@ -38,6 +38,7 @@ class Slots:
         self._breaker = Breaker(threshold=max(5, parallel))
         self._places = 0
         self._busy = 0
+        self._waiting = 0  # for a slot
         self._usual_s = dict.fromkeys(Step, 0.0)  # moving average of how long each takes
         self._closed = False
         self.peak = 0  # most PUTs that were under way at once
@@ -70,13 +71,15 @@ class Slots:
     def slot(self, file_id: int) -> Iterator[None]:
         """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up."""
         with self._lock:
-            is_free = self._busy < self._throttle.limit
+            is_free = self._busy < self._throttle.limit and not self._waiting  # whose URLs are older
             if is_free:
                 self._begin_put()
         if not is_free:
             with waiting(), self._lock:
+                self._waiting += 1
                 while self._busy >= self._throttle.limit and not self._closed:
                     self._slot_free.wait()
+                self._waiting -= 1
                 self._begin_put()
         try:
             with self._watched(Step.PUT, file_id):
@@ -91,6 +94,12 @@ class Slots:
         """How many PUTs are under way."""
         with self._lock:
             return self._busy
+
+    @property
+    def are_full(self) -> bool:
+        """Whether no PUT could begin now, or the next would be the last that can."""
+        with self._lock:
+            return self._busy >= self._throttle.limit - 1
 
     @property
     def most(self) -> int:

@@ -6,6 +6,7 @@ drain at a batch's edge, and there are never more PUTs at once than the platform
 """
 
 import logging
+import math
 import os
 import threading
 import time
@@ -30,8 +31,7 @@ GRACE_S: Final = 10.0  # how long PUTs in flight may take after a stop
 _TWIN_PAUSE_S: Final = (0.02, 2.0)  # first and longest pause before a twin's claim is asked for again
 _MOST_PROCESSES: Final = 4  # more than these the ledger's one thread can't serve
 _SHORT_OF_CPU: Final = 0.8  # of a core: one interpreter has no more
-_SLOTS_FOR_THE_REST: Final = 2  # that this process keeps for the files it has, when hands take over
-_SEEN_OVER_S: Final = 0.5
+_SEEN_OVER_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -202,8 +202,10 @@ class Uploader:
     # -- more processes ----------------------------------------------------------------------------------
 
     def _consider_hiring(self) -> None:
-        """Once: when the operator asked for processes, or this one is short of CPU."""
-        if self._processes < 2 or not (self._settings.processes or self._load.is_short_of_cpu()):
+        """Once: when the operator asked for processes, or CPU is what is short here, not slots."""
+        if self._processes < 2 or self._hiring:
+            return
+        if not self._settings.processes and (self._slots.are_full or not self._load.is_short_of_cpu()):
             return
         with self._lock:
             if self._hiring or self._stopping.is_set():
@@ -241,12 +243,13 @@ class Uploader:
         self._pass_on_slots(hands)
 
     def _pass_on_slots(self, hands: "Sequence[Hand]") -> None:
-        """The hands get the slots as PUTs of this process leave them; it keeps two for what it has begun."""
+        """The hands get the slots as PUTs of this process leave them; it keeps some for the files it has."""
         parallel, passed_on = self._settings.parallel, 0
-        self._slots.resize(min(parallel, _SLOTS_FOR_THE_REST))
+        room = sum(hand.capacity for hand in hands)
         while passed_on < parallel and not self._stopping.wait(0.01):
-            if not self._workers.has:
-                self._slots.resize(0)
+            kept = math.ceil(parallel * self._workers.has / (self._workers.has + room))
+            if kept < self._slots.most:
+                self._slots.resize(kept)
             free = parallel - max(self._slots.busy, self._slots.most)
             if free > passed_on:
                 passed_on = free
@@ -272,7 +275,7 @@ class _Load:
         self._at, self._cpu_s = time.monotonic(), time.process_time()
 
     def is_short_of_cpu(self) -> bool:
-        """Whether it used most of a core in the last half second or more."""
+        """Whether it used most of a core in the last second or more."""
         took_s = time.monotonic() - self._at
         if took_s < _SEEN_OVER_S:
             return False
