@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -82,7 +83,8 @@ class Uploader:
         self._stopped_by: IngestError | None = None
         self._under_way: dict[int, tuple[Todo, _Batch, Sender]] = {}  # by file_id
         self._workers = Workers(carrier, ledger, stopping, settings.parallel, self.ended, self.stop)
-        self._has: dict[Sender, int] = {self._workers: 0}  # who may be given files, and how many they have
+        self._senders: Sequence[Sender] = [self._workers]  # who is given files
+        self._has: Counter[Sender] = Counter()  # how many files each has
         self._hands: list[Hand] = []
         self._load = _Load()
         self._hiring: threading.Thread | None = None
@@ -126,8 +128,7 @@ class Uploader:
         """A sender is done with a file."""
         with self._changed:
             todo, batch, sender = self._under_way.pop(ended.file_id)
-            if sender in self._has:
-                self._has[sender] -= 1
+            self._has[sender] -= 1
             if ended.status:
                 self._count(todo, ended)
             self._changed.notify()
@@ -176,7 +177,7 @@ class Uploader:
 
     def _with_room(self) -> Sender | None:
         room, sender = max(
-            ((sender.capacity - has, sender) for sender, has in self._has.items()),
+            ((sender.capacity - self._has[sender], sender) for sender in self._senders),
             key=lambda each: each[0],
             default=(0, None),
         )
@@ -212,7 +213,7 @@ class Uploader:
                 return
             self._hiring = threading.Thread(target=self._hire, name="hiring", daemon=True)
             if self._settings.processes:
-                self._has.clear()  # nobody begins before all are there
+                self._senders = []  # nobody begins before all are there
         self._hiring.start()
 
     def _hire(self) -> None:
@@ -226,7 +227,7 @@ class Uploader:
         for hand in hands:
             hand.join(0)
         with self._changed:
-            self._has.setdefault(self._workers, 0)
+            self._senders = [self._workers]
         if not self._stopping.is_set():
             log.warning("No further process could be started: one process sends the files.")
 
@@ -234,8 +235,7 @@ class Uploader:
         for hand, share in zip(hands, shares(self._settings.parallel, len(hands)), strict=True):
             hand.begin(self._settings, share, self._slots.began, any_granted=self._carrier.any_granted)
         with self._changed:
-            self._hands = list(hands)
-            self._has = dict.fromkeys(hands, 0)
+            self._senders = self._hands = list(hands)
             self._changed.notify_all()
         if self._stopping.is_set():  # `stop` may not have seen them
             for hand in hands:
@@ -247,7 +247,8 @@ class Uploader:
         parallel, passed_on = self._settings.parallel, 0
         room = sum(hand.capacity for hand in hands)
         while passed_on < parallel and not self._stopping.wait(0.01):
-            kept = math.ceil(parallel * self._workers.has / (self._workers.has + room))
+            left = self._has[self._workers]
+            kept = math.ceil(parallel * left / (left + room))
             if kept < self._slots.most:
                 self._slots.resize(kept)
             free = parallel - max(self._slots.busy, self._slots.most)

@@ -62,11 +62,6 @@ class Workers:
         """How many files they may have at once, so that no slot waits for one."""
         return _workers(parallel) + _QUEUED_PER_SLOT * parallel
 
-    @property
-    def has(self) -> int:
-        """How many files it was given and has not done with."""
-        return self._has
-
     def put(self, todo: Todo) -> None:
         """One file more; never blocks. A thread is started when all are busy."""
         with self._lock:
