@@ -10,8 +10,8 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeVar
 
 import httpx
 
@@ -19,6 +19,8 @@ _LONGEST_IDLE_S: Final = 15.0  # servers close idle connections: after this time
 _CHECKED_AFTER_S: Final = 0.5  # a connection that was idle so long may have been closed by the server
 _SENT_AT_ONCE_BYTES: Final = 256 * 1024  # the time-out is one for each piece, not for a whole body
 _READ_AT_ONCE_BYTES: Final = 64 * 1024
+
+_T = TypeVar("_T")
 
 
 class DirectTransport(httpx.BaseTransport):
@@ -81,24 +83,33 @@ class DirectTransport(httpx.BaseTransport):
 
     def _send(self, request: httpx.Request) -> Exception | None:
         """Sends the request. What broke on the way is returned: the far side may have said why before."""
+        broken = self._write(self._send_head, request)
+        # What the body raises is the file's trouble, not the connection's: it passes.
+        for piece in _pieces(request.stream):  # type: ignore[arg-type]
+            if broken := broken or self._write(self._connection.sock.sendall, piece):
+                break
+        return broken
+
+    def _send_head(self, request: httpx.Request) -> None:
         connection = self._connection
+        connection.putrequest(
+            request.method,
+            request.url.raw_path.decode("ascii"),
+            skip_host=True,
+            skip_accept_encoding=True,
+        )
+        for name, value in request.headers.raw:
+            connection.putheader(name, value)
+        connection.endheaders()
+
+    def _write(self, write: Callable[[_T], object], what: _T) -> Exception | None:
         try:
-            connection.putrequest(
-                request.method,
-                request.url.raw_path.decode("ascii"),
-                skip_host=True,
-                skip_accept_encoding=True,
-            )
-            for name, value in request.headers.raw:
-                connection.putheader(name, value)
-            connection.endheaders()
-            for piece in _pieces(request.stream):  # type: ignore[arg-type]
-                connection.sock.sendall(piece)
+            write(what)
         except TimeoutError as error:
             raise httpx.WriteTimeout("") from error
         except ConnectionError as error:
             return error
-        except (ssl.SSLError, OSError) as error:
+        except OSError as error:
             raise httpx.WriteError("") from error
         except (http.client.HTTPException, ValueError) as error:
             raise httpx.LocalProtocolError("") from error

@@ -158,6 +158,21 @@ class TestAnswer:
 
 
 class TestRequest:
+    def test_passes_on_what_its_body_raises(self) -> None:
+        """A disk that fails is no trouble of the network; the connection is not used again."""
+
+        def failing() -> Iterator[bytes]:
+            yield b"some"
+            raise OSError("the disk")
+
+        with talking(lambda connection: bool(connection.recv(4096)), reply(OK)) as (transport, server):
+            headers = {"Content-Length": "100"}
+            request = httpx.Request("PUT", server.url, headers=headers, content=failing(), extensions=TIMEOUT)
+            with pytest.raises(OSError, match="the disk"):
+                transport.handle_request(request)
+            assert exchange(transport, server) == (200, b"ok")
+        assert server.connections == 2
+
     def test_cannot_smuggle_a_header(self) -> None:
         with talking(lambda _connection: None) as (transport, server):
             request = httpx.Request("GET", server.url, headers={"X": "a\r\nY: b"}, extensions=TIMEOUT)
