@@ -1,6 +1,7 @@
 """What many tests share: a far side that follows a script, and a near side that sends an archive to it."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -23,6 +24,9 @@ from tests.far_side import TOKEN, FarSide
 
 Row = dict[str, str]
 MIB = 1024 * 1024
+
+# A shell ignores SIGINT for what it runs in the background, and every process that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

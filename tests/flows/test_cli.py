@@ -291,6 +291,7 @@ def imported_by(*arguments: str) -> tuple[set[str], set[str]]:
 # An option on the command line, and the same as a setting.
 SAME = [
     ("--parallel 3", "PARALLEL", "3"),
+    ("--processes 2", "PROCESSES", "2"),
     ("--campaign trial-7", "CAMPAIGN", "trial-7"),
     ("--ledger below/ledger.sqlite", "LEDGER", "below/ledger.sqlite"),
     ("--report-dir below/report", "REPORT_DIR", "below/report"),
