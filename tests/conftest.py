@@ -25,7 +25,7 @@ from tests.far_side import TOKEN, FarSide
 Row = dict[str, str]
 MIB = 1024 * 1024
 
-# A shell ignores SIGINT for what it runs in the background, and every process that tests start would inherit that.
+# A shell ignores SIGINT for what it runs in the background; what tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
