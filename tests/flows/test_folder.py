@@ -1,6 +1,7 @@
 """A folder of manifests, as a schedule finds it: each is run until it is finished, whatever others are."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 from prefect.client.schemas.objects import State
 
 from flows.backfill import backfill
+from tasks.core.errors import UsageError
 from tasks.manifests import is_finished, manifests_at
 from tasks.report import read_report
+from tests.conftest import Dicom, NearSide
+from tests.far_side import all_good
 from tests.flows.conftest import Objects, Plant, cut
 
 
@@ -70,14 +74,38 @@ class TestPlace:
         assert [path.name for path in found] == ["a.jsonl", "b.csv", "d.PARQUET"]
         assert manifests_at(str(tmp_path / "?.csv")) == [tmp_path / "b.csv"]
 
+    def test_refuses_manifests_of_one_name(self, tmp_path: Path) -> None:
+        """Their reports would share a directory, and the second would pass for finished."""
+        write(tmp_path / "a" / "m.csv", "x")
+        write(tmp_path / "b" / "m.csv", "y")
+        with pytest.raises(UsageError, match="2 of these manifests have the name of another"):
+            manifests_at(str(tmp_path / "*" / "m.csv"))
+
 
 class TestFinished:
-    def test_is_not_what_changed_since(self, tmp_path: Path) -> None:
-        manifest = write(tmp_path / "manifest.csv", "a")
-        assert not is_finished(manifest, tmp_path / "report")
-        summary = tmp_path / "report" / "summary.json"
-        summary.parent.mkdir()
-        summary.write_text("{")
-        assert not is_finished(manifest, tmp_path / "report"), "a summary that can't be read"
-        os.utime(manifest, ns=(0, 2**62))
-        assert not is_finished(manifest, tmp_path / "report")
+    def test_is_not_what_changed_since_the_run_began(self, near_side: NearSide, dicom: Dicom) -> None:
+        """Also while it lasted, and by a manifest that keeps its older time."""
+        near_side.put("study/a", dicom("1.2"))
+        manifest = write(near_side.directory / "manifest.csv", "archive/study")
+        assert not is_finished(manifest, near_side.report_dir), "no report yet"
+        time.sleep(0.02)
+        near_side.far_side.script = lambda _request: manifest.touch()
+        near_side.run()
+        assert not is_finished(manifest, near_side.report_dir), "changed while it ran"
+        near_side.far_side.script = all_good
+        time.sleep(0.02)
+        near_side.run()
+        assert is_finished(manifest, near_side.report_dir)
+        other = write(near_side.directory / "other.csv", "archive/other")
+        os.utime(other, ns=(0, 0))
+        other.rename(manifest)
+        assert not is_finished(manifest, near_side.report_dir), "another one, with an old time"
+        (near_side.report_dir / "summary.json").write_text("{")
+        assert not is_finished(manifest, near_side.report_dir), "a summary that can't be read"
+
+    def test_is_not_what_is_incomplete(self, near_side: NearSide) -> None:
+        near_side.put("study/a", b"")
+        manifest = write(near_side.directory / "manifest.csv", "archive/study")
+        time.sleep(0.02)
+        assert near_side.run().exit_code == 1
+        assert not is_finished(manifest, near_side.report_dir)
