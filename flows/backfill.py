@@ -5,7 +5,8 @@ which of them are left to do, the ledger says. Nothing that names a patient, and
 result, a state's message or a log line.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -34,7 +35,7 @@ from tasks.settings import Options, Settings, load
 _DEFAULTS: Final = Options()
 
 
-def _run_name() -> str:
+def campaign_run_name() -> str:
     """The campaign and the time: nothing of the manifest's path."""
     options = flow_run.parameters.get("options")
     campaign = Options.model_validate(options).campaign if options else _DEFAULTS.campaign
@@ -43,7 +44,7 @@ def _run_name() -> str:
 
 @flow(
     name="backfill",
-    flow_run_name=_run_name,
+    flow_run_name=campaign_run_name,
     description="Uploads the studies of a manifest and writes the reconciliation report.",
     task_runner=ThreadPoolTaskRunner(max_workers=BATCHES_IN_FLIGHT),  # type: ignore[arg-type]
     persist_result=False,
@@ -66,22 +67,45 @@ def backfill(
         options: How the run behaves.
     """
     with safe_errors():
-        settings = load(
-            **(settings_of(api) if api else {})
-            | {"report_dir": report_dir}
-            | ({"api_endpoint": api_endpoint} if api_endpoint else {})
-            | options.model_dump(exclude_unset=True)
-        )
+        settings = settings_for(api_endpoint, report_dir, api, options)
         if (manifests := manifests_at(manifest)) is not None:
             return _each(manifests, settings, api_endpoint=api_endpoint, api=api, options=options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
         get_run_logger().info("%d study entries in the manifest", len(entries))
-        engine = Engine(entries, settings)
-        with shown(engine.progress), published(engine.progress):
-            summary = engine.finish(ended_by(engine, lambda: _upload_all(engine)))
-        publish_summary(summary, settings.report_dir)
-        emit_end(summary, settings.report_dir)
-        return _final_state(summary)
+        return carried_out(Engine(entries, settings))
+
+
+def settings_for(
+    api_endpoint: str | None, report_dir: str | None, api: str | None, options: Options
+) -> Settings:
+    """A flow's parameters, and for what they leave open the block, then the worker's settings."""
+    return load(
+        **(settings_of(api) if api else {})
+        | {"report_dir": report_dir}
+        | ({"api_endpoint": api_endpoint} if api_endpoint else {})
+        | options.model_dump(exclude_unset=True)
+    )
+
+
+def carried_out(
+    engine: Engine, taking: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> State[dict[str, Any]]:
+    """A whole run under Prefect, `taking` what it needs for the time it uploads; how it ended."""
+
+    def work() -> None:
+        with taking():
+            _upload_all(engine)
+
+    with shown(engine.progress), published(engine.progress):
+        summary = engine.finish(ended_by(engine, work))
+    return ended(summary, engine.settings.report_dir)
+
+
+def ended(summary: Summary, report_dir: Path) -> State[dict[str, Any]]:
+    """Tells Prefect of a run's end; the flow's final state."""
+    publish_summary(summary, report_dir)
+    emit_end(summary, report_dir)
+    return _final_state(summary)
 
 
 def _each(manifests: list[Path], settings: Settings, *, options: Options, **where: str | None) -> State[Any]:

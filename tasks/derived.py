@@ -13,6 +13,7 @@
 A twin has the key of the file it is a twin of; attempts, times and run_id are the storing run's.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -26,16 +27,19 @@ _twins_listing = listing.alias("twins_listing")
 _owners_listing = listing.alias("owners_listing")
 
 
-def report_select(run_id: str) -> "sa.Select[Any]":
-    """A run's report in the order of REPORT_COLUMNS and of its rows; times in ns, duration_s null."""
+def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
+    """A run's rows of a report, in the order of REPORT_COLUMNS and of its rows; times in ns, duration_s null.
+
+    `run_ids`: all runs whose rows the report has, this one among them.
+    """
     in_report = (
         sa.exists()
-        .where(_owners_listing.c.file_id == instance.c.file_id, _owners_listing.c.run_id == run_id)
+        .where(_owners_listing.c.file_id == instance.c.file_id, _owners_listing.c.run_id.in_(run_ids))
         .correlate(instance)
     )
     same_bytes = sa.func.coalesce(instance.c.sha256, "") == file.c.sha256
     is_twin = file.c.status == Status.DUPLICATE
-    is_earlier = (file.c.status == Status.UPLOADED) & (file.c.run_id != run_id)
+    is_earlier = (file.c.status == Status.UPLOADED) & file.c.run_id.not_in(run_ids)
     from_owner = is_twin & same_bytes & ~in_report
 
     def told(name: str, before: Any) -> Any:
@@ -71,7 +75,7 @@ def report_select(run_id: str) -> "sa.Select[Any]":
             file.c.md5,
             file.c.etag,
             told("attempts", 0),
-            _superseded_keys(run_id),
+            _superseded_keys(run_ids),
             told("http_status", None),
             told("started_ns", None),
             told("finished_ns", None),
@@ -91,14 +95,14 @@ def report_select(run_id: str) -> "sa.Select[Any]":
     )
 
 
-def _superseded_keys(run_id: str) -> Any:
+def _superseded_keys(run_ids: Sequence[str]) -> Any:
     """Every key that was handed out for the file and no row of this report is stored under, oldest first."""
     keys = (
         sa.select(issued_key.c.key)
         .where(
             issued_key.c.file_id == file.c.file_id,
             issued_key.c.key != file.c.key,
-            ~_is_a_twins_key(run_id),
+            ~_is_a_twins_key(run_ids),
         )
         .order_by(issued_key.c.issued_ns)
         .correlate(file)
@@ -108,7 +112,7 @@ def _superseded_keys(run_id: str) -> Any:
     return sa.func.coalesce(joined, "").label("superseded_keys")
 
 
-def _is_a_twins_key(run_id: str) -> Any:
+def _is_a_twins_key(run_ids: Sequence[str]) -> Any:
     """Files that swapped their names: what one path stored is now a duplicate's key, under another path."""
     return (
         sa.exists()
@@ -121,7 +125,7 @@ def _is_a_twins_key(run_id: str) -> Any:
             _twin.c.sha256 == _instance.c.sha256,
             _twin.c.status == sa.literal_column("'duplicate'"),  # literal, for the index on twins
             _twins_listing.c.file_id == _twin.c.file_id,
-            _twins_listing.c.run_id == run_id,
+            _twins_listing.c.run_id.in_(run_ids),
         )
         .correlate(issued_key)
     )

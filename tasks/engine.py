@@ -14,13 +14,13 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from tasks.assembly import carrier, connect
 from tasks.audit import Trail
@@ -48,6 +48,14 @@ Watch: TypeAlias = Callable[[Progress], AbstractContextManager[object]]
 _MAX_PROBLEMS: Final = 20
 
 
+class Stoppable(Protocol):
+    """What work is done by, as far as its end is concerned."""
+
+    def stop(self, why: IngestError) -> None:
+        """Begins nothing any more."""
+        ...
+
+
 class Engine:
     """One run in one process. `batches` scans and plans, `upload` sends one batch, `finish` reports.
 
@@ -60,13 +68,18 @@ class Engine:
         settings: Settings,
         run_id: str = "",
         scan: Scan = walk_study,
+        shard: Collection[int] | None = None,
     ) -> None:
-        """Opens the ledger and asks the API for any answer: UsageError comes before anything is sent."""
+        """Opens the ledger and asks the API for any answer: UsageError comes before anything is sent.
+
+        `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/shards.py`).
+        """
         self.run_id = run_id or uuid.uuid4().hex
         self.settings = settings
         self.progress = Progress()
         self._scan = scan
-        self._entries = sorted(entries, key=lambda entry: (-entry.priority, entry.study_no))
+        ours = entries if shard is None else [entry for entry in entries if entry.study_no in shard]
+        self._entries = sorted(ours, key=lambda entry: (-entry.priority, entry.study_no))
         self._started_ns = time.time_ns()
         self._stopping = threading.Event()
         self._territory: Territory = survey(entries, settings.root or None)
@@ -77,15 +90,21 @@ class Engine:
             undo.callback(self._client.close)
             self._client.reach()
             self._key = signing_key(settings.signing_key)
-            _make_private(settings.report_dir)
+            make_private(settings.report_dir)
             self._trail = Trail(settings.report_dir)
             undo.callback(self._trail.close)
             self._ledger = Ledger(
                 settings.ledger_at, settings.campaign, self.run_id, settings.dead_after, self._trail
             )
             undo.callback(self._ledger.close)
-            self._tell_start(len(entries))
-            self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
+            tell_start(self._trail, self.run_id, settings, len(ours))
+            if shard is None:
+                self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
+            elif not self._ledger.take_up(self._started_ns, settings.report_dir):
+                raise UsageError(
+                    f"This shard is at work, or was killed less than {settings.dead_after:.0f} s ago. "
+                    "Nothing was sent."
+                )
             undo.pop_all()
         the_carrier = carrier(settings, self._client, self._ledger, self._slots, self._stopping)
         self._uploader = Uploader(
@@ -133,26 +152,13 @@ class Engine:
                 stopped_exit_code=self._exit_code(why),
             )
             self._ledger.end(facts)
-            return _write(
+            return write(
                 self.settings.report_dir, facts, self._ledger, self._trail, Event.RUN_ENDED, self._key
             )
         finally:
             self._ledger.close()
             self._trail.close()
             self._client.close()
-
-    def _tell_start(self, studies: int) -> None:
-        settings = self.settings
-        self._trail.tell(
-            Event.RUN_STARTED,
-            run_id=self.run_id,
-            campaign=settings.campaign,
-            version=version("dicom-ingest"),
-            user_id=settings.user_id,
-            settings_sha256=settings.digest,
-            studies=studies,
-        )
-        self._trail.tell(Event.CREDENTIAL, credential=settings.credential)
 
     def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
         """The scan's rows, each with its study_no; after a study's last row comes None."""
@@ -167,15 +173,7 @@ class Engine:
         return why.exit_code if why else None
 
     def _problems(self, why: IngestError | None) -> list[str]:
-        told = [str(why)] if why else []
-        overlaps = self._territory.overlaps
-        told += [
-            f"study {study_no} lies in or around study {earlier}: each file is reported once"
-            for study_no, earlier in list(overlaps.items())[:_MAX_PROBLEMS]
-        ]
-        if len(overlaps) > _MAX_PROBLEMS:
-            told.append(f"and {len(overlaps) - _MAX_PROBLEMS} more overlaps: see studies.csv")
-        return told
+        return ([str(why)] if why else []) + problems_of(self._territory)
 
 
 def ingest(
@@ -200,11 +198,11 @@ def report_again(
         stack.callback(ledger.close)
         trail = Trail(report_dir)
         stack.callback(trail.close)
-        ledger.enrol_unscanned()
-        return _write(report_dir, ledger.facts(), ledger, trail, Event.REPORT_WRITTEN, key)
+        account_for_all(ledger, ledger_at)
+        return write(report_dir, ledger.facts(), ledger, trail, Event.REPORT_WRITTEN, key)
 
 
-def _write(
+def write(
     report_dir: Path,
     facts: RunFacts,
     ledger: Ledger,
@@ -227,7 +225,43 @@ def _write(
     return summary
 
 
-def ended_by(engine: Engine, work: Callable[[], object]) -> IngestError | None:
+def tell_start(trail: Trail, run_id: str, settings: Settings, studies: int) -> None:
+    """The trail's first lines about a run."""
+    trail.tell(
+        Event.RUN_STARTED,
+        run_id=run_id,
+        campaign=settings.campaign,
+        version=version("dicom-ingest"),
+        user_id=settings.user_id,
+        settings_sha256=settings.digest,
+        studies=studies,
+    )
+    trail.tell(Event.CREDENTIAL, credential=settings.credential)
+
+
+def account_for_all(ledger: Ledger, ledger_at: str | Path) -> None:
+    """A row for every study directory that nobody walked to its end, of the run or of each of its shards."""
+    shards = ledger.shards()
+    if not shards:
+        ledger.enrol_unscanned()
+    for shard in shards:
+        with closing(Ledger(ledger_at, ledger.campaign, shard.run_id)) as each:
+            each.enrol_unscanned()
+
+
+def problems_of(territory: Territory) -> list[str]:
+    """What is odd about a manifest's directories, for the summary."""
+    overlaps = territory.overlaps
+    told = [
+        f"study {study_no} lies in or around study {earlier}: each file is reported once"
+        for study_no, earlier in list(overlaps.items())[:_MAX_PROBLEMS]
+    ]
+    if len(overlaps) > _MAX_PROBLEMS:
+        told.append(f"and {len(overlaps) - _MAX_PROBLEMS} more overlaps: see studies.csv")
+    return told
+
+
+def ended_by(engine: Stoppable, work: Callable[[], object]) -> IngestError | None:
     """Does the work. When it ends early, stops the engine and returns why, as an error safe to show."""
     try:
         work()
@@ -277,7 +311,7 @@ def _without_done(futures: set[Future[None]]) -> set[Future[None]]:
     return pending
 
 
-def _make_private(report_dir: Path) -> None:
+def make_private(report_dir: Path) -> None:
     """A report that can't be written is known before anything is sent."""
     try:
         report_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

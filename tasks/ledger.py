@@ -1,6 +1,6 @@
 """The ledger: one durable row per file and campaign, and one per key handed out. The database of truth.
 
-    run           who is at work, and until when it is known to live
+    run           who is at work, and until when it is known to live; a shard is a run <run_id>-<number>
     study         the manifest's rows of a run
     file          what is known of a path: the report's columns, as of the last look at it
     listing       the rows of a run's report: which file, which batch, settled in this run or not
@@ -13,9 +13,11 @@ Everything the report says is derived from these rows; nothing is kept twice.
 """
 
 import dataclasses
+import heapq
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -67,6 +69,15 @@ _REPORT_PAGE: Final = 5000
 _PAGE: Final = 1000  # rows read or looked up at once
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class ShardStanding:
+    """Where a shard of a run stands. `facts` once a process has ended it, in order or stopped early."""
+
+    run_id: str
+    is_alive: bool
+    facts: RunFacts | None
+
+
 class Ledger:
     """One campaign's part of the database, as one run sees it. Thread-safe."""
 
@@ -86,6 +97,7 @@ class Ledger:
         self.campaign = campaign
         self.run_id = run_id
         self._dead_after_s = dead_after_s
+        self._is_at_work = False  # whoever only looks at a run gives no sign of life for it
         self._engine = connect(url)
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
         tables = (run, study, file, listing, instance, issued_key)
@@ -111,6 +123,19 @@ class Ledger:
     ) -> None:
         """The run and its manifest are known from here on; `overlaps`: study_no to earlier study_no."""
         self._write(Ledger._begin, (started_ns, report_dir, entries, overlaps))
+        self._is_at_work = True
+
+    def divide(self, shards: Sequence[Sequence[StudyEntry]], overlaps: Mapping[int, int]) -> None:
+        """The shards that this run is cut into are known from here on: each a run, for `take_up`."""
+        self._write(Ledger._divide, (shards, overlaps))
+
+    def take_up(self, started_ns: int, report_dir: Path) -> bool:
+        """Begins a run that is known already, from its start. False while another process is at work on it.
+
+        What an earlier process stored in it counts as this one's, and what that one claimed is free again.
+        """
+        self._is_at_work = bool(self._write(Ledger._take_up, (started_ns, report_dir)))
+        return self._is_at_work
 
     def end(self, facts: RunFacts) -> None:
         """The run is over: what it still claims is free again."""
@@ -137,6 +162,21 @@ class Ledger:
             )
         ledger.run_id = newest.run_id
         return ledger
+
+    def shards(self) -> list[ShardStanding]:
+        """The shards that this run was cut into, in their order; none of a run that is whole."""
+        query = (
+            sa.select(run.c.run_id, run.c.end, self._is_alive.label("alive"))
+            .where(
+                run.c.campaign == self.campaign, run.c.run_id.startswith(f"{self.run_id}-", autoescape=True)
+            )
+            .order_by(run.c.run_id)
+        )
+        with told(), self._engine.connect() as db:
+            return [
+                ShardStanding(row.run_id, bool(row.alive), RunFacts(**row.end) if row.end else None)
+                for row in db.execute(query)
+            ]
 
     def close(self) -> None:
         """Commits what waits, and lets the database go."""
@@ -257,12 +297,19 @@ class Ledger:
 
         `started_at` and `finished_at` are Unix nanoseconds and `duration_s` is None: the report writes them.
         """
+        run_ids = [shard.run_id for shard in self.shards()] or [self.run_id]
+        yield from heapq.merge(*(self._rows_of(run_id, run_ids) for run_id in run_ids), key=itemgetter(0, 1))
+
+    def _rows_of(self, run_id: str, run_ids: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        query = report_select(run_id, run_ids).limit(max(100, _REPORT_PAGE // len(run_ids)))
         after = (0, 0)
-        with told(), self._engine.connect() as db:
-            query = report_select(self.run_id).limit(_REPORT_PAGE)
-            while page := db.execute(query.where(after < _PLACE)).all():
-                yield from page
-                after = (page[-1].study_no, page[-1].file_no)
+        while True:
+            with told(), self._engine.connect() as db:
+                page = db.execute(query.where(after < _PLACE)).all()
+            if not page:
+                return
+            yield from page
+            after = (page[-1].study_no, page[-1].file_no)
 
     # -- how a write is done: each takes all items that wait for one commit, and answers each ------------
 
@@ -279,15 +326,55 @@ class Ledger:
                 "report_dir": escape(str(report_dir.absolute())),
             }
             db.execute(self._new(run).values(**values, heartbeat_s=self._now_s))
-            for page in _pages(entries):
-                db.execute(
-                    self._new(study),
-                    [self._study_values(entry, overlaps.get(entry.study_no)) for entry in page],
-                )
+            self._add_studies(db, self.run_id, entries, overlaps)
         return [None] * len(items)
 
-    def _end(self, db: sa.Connection, items: list[RunFacts]) -> list[None]:
+    def _divide(
+        self, db: sa.Connection, items: list[tuple[Sequence[Sequence[StudyEntry]], Mapping[int, int]]]
+    ) -> list[None]:
+        for shards, overlaps in items:
+            for number, entries in enumerate(shards, 1):
+                run_id = shard_run_id(self.run_id, number)
+                values = {"run_id": run_id, "campaign": self.campaign, "started_ns": 0, "report_dir": ""}
+                db.execute(self._new(run).values(**values, heartbeat_s=0))
+                self._add_studies(db, run_id, entries, overlaps)
+        return [None] * len(items)
+
+    def _add_studies(
+        self, db: sa.Connection, run_id: str, entries: Sequence[StudyEntry], overlaps: Mapping[int, int]
+    ) -> None:
+        for page in _pages(entries):
+            db.execute(
+                self._new(study),
+                [_study_values(run_id, entry, overlaps.get(entry.study_no)) for entry in page],
+            )
+
+    def _take_up(self, db: sa.Connection, items: list[tuple[int, Path]]) -> list[bool]:
+        return [self._take_up_one(db, *item) for item in items]
+
+    def _take_up_one(self, db: sa.Connection, started_ns: int, report_dir: Path) -> bool:
+        taken = db.execute(
+            sa.update(run)
+            .where(run.c.run_id == self.run_id, ~self._is_alive)
+            .values(
+                started_ns=started_ns,
+                report_dir=escape(str(report_dir.absolute())),
+                heartbeat_s=self._now_s,
+                end=sa.null(),
+            )
+        )
+        if not taken.rowcount:
+            return False
+        self._free_claims(db)
+        db.execute(sa.delete(listing).where(listing.c.run_id == self.run_id))
+        db.execute(sa.update(study).where(study.c.run_id == self.run_id).values(scanned=False))
+        return True
+
+    def _free_claims(self, db: sa.Connection) -> None:
         db.execute(sa.delete(instance).where(instance.c.run_id == self.run_id, instance.c.key == ""))
+
+    def _end(self, db: sa.Connection, items: list[RunFacts]) -> list[None]:
+        self._free_claims(db)
         db.execute(
             sa.update(run)
             .where(run.c.run_id == self.run_id)
@@ -452,6 +539,8 @@ class Ledger:
         yield SETTLED, {"in_run": self.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
 
     def _beat(self, db: sa.Connection) -> None:
+        if not self._is_at_work:
+            return
         db.execute(
             sa.update(run)
             .where(run.c.run_id == self.run_id, run.c.heartbeat_s > 0)
@@ -507,22 +596,28 @@ class Ledger:
                 for row in db.execute(query)
             ]
 
-    def _study_values(self, entry: StudyEntry, overlaps: int | None) -> dict[str, Any]:
-        return {
-            "run_id": self.run_id,
-            "study_no": entry.study_no,
-            "study_dir": escape(entry.study_dir),
-            "study_instance_uid": entry.study_instance_uid,
-            "expected_instances": entry.expected_instances,
-            "priority": entry.priority,
-            "label": entry.label,
-            "extra": [list(pair) for pair in entry.extra],
-            "overlaps": overlaps,
-            "scanned": False,
-        }
-
     def _write(self, handler: Any, item: Any) -> Any:
         return self._writer.submit(handler.__get__(self), item)
+
+
+def shard_run_id(run_id: str, shard_no: int) -> str:
+    """The run_id of a run's shard."""
+    return f"{run_id}-{shard_no:04}"
+
+
+def _study_values(run_id: str, entry: StudyEntry, overlaps: int | None) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "study_no": entry.study_no,
+        "study_dir": escape(entry.study_dir),
+        "study_instance_uid": entry.study_instance_uid,
+        "expected_instances": entry.expected_instances,
+        "priority": entry.priority,
+        "label": entry.label,
+        "extra": [list(pair) for pair in entry.extra],
+        "overlaps": overlaps,
+        "scanned": False,
+    }
 
 
 def _known_values(todo: Todo, outcome: Outcome) -> dict[str, Any]:

@@ -1,5 +1,7 @@
-"""What is to be done: which listed files an earlier run has settled, and how many files make a batch."""
+"""What is to be done: which listed files an earlier run has settled, and what makes a batch, and a shard."""
 
+import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -60,3 +62,18 @@ def batch_target(batch_no: int) -> int:
     500 files, 20 of 1000, and so on: 160 carry two million files, 300 ten million.
     """
     return int(min(_LARGEST_BATCH, _FIRST_BATCH * 2 ** ((batch_no - 1) // _DOUBLED_EVERY)))
+
+
+def cut(weights: Mapping[int, int], shards: int) -> list[list[int]]:
+    """Balanced shards of whole studies: the heaviest study first, each to the shard that has least so far.
+
+    `weights`: study_no to files or bytes. No shard weighs more than the fairest cut's heaviest by more than a
+    third (Graham 1969). Each shard's studies are in the manifest's order; a shard without any is left out.
+    """
+    lightest = [(0, number) for number in range(shards)]
+    cut: list[list[int]] = [[] for _ in range(shards)]
+    for study_no, weight in sorted(weights.items(), key=lambda item: (-item[1], item[0])):
+        total, number = heapq.heappop(lightest)
+        cut[number].append(study_no)
+        heapq.heappush(lightest, (total + max(1, weight), number))  # empty studies are spread, too
+    return [sorted(study_nos) for study_nos in cut if study_nos]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.models import Listed, Status
-from tasks.core.plan import Known, Rules, Standing, batch_target, standing
+from tasks.core.plan import Known, Rules, Standing, batch_target, cut, standing
 
 SIZE, MTIME, LATER = 1000, 5 * 10**18, 6 * 10**18
 LISTED = Listed(1, 1, "/archive/a", SIZE, MTIME)
@@ -62,3 +62,20 @@ class TestBatchTarget:
     def test_grows_and_stays_bounded(self, batch_no: int) -> None:
         """The first is small, so that uploads start soon; none is so large that a retry of it is dear."""
         assert 500 == batch_target(1) <= batch_target(batch_no) <= batch_target(batch_no + 1) <= 50_000
+
+
+class TestCut:
+    def test_balances_whole_studies(self) -> None:
+        """Each study in one shard, the manifest's order kept in each."""
+        weights = {1: 10, 2: 1, 3: 9, 4: 8, 5: 2, 6: 6}
+        shards = cut(weights, 3)
+        assert sorted(study_no for shard in shards for study_no in shard) == list(weights)
+        assert shards == [sorted(shard) for shard in shards]
+        assert [sum(weights[study_no] for study_no in shard) for shard in shards] == [11, 11, 14]
+
+    def test_leaves_out_shards_without_a_study(self) -> None:
+        assert cut({1: 5, 2: 5}, 4) == [[1], [2]]
+        assert cut({}, 4) == []
+
+    def test_spreads_empty_studies(self) -> None:
+        assert cut(dict.fromkeys(range(1, 5), 0), 2) == [[1, 3], [2, 4]]

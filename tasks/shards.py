@@ -1,0 +1,166 @@
+"""Shards: a manifest cut into parts that many workers move together, and one report of all of them.
+
+Each shard is a run of its own in one ledger, so any process can take it up, and take it up again where a
+killed one left it. Whose a directory is, and who is whose twin, is settled for the whole manifest: the merged
+report is what a single run would have written.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from enum import StrEnum
+from typing import Final
+
+from tasks.audit import Trail
+from tasks.certificate import signing_key
+from tasks.core.audit import Event
+from tasks.core.errors import IngestError, StoppedError, UsageError
+from tasks.core.models import Listed, RunFacts, StudyEntry, Summary
+from tasks.core.plan import cut
+from tasks.engine import Engine, account_for_all, make_private, problems_of, tell_start, write
+from tasks.ledger import Ledger, ShardStanding, shard_run_id
+from tasks.scan import Territory, survey, walk_study
+from tasks.settings import Settings
+from tasks.slots import summed
+from tasks.upload import Progress
+
+log = logging.getLogger("dicom_ingest")
+
+MOST_SHARDS: Final = 1000
+
+
+class Balance(StrEnum):
+    """What is to be equal between shards."""
+
+    FILES = "files"
+    BYTES = "bytes"
+
+
+class Migration:
+    """A run that is cut into shards. It sends nothing itself; `finish` merges what the shards did."""
+
+    def __init__(
+        self,
+        entries: Sequence[StudyEntry],
+        settings: Settings,
+        run_id: str,
+        shards: int,
+        balance: Balance,
+        progress: Progress,
+    ) -> None:
+        """Weighs the studies and cuts them, unless the ledger has the shards of this run already."""
+        require_shared(settings)
+        self.run_id = run_id
+        self.settings = settings
+        self._started_ns = time.time_ns()
+        territory = survey(entries, settings.root or None)
+        self._problems = problems_of(territory)
+        with ExitStack() as undo:
+            self._key = signing_key(settings.signing_key)
+            make_private(settings.report_dir)
+            self._trail = Trail(settings.report_dir)
+            undo.callback(self._trail.close)
+            self._ledger = _ledger(settings, run_id)
+            undo.callback(self._ledger.close)
+            tell_start(self._trail, run_id, settings, len(entries))
+            if not self.standings():
+                weights = weigh(entries, territory, balance, progress)
+                by_no = {entry.study_no: entry for entry in entries}
+                parts = [[by_no[study_no] for study_no in part] for part in cut(weights, shards)]
+                self._ledger.begin(self._started_ns, settings.report_dir, entries, territory.overlaps)
+                self._ledger.divide(parts, territory.overlaps)
+            elif not self._ledger.take_up(self._started_ns, settings.report_dir):
+                raise UsageError("This migration is at work already: follow the run that is.")
+            undo.pop_all()
+
+    def standings(self) -> list[ShardStanding]:
+        """Where each shard stands, in the order of their numbers from 1."""
+        return self._ledger.shards()
+
+    def finish(self, why: IngestError | None = None) -> Summary:
+        """The report of all shards together; `why` is what stopped the migration before its end."""
+        try:
+            standings = self.standings()
+            account_for_all(self._ledger, self.settings.ledger_at)
+            facts = self._facts(standings, why)
+            self._ledger.end(facts)
+            return write(
+                self.settings.report_dir, facts, self._ledger, self._trail, Event.RUN_ENDED, self._key
+            )
+        finally:
+            self._ledger.close()
+            self._trail.close()
+
+    def _facts(self, standings: Sequence[ShardStanding], why: IngestError | None) -> RunFacts:
+        ended = [standing.facts for standing in standings if standing.facts]
+        told = [str(why)] if why else []
+        told += self._problems
+        told += [
+            f"shard {number} was not ended: run the same command to go on"
+            for number, standing in enumerate(standings, 1)
+            if not standing.facts
+        ]
+        told += [problem for facts in ended for problem in facts.problems]
+        codes = [facts.stopped_exit_code for facts in ended if facts.stopped_exit_code is not None]
+        if len(ended) < len(standings):
+            codes.append(StoppedError.exit_code)
+        return RunFacts(
+            self.run_id,
+            self.settings.campaign,
+            self._started_ns,
+            time.time_ns(),
+            peak_parallel=min(self.settings.parallel, sum(facts.peak_parallel for facts in ended)),
+            parallel_course=summed([self._course(facts) for facts in ended]),
+            problems=list(dict.fromkeys(told)),
+            stopped_exit_code=why.exit_code if why else max(codes, default=None),
+        )
+
+    def _course(self, facts: RunFacts) -> list[tuple[float, int]]:
+        """A shard's slots by the migration's clock; none once it has ended."""
+        ahead_s = (facts.started_ns - self._started_ns) / 1e9
+        course = [(round(ahead_s + at, 1), limit) for at, limit in facts.parallel_course]
+        return [*course, (round((facts.finished_ns - self._started_ns) / 1e9, 1), 0)]
+
+
+def shard_engine(settings: Settings, migration: str, shard_no: int) -> Engine:
+    """The engine of one shard. UsageError when the ledger does not know it, or another process is at it."""
+    require_shared(settings)
+    run_id = shard_run_id(migration, shard_no)
+    with closing(_ledger(settings, migration)) as whole, closing(_ledger(settings, run_id)) as part:
+        entries = list(whole.studies())
+        shard = {entry.study_no for entry in part.studies()}
+    if not shard:
+        raise UsageError("The ledger knows no such shard: shards are made and started by `migrate`.")
+    return Engine(entries, settings, run_id, shard=shard)
+
+
+def weigh(
+    entries: Sequence[StudyEntry], territory: Territory, balance: Balance, progress: Progress
+) -> dict[int, int]:
+    """study_no to files or bytes. What the manifest tells is believed; other studies are listed."""
+    weights = {}
+    for entry in entries:
+        if balance is Balance.FILES and entry.expected_instances is not None:
+            weights[entry.study_no] = entry.expected_instances
+            progress.files_listed += entry.expected_instances
+            continue
+        weights[entry.study_no] = 0
+        for row in walk_study(entry, territory):
+            size = row.size_bytes if isinstance(row, Listed) else 0
+            weights[entry.study_no] += size if balance is Balance.BYTES else 1
+            progress.files_listed += 1
+    return weights
+
+
+def require_shared(settings: Settings) -> None:
+    """Workers on other machines have to reach the ledger."""
+    if "://" not in settings.ledger or settings.ledger.startswith("sqlite"):
+        raise UsageError(
+            "--ledger: shards need one database that all workers reach, such as postgresql://HOST/DB; its "
+            "password comes from PGPASSWORD or PGPASSFILE. Nothing was sent."
+        )
+
+
+def _ledger(settings: Settings, run_id: str) -> Ledger:
+    return Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after)
