@@ -34,12 +34,12 @@ _STUDY_CELLS: Final = ("study_no", "label", "files", "stored", "failed", "expect
 
 
 @contextmanager
-def published(progress: Progress, every_s: float = _UPDATE_S) -> Iterator[None]:
+def published(flow: str, progress: Progress, every_s: float = _UPDATE_S) -> Iterator[None]:
     """Keeps a progress artifact up to date until the block ends."""
     ended = threading.Event()
     context = contextvars.copy_context()  # of the flow run, to which the artifact belongs
     thread = threading.Thread(
-        target=context.run, args=(_publish, progress, ended, every_s), name="artifact", daemon=True
+        target=context.run, args=(_publish, flow, progress, ended, every_s), name="artifact", daemon=True
     )
     thread.start()
     try:
@@ -49,12 +49,12 @@ def published(progress: Progress, every_s: float = _UPDATE_S) -> Iterator[None]:
         thread.join()
 
 
-def publish_summary(summary: Summary, report_dir: Path) -> None:
+def publish_summary(flow: str, summary: Summary, report_dir: Path) -> None:
     """The counts as text, and the first studies that are incomplete as a table."""
-    _tried(lambda: create_markdown_artifact(markdown(summary, report_dir), key="backfill-summary"))
+    _tried(lambda: create_markdown_artifact(markdown(summary, report_dir), key=f"{flow}-summary"))
     if summary.complete_studies < summary.studies:
         table = incomplete_studies(report_dir)
-        _tried(lambda: create_table_artifact(table, key="backfill-incomplete-studies"))
+        _tried(lambda: create_table_artifact(table, key=f"{flow}-incomplete-studies"))
 
 
 def markdown(summary: Summary, report_dir: Path) -> str:
@@ -81,8 +81,8 @@ def incomplete_studies(report_dir: Path) -> list[dict[str, Any]]:
         return [{name: row[name] for name in _STUDY_CELLS} for row in islice(incomplete, _STUDIES_SHOWN)]
 
 
-def _publish(progress: Progress, ended: threading.Event, every_s: float) -> None:
-    artifact_id = _tried(lambda: create_progress_artifact(0.0, key="backfill-progress"))
+def _publish(flow: str, progress: Progress, ended: threading.Event, every_s: float) -> None:
+    artifact_id = _tried(lambda: create_progress_artifact(0.0, key=f"{flow}-progress"))
     while artifact_id is not None:
         last = ended.wait(every_s)
         _tried(lambda: update_progress_artifact(artifact_id, _percent(progress), sentence(progress, 0)))

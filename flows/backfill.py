@@ -72,7 +72,7 @@ def backfill(
             return _each(manifests, settings, api_endpoint=api_endpoint, api=api, options=options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
         get_run_logger().info("%d study entries in the manifest", len(entries))
-        return carried_out(Engine(entries, settings))
+        return carried_out("backfill", Engine(entries, settings))
 
 
 def settings_for(
@@ -88,7 +88,7 @@ def settings_for(
 
 
 def carried_out(
-    engine: Engine, taking: Callable[[], AbstractContextManager[object]] = nullcontext
+    name: str, engine: Engine, taking: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> State[dict[str, Any]]:
     """A whole run under Prefect, `taking` what it needs for the time it uploads; how it ended."""
 
@@ -96,15 +96,15 @@ def carried_out(
         with taking():
             _upload_all(engine)
 
-    with shown(engine.progress), published(engine.progress):
+    with shown(engine.progress), published(name, engine.progress):
         summary = engine.finish(ended_by(engine, work))
-    return ended(summary, engine.settings.report_dir)
+    return ended(name, summary, engine.settings.report_dir)
 
 
-def ended(summary: Summary, report_dir: Path) -> State[dict[str, Any]]:
+def ended(name: str, summary: Summary, report_dir: Path) -> State[dict[str, Any]]:
     """Tells Prefect of a run's end; the flow's final state."""
-    publish_summary(summary, report_dir)
-    emit_end(summary, report_dir)
+    publish_summary(name, summary, report_dir)
+    emit_end(name, summary, report_dir)
     return _final_state(summary)
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -121,9 +122,60 @@ def run(manifest: Path, /, *, options: RunOptions = RunOptions()) -> int:
         settings = load(**given)
         load_manifest(manifest, Path(settings.root) if settings.root else None)
     summary = _run_flow(
+        "backfill",
         manifest=str(manifest.absolute()),
         api_endpoint=settings.api_endpoint,
         report_dir=str(settings.report_dir.absolute()),
+        options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
+    )
+    _print_summary(summary, settings.report_dir)
+    return summary.exit_code
+
+
+@app.command
+def migrate(
+    manifest: Path,
+    /,
+    *,
+    shards: Annotated[int, Parameter(help="How many parts; a study is never split.")] = 4,
+    balance: Annotated[
+        Literal["files", "bytes"], Parameter(help="What is to be equal between shards.")
+    ] = "files",
+    options: RunOptions = RunOptions(),
+) -> int:
+    """Upload the studies of a manifest by many workers of a Prefect work pool, and merge one report.
+
+    Needs a Prefect server (PREFECT_API_URL), the deployment migrate-shard/worker on a work pool with workers,
+    the manifest and the studies under the same paths everywhere, and --ledger postgresql://HOST/DB.
+
+    Parameters
+    ----------
+    manifest
+        CSV, JSON Lines or Parquet with one row per study directory: see `dicom-ingest manifest`.
+    """
+    from tasks.core.errors import UsageError
+    from tasks.engine import safe_errors
+    from tasks.load import load_manifest
+    from tasks.settings import Options, load
+    from tasks.shards import require_shared
+
+    given = options.given()
+    with safe_errors():
+        settings = load(**given)
+        require_shared(settings)
+        load_manifest(manifest, Path(settings.root) if settings.root else None)
+        if not _has_prefect_server():
+            raise UsageError(
+                "migrate needs the Prefect server that the workers have: set PREFECT_API_URL. "
+                "Nothing was sent."
+            )
+    summary = _run_flow(
+        "migrate",
+        manifest=str(manifest.absolute()),
+        api_endpoint=settings.api_endpoint,
+        report_dir=str(settings.report_dir.absolute()),
+        shards=shards,
+        balance=balance,
         options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
     )
     _print_summary(summary, settings.report_dir)
@@ -337,17 +389,17 @@ def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Terr
     raise UsageError("--path: there is no such file or directory. Nothing was sent.")
 
 
-def _run_flow(**parameters: Any) -> "Summary":
+def _run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summary":
     """The flow in this process; its exception, when it has one, is ours and comes out as itself."""
     _prepare_prefect()
-    from flows.backfill import backfill
+    flow = getattr(import_module(f"flows.{name}"), name)
     from tasks.core.errors import IngestError, StoppedError
     from tasks.report import read_summary
 
     report_dir = Path(parameters["report_dir"])
     before = _last_run_id(report_dir)
     try:
-        state = backfill(**parameters, return_state=True)
+        state = flow(**parameters, return_state=True)
         result = state.result(raise_on_failure=False)
         if isinstance(result, dict):
             return read_summary(report_dir)
@@ -394,6 +446,12 @@ def _prepare_prefect() -> None:
     else:
         _say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
         _start_embedded_server()
+
+
+def _has_prefect_server() -> bool:
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
 
 
 def _reach_prefect() -> None:

@@ -1,8 +1,8 @@
 """What a run tells Prefect's events, for automations: its end, and which studies are incomplete.
 
-    dicom-ingest.backfill.completed     exit code 0
-    dicom-ingest.backfill.incomplete    exit code 1: the report says which files, and why
-    dicom-ingest.backfill.stopped       stopped early: credentials refused, far side down, interrupted
+    dicom-ingest.<flow>.completed       exit code 0; the flow is backfill, migrate or migrate-shard
+    dicom-ingest.<flow>.incomplete      exit code 1: the report says which files, and why
+    dicom-ingest.<flow>.stopped         stopped early: credentials refused, far side down, interrupted
     dicom-ingest.study.incomplete       one study, by its number and label; the first twenty of a run
 
 The resource is the campaign (`dicom-ingest.campaign.<name>`) or a study of it (`....study.<number>`). Prefect
@@ -25,7 +25,7 @@ _STUDIES_TOLD: Final = 20  # whatever the number of studies: an event is a row i
 _ENDS: Final = {0: "completed", 1: "incomplete"}
 
 
-def emit_end(summary: Summary, report_dir: Path) -> None:
+def emit_end(flow: str, summary: Summary, report_dir: Path) -> None:
     """The run's end; a server that takes no events costs them, never the run."""
     campaign = f"dicom-ingest.campaign.{summary.campaign}"
     counts = {
@@ -36,9 +36,9 @@ def emit_end(summary: Summary, report_dir: Path) -> None:
         "studies": summary.studies,
         "complete_studies": summary.complete_studies,
     }
-    _emit(f"backfill.{_ENDS.get(summary.exit_code, 'stopped')}", campaign, summary.campaign, counts)
-    if summary.complete_studies == summary.studies:
-        return
+    _emit(f"{flow}.{_ENDS.get(summary.exit_code, 'stopped')}", campaign, summary.campaign, counts)
+    if summary.complete_studies == summary.studies or flow == "migrate-shard":
+        return  # a migration tells of its studies once
     for study in islice(incomplete_studies(report_dir), _STUDIES_TOLD):
         name = study["label"] or f"study {study['study_no']}"
         _emit("study.incomplete", f"{campaign}.study.{study['study_no']}", name, study)

@@ -82,16 +82,16 @@ def migrate(
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
         run_id = UUID(flow_run.id).hex if flow_run.id else uuid4().hex  # a retry goes on with its shards
         progress = Progress()
-        with shown(progress), published(progress):
+        with shown(progress), published("migrate", progress):
             migration = Migration(entries, settings, run_id, shards, balance, progress)
             progress.scanning = False
             standings = migration.standings()
             get_run_logger().info("%d study entries in %d shards", len(entries), len(standings))
             limit = slots_of_platform(settings)
-            start = _starter(migration, deployment, limit, len(standings), api_endpoint, api, options)
+            start = _starter(migration, deployment, limit, len(standings), api)
             follower = Follower(migration, start, [Part(number) for number in range(1, len(standings) + 1)])
             summary = migration.finish(ended_by(follower, follower.follow))
-        return ended(summary, settings.report_dir)
+        return ended("migrate", summary, settings.report_dir)
 
 
 @flow(
@@ -126,7 +126,7 @@ def migrate_shard(
         ours = options.model_copy(update={"parallel": slots})
         settings = settings_for(api_endpoint, report_dir, api, ours)
         engine = shard_engine(settings, migration, shard_no)
-        return carried_out(engine, taking=lambda: _taken(limit, slots))
+        return carried_out("migrate-shard", engine, taking=lambda: _taken(limit, slots))
 
 
 def slots_of_platform(settings: Settings) -> str:
@@ -167,15 +167,17 @@ def _starter(
     deployment: str,
     limit: str,
     shards: int,
-    api_endpoint: str | None,
     api: str | None,
-    options: Options,
 ) -> Callable[[int, int], UUID]:
-    """What starts shard `number` for the n-th time: its flow run."""
-    parallel = migration.settings.parallel
+    """What starts shard `number` for the n-th time: its flow run. All shards are told the same."""
+    settings = migration.settings
+    options = settings.model_dump(mode="json", include=set(Options.model_fields))
+    if settings.root:
+        options["root"] = str(Path(settings.root).absolute())
+    parallel = settings.parallel
     slots = shares(parallel, min(shards, parallel))
     again = flow_run.run_count or 1
-    campaign = migration.settings.campaign
+    campaign = settings.campaign
 
     def start(number: int, starts: int) -> UUID:
         run: Any = run_deployment(
@@ -187,10 +189,10 @@ def _starter(
                 "shard_no": number,
                 "slots": slots[(number - 1) % len(slots)],
                 "limit": limit,
-                "report_dir": str(migration.settings.report_dir.absolute() / "shards" / f"{number:04}"),
-                "api_endpoint": api_endpoint,
+                "report_dir": str(settings.report_dir.absolute() / "shards" / f"{number:04}"),
+                "api_endpoint": settings.api_endpoint,
                 "api": api,
-                "options": options.model_dump(mode="json", exclude_unset=True),
+                "options": options,
             },
             idempotency_key=f"{migration.run_id}-{number}-{again}-{starts}",
             tags=["dicom-ingest", "migrate"],

@@ -1,0 +1,180 @@
+"""Many machines: workers with homes of their own on one Prefect server, one of them killed in the middle."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+
+from tasks.report import read_report
+from tests.conftest import Dicom
+from tests.databases import PostgreSQL
+from tests.far_side import TOKEN, FarSide, Step
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+STUDIES, FILES = 6, 60
+_PUT_S = 0.5
+
+
+class Site:
+    """One Prefect server with the deployments, and processes that are at work there."""
+
+    def __init__(self, directory: Path, far_side: FarSide, ledger: str) -> None:
+        self.directory = directory
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = os.environ | {
+            "PREFECT_API_URL": str(PREFECT_API_URL.value()),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "DICOM_INGEST_HOME": str(ROOT),
+            "DICOM_INGEST_API_ENDPOINT": far_side.url,
+            "DICOM_INGEST_TOKEN": TOKEN,
+            "DICOM_INGEST_LEDGER": ledger,
+            "DICOM_INGEST_DEAD_AFTER": "8",
+            "DICOM_INGEST_REPORT_DIR": str(directory / "report"),
+        }
+
+    def do(self, *command: str) -> str:
+        """A command of Prefect's, to its end."""
+        done = subprocess.run(
+            [BIN / "prefect", *command], cwd=ROOT, env=self.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
+        """With a home of its own, as on a machine of its own."""
+        home = self.directory / name
+        home.mkdir()
+        with (self.directory / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [BIN / command[0], *command[1:]],
+                cwd=ROOT,
+                env=self.environment | {"PREFECT_HOME": str(home), "HOME": str(home)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return self.processes[name]
+
+    def told(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text()
+
+    def kill(self, name: str) -> None:
+        """With -9, and all that it started: the machine is gone."""
+        process = self.processes[name]
+        for pid in [process.pid, *descendants(process.pid)]:
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+    def end(self) -> None:
+        for name, process in self.processes.items():
+            if process.poll() is None:
+                self.kill(name)
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process that this one started, or one of those did."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, waiting = [], [pid]
+    while waiting:
+        one = waiting.pop()
+        children = [child for child, parent in parents.items() if parent == one]
+        found += children
+        waiting += children
+    return found
+
+
+@pytest.fixture
+def site(prefect_server: Path, tmp_path: Path, far_side: FarSide, postgresql: PostgreSQL) -> Iterator[Site]:
+    site = Site(tmp_path, far_side, postgresql.new_database())
+    far_side.script = lambda request: time.sleep(_PUT_S) if request.step is Step.PUT else None
+    site.do("work-pool", "create", "archive", "--type", "process", "--overwrite")
+    site.do("--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    try:
+        yield site
+    finally:
+        site.end()
+
+
+def plant(tmp_path: Path, dicom: Dicom) -> Path:
+    """Studies of one size, with twins in two of them; the manifest."""
+    for study in range(STUDIES):
+        (tmp_path / "archive" / str(study)).mkdir(parents=True)
+        for number in range(FILES):
+            body = dicom(f"1.{study}.{number}")
+            (tmp_path / "archive" / str(study) / f"{number:03}").write_bytes(body)
+    (tmp_path / "archive" / "0" / "twin").write_bytes(dicom("1.5.7"))
+    rows = [f"archive/{study},{FILES + (study == 0)}" for study in range(STUDIES)]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["study_dir,expected_instances", *rows]) + "\n")
+    return manifest
+
+
+def test_a_killed_worker_costs_nothing(site: Site, far_side: FarSide, dicom: Dicom, tmp_path: Path) -> None:
+    """Two workers, one gone with -9 in the middle: every file stored once, and nobody had to look."""
+    manifest = plant(tmp_path, dicom)
+    for name in ("one", "two"):
+        site.start(name, "prefect", "worker", "start", "--pool", "archive", "--name", name, "--limit", "2")
+    migration = site.start("migration", "dicom-ingest", "migrate", str(manifest), "--shards", "3")
+    await_shards_of(site, far_side, "one")
+    site.kill("one")
+    assert migration.wait(timeout=240) == 0, site.told("migration")
+    report = list(read_report(tmp_path / "report"))
+    assert Counter(row["status"] for row in report) == {"uploaded": STUDIES * FILES, "duplicate": 1}
+    keys = {row["key"] for row in report}
+    told = keys | {key for row in report for key in row["superseded_keys"].split(";") if key}
+    assert len(keys) == STUDIES * FILES
+    assert keys <= set(far_side.bodies) <= told, "what a kill left there is in the report"
+    assert far_side.most_puts_under_way <= 20
+    await_no_slot_taken()
+    assert "gives no sign of life" in site.told("migration") or "started again" in site.told("migration")
+
+
+def test_an_interrupted_migration_ends_its_shards(
+    site: Site, far_side: FarSide, dicom: Dicom, tmp_path: Path
+) -> None:
+    """Ctrl-C: the shards are cancelled and end in order, the merged report is complete, and it goes on."""
+    manifest = plant(tmp_path, dicom)
+    site.start("one", "prefect", "worker", "start", "--pool", "archive", "--name", "one")
+    migration = site.start("migration", "dicom-ingest", "migrate", str(manifest), "--shards", "2")
+    await_shards_of(site, far_side, "one")
+    migration.send_signal(signal.SIGINT)
+    assert migration.wait(timeout=120) == 130, site.told("migration")
+    rows = list(read_report(tmp_path / "report"))
+    assert {"uploaded", "not_attempted"} <= {row["status"] for row in rows}
+    told = {key for row in rows for key in (row["key"], *row["superseded_keys"].split(";")) if key}
+    assert set(far_side.bodies) <= told
+    again = site.start("again", "dicom-ingest", "migrate", str(manifest), "--shards", "2")
+    assert again.wait(timeout=240) == 0, site.told("again")
+    rows = list(read_report(tmp_path / "report"))
+    assert {row["status"] for row in rows} == {"uploaded", "already_uploaded", "duplicate"}
+
+
+def await_shards_of(site: Site, far_side: FarSide, name: str) -> None:
+    """Until this worker has a shard, and every shard has sent something."""
+    until = time.monotonic() + 120
+    while len(descendants(site.processes[name].pid)) < 1 or len(far_side.asked(Step.PUT)) < 60:
+        assert time.monotonic() < until, site.told("migration") + site.told("one")
+        time.sleep(0.05)
+
+
+def await_no_slot_taken() -> None:
+    """The killed worker's are free again when their lease is over, by themselves."""
+    until = time.monotonic() + 150
+    with get_client(sync_client=True) as client:
+        while client.read_global_concurrency_limit_by_name("dicom-ingest 127.0.0.1").active_slots:
+            assert time.monotonic() < until
+            time.sleep(1)
