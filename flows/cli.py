@@ -398,6 +398,7 @@ def _run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summa
 
     report_dir = Path(parameters["report_dir"])
     before = _last_run_id(report_dir)
+    _say_warnings_of_flows()
     try:
         state = flow(**parameters, return_state=True)
         result = state.result(raise_on_failure=False)
@@ -414,6 +415,18 @@ def _run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summa
         )
     _say("Prefect's server went away: its UI may not show how this run ended. The report is complete.")
     return read_summary(report_dir)
+
+
+def _say_warnings_of_flows() -> None:
+    """Prefect's own console is silent here; what a run ends with is told at its end."""
+    import logging
+
+    class Warnings(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno == logging.WARNING:
+                _say(record.getMessage())
+
+    logging.getLogger("prefect.flow_runs").addHandler(Warnings())
 
 
 def _last_run_id(report_dir: Path) -> str:

@@ -314,7 +314,7 @@ class Follower:
         if standing.is_alive:  # its process is still at its end, or was killed a moment ago
             return
         if state.is_cancelled() or part.starts >= MOST_STARTS:
-            self._log.error("Shard %d is given up: %s", part.number, state.name)
+            self._log.warning("Shard %d is given up: %s", part.number, state.name)
             part.is_done = True
             return
         self._log.warning("Shard %d ended as %s: started again", part.number, state.name)

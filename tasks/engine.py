@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -94,7 +95,12 @@ class Engine:
             self._trail = Trail(settings.report_dir)
             undo.callback(self._trail.close)
             self._ledger = Ledger(
-                settings.ledger_at, settings.campaign, self.run_id, settings.dead_after, self._trail
+                settings.ledger_at,
+                settings.campaign,
+                self.run_id,
+                settings.dead_after,
+                self._trail,
+                lambda: asdict(self.progress),
             )
             undo.callback(self._ledger.close)
             tell_start(self._trail, self.run_id, settings, len(ours))

@@ -16,7 +16,7 @@ import dataclasses
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self
@@ -76,6 +76,7 @@ class ShardStanding:
     run_id: str
     is_alive: bool
     facts: RunFacts | None
+    progress: Mapping[str, int]  # the counters of its last sign of life
 
 
 class Ledger:
@@ -88,15 +89,18 @@ class Ledger:
         run_id: str,
         dead_after_s: float = 45.0,
         trail: Trail | None = None,
+        counters: Callable[[], dict[str, int]] = dict,
     ) -> None:
         """Opens or creates the database: a file path for SQLite, else a SQLAlchemy URL.
 
         What another run has claimed is free again when that run gave no sign of life for `dead_after_s`.
-        What becomes of a key is on the `trail` before it is committed here.
+        What becomes of a key is on the `trail` before it is committed here. Each sign of life of this run has
+        its `counters` with it.
         """
         self.campaign = campaign
         self.run_id = run_id
         self._dead_after_s = dead_after_s
+        self._counters = counters
         self._is_at_work = False  # whoever only looks at a run gives no sign of life for it
         self._engine = connect(url)
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
@@ -166,7 +170,7 @@ class Ledger:
     def shards(self) -> list[ShardStanding]:
         """The shards that this run was cut into, in their order; none of a run that is whole."""
         query = (
-            sa.select(run.c.run_id, run.c.end, self._is_alive.label("alive"))
+            sa.select(run.c.run_id, run.c.end, run.c.progress, self._is_alive.label("alive"))
             .where(
                 run.c.campaign == self.campaign, run.c.run_id.startswith(f"{self.run_id}-", autoescape=True)
             )
@@ -174,7 +178,9 @@ class Ledger:
         )
         with told(), self._engine.connect() as db:
             return [
-                ShardStanding(row.run_id, bool(row.alive), RunFacts(**row.end) if row.end else None)
+                ShardStanding(
+                    row.run_id, bool(row.alive), RunFacts(**row.end) if row.end else None, row.progress or {}
+                )
                 for row in db.execute(query)
             ]
 
@@ -361,6 +367,7 @@ class Ledger:
                 report_dir=escape(str(report_dir.absolute())),
                 heartbeat_s=self._now_s,
                 end=sa.null(),
+                progress=sa.null(),
             )
         )
         if not taken.rowcount:
@@ -378,7 +385,7 @@ class Ledger:
         db.execute(
             sa.update(run)
             .where(run.c.run_id == self.run_id)
-            .values(heartbeat_s=0, end=dataclasses.asdict(items[-1]))
+            .values(heartbeat_s=0, end=dataclasses.asdict(items[-1]), progress=self._counters())
         )
         return [None] * len(items)
 
@@ -544,7 +551,7 @@ class Ledger:
         db.execute(
             sa.update(run)
             .where(run.c.run_id == self.run_id, run.c.heartbeat_s > 0)
-            .values(heartbeat_s=self._now_s)
+            .values(heartbeat_s=self._now_s, progress=self._counters())
         )
 
     def _new(self, table: sa.Table) -> Any:

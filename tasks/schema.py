@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from tasks.core.models import Status
 
-HEAD: Final = "0001"  # the newest revision in migrations/versions
+HEAD: Final = "0002"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 _text = sa.Text
@@ -24,6 +24,7 @@ run = sa.Table(
     sa.Column("heartbeat_s", _big, nullable=False),  # by the database's clock; 0 when the run has ended
     sa.Column("report_dir", _text, nullable=False),
     sa.Column("end", sa.JSON),  # RunEnd; null when the run was killed
+    sa.Column("progress", sa.JSON),  # its counters at the last heartbeat
 )
 study = sa.Table(
     "study",

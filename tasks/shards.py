@@ -53,6 +53,7 @@ class Migration:
         require_shared(settings)
         self.run_id = run_id
         self.settings = settings
+        self._progress = progress
         self._started_ns = time.time_ns()
         territory = survey(entries, settings.root or None)
         self._problems = problems_of(territory)
@@ -75,8 +76,13 @@ class Migration:
             undo.pop_all()
 
     def standings(self) -> list[ShardStanding]:
-        """Where each shard stands, in the order of their numbers from 1."""
-        return self._ledger.shards()
+        """Where each shard stands, in the order of their numbers from 1; the progress is what they tell."""
+        standings = self._ledger.shards()
+        for counter in ("files_done", "files_stored", "files_failed", "bytes_stored"):
+            setattr(self._progress, counter, sum(each.progress.get(counter, 0) for each in standings))
+        listed = sum(each.progress.get("files_listed", 0) for each in standings)
+        self._progress.files_listed = max(self._progress.files_listed, listed)
+        return standings
 
     def finish(self, why: IngestError | None = None) -> Summary:
         """The report of all shards together; `why` is what stopped the migration before its end."""

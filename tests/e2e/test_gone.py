@@ -3,16 +3,14 @@
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
-import httpx
 import pytest
 
 from deployments.sandbox.storage import BUCKET, bucket_dir, rclone_binary
@@ -21,6 +19,8 @@ from tests.conftest import superseded
 from tests.databases import PostgreSQL
 from tests.e2e.archive import FILES, Archive
 from tests.far_side import Step
+from tests.prefect_server import PrefectServer
+from tests.processes import await_answer, free_port
 
 NewArchive = Callable[..., Archive]
 
@@ -43,12 +43,10 @@ class TestPrefectsServer:
 
     def test_killed_in_mid_run_costs_its_bookkeeping_alone(self, archive: Archive, home: Path) -> None:
         """The files go on, the report is written, and its exit code is the command's."""
-        with prefect_server(home) as (url, server):
-            process = archive.start(
-                "run", PREFECT_API_URL=url, PREFECT_HOME=str(home), PREFECT_CLIENT_MAX_RETRIES="1"
-            )
+        with PrefectServer(home) as server:
+            process = archive.start("run", **server.environment, PREFECT_CLIENT_MAX_RETRIES="1")
             archive.await_puts(20, process)
-            os.killpg(server.pid, signal.SIGKILL)
+            server.kill()
             assert process.wait(timeout=120) == 1, archive.told  # one conflict was planted
         assert "Prefect's server went away" in archive.told
         archive.check()
@@ -265,41 +263,6 @@ class RealFarSide:
             process.wait()
 
 
-@contextmanager
-def prefect_server(home: Path) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
-    """A server on a port of its own, in a session of its own."""
-    url = f"http://127.0.0.1:{free_port()}/api"
-    port = url.split(":")[2].partition("/")[0]
-    environment = os.environ | {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    server = subprocess.Popen(
-        [str(Path(sys.executable).with_name("prefect")), "server", "start", "--no-ui", "--port", port],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        await_answer(f"{url}/health")
-        yield url, server
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def await_answer(url: str) -> None:
-    """Any answer at all."""
-    until = time.monotonic() + 120
-    while True:
-        try:
-            httpx.get(url)
-        except httpx.TransportError:
-            assert time.monotonic() < until, f"{url} does not answer"
-            time.sleep(0.1)
-        else:
-            return
-
-
 def await_objects(bucket: Path, count: int, process: "subprocess.Popen[str]") -> None:
     until = time.monotonic() + 60
     while len(files_below(bucket)) < count and process.poll() is None:
@@ -319,9 +282,3 @@ def fill(directory: Path) -> None:
                 filler.write(bytes(4096))
         except OSError:
             assert shutil.disk_usage(directory).free < 4096
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -26,6 +26,7 @@ from prefect.settings import PREFECT_API_URL
 from pydantic import BaseModel
 
 from deployments.sandbox.sandbox import Sandbox
+from flows.migrate import SHARD_DEPLOYMENT
 from tasks.report import read_report
 from tests.flows.conftest import Plant, cut
 
@@ -79,11 +80,12 @@ class TestPrefectYaml:
             assert done.returncode == 0, done.stdout + done.stderr
         with get_client(sync_client=True) as client:
             found = {
-                name: client.read_deployment_by_name(f"backfill/{name}") for name in ("manual", "scheduled")
+                name: client.read_deployment_by_name(name)
+                for name in ("backfill/manual", "backfill/scheduled", "migrate/manual", SHARD_DEPLOYMENT)
             }
         assert {each.work_pool_name for each in found.values()} == {"archive"}
-        assert [schedule.active for schedule in found["scheduled"].schedules] == [False]
-        options = found["scheduled"].concurrency_options
+        assert [schedule.active for schedule in found["backfill/scheduled"].schedules] == [False]
+        options = found["backfill/scheduled"].concurrency_options
         assert options is not None
         assert options.collision_strategy.value == "CANCEL_NEW"
 

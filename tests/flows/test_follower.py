@@ -1,0 +1,169 @@
+"""How a migration follows its shards: which are started again, which are given up, what stops all of them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.logging import disable_run_logger
+from prefect.states import Cancelled, Crashed, Failed, Running
+
+from flows.migrate import MOST_STARTS, Follower, Part
+from tasks.core.errors import StoppedError
+from tasks.core.models import RunFacts
+from tasks.ledger import ShardStanding
+from tasks.settings import Settings, load
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@flow(name="shard-of-a-test")
+def shard() -> None:
+    """Only its runs are looked at."""
+
+
+def facts(stopped_exit_code: int | None = None) -> RunFacts:
+    return RunFacts("run-0001", "default", 1, 2, 0, [], [], stopped_exit_code)
+
+
+@dataclass
+class Ledger:
+    """What shards tell the ledger, as a test has it; and the flow runs that were started for them."""
+
+    settings: Settings
+    told: dict[int, ShardStanding]
+    on_start: Callable[[int, int], State[Any]]
+    started: list[tuple[int, int]] = field(default_factory=list)
+    runs: dict[int, UUID] = field(default_factory=dict)
+
+    def standings(self) -> list[ShardStanding]:
+        return [self.told[number] for number in sorted(self.told)]
+
+    def start(self, number: int, starts: int) -> UUID:
+        self.started.append((number, starts))
+        with get_client(sync_client=True) as client:
+            run = client.create_flow_run(shard)
+            client.set_flow_run_state(run.id, self.on_start(number, starts), force=True)
+        self.runs[number] = run.id
+        return run.id
+
+    def state(self, number: int) -> str:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(self.runs[number]).state
+            assert state
+            return state.name
+
+    def end(self, number: int, stopped_exit_code: int | None = None) -> None:
+        self.told[number] = ShardStanding(f"run-{number:04}", False, facts(stopped_exit_code), {})
+
+    def follow(self) -> None:
+        parts = [Part(number) for number in self.told]
+        stand_in: Any = self
+        Follower(stand_in, self.start, parts, look_s=0).follow()
+
+
+@pytest.fixture
+def ledger() -> Iterator[Callable[..., Ledger]]:
+    def ledger(shards: int, on_start: Callable[[int, int], State[Any]]) -> Ledger:
+        settings = load(api_endpoint="http://127.0.0.1:1", token="t", max_outage=2)
+        silent = ShardStanding("run", False, None, {})
+        return Ledger(settings, dict.fromkeys(range(1, shards + 1), silent), on_start)
+
+    with disable_run_logger():
+        yield ledger
+
+
+def test_a_crashed_shard_is_started_again_and_one_that_keeps_crashing_given_up(
+    ledger: Callable[..., Ledger],
+) -> None:
+    """The second ends at its second start; the first never does."""
+
+    def on_start(number: int, starts: int) -> State[Any]:
+        if (number, starts) == (2, 2):
+            site.end(2)
+        return Crashed()
+
+    site = ledger(2, on_start)
+    site.follow()
+    assert [starts for number, starts in site.started if number == 1] == list(range(1, MOST_STARTS + 1))
+    assert [starts for number, starts in site.started if number == 2] == [1, 2]
+
+
+def test_a_shard_that_a_person_cancels_is_not_started_again(ledger: Callable[..., Ledger]) -> None:
+    """What it has not stored, the merged report says; the others go on."""
+
+    def on_start(number: int, starts: int) -> State[Any]:
+        if number == 2:
+            site.end(2)
+        return Cancelled() if number == 1 else Running()
+
+    site = ledger(2, on_start)
+    site.follow()
+    assert sorted(site.started) == [(1, 1), (2, 1)]
+
+
+def test_what_stops_one_shard_stops_all(ledger: Callable[..., Ledger]) -> None:
+    """Credentials that are refused to one are refused to the next."""
+
+    def on_start(number: int, starts: int) -> State[Any]:
+        site.end(number, stopped_exit_code=3)
+        return Failed()
+
+    site = ledger(3, on_start)
+    with pytest.raises(StoppedError, match="Shard 1 stopped early"):
+        site.follow()
+
+
+def test_an_interrupted_shard_goes_on(ledger: Callable[..., Ledger]) -> None:
+    """Its worker was told to end, by whoever updates that machine."""
+
+    def on_start(number: int, starts: int) -> State[Any]:
+        site.end(1, stopped_exit_code=130 if starts == 1 else None)
+        return Failed()
+
+    site = ledger(1, on_start)
+    site.follow()
+    assert site.started == [(1, 1), (1, 2)]
+
+
+def test_a_silent_shard_has_crashed(ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its run says Running for good: the machine is gone. Nobody has to look."""
+    monkeypatch.setattr("flows.migrate._START_S", 0.5)
+
+    def on_start(number: int, starts: int) -> State[Any]:
+        if starts == 2:
+            assert site.state(1) == "Crashed"
+            site.end(1)
+        return Running()
+
+    site = ledger(1, on_start)
+    site.follow()
+    assert site.started == [(1, 1), (1, 2)]
+
+
+def test_prefects_server_may_be_away_for_a_while(
+    ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for longer than --max-outage."""
+    asked = 0
+
+    def away(self: Ledger, number: int, starts: int) -> UUID:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            self.end(1)
+        raise ConnectionError
+
+    site = ledger(1, lambda _number, _starts: Running())
+    monkeypatch.setattr(Ledger, "start", away)
+    site.follow()
+    assert asked == 3
+
+    monkeypatch.setattr(Ledger, "end", lambda *_: None)
+    again = ledger(1, lambda _number, _starts: Running())
+    with pytest.raises(StoppedError, match="away for too long"):
+        again.follow()

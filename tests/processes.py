@@ -1,0 +1,46 @@
+"""Servers and other processes that tests start: a port for them, their answer, their children."""
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+
+
+def free_port() -> int:
+    """One on loopback that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def await_answer(url: str, process: subprocess.Popen[bytes] | None = None, within_s: float = 120) -> None:
+    """Any answer at all; an AssertionError when the process ends, or the time does, before there is one."""
+    until = time.monotonic() + within_s
+    while True:
+        try:
+            httpx.get(url)
+        except httpx.TransportError:
+            assert time.monotonic() < until, f"{url} does not answer"
+            assert process is None or process.poll() is None, f"{url}: its server has ended"
+            time.sleep(0.1)
+        else:
+            return
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process that this one started, or one of those did."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found, waiting = [], [pid]
+    while waiting:
+        one = waiting.pop()
+        children = [child for child, parent in parents.items() if parent == one]
+        found += children
+        waiting += children
+    return found
