@@ -41,7 +41,7 @@ def main() -> None:
     _watch(tasks.content, "_digests", "hashes")
     _watch(tasks.client.UploadClient, "presign", "presign")
     _watch(tasks.client.UploadClient, "put", "PUT")
-    _watch(tasks.engine, "_write", "report")
+    _watch(tasks.engine, "write", "report")
     settings = load(api_endpoint=url, report_dir=directory / "report-of-parts", processes=1)
     began = time.process_time()
     with _LedgerClock() as clock:

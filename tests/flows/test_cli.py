@@ -444,11 +444,11 @@ class TestInterrupted:
 
     @pytest.fixture
     def slow_far_side(self, far_side: FarSide) -> FarSide:
-        """Every PUT takes a while."""
+        """Every PUT takes a while; from the second round on so long that the signal comes before the end."""
 
         def wait(request: Request) -> None:
             if request.step is Step.PUT:
-                time.sleep(0.3)
+                time.sleep(0.3 if request.n <= 20 else 3)
 
         far_side.script = wait
         return far_side
