@@ -5,6 +5,7 @@ which of them are left to do, the ledger says. Nothing that names a patient, and
 result, a state's message or a log line.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
@@ -23,9 +24,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import publish_summary, published
 from flows.blocks import settings_of
+from flows.control import asked_end, heeded
 from flows.events import emit_end
 from flows.progress import shown
-from tasks.core.errors import IngestError, StoppedError, UsageError
+from tasks.core.errors import IngestError, InterruptedRunError, NotAllStoredError, StoppedError, UsageError
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.engine import BATCHES_IN_FLIGHT, Engine, ended_by, safe_errors
 from tasks.load import load_manifest
@@ -94,15 +96,15 @@ def carried_out(
 
     def work() -> None:
         with taking():
-            _upload_all(engine)
+            _upload_all(engine, may_begin)
 
-    with shown(engine.progress), published(name, engine.progress):
+    with shown(engine.progress), published(name, engine.progress), heeded(engine.stop) as may_begin:
         summary = engine.finish(ended_by(engine, work))
     return ended(name, summary, engine.settings.report_dir)
 
 
 def ended(name: str, summary: Summary, report_dir: Path) -> State[dict[str, Any]]:
-    """Tells Prefect of a run's end; the flow's final state."""
+    """Tells Prefect of a run's end; the flow's final state. Raises Pause when it was suspended."""
     publish_summary(name, summary, report_dir)
     emit_end(name, summary, report_dir)
     return _final_state(summary)
@@ -110,7 +112,6 @@ def ended(name: str, summary: Summary, report_dir: Path) -> State[dict[str, Any]
 
 def _each(manifests: list[Path], settings: Settings, *, options: Options, **where: str | None) -> State[Any]:
     """A flow run for each that is not finished. One ledger for all; a wrong one keeps no other back."""
-    logger = get_run_logger()
     options = options.model_copy(update={"ledger": str(settings.ledger_at)})
     counts = dict.fromkeys(("done", "finished before", "incomplete", "wrong"), 0)
     for number, manifest in enumerate(manifests, 1):
@@ -122,20 +123,38 @@ def _each(manifests: list[Path], settings: Settings, *, options: Options, **wher
             str(manifest), report_dir=str(report_dir), options=options, return_state=True, **where
         )
         result = state.result(raise_on_failure=False)
-        if isinstance(result, UsageError):
-            logger.error("Manifest %d of %d: %s", number, len(manifests), result)
-            counts["wrong"] += 1
-        elif isinstance(result, dict) and result["exit_code"] in (0, 1):
-            counts["incomplete" if result["exit_code"] else "done"] += 1
-        else:  # what stopped this one would stop the others
+        kind = _kind_of(result)
+        if kind is None:  # what stopped this one would stop the others
             why = (
                 f"Manifest {number} of {len(manifests)} stopped early: see its flow run, then run this again."
             )
-            raise result if isinstance(result, IngestError) else StoppedError(why)
+            return _asked_or_raise(result, NotAllStoredError(why, counts))
+        if kind == "wrong":
+            get_run_logger().error("Manifest %d of %d: %s", number, len(manifests), result)
+        counts[kind] += 1
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     message = f"{len(manifests)} manifests: {told or 'nothing to do'}"
-    is_good = not (counts["incomplete"] or counts["wrong"])
-    return (Completed if is_good else Failed)(message=message, data=counts)
+    if counts["incomplete"] or counts["wrong"]:
+        return Failed(message=message, data=NotAllStoredError(message, counts))
+    return Completed(message=message, data=counts)
+
+
+def _kind_of(result: object) -> str | None:
+    """How a manifest's run ended, as `_each` counts it; None when it was stopped."""
+    if isinstance(result, NotAllStoredError):
+        return "incomplete" if result.counts["exit_code"] == NotAllStoredError.exit_code else None
+    if isinstance(result, UsageError):
+        return "wrong"
+    return "done" if isinstance(result, dict) else None
+
+
+def _asked_or_raise(result: object, error: NotAllStoredError) -> State[Any]:
+    """The end that a person asked for, or else what stopped the manifest's run."""
+    if asked := asked_end(error):
+        return asked
+    if isinstance(result, IngestError) and not isinstance(result, NotAllStoredError):
+        raise result
+    raise StoppedError(str(error))
 
 
 @task(
@@ -150,10 +169,11 @@ def upload_batch(batch_no: int, engine: Engine) -> None:
         engine.upload(batch_no)
 
 
-def _upload_all(engine: Engine) -> None:
+def _upload_all(engine: Engine, may_begin: threading.Event) -> None:
     """One window of batches after another; the next is mapped while the last is under way."""
     earlier: list[PrefectFuture[Any]] = []
     for window in _windows(engine.batches(), BATCHES_IN_FLIGHT):
+        may_begin.wait()
         current = list(upload_batch.map(window, unmapped(engine)))
         _await(earlier)
         earlier = current
@@ -172,13 +192,15 @@ def _windows(batch_nos: Iterator[int], size: int) -> Iterator[list[int]]:
 
 def _final_state(summary: Summary) -> State[dict[str, Any]]:
     """Counts, for whoever looks at Prefect; which file it was, the report says."""
-    counts = summary.by_status
-    stored, known = counts.get("uploaded", 0), counts.get("already_uploaded", 0)
-    data = {"run_id": summary.run_id, "exit_code": summary.exit_code, "by_status": counts}
+    by_status = summary.by_status
+    counts = {"run_id": summary.run_id, "exit_code": summary.exit_code, "by_status": by_status}
     if summary.exit_code == 0:
+        stored, known = by_status.get("uploaded", 0), by_status.get("already_uploaded", 0)
         told = f"{summary.files:,} files, {stored:,} stored, {known:,} already there"
-        return Completed(message=told, data=data)
-    return Failed(message=_why_failed(summary), data=data)
+        return Completed(message=told, data=counts)
+    error = NotAllStoredError(_why_failed(summary), counts)
+    asked = asked_end(error) if summary.exit_code == InterruptedRunError.exit_code else None
+    return asked or Failed(message=str(error), data=error)
 
 
 def _why_failed(summary: Summary) -> str:

@@ -393,7 +393,9 @@ def _run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summa
     """The flow in this process; its exception, when it has one, is ours and comes out as itself."""
     _prepare_prefect()
     flow = getattr(import_module(f"flows.{name}"), name)
-    from tasks.core.errors import IngestError, StoppedError
+    from prefect.exceptions import Pause
+
+    from tasks.core.errors import IngestError, NotAllStoredError, StoppedError
     from tasks.report import read_summary
 
     report_dir = Path(parameters["report_dir"])
@@ -402,8 +404,10 @@ def _run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summa
     try:
         state = flow(**parameters, return_state=True)
         result = state.result(raise_on_failure=False)
-        if isinstance(result, dict):
+        if isinstance(result, dict | NotAllStoredError):
             return read_summary(report_dir)
+    except Pause:  # suspended in the UI: no deployment starts this one again, but the same command does
+        return read_summary(report_dir)
     except Exception as error:  # noqa: BLE001 - Prefect's own trouble: what counts is whether we are done
         result = error
     if isinstance(result, IngestError):

@@ -2,7 +2,8 @@
 
     dicom-ingest.<flow>.completed       exit code 0; the flow is backfill, migrate or migrate-shard
     dicom-ingest.<flow>.incomplete      exit code 1: the report says which files, and why
-    dicom-ingest.<flow>.stopped         stopped early: credentials refused, far side down, interrupted
+    dicom-ingest.<flow>.interrupted     suspended or cancelled by a person, or the machine shut down
+    dicom-ingest.<flow>.stopped         stopped early: credentials refused, far side down for too long
     dicom-ingest.study.incomplete       one study, by its number and label; the first twenty of a run
 
 The resource is the campaign (`dicom-ingest.campaign.<name>`) or a study of it (`....study.<number>`). Prefect
@@ -17,12 +18,13 @@ from typing import Any, Final
 from prefect.events import emit_event
 
 from flows.artifacts import incomplete_studies
+from tasks.core.errors import InterruptedRunError
 from tasks.core.models import Summary
 
 log = logging.getLogger("dicom_ingest")
 
 _STUDIES_TOLD: Final = 20  # whatever the number of studies: an event is a row in the server's database
-_ENDS: Final = {0: "completed", 1: "incomplete"}
+_ENDS: Final = {0: "completed", 1: "incomplete", InterruptedRunError.exit_code: "interrupted"}
 
 
 def emit_end(flow: str, summary: Summary, report_dir: Path) -> None:

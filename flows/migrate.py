@@ -7,6 +7,7 @@ What is left to do, and who is alive, the ledger says; Prefect brings the work t
 process gives no sign of life is marked Crashed and started again. Parameters are counts, names and places.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ from pydantic import Field
 
 from flows.artifacts import published
 from flows.backfill import campaign_run_name, carried_out, ended, settings_for
+from flows.control import heeded
 from flows.progress import shown
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError
 from tasks.engine import BATCHES_IN_FLIGHT, ended_by, safe_errors
@@ -90,7 +92,8 @@ def migrate(
             limit = slots_of_platform(settings)
             start = _starter(migration, deployment, limit, len(standings), api)
             follower = Follower(migration, start, [Part(number) for number in range(1, len(standings) + 1)])
-            summary = migration.finish(ended_by(follower, follower.follow))
+            with heeded(follower.interrupt):
+                summary = migration.finish(ended_by(follower, follower.follow))
         return ended("migrate", summary, settings.report_dir)
 
 
@@ -232,11 +235,18 @@ class Follower:
         self._parts = parts
         self._look_s = look_s
         self._log = get_run_logger()
+        self._interrupted_by: IngestError | None = None
+        self._interrupted = threading.Event()
+
+    def interrupt(self, why: IngestError) -> None:
+        """`follow` raises this; from any thread."""
+        self._interrupted_by = why
+        self._interrupted.set()
 
     def follow(self) -> None:
         """Until every shard is done with. Raises IngestError when the migration has to stop."""
         lost_at: float | None = None
-        while True:
+        while not self._interrupted_by:
             try:
                 if self._look():
                     return
@@ -251,7 +261,8 @@ class Follower:
                         "Prefect's server was away for too long. Look after it, then run the same command "
                         "again: what was stored is not sent twice."
                     ) from None
-            time.sleep(self._look_s)
+            self._interrupted.wait(self._look_s)
+        raise self._interrupted_by
 
     def stop(self, why: IngestError) -> None:
         """Cancels what is under way, and waits until it has ended."""

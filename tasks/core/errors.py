@@ -6,7 +6,8 @@
     ├── StoppedError        3   the run can't go on; the report says what was not attempted
     │   └── RefusedError        the far side refuses us: 2 as long as nothing was sent
     ├── InterruptedRunError 130 Ctrl-C or SIGTERM
-    └── InternalError       3   a defect, told without the text of the exception that it was
+    ├── InternalError       3   a defect, told without the text of the exception that it was
+    └── NotAllStoredError   1   a run that came to its end: what Prefect's failed state carries
 
     Fault                       one presign or PUT that did not work; `core/retry.py` says what follows
 
@@ -14,9 +15,10 @@ A message names a study and a file by their numbers, a setting by its name, a ma
 It never holds a path, a UID, a cell's text, a token or a URL's query: messages reach logs and Prefect.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from tasks.core.models import Reason
 
@@ -88,6 +90,19 @@ class InternalError(IngestError):
             f"Unexpected {type(error).__name__} at {where}. What was stored is in the ledger: "
             "run the same command again, and report this as a defect if it comes back."
         )
+
+
+class NotAllStoredError(IngestError):
+    """A run that wrote its report and whose exit code is not 0. `counts` are those of the flow's state."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, counts: Mapping[str, Any]) -> None:
+        super().__init__(message, counts)
+        self.counts = counts
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class FaultKind(StrEnum):

@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill
 from flows.cli import execute
-from tasks.core.errors import IngestError, ManifestError
+from tasks.core.errors import IngestError, ManifestError, NotAllStoredError
 from tasks.core.plan import batch_target
 from tasks.report import read_report, read_summary
 from tasks.settings import Options
@@ -42,7 +42,8 @@ def run(manifest: Path, report: Path, **options: Any) -> State[Any]:
 
 
 def counts_of(state: State[Any]) -> dict[str, Any]:
-    counts = state.result(raise_on_failure=False)
+    result = state.result(raise_on_failure=False)
+    counts = result.counts if isinstance(result, NotAllStoredError) else result
     assert isinstance(counts, dict)
     return counts
 

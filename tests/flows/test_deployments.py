@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -90,31 +91,40 @@ class TestPrefectYaml:
         assert options.collision_strategy.value == "CANCEL_NEW"
 
 
-@pytest.fixture
-def served(
-    at_sandbox: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+@contextmanager
+def serving(
+    directory: Path, home: Path, **environment: str
 ) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
     """`dicom-ingest serve` with a server of its own: the API's address, and the process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # One home of Prefect for all commands of the session: only the first start in it takes long.
-    home = {"PREFECT_HOME": str(tmp_path_factory.getbasetemp() / "prefect-home")}
-    environment = {name: text for name, text in os.environ.items() if name != "PREFECT_API_URL"} | home
-    with (tmp_path / "serve.log").open("w") as log:
+    inherited = {name: text for name, text in os.environ.items() if name != "PREFECT_API_URL"}
+    with (directory / "serve.log").open("w") as log:
         process = subprocess.Popen(
             [BIN / "dicom-ingest", "serve", "--port", str(port)],
-            cwd=tmp_path,
-            env=environment,
+            cwd=directory,
+            env=inherited | {"PREFECT_HOME": str(home)} | environment,
             stderr=log,
             stdout=log,
         )
     try:
         yield f"http://127.0.0.1:{port}/api", process
     finally:
-        if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
             process.kill()
-        process.wait()
+
+
+@pytest.fixture
+def served(
+    at_sandbox: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """At the sandbox. One home of Prefect for all commands of the session: the first start takes long."""
+    with serving(tmp_path, tmp_path_factory.getbasetemp() / "prefect-home") as found:
+        yield found
 
 
 def asked(api: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:

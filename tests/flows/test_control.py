@@ -1,0 +1,230 @@
+"""What a person does to a run in Prefect's UI, by the requests that the UI makes."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Cancelling, Paused, Running, Suspended
+
+from flows.control import heeded
+from tasks.core.errors import IngestError, UsageError
+from tasks.report import read_report, read_summary
+from tests.far_side import TOKEN, FarSide, Request, Step
+from tests.flows.conftest import Plant
+from tests.flows.test_deployments import asked, ended, serving
+
+FILES = 60
+PARALLEL = 2
+SUSPENDED = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
+CANCELLING = {"type": "CANCELLING", "name": "Cancelling"}
+RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`dicom-ingest serve`: Prefect's server, and a runner of the deployments."""
+    home = tmp_path_factory.getbasetemp() / "prefect-home"
+    with serving(tmp_path_factory.mktemp("served"), home, DICOM_INGEST_TOKEN=TOKEN) as (api, _process):
+        yield api
+
+
+@pytest.fixture
+def slow(far_side: FarSide) -> FarSide:
+    """The first PUTs are quick, the others not."""
+
+    def wait(request: Request) -> None:
+        if request.step is Step.PUT and request.n > 4:
+            time.sleep(2)
+
+    far_side.script = wait
+    return far_side
+
+
+def quick(_request: Request) -> None:
+    return None
+
+
+class Run:
+    """One run of backfill/manual, and what the UI may ask of it."""
+
+    def __init__(self, api: str, far_side: FarSide, directory: Path) -> None:
+        self.api = api
+        self.far_side = far_side
+        self.report_dir = directory / "report"
+        (directory / "manifest.csv").write_text("study_dir\nstudy\n")
+        deployment = asked(api, "GET", "/deployments/name/backfill/manual")
+        parameters = {
+            "manifest": str(directory / "manifest.csv"),
+            "report_dir": str(self.report_dir),
+            "api_endpoint": far_side.url,
+            "options": {"parallel": PARALLEL},
+        }
+        path = f"/deployments/{deployment['id']}/create_flow_run"
+        self.id = UUID(asked(api, "POST", path, {"parameters": parameters})["id"])
+
+    def set(self, state: dict[str, Any], *, force: bool = True) -> None:
+        asked(self.api, "POST", f"/flow_runs/{self.id}/set_state", {"state": state, "force": force})
+
+    def resume(self) -> None:
+        asked(self.api, "POST", f"/flow_runs/{self.id}/resume")
+
+    def retried(self) -> bool:
+        """Whether it is under way again; asked anew while its runner is still busy with its cancellation."""
+        if self.state() == "Cancelled":
+            self.set(RETRY, force=False)
+        return self.state() not in ("Cancelled", "AwaitingRetry")
+
+    def ended(self) -> Any:
+        return ended(self.api, self.id)
+
+    def state(self) -> str:
+        told: str = asked(self.api, "GET", f"/flow_runs/{self.id}")["state_name"]
+        return told
+
+    def assert_interrupted(self) -> None:
+        """A whole report, in which what was not tried says so."""
+        await_that(lambda: read_summary(self.report_dir).exit_code == 130)
+        rows = list(read_report(self.report_dir))
+        assert len(rows) == FILES
+        assert {row["status"] for row in rows} == {"uploaded", "not_attempted"}
+
+    def assert_all_stored_once(self) -> None:
+        rows = list(read_report(self.report_dir))
+        assert [row["key"] for row in rows if row["key"] in self.far_side.objects] == [
+            row["key"] for row in rows
+        ]
+        assert len(self.far_side.objects) == FILES
+
+
+@pytest.fixture
+def run(api: str, slow: FarSide, tmp_path: Path, plant: Plant) -> Run:
+    """Under way: some files are stored, most are not."""
+    plant(tmp_path / "study", FILES)
+    run = Run(api, slow, tmp_path)
+    await_that(lambda: len(slow.objects) > 4, within_s=120)
+    return run
+
+
+def await_that(holds: Callable[[], bool], within_s: float = 60) -> None:
+    until = time.monotonic() + within_s
+    while True:
+        try:
+            if holds():
+                return
+        except (OSError, UsageError):  # no report yet
+            pass
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_suspended_it_ends_in_order_and_resumed_it_goes_on(run: Run) -> None:
+    run.set(SUSPENDED)
+    run.assert_interrupted()
+    assert run.state() == "Suspended"
+    run.far_side.script = quick
+    run.resume()
+    assert run.ended()["state_type"] == "COMPLETED"
+    run.assert_all_stored_once()
+
+
+def test_cancelled_it_ends_in_order_and_retried_it_goes_on(run: Run) -> None:
+    run.set(CANCELLING)
+    assert run.ended()["state_type"] == "CANCELLED"
+    run.assert_interrupted()
+    run.far_side.script = quick
+    await_that(run.retried)
+    assert run.ended()["state_type"] == "COMPLETED"
+    run.assert_all_stored_once()
+
+
+class Stops(list[IngestError]):
+    """What a run was told to end for."""
+
+    def __call__(self, why: IngestError) -> None:
+        self.append(why)
+
+
+def told(state: State[Any], run_id: str | None = None) -> None:
+    """This flow run's state, or that of another, as somebody else sets it."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(run_id or flow_run.id), state, force=True)
+
+
+@pytest.mark.usefixtures("prefect_server")
+class TestHeeded:
+    """In a flow of this process, which no runner looks after."""
+
+    def test_no_batch_begins_while_it_is_paused(self) -> None:
+        stops = Stops()
+
+        @flow(name="paused")
+        def waits() -> None:
+            with heeded(stops, look_s=0.05) as may_begin:
+                told(Paused(reschedule=False))
+                await_that(lambda: not may_begin.is_set())
+                told(Running())
+                assert may_begin.wait(30)
+
+        waits()
+        assert stops == []
+
+    def test_what_is_part_of_another_run_ends_with_it(self) -> None:
+        """A manifest of a folder: only the run of the folder can be suspended."""
+        stops = Stops()
+
+        @flow(name="part")
+        def part(whole: str) -> None:
+            with heeded(stops, look_s=0.05):
+                told(Suspended(), whole)
+                await_that(lambda: bool(stops))
+                told(Running(), whole)
+
+        @flow(name="whole")
+        def whole() -> None:
+            part(str(flow_run.id))
+
+        whole()
+        assert "Suspended in Prefect" in str(stops[0])
+
+    def test_cancelled_it_ends_by_itself_where_nobody_terminates_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`dicom-ingest run` has no runner that would; and a runner has time to do so first."""
+        stops = Stops()
+        monkeypatch.setattr("flows.control._TERMINATED_WITHIN_S", 1.0)
+
+        @flow(name="cancelled")
+        def cancelled() -> float:
+            began = time.monotonic()
+            with heeded(stops, look_s=0.05):
+                told(Cancelling())
+                await_that(lambda: bool(stops))
+                told(Running())
+            return time.monotonic() - began
+
+        assert cancelled() >= 1
+        assert "Cancelled in Prefect" in str(stops[0])
+
+    def test_a_server_that_does_not_answer_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stops, asked_for = Stops(), threading.Event()
+
+        def away(**_: Any) -> None:
+            asked_for.set()
+            raise ConnectionError
+
+        @flow(name="alone")
+        def alone() -> bool:
+            with monkeypatch.context() as patched, heeded(stops, look_s=0.05) as may_begin:
+                patched.setattr("flows.control.get_client", away)
+                return asked_for.wait(30) and may_begin.is_set()
+
+        assert alone()
+        assert stops == []
