@@ -2,8 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -53,3 +58,41 @@ class PrefectServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+@contextmanager
+def slowed(url: str, delay_s: float) -> Iterator[str]:
+    """The same server at another address, where whatever it is sent comes so much later."""
+    there = url.removeprefix("http://").partition("/")[0].partition(":")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        here = "{}:{}".format(*listening.getsockname())
+        thread = threading.Thread(target=_accept, args=(listening, (there[0], int(there[2])), delay_s))
+        thread.start()
+        try:
+            yield url.replace("".join(there), here)
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def _accept(listening: socket.socket, there: tuple[str, int], delay_s: float) -> None:
+    while True:
+        try:
+            client, _ = listening.accept()
+        except OSError:  # shut down
+            return
+        server = socket.create_connection(there)
+        for source, sink, late_s in ((client, server, delay_s), (server, client, 0.0)):
+            threading.Thread(target=_pass_on, args=(source, sink, late_s), daemon=True).start()
+
+
+def _pass_on(source: socket.socket, sink: socket.socket, late_s: float) -> None:
+    try:
+        while data := source.recv(65536):
+            time.sleep(late_s)
+            sink.sendall(data)
+    except OSError:
+        pass
+    finally:
+        for each in (source, sink):
+            each.close()

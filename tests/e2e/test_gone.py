@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 
 from deployments.sandbox.storage import BUCKET, bucket_dir, rclone_binary
@@ -19,7 +20,7 @@ from tests.conftest import superseded
 from tests.databases import PostgreSQL
 from tests.e2e.archive import FILES, Archive
 from tests.far_side import Step
-from tests.prefect_server import PrefectServer
+from tests.prefect_server import PrefectServer, slowed
 from tests.processes import await_answer, free_port
 
 NewArchive = Callable[..., Archive]
@@ -49,6 +50,37 @@ class TestPrefectsServer:
             server.kill()
             assert process.wait(timeout=120) == 1, archive.told  # one conflict was planted
         assert "Prefect's server went away" in archive.told
+        archive.check()
+
+    def test_started_again_in_mid_run_knows_how_the_run_ended(self, archive: Archive, home: Path) -> None:
+        with PrefectServer(home) as server:
+            process = archive.start("run", **server.environment)
+            archive.await_puts(20, process)
+            server.kill()
+            time.sleep(2)
+            server.start()
+            assert process.wait(timeout=120) == 1, archive.told
+            assert newest_state(server) == "1 of 123 files, 1 studies incomplete, see report"
+        archive.check()
+
+    def test_slow_to_answer_slows_its_bookkeeping_alone(self, archive: Archive, home: Path) -> None:
+        """Half a second for each request."""
+        with PrefectServer(home) as server, slowed(server.url, delay_s=0.5) as url:
+            process = archive.start("run", **server.environment | {"PREFECT_API_URL": url})
+            assert process.wait(timeout=180) == 1, archive.told
+            assert newest_state(server) == "1 of 123 files, 1 studies incomplete, see report"
+        archive.check()
+
+    def test_whose_database_is_locked_is_waited_for(self, archive: Archive, home: Path) -> None:
+        with PrefectServer(home) as server:
+            process = archive.start("run", **server.environment)
+            archive.await_puts(20, process)
+            with closing(sqlite3.connect(home / "prefect.db", timeout=60, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                time.sleep(5)
+                other.execute("ROLLBACK")
+            assert process.wait(timeout=120) == 1, archive.told
+            assert newest_state(server) == "1 of 123 files, 1 studies incomplete, see report"
         archive.check()
 
     def test_that_does_not_answer_is_known_before_anything_is_sent(self, archive: Archive) -> None:
@@ -215,6 +247,13 @@ class TestAnotherRun:
         keys = [{row["key"] for row in read_report(archive.directory / name) if row["key"]} for name in names]
         assert [len(each) for each in keys] == [FILES, FILES]
         assert not keys[0] & keys[1]
+
+
+def newest_state(server: PrefectServer) -> str:
+    """What the server says of the flow run that began last."""
+    newest = {"sort": "START_TIME_DESC", "limit": 1}
+    run = httpx.post(f"{server.url}/flow_runs/filter", json=newest, timeout=30).json()[0]
+    return str(run["state"]["message"])
 
 
 class RealFarSide:
