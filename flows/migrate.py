@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from httpx import URL
 from prefect import flow
@@ -39,7 +39,7 @@ from tasks.engine import BATCHES_IN_FLIGHT, ended_by, safe_errors
 from tasks.ledger import ShardStanding
 from tasks.load import load_manifest
 from tasks.settings import Options, Settings
-from tasks.shards import MOST_SHARDS, Balance, Migration, shard_engine
+from tasks.shards import MOST_SHARDS, Balance, Migration, run_id_for, shard_engine
 from tasks.upload import Progress, shares
 
 SHARD_DEPLOYMENT: Final = "migrate-shard/worker"
@@ -82,7 +82,7 @@ def migrate(
     with safe_errors():
         settings = settings_for(api_endpoint, report_dir, api, options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
-        run_id = UUID(flow_run.id).hex if flow_run.id else uuid4().hex  # a retry goes on with its shards
+        run_id = run_id_for(UUID(flow_run.id).hex, settings)
         progress = Progress()
         with shown(progress), published("migrate", progress):
             migration = Migration(entries, settings, run_id, shards, balance, progress)

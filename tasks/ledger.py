@@ -258,6 +258,13 @@ class Ledger:
 
     # -- report ------------------------------------------------------------------------------------------
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the run came to its end by itself, neither stopped nor killed."""
+        with told(), self._engine.connect() as db:
+            end = db.scalar(sa.select(run.c.end).where(run.c.run_id == self.run_id))
+        return end is not None and end["stopped_exit_code"] is None
+
     def facts(self) -> RunFacts:
         """What the run told at its end; when it was killed, what can be known of it."""
         last_ns = sa.select(sa.func.max(file.c.finished_ns)).where(file.c.run_id == self.run_id)

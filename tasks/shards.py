@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from enum import StrEnum
 from typing import Final
+from uuid import uuid4
 
 from tasks.audit import Trail
 from tasks.certificate import signing_key
@@ -127,6 +128,16 @@ class Migration:
         ahead_s = (facts.started_ns - self._started_ns) / 1e9
         course = [(round(ahead_s + at, 1), limit) for at, limit in facts.parallel_course]
         return [*course, (round((facts.finished_ns - self._started_ns) / 1e9, 1), 0)]
+
+
+def run_id_for(flow_run_id: str, settings: Settings) -> str:
+    """The run of this flow run, to go on with; another, once that one has come to its end.
+
+    A migration that was cut short goes on with its shards. One that is done is tried again as a whole.
+    """
+    require_shared(settings)
+    with closing(_ledger(settings, flow_run_id)) as ledger:
+        return uuid4().hex if ledger.is_done else flow_run_id
 
 
 def shard_engine(settings: Settings, migration: str, shard_no: int) -> Engine:

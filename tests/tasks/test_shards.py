@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tasks.auditor import audit
-from tasks.core.errors import UsageError
+from tasks.core.errors import InterruptedRunError, UsageError
 from tasks.engine import Engine, ended_by, report_again
 from tasks.report import read_report
 from tasks.scan import survey
 from tasks.settings import Settings
-from tasks.shards import Balance, Migration, shard_engine, weigh
+from tasks.shards import Balance, Migration, run_id_for, shard_engine, weigh
 from tasks.upload import Progress
 from tests.conftest import Dicom, NearSide, Row, padded
 from tests.databases import PostgreSQL
@@ -171,6 +171,32 @@ class TestKilled:
         time.sleep(3.1)
         carry_out(engine(near_side, 1))
         assert near_side.told(whole.finish()).statuses == {"0/b": "uploaded"}
+
+
+class TestTriedAgain:
+    """Retried in the UI, a flow run has the name that it had."""
+
+    def test_one_that_was_cut_short_goes_on_with_its_shards(self, near_side: NearSide, dicom: Dicom) -> None:
+        plant(near_side, dicom)
+        settings = near_side.settings()
+        assert run_id_for("m", settings) == "m"
+        whole = migration(near_side, 2)
+        carry_out(engine(near_side, 1))
+        whole.finish(InterruptedRunError("Suspended."))
+        assert run_id_for("m", settings) == "m"
+        again = migration(near_side, 2)
+        assert [standing.facts is not None for standing in again.standings()] == [True, False]
+        carry_out(engine(near_side, 2))
+        assert not {"not_attempted", "already_uploaded"} & again.finish().by_status.keys()
+
+    def test_one_that_is_done_is_a_run_of_its_own(self, near_side: NearSide, dicom: Dicom) -> None:
+        """So that what failed is sent again: its shards are over."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 2)
+        for number in (1, 2):
+            carry_out(engine(near_side, number))
+        whole.finish()
+        assert run_id_for("m", near_side.settings()) != "m"
 
 
 class TestRefused:
