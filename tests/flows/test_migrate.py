@@ -37,6 +37,7 @@ class Site:
             | server.environment
             | {
                 "PREFECT_WORKER_QUERY_SECONDS": "1",
+                "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
                 "DICOM_INGEST_HOME": str(ROOT),
                 "DICOM_INGEST_API_ENDPOINT": far_side.url,
                 "DICOM_INGEST_TOKEN": TOKEN,
@@ -162,11 +163,50 @@ def test_an_interrupted_migration_ends_its_shards(
     assert {row["status"] for row in rows} == {"uploaded", "already_uploaded", "duplicate"}
 
 
-def await_shards_of(site: Site, far_side: FarSide, name: str) -> None:
-    """Until this worker has a shard, and every shard has sent something."""
+def test_a_run_of_a_killed_worker_becomes_crashed_and_retried_goes_on(
+    site: Site, server: PrefectServer, far_side: FarSide, dicom: Dicom, tmp_path: Path
+) -> None:
+    """By the automation that comes with the deployments, here with a shorter time: nobody has to look."""
+    manifest = plant(tmp_path, dicom)
+    automations = (ROOT / "deployments" / "automations.yaml").read_text()
+    assert "within: 90" in automations
+    (tmp_path / "automations.yaml").write_text(automations.replace("within: 90", "within: 35"))
+    site.do("automation", "create", "--from-file", str(tmp_path / "automations.yaml"))
+    worker = ("prefect", "worker", "start", "--pool", "archive", "--name")
+    site.start("one", *worker, "one")
+    deployment = httpx.get(f"{server.url}/deployments/name/backfill/manual").json()["id"]
+    parameters = {"manifest": str(manifest), "options": {"parallel": 5}}
+    create = f"{server.url}/deployments/{deployment}/create_flow_run"
+    run = f"{server.url}/flow_runs/{httpx.post(create, json={'parameters': parameters}).json()['id']}"
+    await_shards_of(site, far_side, "one", puts=5)
+    time.sleep(2)  # its first heartbeat has arrived
+    site.kill("one")
+    assert httpx.get(run).json()["state_type"] == "RUNNING"
+    await_state(run, "CRASHED", within_s=120)
+    far_side.script = lambda _request: None
+    site.start("two", *worker, "two")
+    again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}}
+    assert httpx.post(f"{run}/set_state", json=again).json()["status"] == "ACCEPT"
+    await_state(run, "COMPLETED", within_s=120)
+    assert {row["status"] for row in read_report(tmp_path / "report")} == {
+        "uploaded",
+        "already_uploaded",
+        "duplicate",
+    }
+
+
+def await_state(run: str, wanted: str, within_s: float) -> None:
+    until = time.monotonic() + within_s
+    while (state := httpx.get(run).json()["state"])["type"] != wanted:
+        assert time.monotonic() < until, state
+        time.sleep(0.5)
+
+
+def await_shards_of(site: Site, far_side: FarSide, name: str, puts: int = 60) -> None:
+    """Until this worker has a run, and so much is sent: of each shard something."""
     until = time.monotonic() + 120
-    while len(descendants(site.processes[name].pid)) < 1 or len(far_side.asked(Step.PUT)) < 60:
-        assert time.monotonic() < until, site.told("migration") + site.told("one")
+    while len(descendants(site.processes[name].pid)) < 1 or len(far_side.asked(Step.PUT)) < puts:
+        assert time.monotonic() < until, "".join(map(site.told, site.processes))
         time.sleep(0.05)
 
 
