@@ -200,7 +200,7 @@ def manifest(
     del debug  # main looks at it
     from tasks.core.errors import UsageError
     from tasks.engine import safe_errors
-    from tasks.load import write_manifest
+    from tasks.find import write_manifest
 
     if not roots:
         raise UsageError(

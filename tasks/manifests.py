@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from tasks.core.errors import IngestError, UsageError
+from tasks.load import READERS
 from tasks.report import read_summary
 
-_SUFFIXES: Final = frozenset({".csv", ".jsonl", ".parquet"})
 _PATTERN: Final = frozenset("*?[")
 
 
@@ -25,7 +25,7 @@ def manifests_at(place: str) -> list[Path] | None:
         found = [Path(name) for name in glob.glob(place, recursive=True)]  # noqa: PTH207 - also absolute ones
     else:
         return None
-    manifests = sorted(each for each in found if each.suffix.lower() in _SUFFIXES and each.is_file())
+    manifests = sorted(each for each in found if each.suffix.lower() in READERS and each.is_file())
     if shared := sum(count for count in Counter(each.name for each in manifests).values() if count > 1):
         raise UsageError(
             f"{shared} of these manifests have the name of another: their reports would share a directory. "

@@ -1,9 +1,6 @@
-"""Manifests in three formats, read with every fault by row, and written for an archive that has none."""
+"""Manifests in three formats, read with every fault by row."""
 
-import csv
 import json
-import os
-import stat
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,15 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from tasks.core.errors import ManifestError, UsageError
-from tasks.core.models import Listed, StudyEntry
-from tasks.load import MAX_ROW_BYTES, load_manifest, write_manifest
-from tasks.scan import survey, walk_study
+from tasks.core.models import StudyEntry
+from tasks.load import MAX_ROW_BYTES, load_manifest
 
 Put = Callable[[str, bytes], Path]
 SUFFIXES = ["csv", "jsonl", "ndjson", "parquet"]
@@ -250,162 +242,3 @@ class TestAnyManifest:
         """A root that is misspelt is told before any row is blamed."""
         with pytest.raises(UsageError, match="--root is not a directory"):
             load_manifest(put("m.csv", b"study_dir\na\n"), tmp_path / "nowhere")
-
-
-def dicom(path: Path, study_uid: str) -> None:
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = UID("1.2.3")
-    image = FileDataset(str(path), {}, file_meta=meta, preamble=bytes(128))
-    image.StudyInstanceUID = study_uid
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save_as(path)
-
-
-def archive(root: Path, **studies: str) -> None:
-    """One file for each study_uid given; '_' in a name is a step down, an empty uid makes a text file."""
-    for name, uid in studies.items():
-        path = root.joinpath(*name.split("_")) / "file"
-        if uid:
-            dicom(path, uid)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("no image")
-
-
-def found(root: Path, *roots: Path) -> list[str]:
-    """The study directories written for the roots, relative to the first one."""
-    out = root.parent / "found.csv"
-    rows = write_manifest([root, *roots], out)
-    with out.open(newline="") as file:
-        study_dirs = [row["study_dir"] for row in csv.DictReader(file)]
-    assert len(study_dirs) == rows
-    return [os.path.relpath(study_dir, root) for study_dir in study_dirs]
-
-
-class TestStudyDirectoriesAreFound:
-    @pytest.fixture
-    def root(self, tmp_path: Path) -> Path:
-        (tmp_path / "root").mkdir()
-        return tmp_path / "root"
-
-    def test_where_each_study_is_a_directory_of_files(self, root: Path) -> None:
-        """ROOT/study/*.dcm, also by date."""
-        archive(root, a="1.1", b="1.2", y2019_m03_c="1.3", y2019_m04_d="1.4")
-        assert found(root) == ["a", "b", "y2019/m03/c", "y2019/m04/d"]
-
-    def test_where_a_study_has_a_directory_for_each_series(self, root: Path) -> None:
-        """ROOT/patient/study/series/*.dcm: one row a study, its reports with it."""
-        archive(root, p1_a_s1="1.1", p1_a_s2="1.1", p1_a_text="", p1_b_s1="1.2", p2_c_s1="1.3", p2_c_s2="1.3")
-        assert found(root) == ["p1/a", "p1/b/s1", "p2/c"]
-
-    def test_where_series_lie_right_under_the_patient(self, root: Path) -> None:
-        """ROOT/patient/series/*.dcm: series of several studies side by side stay apart, none is lost."""
-        archive(root, p_s1="1.1", p_s2="1.2", p_s3="1.1")
-        assert found(root) == ["p/s1", "p/s2", "p/s3"]
-
-    def test_with_files_beside_the_series_of_one_study(self, root: Path) -> None:
-        """They go with the study."""
-        archive(root, a="", a_s1="1.1", a_s2="1.1", b_s1="1.2")
-        assert found(root) == ["a", "b/s1"]
-
-    def test_with_files_beside_several_studies(self, root: Path) -> None:
-        """A DICOMDIR in the root makes the root a row, last, and the studies keep theirs."""
-        archive(root, a_s1="1.1", a_s2="1.1", b="1.2")
-        (root / "DICOMDIR").write_bytes(b"")
-        assert found(root) == ["a", "b", "."]
-
-    def test_where_nothing_is_dicom(self, root: Path) -> None:
-        """Each directory that holds files is a row; the report will say what the files are."""
-        archive(root, a="", b_c="")
-        assert found(root) == ["a", "b/c"]
-
-    def test_where_the_first_files_are_no_images(self, root: Path) -> None:
-        """The header is taken from one of the first files that has one."""
-        archive(root, a_s1="1.1", a_s2="1.1", b="1.2")
-        (root / "a" / "s1" / ".DS_Store").write_bytes(b"x")
-        assert found(root) == ["a", "b"]
-
-    def test_in_roots_that_overlap_or_come_twice(self, root: Path) -> None:
-        """Each directory once."""
-        archive(root, a="1.1", b="1.2")
-        (root.parent / "again").symlink_to(root / "b")
-        assert found(root, root / "a", root, root.parent / "again") == ["a", "b"]
-
-    def test_when_a_link_leads_nowhere_or_out(self, root: Path) -> None:
-        """Its directory is a row, so that the report tells; a link inside the roots needs none."""
-        archive(root, a="1.1", b="1.2")
-        for name, target in {"broken": "nowhere", "out": "/etc", "inside": "../a"}.items():
-            (root / name).mkdir()
-            (root / name / "link").symlink_to(target)
-        assert found(root) == ["a", "b", "broken", "out"]
-
-    def test_but_not_the_manifest_itself(self, root: Path) -> None:
-        """Written into the archive, and written again."""
-        archive(root, a="1.1", b="1.2")
-        out = root / "manifest.csv"
-        assert write_manifest([root], out) == write_manifest([root], out) == 2
-        assert [entry.study_dir for entry in load_manifest(out)] == [str(root / "a"), str(root / "b")]
-        assert sorted(os.listdir(root)) == ["a", "b", "manifest.csv"]
-
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(data=st.data())
-    def test_so_that_every_file_belongs_to_one_row(
-        self, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
-        """Whatever the tree: scanned by the written manifest, every regular file comes up exactly once."""
-        root = tmp_path_factory.mktemp("archive")
-        places = st.lists(st.sampled_from(["a", "b", "b.c", "\udcff"]), max_size=4)
-        for steps in data.draw(st.lists(places, max_size=8)):
-            directory = root.joinpath(*steps)
-            directory.mkdir(parents=True, exist_ok=True)
-            uid = data.draw(st.sampled_from(["", "1.1", "1.2"]))
-            if uid:
-                dicom(directory / "image", uid)
-            else:
-                (directory / "text").write_text("no image")
-        files = sorted(os.path.join(top, name) for top, _, names in os.walk(root) for name in names)
-        out = tmp_path_factory.mktemp("out") / "m.csv"
-        entries = load_manifest(out) if write_manifest([root], out) else []
-        territory = survey(entries)
-        rows = [row for entry in entries for row in walk_study(entry, territory)]
-        assert sorted(row.path for row in rows if isinstance(row, Listed)) == files
-        assert len(rows) == len(files)
-
-
-class TestAManifestIsWritten:
-    @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_so_that_it_reads_back_exactly(self, tmp_path: Path, suffix: str) -> None:
-        """Names of any bytes, in each format."""
-        names = [b"=1+1", b'a,"b"', b"caf\xe9", b"line\nbreak", b"\xe2\x80\xae", b"back\\x41slash"]
-        for name in names:
-            (tmp_path / "root" / os.fsdecode(name)).mkdir(parents=True)
-            (tmp_path / "root" / os.fsdecode(name) / "file").write_bytes(b"x")
-        out = tmp_path / f"m.{suffix}"
-        assert write_manifest([tmp_path / "root"], out) == len(names)
-        assert [os.fsencode(Path(entry.study_dir).name) for entry in load_manifest(out)] == sorted(names)
-
-    def test_for_its_owner_alone_and_without_a_trace_beside_it(self, tmp_path: Path) -> None:
-        """Mode 0600: the paths in it may tell who was examined."""
-        (tmp_path / "root").mkdir()
-        out = tmp_path / "out" / "m.csv"
-        out.parent.mkdir()
-        assert write_manifest([tmp_path / "root"], out) == 0
-        assert stat.S_IMODE(out.stat().st_mode) == 0o600
-        assert os.listdir(out.parent) == ["m.csv"]
-        assert faults(out) == ["it has no rows"]
-
-    def test_or_the_old_one_stays(self, tmp_path: Path) -> None:
-        """What can't be finished leaves no half of it."""
-        (tmp_path / "m.csv").mkdir()
-        (tmp_path / "m.csv" / "old").write_text("kept")
-        with pytest.raises(UsageError, match="can't be written: Is a directory"):
-            write_manifest([tmp_path], tmp_path / "m.csv")
-        assert os.listdir(tmp_path) == ["m.csv"]
-
-    def test_not_for_a_root_that_is_no_directory(self, tmp_path: Path) -> None:
-        """A misspelt root is told by its place among the arguments."""
-        with pytest.raises(UsageError, match="ROOT 2 is not a directory"):
-            write_manifest([tmp_path, tmp_path / "nowhere"], tmp_path / "m.csv")
-        assert os.listdir(tmp_path) == []
