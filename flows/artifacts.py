@@ -51,10 +51,12 @@ def published(flow: str, progress: Progress, every_s: float = _UPDATE_S) -> Iter
 
 def publish_summary(flow: str, summary: Summary, report_dir: Path) -> None:
     """The counts as text, and the first studies that are incomplete as a table."""
-    _tried(lambda: create_markdown_artifact(markdown(summary, report_dir), key=f"{flow}-summary"))
+    told = "What became of the files, and where the report is."
+    _tried(lambda: create_markdown_artifact(markdown(summary, report_dir), f"{flow}-summary", told))
     if summary.complete_studies < summary.studies:
         table = incomplete_studies(report_dir)
-        _tried(lambda: create_table_artifact(table, key=f"{flow}-incomplete-studies"))
+        of_which = f"The first {_STUDIES_SHOWN} at most, by their rows in the manifest."
+        _tried(lambda: create_table_artifact(table, f"{flow}-incomplete-studies", of_which))
 
 
 def markdown(summary: Summary, report_dir: Path) -> str:
@@ -85,7 +87,7 @@ def _publish(flow: str, progress: Progress, ended: threading.Event, every_s: flo
     artifact_id = _tried(lambda: create_progress_artifact(0.0, key=f"{flow}-progress"))
     while artifact_id is not None:
         last = ended.wait(every_s)
-        _tried(lambda: update_progress_artifact(artifact_id, _percent(progress), sentence(progress, 0)))
+        _tried(lambda: update_progress_artifact(artifact_id, _percent(progress), sentence(progress)))
         if last:
             return
 

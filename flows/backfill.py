@@ -5,6 +5,7 @@ which of them are left to do, the ledger says. Nothing that names a patient, and
 result, a state's message or a log line.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -26,21 +27,22 @@ from flows.artifacts import publish_summary, published
 from flows.blocks import settings_of
 from flows.control import asked_end, heeded
 from flows.events import emit_end
+from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
 from flows.progress import shown
 from tasks.core.errors import IngestError, InterruptedRunError, NotAllStoredError, StoppedError, UsageError
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.engine import BATCHES_IN_FLIGHT, Engine, ended_by, safe_errors
 from tasks.load import load_manifest
 from tasks.manifests import is_finished, manifests_at
-from tasks.settings import Options, Settings, load
+from tasks.settings import PREFIX, Options, Settings, load
 
 _DEFAULTS: Final = Options()
 
 
 def campaign_run_name() -> str:
     """The campaign and the time: nothing of the manifest's path."""
-    options = flow_run.parameters.get("options")
-    campaign = Options.model_validate(options).campaign if options else _DEFAULTS.campaign
+    options = Options.model_validate(flow_run.parameters.get("options") or {}).model_dump(exclude_unset=True)
+    campaign = options.get("campaign") or os.environ.get(f"{PREFIX}CAMPAIGN", _DEFAULTS.campaign)
     return f"{campaign} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
 
 
@@ -52,11 +54,11 @@ def campaign_run_name() -> str:
     persist_result=False,
 )
 def backfill(
-    manifest: str,
-    api_endpoint: str | None = None,
-    report_dir: str | None = None,
-    api: str | None = None,
-    options: Options = _DEFAULTS,
+    manifest: ManifestPath,
+    api_endpoint: ApiEndpoint = "",
+    report_dir: ReportDirectory = "",
+    api: ApiBlock = "",
+    options: RunOptions = _DEFAULTS,
 ) -> State[dict[str, Any]]:
     """Uploads the studies of a manifest and writes the reconciliation report.
 
@@ -66,7 +68,7 @@ def backfill(
         api_endpoint: The upload API; empty: the setting DICOM_INGEST_API_ENDPOINT of the worker.
         api: Name of a block dicom-upload-api: endpoint and credentials; empty: the worker's settings.
         report_dir: Where the report is written; empty: the setting DICOM_INGEST_REPORT_DIR, or ./report.
-        options: How the run behaves.
+        options: How the run behaves. Empty: the settings of the worker, or the default.
     """
     with safe_errors():
         settings = settings_for(api_endpoint, report_dir, api, options)
@@ -77,13 +79,11 @@ def backfill(
         return carried_out("backfill", Engine(entries, settings))
 
 
-def settings_for(
-    api_endpoint: str | None, report_dir: str | None, api: str | None, options: Options
-) -> Settings:
+def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options) -> Settings:
     """A flow's parameters, and for what they leave open the block, then the worker's settings."""
     return load(
         **(settings_of(api) if api else {})
-        | {"report_dir": report_dir}
+        | ({"report_dir": report_dir} if report_dir else {})
         | ({"api_endpoint": api_endpoint} if api_endpoint else {})
         | options.model_dump(exclude_unset=True)
     )
@@ -110,7 +110,7 @@ def ended(name: str, summary: Summary, report_dir: Path) -> State[dict[str, Any]
     return _final_state(summary)
 
 
-def _each(manifests: list[Path], settings: Settings, *, options: Options, **where: str | None) -> State[Any]:
+def _each(manifests: list[Path], settings: Settings, *, options: Options, **where: str) -> State[Any]:
     """A flow run for each that is not finished. One ledger for all; a wrong one keeps no other back."""
     options = options.model_copy(update={"ledger": str(settings.ledger_at)})
     counts = dict.fromkeys(("done", "finished before", "incomplete", "wrong"), 0)

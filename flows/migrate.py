@@ -33,6 +33,7 @@ from pydantic import Field
 from flows.artifacts import published
 from flows.backfill import campaign_run_name, carried_out, ended, settings_for
 from flows.control import heeded
+from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
 from flows.progress import shown
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError
 from tasks.engine import BATCHES_IN_FLIGHT, ended_by, safe_errors
@@ -58,14 +59,14 @@ _DEFAULTS: Final = Options()
     persist_result=False,
 )
 def migrate(
-    manifest: str,
-    api_endpoint: str | None = None,
-    report_dir: str | None = None,
-    api: str | None = None,
-    shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 4,
+    manifest: ManifestPath,
+    api_endpoint: ApiEndpoint = "",
+    report_dir: ReportDirectory = "",
+    api: ApiBlock = "",
+    shards: Annotated[int, Field(ge=1, le=MOST_SHARDS, json_schema_extra={"title": "Shards"})] = 4,
     balance: Balance = Balance.FILES,
-    deployment: str = SHARD_DEPLOYMENT,
-    options: Options = _DEFAULTS,
+    deployment: Annotated[str, Field(json_schema_extra={"title": "Deployment"})] = SHARD_DEPLOYMENT,
+    options: RunOptions = _DEFAULTS,
 ) -> State[dict[str, Any]]:
     """Cuts a manifest into shards, has many workers upload them, and merges one report.
 
@@ -77,7 +78,8 @@ def migrate(
         shards: How many parts. A study is never split. More parts than workers even out their pace.
         balance: What is to be equal between shards: files, or bytes.
         deployment: The deployment that a shard is run by.
-        options: How the run behaves. The ledger is a database that all workers reach.
+        options: How the run behaves. Empty: the settings of the workers, or the default. The ledger is a
+            database that all workers reach.
     """
     with safe_errors():
         settings = settings_for(api_endpoint, report_dir, api, options)
@@ -108,10 +110,10 @@ def migrate_shard(
     shard_no: int,
     slots: int,
     limit: str,
-    report_dir: str,
-    api_endpoint: str | None = None,
-    api: str | None = None,
-    options: Options = _DEFAULTS,
+    report_dir: ReportDirectory,
+    api_endpoint: ApiEndpoint = "",
+    api: ApiBlock = "",
+    options: RunOptions = _DEFAULTS,
 ) -> State[dict[str, Any]]:
     """Uploads one shard of a migration. Started by migrate; not by hand.
 
@@ -170,7 +172,7 @@ def _starter(
     deployment: str,
     limit: str,
     shards: int,
-    api: str | None,
+    api: str,
 ) -> Callable[[int, int], UUID]:
     """What starts shard `number` for the n-th time: its flow run. All shards are told the same."""
     settings = migration.settings

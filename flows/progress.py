@@ -28,14 +28,14 @@ def shown(progress: Progress) -> Iterator[None]:
         thread.join()
 
 
-def sentence(progress: Progress, elapsed_s: float) -> str:
-    """The counters in words."""
-    rate = progress.bytes_stored / _MIB / elapsed_s if elapsed_s else 0.0
+def sentence(progress: Progress, elapsed_s: float = 0.0) -> str:
+    """The counters in words; the rate when a time is given."""
+    rate = f", {progress.bytes_stored / _MIB / elapsed_s:.1f} MiB/s" if elapsed_s else ""
     failed = f", {progress.files_failed:,} failed" if progress.files_failed else ""
     scanning = ", still listing" if progress.scanning else ""
     return (
         f"{progress.files_done:,} of {progress.files_listed:,} files done, "
-        f"{progress.files_stored:,} uploaded{failed}, {rate:.1f} MiB/s{scanning}"
+        f"{progress.files_stored:,} uploaded{failed}{rate}{scanning}"
     )
 
 

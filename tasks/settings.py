@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -30,25 +30,42 @@ from tasks.core.retry import BUDGETS
 
 PREFIX = "DICOM_INGEST_"
 
+# For the form: Prefect's server checks them before it keeps what was filled in.
+_LEDGER: Final = r"^(?![^:]+://[^:/@]*:[^@]*@)"
+_RETRY: Final = rf"^({'|'.join(BUDGETS)})=[0-9]+$"
+
+
+def _empty_form(schema: dict[str, Any]) -> None:
+    """No field is filled in; its default is told in words.
+
+    Prefect's form sends all that it shows, and what is sent wins over the setting of the worker.
+    """
+    for field in schema["properties"].values():
+        default = field.pop("default", None)
+        if default not in (None, "", []) and default is not False:
+            field["description"] += f" Default: {default}."
+
 
 class Options(BaseModel):
     """How a run behaves: nothing secret, so it may be a flow parameter."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_empty_form)
 
     parallel: int = Field(20, ge=1, le=20, description=HELP["parallel"])
     processes: int = Field(0, ge=0, le=20, description=HELP["processes"])
     campaign: str = Field("default", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description=HELP["campaign"])
-    ledger: str = Field("", description=HELP["ledger"])
+    ledger: str = Field("", description=HELP["ledger"], json_schema_extra={"pattern": _LEDGER})
     root: str = Field("", description=HELP["root"])
     rehash: bool = Field(False, description=HELP["rehash"])
-    on_conflict: OnConflict = Field(OnConflict.REPORT, description=HELP["on_conflict"])
+    on_conflict: OnConflict = Field(OnConflict.REPORT, title="On Conflict", description=HELP["on_conflict"])
     min_age: float = Field(0, ge=0, description=HELP["min_age"])
     dead_after: float = Field(45, ge=2, description=HELP["dead_after"])
     max_outage: float = Field(3600, ge=0, description=HELP["max_outage"])
-    retries: list[str] = Field([], description=HELP["retries"])
+    retries: list[str] = Field(
+        [], description=HELP["retries"], json_schema_extra={"items": {"type": "string", "pattern": _RETRY}}
+    )
     allow_storage_host: list[str] = Field([], description=HELP["allow_storage_host"])
-    allow_http: bool = Field(False, description=HELP["allow_http"])
+    allow_http: bool = Field(False, title="Allow HTTP", description=HELP["allow_http"])
 
     @field_validator("retries")
     @classmethod
