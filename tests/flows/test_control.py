@@ -1,5 +1,6 @@
 """What a person does to a run in Prefect's UI, by the requests that the UI makes."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from tasks.core.errors import IngestError, UsageError
 from tasks.report import read_report, read_summary
 from tests.far_side import TOKEN, FarSide, Request, Step
 from tests.flows.conftest import Plant
-from tests.flows.test_deployments import asked, ended, serving
+from tests.served import Served, served
 
 FILES = 60
 PARALLEL = 2
@@ -29,11 +30,11 @@ RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry"}
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`dicom-ingest serve`: Prefect's server, and a runner of the deployments."""
-    home = tmp_path_factory.getbasetemp() / "prefect-home"
-    with serving(tmp_path_factory.mktemp("served"), home, DICOM_INGEST_TOKEN=TOKEN) as (api, _process):
-        yield api
+    environment = os.environ | {"DICOM_INGEST_TOKEN": TOKEN}
+    with served(tmp_path_factory.mktemp("served"), tmp_path_factory, environment) as serving:
+        yield serving
 
 
 @pytest.fixture
@@ -55,12 +56,12 @@ def quick(_request: Request) -> None:
 class Run:
     """One run of backfill/manual, and what the UI may ask of it."""
 
-    def __init__(self, api: str, far_side: FarSide, directory: Path) -> None:
-        self.api = api
+    def __init__(self, serving: Served, far_side: FarSide, directory: Path) -> None:
+        self.asked = serving.asked
         self.far_side = far_side
         self.report_dir = directory / "report"
         (directory / "manifest.csv").write_text("study_dir\nstudy\n")
-        deployment = asked(api, "GET", "/deployments/name/backfill/manual")
+        deployment = self.asked("GET", "/deployments/name/backfill/manual")
         parameters = {
             "manifest": str(directory / "manifest.csv"),
             "report_dir": str(self.report_dir),
@@ -68,13 +69,13 @@ class Run:
             "options": {"parallel": PARALLEL},
         }
         path = f"/deployments/{deployment['id']}/create_flow_run"
-        self.id = UUID(asked(api, "POST", path, {"parameters": parameters})["id"])
+        self.id = UUID(self.asked("POST", path, {"parameters": parameters})["id"])
 
     def set(self, state: dict[str, Any], *, force: bool = True) -> None:
-        asked(self.api, "POST", f"/flow_runs/{self.id}/set_state", {"state": state, "force": force})
+        self.asked("POST", f"/flow_runs/{self.id}/set_state", {"state": state, "force": force})
 
     def resume(self) -> None:
-        asked(self.api, "POST", f"/flow_runs/{self.id}/resume")
+        self.asked("POST", f"/flow_runs/{self.id}/resume")
 
     def retried(self) -> bool:
         """Whether it is under way again; asked anew while its runner is still busy with its cancellation."""
@@ -83,11 +84,14 @@ class Run:
         return self.state() not in ("Cancelled", "AwaitingRetry")
 
     def ended(self) -> Any:
-        return ended(self.api, self.id)
+        await_that(lambda: self._told()["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"), 120)
+        return self._told()
+
+    def _told(self) -> Any:
+        return self.asked("GET", f"/flow_runs/{self.id}")
 
     def state(self) -> str:
-        told: str = asked(self.api, "GET", f"/flow_runs/{self.id}")["state_name"]
-        return told
+        return str(self._told()["state_name"])
 
     def assert_interrupted(self) -> None:
         """A whole report, in which what was not tried says so."""
@@ -105,10 +109,10 @@ class Run:
 
 
 @pytest.fixture
-def run(api: str, slow: FarSide, tmp_path: Path, plant: Plant) -> Run:
+def run(serving: Served, slow: FarSide, tmp_path: Path, plant: Plant) -> Run:
     """Under way: some files are stored, most are not."""
     plant(tmp_path / "study", FILES)
-    run = Run(api, slow, tmp_path)
+    run = Run(serving, slow, tmp_path)
     await_that(lambda: len(slow.objects) > 4, within_s=120)
     return run
 

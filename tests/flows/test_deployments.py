@@ -2,12 +2,10 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -30,6 +28,7 @@ from deployments.sandbox.sandbox import Sandbox
 from flows.migrate import SHARD_DEPLOYMENT
 from tasks.report import read_report
 from tests.flows.conftest import Plant, cut
+from tests.served import Served, served
 
 ROOT = Path(__file__).parents[2]
 PREFECT_YAML = ROOT / "deployments" / "prefect.yaml"
@@ -91,99 +90,54 @@ class TestPrefectYaml:
         assert options.collision_strategy.value == "CANCEL_NEW"
 
 
-@contextmanager
-def serving(
-    directory: Path, home: Path, **environment: str
-) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """`dicom-ingest serve` with a server of its own: the API's address, and the process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    inherited = {name: text for name, text in os.environ.items() if name != "PREFECT_API_URL"}
-    with (directory / "serve.log").open("w") as log:
-        process = subprocess.Popen(
-            [BIN / "dicom-ingest", "serve", "--port", str(port)],
-            cwd=directory,
-            env=inherited | {"PREFECT_HOME": str(home)} | environment,
-            stderr=log,
-            stdout=log,
-        )
-    try:
-        yield f"http://127.0.0.1:{port}/api", process
-    finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
-
-
 @pytest.fixture
-def served(
-    at_sandbox: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """At the sandbox. One home of Prefect for all commands of the session: the first start takes long."""
-    with serving(tmp_path, tmp_path_factory.getbasetemp() / "prefect-home") as found:
-        yield found
-
-
-def asked(api: str, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Prefect's answer, when it is up."""
-    until = time.monotonic() + 120
-    while True:
-        try:
-            answer = httpx.request(method, f"{api}{path}", json=body, timeout=30)
-        except httpx.TransportError:
-            assert time.monotonic() < until
-        else:
-            if answer.status_code < 400:
-                return answer.json()
-            assert time.monotonic() < until, answer.text
-        time.sleep(0.2)
+def serving(at_sandbox: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`dicom-ingest serve` with a server of its own."""
+    with served(tmp_path, tmp_path_factory, os.environ) as serving:
+        yield serving
 
 
 class TestServe:
     def test_runs_what_a_person_starts_and_ends_with_all_of_it(
-        self, served: tuple[str, "subprocess.Popen[bytes]"], tmp_path: Path, plant: Plant, sandbox: Sandbox
+        self, serving: Served, tmp_path: Path, plant: Plant, sandbox: Sandbox
     ) -> None:
         """Deployment, run, artifacts; SIGTERM ends the server as well."""
-        api, process = served
         plant(tmp_path / "archive" / "good", 3)
         cut(next(iter(plant(tmp_path / "archive" / "bad", 1).values())))
         (tmp_path / "manifest.csv").write_text("study_dir,label\narchive/good,first\narchive/bad,second\n")
-        deployment = asked(api, "GET", "/deployments/name/backfill/manual")
+        deployment = serving.asked("GET", "/deployments/name/backfill/manual")
         parameters = {
             "manifest": str(tmp_path / "manifest.csv"),
             "report_dir": str(tmp_path / "report"),
             "options": {"campaign": "spring"},
         }
-        run = asked(
-            api, "POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters}
+        run = serving.asked(
+            "POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters}
         )
-        run = ended(api, UUID(run["id"]))
+        run = ended(serving, UUID(run["id"]))
         assert run["state"]["message"] == "1 of 4 files, 1 studies incomplete, see report"
         assert run["name"].startswith("spring 2")
         assert (
             sorted(row["status"] for row in read_report(tmp_path / "report"))
             == ["invalid"] + ["uploaded"] * 3
         )
-        artifacts = asked(api, "POST", "/artifacts/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        artifacts = serving.asked("POST", "/artifacts/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
         by_key = {each["key"]: each["data"] for each in artifacts}
         assert set(by_key) == {"backfill-progress", "backfill-summary", "backfill-incomplete-studies"}
         assert by_key["backfill-progress"] == 100.0
         assert "| uploaded | 3 |" in by_key["backfill-summary"]
         assert '"study_no": "2"' in by_key["backfill-incomplete-studies"]
         assert "archive" not in by_key["backfill-incomplete-studies"], "no path of a study"
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        serving.process.send_signal(signal.SIGTERM)
+        serving.process.wait(timeout=60)
         with pytest.raises(httpx.TransportError):
-            httpx.get(f"{api}/health")
+            httpx.get(f"{serving.api}/health")
 
 
-def ended(api: str, run_id: UUID) -> Any:
+def ended(serving: Served, run_id: UUID) -> Any:
     until = time.monotonic() + 120
     while True:
-        run = asked(api, "GET", f"/flow_runs/{run_id}")
+        run = serving.asked("GET", f"/flow_runs/{run_id}")
         if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
             return run
         assert time.monotonic() < until, run["state"]
