@@ -26,9 +26,8 @@ def serve(port: int) -> None:
         return
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url  # before Prefect is imported: its settings are read then
-    os.environ.setdefault(
-        "PREFECT_RUNNER_POLL_FREQUENCY", "2"
-    )  # seconds until a run starts that was submitted
+    # A run starts so many seconds after the click; Prefect's own 10 spare a server that many ask.
+    os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
     with _server(url, port):
         _serve_deployments(url)
 
