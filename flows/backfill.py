@@ -5,6 +5,7 @@ which of them are left to do, the ledger says. Nothing that names a patient, and
 result, a state's message or a log line.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.artifacts import publish_summary, published
 from flows.blocks import settings_of
 from flows.control import asked_end, heeded
-from flows.events import emit_end
+from flows.events import emit_end, emit_stopped
 from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
 from flows.progress import shown
 from tasks.core.errors import IngestError, InterruptedRunError, NotAllStoredError, StoppedError, UsageError
@@ -123,35 +124,44 @@ def _each(manifests: list[Path], settings: Settings, *, options: Options, **wher
             str(manifest), report_dir=str(report_dir), options=options, return_state=True, **where
         )
         result = state.result(raise_on_failure=False)
-        kind = _kind_of(result)
+        kind = _kind_of(result, manifest, settings)
         if kind is None:  # what stopped this one would stop the others
             why = (
                 f"Manifest {number} of {len(manifests)} stopped early: see its flow run, then run this again."
             )
-            return _asked_or_raise(result, NotAllStoredError(why, counts))
+            return _asked_or_raise(result, NotAllStoredError(why, counts), settings.campaign)
         if kind == "wrong":
             get_run_logger().error("Manifest %d of %d: %s", number, len(manifests), result)
         counts[kind] += 1
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     message = f"{len(manifests)} manifests: {told or 'nothing to do'}"
     if counts["incomplete"] or counts["wrong"]:
-        return Failed(message=message, data=NotAllStoredError(message, counts))
+        return _failed(NotAllStoredError(message, counts))
     return Completed(message=message, data=counts)
 
 
-def _kind_of(result: object) -> str | None:
+def _kind_of(result: object, manifest: Path, settings: Settings) -> str | None:
     """How a manifest's run ended, as `_each` counts it; None when it was stopped."""
     if isinstance(result, NotAllStoredError):
         return "incomplete" if result.counts["exit_code"] == NotAllStoredError.exit_code else None
-    if isinstance(result, UsageError):
-        return "wrong"
+    if isinstance(result, UsageError):  # of this manifest, or of the settings of all
+        return "wrong" if _is_wrong(manifest, settings) else None
     return "done" if isinstance(result, dict) else None
 
 
-def _asked_or_raise(result: object, error: NotAllStoredError) -> State[Any]:
+def _is_wrong(manifest: Path, settings: Settings) -> bool:
+    try:
+        load_manifest(manifest, Path(settings.root) if settings.root else None)
+    except UsageError:
+        return True
+    return False
+
+
+def _asked_or_raise(result: object, error: NotAllStoredError, campaign: str) -> State[Any]:
     """The end that a person asked for, or else what stopped the manifest's run."""
     if asked := asked_end(error):
         return asked
+    emit_stopped("backfill", campaign, dict(error.counts))
     if isinstance(result, IngestError) and not isinstance(result, NotAllStoredError):
         raise result
     raise StoppedError(str(error))
@@ -200,7 +210,18 @@ def _final_state(summary: Summary) -> State[dict[str, Any]]:
         return Completed(message=told, data=counts)
     error = NotAllStoredError(_why_failed(summary), counts)
     asked = asked_end(error) if summary.exit_code == InterruptedRunError.exit_code else None
-    return asked or Failed(message=str(error), data=error)
+    return asked or _failed(error)
+
+
+def _failed(error: NotAllStoredError) -> State[Any]:
+    """Failed, with counts. Files that fail are no error of the program: no worker logs a traceback."""
+    for name in ("prefect.flow_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_is_news)
+    return Failed(message=str(error), data=error)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], NotAllStoredError))
 
 
 def _why_failed(summary: Summary) -> str:

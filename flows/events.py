@@ -46,6 +46,11 @@ def emit_end(flow: str, summary: Summary, report_dir: Path) -> None:
         _emit("study.incomplete", f"{campaign}.study.{study['study_no']}", name, study)
 
 
+def emit_stopped(flow: str, campaign: str, counts: dict[str, Any]) -> None:
+    """A run of several manifests was stopped. The deployment is known of this run, not of its parts."""
+    _emit(f"{flow}.stopped", f"dicom-ingest.campaign.{campaign}", campaign, counts)
+
+
 def _emit(event: str, resource_id: str, name: str, payload: dict[str, Any]) -> None:
     resource = {"prefect.resource.id": resource_id, "prefect.resource.name": name}
     try:

@@ -7,48 +7,37 @@ What is left to do, and who is alive, the ledger says; Prefect brings the work t
 process gives no sign of life is marked Crashed and started again. Parameters are counts, names and places.
 """
 
-import threading
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from httpx import URL
 from prefect import flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.concurrency.sync import concurrency
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Cancelling, Crashed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.artifacts import published
 from flows.backfill import campaign_run_name, carried_out, ended, settings_for
 from flows.control import heeded
+from flows.follower import Follower, Part
 from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
 from flows.progress import shown
-from tasks.core.errors import IngestError, InterruptedRunError, StoppedError
+from flows.slots import slots_of_platform, taken
+from tasks.core.errors import UsageError
 from tasks.engine import BATCHES_IN_FLIGHT, ended_by, safe_errors
-from tasks.ledger import ShardStanding
 from tasks.load import load_manifest
-from tasks.settings import Options, Settings
+from tasks.settings import Options
 from tasks.shards import MOST_SHARDS, Balance, Migration, run_id_for, shard_engine
 from tasks.upload import Progress, shares
 
 SHARD_DEPLOYMENT: Final = "migrate-shard/worker"
-MOST_STARTS: Final = 5  # of one shard; a person looks after it then
-_LOOK_S: Final = 5.0
-_START_S: Final = 180.0  # from Pending to the first sign of life in the ledger
-_LEASE_S: Final = 60.0  # a killed shard's slots are free again after so long
-_NO_WORKER_S: Final = 60.0
 _DEFAULTS: Final = Options()
 
 
@@ -84,6 +73,7 @@ def migrate(
     with safe_errors():
         settings = settings_for(api_endpoint, report_dir, api, options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
+        require_deployment(deployment)
         run_id = run_id_for(UUID(flow_run.id).hex, settings)
         progress = Progress()
         with shown(progress), published("migrate", progress):
@@ -91,8 +81,9 @@ def migrate(
             progress.scanning = False
             standings = migration.standings()
             get_run_logger().info("%d study entries in %d shards", len(entries), len(standings))
-            limit = slots_of_platform(settings)
-            start = _starter(migration, deployment, limit, len(standings), api)
+            slots = shares(settings.parallel, min(len(standings), settings.parallel))
+            limit = slots_of_platform(settings.api_endpoint, max(slots))
+            start = _starter(migration, deployment, limit, slots, len(standings), api)
             follower = Follower(migration, start, [Part(number) for number in range(1, len(standings) + 1)])
             with heeded(follower.interrupt):
                 summary = migration.finish(ended_by(follower, follower.follow))
@@ -131,46 +122,27 @@ def migrate_shard(
         ours = options.model_copy(update={"parallel": slots})
         settings = settings_for(api_endpoint, report_dir, api, ours)
         engine = shard_engine(settings, migration, shard_no)
-        return carried_out("migrate-shard", engine, taking=lambda: _taken(limit, slots))
+        taking = partial(taken, limit, slots, engine.raise_if_stopped, engine.stop)
+        return carried_out("migrate-shard", engine, taking)
 
 
-def slots_of_platform(settings: Settings) -> str:
-    """The global concurrency limit of all uploads into one platform, made when it is missing."""
-    name = f"dicom-ingest {URL(settings.api_endpoint).host}"
+def require_deployment(name: str) -> None:
+    """Raises UsageError when there is nothing to run shards by."""
     with get_client(sync_client=True) as client:
         try:
-            limit = client.read_global_concurrency_limit_by_name(name)
+            client.read_deployment_by_name(name)
         except ObjectNotFound:
-            try:
-                client.create_global_concurrency_limit(
-                    GlobalConcurrencyLimitCreate(name=name, limit=settings.parallel)
-                )
-            except ObjectAlreadyExists:
-                return name  # another migration was quicker
-        else:
-            if limit.active_slots:
-                get_run_logger().warning(
-                    "%d of %d slots of the limit %r are taken already. When no shard is at work, free them: "
-                    'prefect gcl update "%s" --active-slots 0',
-                    limit.active_slots,
-                    limit.limit,
-                    name,
-                    name,
-                )
-    return name
-
-
-def _taken(limit: str, slots: int) -> AbstractContextManager[None]:
-    """The shard's part of the limit, once, for as long as it lasts; a server that restarts costs no file."""
-    return concurrency(
-        limit, occupy=slots, strict=True, lease_duration=_LEASE_S, raise_on_lease_renewal_failure=False
-    )
+            raise UsageError(
+                f"The Prefect server has no deployment {name}. Nothing was sent. Make it: "
+                "prefect deploy --all --prefect-file deployments/prefect.yaml"
+            ) from None
 
 
 def _starter(
     migration: Migration,
     deployment: str,
     limit: str,
+    slots: list[int],
     shards: int,
     api: str,
 ) -> Callable[[int, int], UUID]:
@@ -179,8 +151,6 @@ def _starter(
     options = settings.model_dump(mode="json", include=set(Options.model_fields))
     if settings.root:
         options["root"] = str(Path(settings.root).absolute())
-    parallel = settings.parallel
-    slots = shares(parallel, min(shards, parallel))
     again = flow_run.run_count or 1
     campaign = settings.campaign
 
@@ -206,134 +176,3 @@ def _starter(
         return UUID(str(run.id))
 
     return start
-
-
-@dataclass(slots=True)
-class Part:
-    """A shard as the follower sees it."""
-
-    number: int
-    flow_run_id: UUID | None = None
-    starts: int = 0
-    was_alive: bool = False  # since its last start
-    state: str = ""
-    since: float = field(default_factory=time.monotonic)  # that its state, or its life, is as it is
-    is_done: bool = False
-    was_told: bool = False
-
-
-class Follower:
-    """Sees to it that each shard comes to its end, whatever happens to workers."""
-
-    def __init__(
-        self,
-        migration: Migration,
-        start: Callable[[int, int], UUID],
-        parts: list[Part],
-        look_s: float = _LOOK_S,
-    ) -> None:
-        self._migration = migration
-        self._start = start
-        self._parts = parts
-        self._look_s = look_s
-        self._log = get_run_logger()
-        self._interrupted_by: IngestError | None = None
-        self._interrupted = threading.Event()
-
-    def interrupt(self, why: IngestError) -> None:
-        """`follow` raises this; from any thread."""
-        self._interrupted_by = why
-        self._interrupted.set()
-
-    def follow(self) -> None:
-        """Until every shard is done with. Raises IngestError when the migration has to stop."""
-        lost_at: float | None = None
-        while not self._interrupted_by:
-            try:
-                if self._look():
-                    return
-                lost_at = None
-            except IngestError:
-                raise
-            except Exception as error:  # noqa: BLE001 - Prefect's server is away: the shards go on without
-                lost_at = lost_at or time.monotonic()
-                self._log.warning("Prefect's server does not answer (%s); asked again", type(error).__name__)
-                if time.monotonic() - lost_at > self._migration.settings.max_outage:
-                    raise StoppedError(
-                        "Prefect's server was away for too long. Look after it, then run the same command "
-                        "again: what was stored is not sent twice."
-                    ) from None
-            self._interrupted.wait(self._look_s)
-        raise self._interrupted_by
-
-    def stop(self, why: IngestError) -> None:
-        """Cancels what is under way, and waits until it has ended."""
-        self._log.warning("Stopping: %s", why)
-        with get_client(sync_client=True) as client:
-            for part in self._open():
-                if part.flow_run_id:
-                    client.set_flow_run_state(part.flow_run_id, Cancelling())
-            until = time.monotonic() + 2 * self._migration.settings.dead_after
-            while any(each.is_alive for each in self._migration.standings()) and time.monotonic() < until:
-                time.sleep(1)
-
-    def _open(self) -> list[Part]:
-        return [part for part in self._parts if not part.is_done]
-
-    def _look(self) -> bool:
-        """One look at every shard; whether all are done with."""
-        standings = self._migration.standings()
-        with get_client(sync_client=True) as client:
-            for part in self._open():
-                self._see_to(part, standings[part.number - 1], client)
-        return not self._open()
-
-    def _see_to(self, part: Part, standing: ShardStanding, client: SyncPrefectClient) -> None:
-        if standing.facts and standing.facts.stopped_exit_code != InterruptedRunError.exit_code:
-            part.is_done = True
-            if standing.facts.stopped_exit_code is not None:  # what stopped this one would stop the others
-                raise StoppedError(
-                    f"Shard {part.number} stopped early: see its flow run, then run this again."
-                )
-        elif part.flow_run_id is None:
-            self._begin(part)
-        else:
-            state = client.read_flow_run(part.flow_run_id).state
-            assert state
-            self._watch(part, standing, state, client)
-
-    def _watch(
-        self, part: Part, standing: ShardStanding, state: State[Any], client: SyncPrefectClient
-    ) -> None:
-        now = time.monotonic()
-        if state.type.value != part.state or standing.is_alive:
-            part.state, part.since = state.type.value, now
-        part.was_alive |= standing.is_alive
-        if state.is_final():
-            self._begin_again(part, standing, state)
-        elif state.is_scheduled():
-            self._tell_no_worker(part, now)
-        elif not standing.is_alive and (part.was_alive or now - part.since > _START_S):
-            self._log.warning("Shard %d gives no sign of life: its run has crashed", part.number)
-            message = "No sign of life in the ledger: the worker was killed."
-            client.set_flow_run_state(part.flow_run_id, Crashed(message=message), force=True)  # type: ignore[arg-type]
-
-    def _begin(self, part: Part) -> None:
-        part.starts += 1
-        part.flow_run_id = self._start(part.number, part.starts)
-        part.was_alive, part.since = False, time.monotonic()
-
-    def _begin_again(self, part: Part, standing: ShardStanding, state: State[Any]) -> None:
-        if standing.is_alive:  # its process is still at its end, or was killed a moment ago
-            return
-        if state.is_cancelled() or part.starts >= MOST_STARTS:
-            self._log.warning("Shard %d is given up: %s", part.number, state.name)
-            part.is_done = True
-            return
-        self._log.warning("Shard %d ended as %s: started again", part.number, state.name)
-        self._begin(part)
-
-    def _tell_no_worker(self, part: Part, now: float) -> None:
-        if not part.was_told and now - part.since > _NO_WORKER_S:
-            part.was_told = True
-            self._log.warning("Shard %d waits for a worker: prefect worker start --pool POOL", part.number)

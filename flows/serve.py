@@ -16,6 +16,11 @@ from tasks.core.errors import StoppedError
 
 _START_TIMEOUT_S: Final = 300.0  # the first start prepares a database
 _STOP_TIMEOUT_S: Final = 15.0
+_SERVER_ENVIRONMENT: Final = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
 
 
 def serve(port: int) -> None:
@@ -56,7 +61,7 @@ def _server(url: str, port: int) -> Iterator[None]:
     prefect = str(Path(sys.executable).with_name("prefect"))
     server = subprocess.Popen(  # noqa: S603 - our own arguments
         [prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-        env=os.environ | {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"},
+        env=_SERVER_ENVIRONMENT | os.environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

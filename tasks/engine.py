@@ -141,6 +141,10 @@ class Engine:
         """Starts no file any more. Safe from any thread, and from a signal handler's."""
         self._uploader.stop(why)
 
+    def raise_if_stopped(self) -> None:
+        """Why the run stops, when it does."""
+        self._uploader.raise_if_stopped()
+
     def finish(self, why: IngestError | None = None) -> Summary:
         """Ends the workers and writes the report; `why` is what stopped the run before its end."""
         try:

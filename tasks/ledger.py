@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tasks.audit import Trail
 from tasks.core.audit import Event
-from tasks.core.errors import IngestError, StoppedError, UsageError
+from tasks.core.errors import IngestError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import (
     Header,
@@ -101,7 +101,7 @@ class Ledger:
         self.run_id = run_id
         self._dead_after_s = dead_after_s
         self._counters = counters
-        self._is_at_work = False  # whoever only looks at a run gives no sign of life for it
+        self._at_work_since_ns: int | None = None  # whoever only looks at a run gives no sign of life for it
         self._engine = connect(url)
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self._engine.dialect.name]
         tables = (run, study, file, listing, instance, issued_key)
@@ -127,7 +127,7 @@ class Ledger:
     ) -> None:
         """The run and its manifest are known from here on; `overlaps`: study_no to earlier study_no."""
         self._write(Ledger._begin, (started_ns, report_dir, entries, overlaps))
-        self._is_at_work = True
+        self._at_work_since_ns = started_ns
 
     def divide(self, shards: Sequence[Sequence[StudyEntry]], overlaps: Mapping[int, int]) -> None:
         """The shards that this run is cut into are known from here on: each a run, for `take_up`."""
@@ -138,12 +138,15 @@ class Ledger:
 
         What an earlier process stored in it counts as this one's, and what that one claimed is free again.
         """
-        self._is_at_work = bool(self._write(Ledger._take_up, (started_ns, report_dir)))
-        return self._is_at_work
+        taken = bool(self._write(Ledger._take_up, (started_ns, report_dir)))
+        if taken:
+            self._at_work_since_ns = started_ns
+        return taken
 
     def end(self, facts: RunFacts) -> None:
         """The run is over: what it still claims is free again."""
         self._write(Ledger._end, facts)
+        self._at_work_since_ns = None
 
     @classmethod
     def of_last_run(cls, url: str | Path, campaign: str, report_dir: Path) -> Self:
@@ -259,11 +262,11 @@ class Ledger:
     # -- report ------------------------------------------------------------------------------------------
 
     @property
-    def is_done(self) -> bool:
-        """Whether the run came to its end by itself, neither stopped nor killed."""
+    def is_over(self) -> bool:
+        """Whether the run came to its end, neither interrupted nor killed."""
         with told(), self._engine.connect() as db:
             end = db.scalar(sa.select(run.c.end).where(run.c.run_id == self.run_id))
-        return end is not None and end["stopped_exit_code"] is None
+        return end is not None and end["stopped_exit_code"] != InterruptedRunError.exit_code
 
     def facts(self) -> RunFacts:
         """What the run told at its end; when it was killed, what can be known of it."""
@@ -368,7 +371,7 @@ class Ledger:
     def _take_up_one(self, db: sa.Connection, started_ns: int, report_dir: Path) -> bool:
         taken = db.execute(
             sa.update(run)
-            .where(run.c.run_id == self.run_id, ~self._is_alive)
+            .where(run.c.run_id == self.run_id, ~self._is_alive | (run.c.started_ns == started_ns))
             .values(
                 started_ns=started_ns,
                 report_dir=escape(str(report_dir.absolute())),
@@ -389,11 +392,7 @@ class Ledger:
 
     def _end(self, db: sa.Connection, items: list[RunFacts]) -> list[None]:
         self._free_claims(db)
-        db.execute(
-            sa.update(run)
-            .where(run.c.run_id == self.run_id)
-            .values(heartbeat_s=0, end=dataclasses.asdict(items[-1]), progress=self._counters())
-        )
+        self._if_still_ours(db, heartbeat_s=0, end=dataclasses.asdict(items[-1]))
         return [None] * len(items)
 
     def _enrol(
@@ -553,13 +552,19 @@ class Ledger:
         yield SETTLED, {"in_run": self.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
 
     def _beat(self, db: sa.Connection) -> None:
-        if not self._is_at_work:
-            return
-        db.execute(
-            sa.update(run)
-            .where(run.c.run_id == self.run_id, run.c.heartbeat_s > 0)
-            .values(heartbeat_s=self._now_s, progress=self._counters())
-        )
+        if self._at_work_since_ns is not None:
+            self._if_still_ours(db, run.c.heartbeat_s > 0, heartbeat_s=self._now_s)
+
+    def _if_still_ours(self, db: sa.Connection, *where: Any, **values: Any) -> None:
+        """Updates the run's row, unless another process took it up: then nothing more may be written for it.
+
+        A process that was silent for too long (a machine that slept, a network that was cut) finds this out
+        in its first commit, for a sign of life is due with it.
+        """
+        ours = (run.c.run_id == self.run_id, run.c.started_ns == self._at_work_since_ns)
+        done = db.execute(sa.update(run).where(*ours, *where).values(**values, progress=self._counters()))
+        if not done.rowcount:
+            raise StoppedError("Stopped: this process was silent for so long that another took its run up.")
 
     def _new(self, table: sa.Table) -> Any:
         """Inserts rows, and leaves alone those that are there."""

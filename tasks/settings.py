@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -29,6 +29,7 @@ from tasks.core.options import HELP
 from tasks.core.retry import BUDGETS
 
 PREFIX = "DICOM_INGEST_"
+MOST_PARALLEL: Final = 20  # what the platform asks for
 
 # For the form: Prefect's server checks them before it keeps what was filled in.
 _LEDGER: Final = r"^(?![^:]+://[^:/@]*:[^@]*@)"
@@ -51,7 +52,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_empty_form)
 
-    parallel: int = Field(20, ge=1, le=20, description=HELP["parallel"])
+    parallel: int = Field(MOST_PARALLEL, ge=1, le=MOST_PARALLEL, description=HELP["parallel"])
     processes: int = Field(0, ge=0, le=20, description=HELP["processes"])
     campaign: str = Field("default", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description=HELP["campaign"])
     ledger: str = Field("", description=HELP["ledger"], json_schema_extra={"pattern": _LEDGER})
@@ -147,7 +148,10 @@ def ledger_at(ledger: str, report_dir: Path) -> Path | str:
 
 def has_password(ledger: str) -> bool:
     """Whether a ledger's URL has a password in it, where other users of the machine could see it."""
-    return "://" in ledger and urlsplit(ledger).password is not None
+    if "://" not in ledger:
+        return False
+    url = urlsplit(ledger)
+    return url.password is not None or "password" in parse_qs(url.query, keep_blank_values=True)
 
 
 def load(**given: Any) -> Settings:

@@ -133,11 +133,12 @@ class Migration:
 def run_id_for(flow_run_id: str, settings: Settings) -> str:
     """The run of this flow run, to go on with; another, once that one has come to its end.
 
-    A migration that was cut short goes on with its shards. One that is done is tried again as a whole.
+    A migration that was killed or interrupted goes on with its shards. One that is done, or was stopped by
+    what somebody has mended since, is tried again as a whole: its shards are over.
     """
     require_shared(settings)
     with closing(_ledger(settings, flow_run_id)) as ledger:
-        return uuid4().hex if ledger.is_done else flow_run_id
+        return uuid4().hex if ledger.is_over else flow_run_id
 
 
 def shard_engine(settings: Settings, migration: str, shard_no: int) -> Engine:

@@ -210,11 +210,11 @@ def test_a_form_filled_in_by_hand_runs_to_a_true_report(form: Page, site: Site, 
     page = form
     page.locator(f"a[href*='/runs/flow-run/{run['id']}']").first.click()
     page.wait_for_url(f"**/{run['id']}*")
+    page.get_by_role("tab", name="Details").click()
+    expect(page.get_by_text(message(site.planted))).to_be_visible()
     expect(page.get_by_text("Failed", exact=True).first).to_be_visible()
     expect(page.get_by_text(re.compile(r"^spring 2\d{3}-")).first).to_be_visible()
-    page.get_by_role("tab", name="Details").click()
     summary = read_summary(site.directory / "report")
-    expect(page.get_by_text(message(site.planted))).to_be_visible()
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_role("link", name="backfill-summary").wait_for()
     page.screenshot(path=pictures / "run.png")

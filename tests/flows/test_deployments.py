@@ -53,7 +53,7 @@ class TestPrefectYaml:
         for deployment in config["deployments"]:
             assert unknown(DeploymentConfig, deployment) == set()
             assert unknown(WorkPoolConfig, deployment["work_pool"]) == set()
-            assert unknown(ConcurrencyLimitSpec, deployment["concurrency_limit"]) == set()
+            assert unknown(ConcurrencyLimitSpec, deployment.get("concurrency_limit", {})) == set()
             for schedule in deployment.get("schedules", []):
                 RawScheduleConfig.model_validate(schedule)
                 assert {"slug", "active", "timezone"} <= set(schedule)

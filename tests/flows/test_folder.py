@@ -15,6 +15,7 @@ from tasks.report import read_report
 from tests.conftest import Dicom, NearSide
 from tests.far_side import all_good
 from tests.flows.conftest import Objects, Plant, cut
+from tests.processes import free_port
 
 
 def write(path: Path, *study_dirs: object) -> Path:
@@ -54,6 +55,19 @@ class TestFolder:
         assert again.message == "4 manifests: 2 done, 2 finished before"
         told = [row["status"] for row in read_report(tmp_path / "report" / "2.csv")]
         assert told == ["already_uploaded"] * 2, "one ledger for all of them"
+
+    def test_stops_with_the_first_when_the_far_side_is_down(
+        self, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next would fare no better: a good manifest is not told to be wrong."""
+        plant(tmp_path / "a")
+        for name in ("1.csv", "2.csv"):
+            write(tmp_path / "manifests" / name, "../a")
+        monkeypatch.setenv("DICOM_INGEST_API_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+        state = run(tmp_path / "manifests", tmp_path / "report")
+        assert state.is_failed()
+        assert "can't be reached" in str(state.message)
+        assert not (tmp_path / "report" / "2.csv").exists()
 
     def test_with_nothing_in_it_is_no_trouble(self, tmp_path: Path) -> None:
         assert run(tmp_path, tmp_path / "report").message == "0 manifests: nothing to do"

@@ -1,6 +1,7 @@
 """How a migration follows its shards: which are started again, which are given up, what stops all of them."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -9,10 +10,11 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import disable_run_logger
-from prefect.states import Cancelled, Crashed, Failed, Running
+from prefect.states import Cancelled, Cancelling, Crashed, Failed, Running
 
-from flows.migrate import MOST_STARTS, Follower, Part
+from flows.follower import MOST_STARTS_IN_VAIN, Follower, Part
 from tasks.core.errors import StoppedError
 from tasks.core.models import RunFacts
 from tasks.ledger import ShardStanding
@@ -60,16 +62,24 @@ class Ledger:
     def end(self, number: int, stopped_exit_code: int | None = None) -> None:
         self.told[number] = ShardStanding(f"run-{number:04}", False, facts(stopped_exit_code), {})
 
-    def follow(self) -> None:
-        parts = [Part(number) for number in self.told]
+    def follower(self) -> Follower:
         stand_in: Any = self
-        Follower(stand_in, self.start, parts, look_s=0).follow()
+        return Follower(stand_in, self.start, [Part(number) for number in self.told], look_s=0)
+
+    def follow(self) -> None:
+        self.follower().follow()
+
+
+def set_state(site: Ledger, number: int, state: State[Any]) -> None:
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(site.runs[number], state, force=True)
 
 
 @pytest.fixture
-def ledger() -> Iterator[Callable[..., Ledger]]:
-    def ledger(shards: int, on_start: Callable[[int, int], State[Any]]) -> Ledger:
-        settings = load(api_endpoint="http://127.0.0.1:1", token="t", max_outage=2)
+def ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ledger]]:
+    def ledger(shards: int, on_start: Callable[[int, int], State[Any]], parallel: int = 20) -> Ledger:
+        monkeypatch.setattr("flows.follower._PAUSE_S", 0)
+        settings = load(api_endpoint="http://127.0.0.1:1", token="t", max_outage=2, parallel=parallel)
         silent = ShardStanding("run", False, None, {})
         return Ledger(settings, dict.fromkeys(range(1, shards + 1), silent), on_start)
 
@@ -89,7 +99,9 @@ def test_a_crashed_shard_is_started_again_and_one_that_keeps_crashing_given_up(
 
     site = ledger(2, on_start)
     site.follow()
-    assert [starts for number, starts in site.started if number == 1] == list(range(1, MOST_STARTS + 1))
+    assert [starts for number, starts in site.started if number == 1] == list(
+        range(1, MOST_STARTS_IN_VAIN + 1)
+    )
     assert [starts for number, starts in site.started if number == 2] == [1, 2]
 
 
@@ -104,6 +116,80 @@ def test_a_shard_that_a_person_cancels_is_not_started_again(ledger: Callable[...
     site = ledger(2, on_start)
     site.follow()
     assert sorted(site.started) == [(1, 1), (2, 1)]
+
+
+def test_a_shard_that_a_person_is_cancelling_is_not_started_again(ledger: Callable[..., Ledger]) -> None:
+    """It has told its end, writes its report, and Prefect does not know of it yet."""
+    looks = 0
+
+    def on_start(number: int, starts: int) -> State[Any]:
+        site.end(number, stopped_exit_code=130)
+        return Cancelling()
+
+    def standings() -> list[ShardStanding]:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            assert site.state(1) == "Cancelling"
+            set_state(site, 1, Cancelled())
+        return [site.told[1]]
+
+    site = ledger(1, on_start)
+    site.standings = standings  # type: ignore[method-assign]
+    site.follow()
+    assert site.started == [(1, 1)]
+
+
+def test_a_shard_whose_flow_run_was_deleted_is_started_again(ledger: Callable[..., Ledger]) -> None:
+    def on_start(number: int, starts: int) -> State[Any]:
+        if starts == 2:
+            site.end(number)
+        return Running()
+
+    def standings() -> list[ShardStanding]:
+        if site.started == [(1, 1)]:
+            with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+                client.delete_flow_run(site.runs[1])
+        return [site.told[1]]
+
+    site = ledger(1, on_start)
+    site.standings = standings  # type: ignore[method-assign]
+    site.follow()
+    assert site.started == [(1, 1), (1, 2)]
+
+
+def test_no_more_shards_are_at_work_than_uploads_are_allowed(ledger: Callable[..., Ledger]) -> None:
+    """Each has a slot at least."""
+    most = 0
+
+    def on_start(number: int, starts: int) -> State[Any]:
+        nonlocal most
+        most = max(most, number - sum(told.facts is not None for told in site.told.values()))
+        if number > 1:
+            site.end(number - 1)
+        if number == 4:
+            site.end(4)
+        return Running()
+
+    site = ledger(4, on_start, parallel=2)
+    site.follow()
+    assert [number for number, _ in site.started] == [1, 2, 3, 4]
+    assert most == 2
+
+
+def test_a_server_that_is_away_keeps_no_report_back(
+    ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stops a migration gets its merged report."""
+    site = ledger(1, lambda _number, _starts: Running())
+    follower = site.follower()
+    follower._parts[0].flow_run_id = site.start(1, 1)
+
+    def away(**_: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr("flows.follower.get_client", away)
+    follower.stop(StoppedError("Enough."))
 
 
 def test_what_stops_one_shard_stops_all(ledger: Callable[..., Ledger]) -> None:
@@ -132,7 +218,7 @@ def test_an_interrupted_shard_goes_on(ledger: Callable[..., Ledger]) -> None:
 
 def test_a_silent_shard_has_crashed(ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its run says Running for good: the machine is gone. Nobody has to look."""
-    monkeypatch.setattr("flows.migrate._START_S", 0.5)
+    monkeypatch.setattr("flows.follower._START_S", 0.5)
 
     def on_start(number: int, starts: int) -> State[Any]:
         if starts == 2:

@@ -410,6 +410,28 @@ class TestReport:
         assert ledger.overlaps() == {2: 1}
 
 
+class TestTakenUp:
+    def test_by_another_process_it_takes_no_more_from_the_first(
+        self, run: Callable[..., Ledger], where: Where, tmp_path: Path
+    ) -> None:
+        """A machine that slept for too long: it may neither send on nor end what goes on elsewhere."""
+        slept = run("r1", dead_after_s=2)
+        (todo,) = enrolled(slept, listed(1))
+        slept._writer._heartbeat_s = 3600
+        time.sleep(4)
+        other = Ledger(where, "default", "r1", dead_after_s=2)
+        assert other.take_up(time.time_ns(), tmp_path / "report")
+        slept._writer._beaten = 0  # as the clock has it when it wakes
+        with pytest.raises(StoppedError, match="another took its run up"):
+            slept.claim(todo, "1.9")
+        with pytest.raises(StoppedError, match="another took its run up"):
+            slept.end(facts("r1"))
+        (again,) = enrolled(other, listed(1))
+        assert other.claim(again, "1.9").mine
+        other.end(facts("r1"))
+        other.close()
+
+
 class TestLastRun:
     def test_an_ended_run_tells_what_it_knew(
         self, run: Callable[..., Ledger], where: Where, tmp_path: Path
