@@ -46,9 +46,9 @@ class DirectTransport(httpx.BaseTransport):
         connection = self._connection
         try:
             self._connect(timeouts["connect"])
-            connection.sock.settimeout(timeouts["write"])
+            self._limit_silence(timeouts["write"])
             may_answer = self._send(request)
-            connection.sock.settimeout(timeouts["read"])
+            self._limit_silence(timeouts["read"])
             answer = self._head_of_answer(may_answer)
         except BaseException:  # whatever it was: nobody knows what is on the wire now
             connection.close()
@@ -80,6 +80,11 @@ class DirectTransport(httpx.BaseTransport):
             raise httpx.ConnectTimeout("") from error
         except (OSError, ValueError) as error:  # ValueError: a host name that can't be one
             raise httpx.ConnectError("") from error
+
+    def _limit_silence(self, timeout_s: float) -> None:
+        """To set what is set already would be a system call."""
+        if self._connection.sock.gettimeout() != timeout_s:
+            self._connection.sock.settimeout(timeout_s)
 
     def _send(self, request: httpx.Request) -> Exception | None:
         """Sends the request. What broke on the way is returned: the far side may have said why before."""
