@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from io import BytesIO, FileIO
+from io import BytesIO
 from pathlib import PurePath
 from typing import BinaryIO, Protocol
 
@@ -135,51 +135,50 @@ def opened(path: str, budget: Budget) -> Iterator[Content | Rejected]:
 def _opened(path: str, budget: Budget, stack: ExitStack) -> Content | Rejected:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold us up
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
+        stack.callback(os.close, descriptor)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
-        raw = stack.enter_context(os.fdopen(descriptor, "rb", buffering=0))
-        stack.enter_context(budget.room_for(os.fstat(descriptor).st_size))
-        return _content(raw, PurePath(path).name)
+        stack.enter_context(budget.room_for(status.st_size))
+        return _content(descriptor, PurePath(path).name, status)
     except OSError as error:
         return _unreadable(error)
 
 
-def _content(raw: FileIO, name: str) -> Content | Rejected:
+def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
     for _ in range(_READS):
-        before = os.fstat(raw.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
-        if before.st_size > MAX_PUT_BYTES:
-            return Rejected(Status.TOO_LARGE, Reason.NONE, size_bytes=before.st_size)
-        read = _streamed if before.st_size > HELD_BYTES else _held
-        content = read(raw, name, before)
-        after = os.fstat(raw.fileno())
-        if content is not None and (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+        if status.st_size > MAX_PUT_BYTES:
+            return Rejected(Status.TOO_LARGE, Reason.NONE, size_bytes=status.st_size)
+        read = _streamed if status.st_size > HELD_BYTES else _held
+        content = read(descriptor, name, status)
+        before, status = status, os.fstat(descriptor)
+        if content is not None and (before.st_size, before.st_mtime_ns) == (
+            status.st_size,
+            status.st_mtime_ns,
+        ):
             return replace(content, size_bytes=before.st_size) if isinstance(content, Rejected) else content
     return Rejected(Status.CHANGED, Reason.NONE)
 
 
-def _held(raw: FileIO, name: str, status: os.stat_result) -> Content | Rejected | None:
-    raw.seek(0)
-    data = _read_all(raw, status.st_size + 1)
+def _held(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected | None:
+    data = _read(descriptor, status.st_size)
     if len(data) != status.st_size:
         return None
     found = examine(BytesIO(data), len(data), name)
     return found if isinstance(found, Rejected) else Held(data, found, status.st_mtime_ns)
 
 
-def _streamed(raw: FileIO, name: str, status: os.stat_result) -> Content | Rejected:
-    raw.seek(0)
-    file = open(raw.fileno(), "rb", closefd=False)  # noqa: SIM115 - buffered for the header, over the same descriptor
+def _streamed(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    file = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - buffered for the header
     found = examine(file, status.st_size, name)
     return found if isinstance(found, Rejected) else Streamed(file, found, status.st_size, status.st_mtime_ns)
 
 
-def _read_all(raw: FileIO, most_bytes: int) -> bytes:
-    """Up to `most_bytes`; a raw read may be short without being at the end."""
-    data = raw.read(most_bytes)
-    while len(data) < most_bytes and (more := raw.read(most_bytes - len(data))):
+def _read(descriptor: int, size_bytes: int) -> bytes:
+    """The first so many bytes; a read may be short without being at the end."""
+    data = os.pread(descriptor, size_bytes, 0)
+    while len(data) < size_bytes and (more := os.pread(descriptor, size_bytes - len(data), len(data))):
         data += more
     return data
 
