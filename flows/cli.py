@@ -1,5 +1,6 @@
 """dicom-ingest: the command line. A command imports what it needs, so that help and `upload` start fast."""
 
+import gc
 import os
 import signal
 import sys
@@ -35,6 +36,8 @@ _INTERRUPTED: Final = (
     "Interrupted. The same command goes on from here; `dicom-ingest report` writes what a run has done "
     "until now."
 )
+# Objects; 700 is usual. Imports make a few hundred thousand, and among them is no garbage.
+_COLLECTED_AFTER: Final = 50_000
 
 app = App(
     name="dicom-ingest",
@@ -329,6 +332,8 @@ def demo(
 
 def main() -> None:
     """The console script."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in tasks/hand.py
+    gc.set_threshold(_COLLECTED_AFTER)
     sys.exit(execute(sys.argv[1:]))
 
 

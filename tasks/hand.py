@@ -36,6 +36,8 @@ from tasks.workers import Ended, Workers
 
 log = logging.getLogger("dicom_ingest")
 
+# pydicom imports NumPy, whose threads would spin for a tenth of a second and never be used.
+_ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1"}
 _READY_S: Final = 60.0  # until it has imported what it needs; on a busy machine this takes a while
 _GONE_S: Final = 5.0  # to say good-bye, after the grace
 
@@ -74,7 +76,7 @@ class Hand:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
                 [sys.executable, "-P", "-m", "tasks.hand", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | _ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # what a library says there may name a file
