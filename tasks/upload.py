@@ -32,7 +32,7 @@ GRACE_S: Final = 10.0  # how long PUTs in flight may take after a stop
 _TWIN_PAUSE_S: Final = (0.02, 2.0)  # first and longest pause before a twin's claim is asked for again
 _MOST_PROCESSES: Final = 4  # more than these the ledger's one thread can't serve
 _SHORT_OF_CPU: Final = 0.8  # of a core: one interpreter has no more
-_SEEN_OVER_S: Final = 0.5
+_SEEN_OVER_S: Final = 1.0
 
 
 @dataclass(slots=True)
