@@ -282,11 +282,11 @@ class TestClaims:
 
     def test_a_living_run_gives_signs_of_life_while_idle(self, run: Callable[..., Ledger]) -> None:
         """A run that has nothing to write is not taken for dead."""
-        first = run("r1", dead_after_s=2)
+        first = run("r1", dead_after_s=4)
         (todo,) = enrolled(first, listed(1))
         assert first.claim(todo, "1.9").mine
-        time.sleep(4)
-        second = run("r2", dead_after_s=2)
+        time.sleep(6)
+        second = run("r2", dead_after_s=4)
         (again,) = enrolled(second, listed(1))
         assert not second.claim(again, "1.9").mine
 
