@@ -32,7 +32,7 @@ from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, Run
 from flows.progress import shown
 from tasks.core.errors import IngestError, InterruptedRunError, NotAllStoredError, StoppedError, UsageError
 from tasks.core.models import EXIT_ONE, Summary
-from tasks.engine import BATCHES_IN_FLIGHT, Engine, ended_by, safe_errors
+from tasks.engine import BATCHES_IN_FLIGHT, LOOK_UP_S, Engine, ended_by, safe_errors
 from tasks.load import load_manifest
 from tasks.manifests import is_finished, manifests_at
 from tasks.settings import PREFIX, Options, Settings, load
@@ -183,7 +183,8 @@ def _upload_all(engine: Engine, may_begin: threading.Event) -> None:
     """One window of batches after another; the next is mapped while the last is under way."""
     earlier: list[PrefectFuture[Any]] = []
     for window in _windows(engine.batches(), BATCHES_IN_FLIGHT):
-        may_begin.wait()
+        while not may_begin.wait(LOOK_UP_S):
+            engine.raise_if_stopped()
         current = list(upload_batch.map(window, unmapped(engine)))
         _await(earlier)
         earlier = current
@@ -192,7 +193,17 @@ def _upload_all(engine: Engine, may_begin: threading.Event) -> None:
 
 def _await(futures: list[PrefectFuture[Any]]) -> None:
     for future in futures:
-        future.result()
+        while not _has_ended(future):
+            pass
+
+
+def _has_ended(future: PrefectFuture[Any]) -> bool:
+    """At the latest after LOOK_UP_S; raises what the task raised."""
+    try:
+        future.result(timeout=LOOK_UP_S)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _windows(batch_nos: Iterator[int], size: int) -> Iterator[list[int]]:

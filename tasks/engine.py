@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("dicom_ingest")
 
 BATCHES_IN_FLIGHT: Final = 3  # so that no slot waits at a batch's edge
+# The main thread never waits for longer without looking up: a signal that comes in the moment before a wait
+# begins interrupts nothing, and is heeded only when the thread runs again.
+LOOK_UP_S: Final = 0.5
 _ENROLLED_AT_ONCE: Final = 1000
 Scan: TypeAlias = Callable[[StudyEntry, Territory], Iterator[Listed | Unwalked]]
 Watch: TypeAlias = Callable[[Progress], AbstractContextManager[object]]
@@ -305,7 +308,7 @@ def _upload_all(engine: Engine) -> None:
         try:
             for batch_no in engine.batches():
                 in_flight.add(pool.submit(engine.upload, batch_no))
-                if len(in_flight) >= BATCHES_IN_FLIGHT:
+                while len(in_flight) >= BATCHES_IN_FLIGHT:
                     in_flight = _without_done(in_flight)
             while in_flight:
                 in_flight = _without_done(in_flight)
@@ -315,7 +318,7 @@ def _upload_all(engine: Engine) -> None:
 
 
 def _without_done(futures: set[Future[None]]) -> set[Future[None]]:
-    done, pending = wait(futures, return_when=FIRST_COMPLETED)
+    done, pending = wait(futures, LOOK_UP_S, FIRST_COMPLETED)
     for future in done:
         future.result()
     return pending

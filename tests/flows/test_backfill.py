@@ -1,5 +1,6 @@
 """The backfill flow under Prefect: its state counts, the report tells, and Prefect learns nothing more."""
 
+import _thread
 import binascii
 import sqlite3
 import time
@@ -21,6 +22,7 @@ from tasks.core.errors import IngestError, ManifestError, NotAllStoredError
 from tasks.core.plan import batch_target
 from tasks.report import read_report, read_summary
 from tasks.settings import Options
+from tests.far_side import TOKEN, FarSide, Request, Step
 from tests.flows.conftest import Objects, Plant, cut
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "at_sandbox")
@@ -117,6 +119,28 @@ class TestFinalState:
         assert state.is_failed()
         assert str(state.message).startswith("stopped early (exit code 2): 3 of 3 files")
         assert {row["status"] for row in read_report(tmp_path / "report")} <= {"not_attempted", "failed"}
+
+
+class TestInterrupt:
+    def test_that_no_wait_notices_is_heeded_all_the_same(
+        self, tmp_path: Path, plant: Plant, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A signal in the moment before the main thread waits does not end that wait."""
+        monkeypatch.delenv("DICOM_INGEST_TOKEN_URL")
+        monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
+        monkeypatch.setenv("DICOM_INGEST_API_ENDPOINT", far_side.url)
+        plant(tmp_path / "a", 60)
+
+        def script(request: Request) -> None:
+            if request.step is Step.PUT:
+                time.sleep(0.1)
+                if request.n == 5:
+                    _thread.interrupt_main()
+
+        far_side.script = script
+        state = run(write_manifest(tmp_path / "manifest.csv", "a"), tmp_path / "report", parallel=1)
+        assert str(state.message).startswith("stopped early (exit code 130)")
+        assert {row["status"] for row in read_report(tmp_path / "report")} == {"uploaded", "not_attempted"}
 
 
 class TestWrongManifest:

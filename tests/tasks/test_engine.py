@@ -1,5 +1,6 @@
 """A run as a whole: what it sends, what it leaves alone, how it ends, and what the next run makes of it."""
 
+import _thread
 import gc
 import hashlib
 import os
@@ -700,6 +701,23 @@ class TestInterrupt:
         run = near_side.told(ingest(near_side.entries(), near_side.settings(), scan=scan))
         assert run.exit_code == 130
         assert run.statuses == {"a": "not_attempted/not_scanned", "b": "not_attempted/not_scanned"}
+
+    def test_that_no_wait_notices_is_heeded_all_the_same(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
+    ) -> None:
+        """A signal in the moment before the main thread waits does not end that wait."""
+        put_many(near_side, dicom, 60)
+
+        def script(request: Request) -> None:
+            if request.step is Step.PUT:
+                time.sleep(0.1)
+                if request.n == 5:
+                    _thread.interrupt_main()
+
+        far_side.script = script
+        run = near_side.told(ingest(near_side.entries(), near_side.settings(parallel=1)))
+        assert run.exit_code == 130
+        assert set(run.statuses.values()) == {"uploaded", "not_attempted/stopped"}
 
 
 class TestEverySyntax:
