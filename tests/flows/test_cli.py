@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from deployments.sandbox.sandbox import Sandbox
-from flows.cli import RunOptions, app, execute
+from flows.cli import execute
+from flows.commands import RunOptions, app
 from tasks.core.escape import escape
 from tasks.report import read_report, read_summary
 from tasks.settings import Settings, load
@@ -236,13 +238,20 @@ class TestDebug:
 
 class TestHelp:
     def test_lists_every_command(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """And what the exit codes mean, and where secrets go."""
-        assert execute(["--help"]) == 0
+        """Each once and no other, what the exit codes mean, and where secrets go. It fits a terminal."""
+        assert execute(["--help"]) == execute([]) == 0
         out = capsys.readouterr().out
-        assert [name for name in COMMANDS if not re.search(rf"^\W*{name}\s", out, re.MULTILINE)] == []
-        assert {"run", "upload", "manifest", "sandbox", "demo"} <= set(COMMANDS)
+        page = out[: len(out) // 2]
+        assert page == out[len(page) :]
+        listed = re.findall(r"^  ([a-z]+) {2,}\S", page, re.MULTILINE)
+        assert sorted(listed) == sorted(COMMANDS)
+        assert max(map(len, page.splitlines())) < 80
         assert "Exit codes: 0" in out
         assert "DICOM_INGEST_TOKEN" in out
+
+    def test_says_which_version_this_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert execute(["--version"]) == 0
+        assert capsys.readouterr().out.strip() == version("dicom-ingest")
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_of_a_command_lists_its_options(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,9 +264,12 @@ class TestHelp:
 
 class TestImports:
     def test_help_imports_nothing_that_is_slow(self) -> None:
-        """It answers at once."""
+        """It answers at once; that of a command costs the library that parses it."""
+        slow = {"prefect", "pydantic", "httpx", "pandas", "pyarrow", "sqlalchemy"}
         _, modules = imported_by("--help")
-        assert not {"prefect", "pydantic", "httpx", "pandas", "pyarrow", "sqlalchemy"} & modules
+        assert not {*slow, "cyclopts"} & modules
+        _, modules = imported_by("upload", "--help")
+        assert not slow & modules
 
     def test_upload_imports_no_prefect_and_no_pandas(self, study: Path, at_sandbox: None) -> None:
         """pandas not before the report is written, Prefect not at all."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deployments.sandbox.gateway import Settings
-from flows.cli import app
+from flows.commands import app
 from tasks.core.errors import IngestError
 from tasks.core.models import REPORT_COLUMNS, OnConflict, Reason, Status
 from tasks.core.options import HELP

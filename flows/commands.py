@@ -1,0 +1,347 @@
+"""The commands of dicom-ingest and their options. Each imports what it needs: `upload` starts fast."""
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from cyclopts import App, Group, Parameter
+
+from flows.terminal import EXIT_CODES_HELP, SETTINGS_HELP, say
+from tasks.core.options import HELP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tasks.core.models import StudyEntry, Summary
+    from tasks.scan import Territory
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("dicom-ingest")
+
+
+app = App(
+    name="dicom-ingest",
+    version=_version,
+    help_epilogue=f"{SETTINGS_HELP}\n\n{EXIT_CODES_HELP}",
+    help_format="plaintext",
+    result_action="return_value",
+)
+_RUN: Final = Group("Where and how")
+
+
+def _option(name: str, *more: str) -> Parameter:
+    return Parameter(name=[f"--{name.replace('_', '-')}", *more], help=HELP[name], negative="", group=_RUN)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RunOptions:
+    """What `run` and `upload` share; None is not given, so that the setting or the default counts."""
+
+    api_endpoint: Annotated[str | None, _option("api_endpoint", "-u")] = None
+    report_dir: Annotated[Path | None, _option("report_dir")] = None
+    ledger: Annotated[str | None, _option("ledger")] = None
+    campaign: Annotated[str | None, _option("campaign")] = None
+    parallel: Annotated[int | None, _option("parallel")] = None
+    processes: Annotated[int | None, _option("processes")] = None
+    root: Annotated[str | None, _option("root")] = None
+    rehash: Annotated[bool | None, _option("rehash")] = None
+    on_conflict: Annotated[Literal["report", "upload"] | None, _option("on_conflict")] = None
+    min_age: Annotated[float | None, _option("min_age")] = None
+    dead_after: Annotated[float | None, _option("dead_after")] = None
+    max_outage: Annotated[float | None, _option("max_outage")] = None
+    retries: Annotated[list[str] | None, _option("retries")] = None
+    allow_storage_host: Annotated[list[str] | None, _option("allow_storage_host")] = None
+    allow_http: Annotated[bool | None, _option("allow_http")] = None
+    debug: Annotated[bool, _option("debug")] = False
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "debug"}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@app.command
+def upload(
+    *,
+    path: Annotated[Path, Parameter(name=["--path", "-p"], help="A DICOM file, or a directory of them.")],
+    list_files: Annotated[
+        bool, Parameter(name="--list", negative="", help="Print each file, its key and its outcome.")
+    ] = False,
+    options: RunOptions = RunOptions(),
+) -> int:
+    """Upload one file or directory at once: no manifest, no Prefect, the same engine and report as `run`."""
+    from flows.progress import shown
+    from tasks.engine import ingest, safe_errors
+    from tasks.settings import load
+
+    with safe_errors():
+        entry, scan = _what_to_upload(path)
+        settings = load(**options.given())
+        summary = ingest([entry], settings, watch=shown, scan=scan)
+    if list_files:
+        _print_files(settings.report_dir)
+    _print_summary(summary, settings.report_dir)
+    return summary.exit_code
+
+
+@app.command
+def run(manifest: Path, /, *, options: RunOptions = RunOptions()) -> int:
+    """Upload the studies of a manifest as a Prefect flow, and write the reconciliation report.
+
+    It runs against the Prefect server that PREFECT_API_URL or the profile names, or else an embedded one.
+
+    Parameters
+    ----------
+    manifest
+        CSV, JSON Lines or Parquet with one row per study directory: see `dicom-ingest manifest`.
+    """
+    from flows.local import run_flow
+    from tasks.engine import safe_errors
+    from tasks.load import load_manifest
+    from tasks.settings import Options, load
+
+    given = options.given()
+    with safe_errors():  # what can be known to be wrong is said before Prefect takes seconds to start
+        settings = load(**given)
+        load_manifest(manifest, Path(settings.root) if settings.root else None)
+    summary = run_flow(
+        "backfill",
+        manifest=str(manifest.absolute()),
+        api_endpoint=settings.api_endpoint,
+        report_dir=str(settings.report_dir.absolute()),
+        options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
+    )
+    _print_summary(summary, settings.report_dir)
+    return summary.exit_code
+
+
+@app.command
+def migrate(
+    manifest: Path,
+    /,
+    *,
+    shards: Annotated[int, Parameter(help="How many parts; a study is never split.")] = 4,
+    balance: Annotated[
+        Literal["files", "bytes"], Parameter(help="What is to be equal between shards.")
+    ] = "files",
+    options: RunOptions = RunOptions(),
+) -> int:
+    """Upload the studies of a manifest by many workers of a Prefect work pool, and merge one report.
+
+    Needs a Prefect server (PREFECT_API_URL), the deployment migrate-shard/worker on a work pool with workers,
+    the manifest and the studies under the same paths everywhere, and --ledger postgresql://HOST/DB.
+
+    Parameters
+    ----------
+    manifest
+        CSV, JSON Lines or Parquet with one row per study directory: see `dicom-ingest manifest`.
+    """
+    from flows.local import has_server, run_flow
+    from tasks.core.errors import UsageError
+    from tasks.engine import safe_errors
+    from tasks.load import load_manifest
+    from tasks.settings import Options, load
+    from tasks.shards import require_shared
+
+    given = options.given()
+    with safe_errors():
+        settings = load(**given)
+        require_shared(settings)
+        load_manifest(manifest, Path(settings.root) if settings.root else None)
+        if not has_server():
+            raise UsageError(
+                "migrate needs the Prefect server that the workers have: set PREFECT_API_URL. "
+                "Nothing was sent."
+            )
+    summary = run_flow(
+        "migrate",
+        manifest=str(manifest.absolute()),
+        api_endpoint=settings.api_endpoint,
+        report_dir=str(settings.report_dir.absolute()),
+        shards=shards,
+        balance=balance,
+        options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
+    )
+    _print_summary(summary, settings.report_dir)
+    return summary.exit_code
+
+
+@app.command
+def manifest(
+    *roots: Path,
+    output: Annotated[
+        Path, Parameter(name=["--output", "-o"], help="Where to write it: .csv, .jsonl or .parquet.")
+    ],
+    debug: Annotated[bool, _option("debug")] = False,
+) -> int:
+    """Write a manifest of an existing archive: one row per study directory found.
+
+    Parameters
+    ----------
+    roots
+        The directories to look in; every regular file below them is covered by exactly one row.
+    """
+    del debug  # main looks at it
+    from tasks.core.errors import UsageError
+    from tasks.engine import safe_errors
+    from tasks.find import write_manifest
+
+    if not roots:
+        raise UsageError(
+            "Name at least one directory to look in: dicom-ingest manifest ROOT... -o manifest.csv"
+        )
+    with safe_errors():
+        count = write_manifest(roots, output)
+    say(f"{count:,} study directories are in {output}")
+    return 0
+
+
+@app.command
+def report(
+    report_dir: Path,
+    /,
+    *,
+    ledger: Annotated[str, _option("ledger")] = os.environ.get("DICOM_INGEST_LEDGER", ""),
+    campaign: Annotated[str, _option("campaign")] = os.environ.get("DICOM_INGEST_CAMPAIGN", "default"),
+    debug: Annotated[bool, _option("debug")] = False,
+) -> int:
+    """Write the report of a directory's newest run again, from the ledger: after a crash, or a full disk.
+
+    Parameters
+    ----------
+    report_dir
+        The report directory of the run.
+    """
+    del debug
+    from tasks.engine import report_again, safe_errors
+    from tasks.settings import ledger_at
+
+    with safe_errors():
+        key = os.environ.get("DICOM_INGEST_SIGNING_KEY")
+        summary = report_again(
+            report_dir, ledger_at(ledger, report_dir), campaign, Path(key) if key else None
+        )
+    _print_summary(summary, report_dir)
+    return summary.exit_code
+
+
+@app.command
+def audit(
+    report_dir: Path,
+    /,
+    *,
+    public_key: Annotated[
+        Path | None, Parameter(help="Check the certificate's signature with this Ed25519 key in PEM.")
+    ] = None,
+    debug: Annotated[bool, _option("debug")] = False,
+) -> int:
+    """Check a report directory's audit trail: its chain, its certificate, and that it agrees with the report.
+
+    Exit code 0: all is as it was written. 1: it is not, and where.
+
+    Parameters
+    ----------
+    report_dir
+        The report directory of one run or more.
+    """
+    del debug
+    from tasks import auditor, certificate
+    from tasks.engine import safe_errors
+
+    with safe_errors():
+        key = certificate.public_key(public_key) if public_key else None
+        found = auditor.audit(report_dir, key)
+    for fault in found.faults:
+        say(fault)
+    if found.more_faults:
+        say(f"and {found.more_faults:,} more")
+    events = ", ".join(f"{count:,} {event}" for event, count in sorted(found.events.items()))
+    say(f"{found.lines:,} lines: {events or 'none'}")
+    if found.elsewhere:
+        say(f"{found.elsewhere:,} files were stored by runs into other report directories: see their trails.")
+    say("The trail does not hold." if found.faults else "The trail is whole and agrees with the report.")
+    return 1 if found.faults else 0
+
+
+@app.command
+def sandbox(
+    *,
+    port: Annotated[int | None, Parameter(help="Port of the upload API; a free one when not given.")] = None,
+    data_dir: Annotated[Path, Parameter(help="Where the objects are kept.")] = Path("sandbox"),
+    debug: Annotated[bool, _option("debug")] = False,
+) -> int:
+    """Run an embedded far side until Ctrl-C: upload API, OAuth2, S3 endpoint. Says how to point at it."""
+    del debug
+    from deployments.sandbox.sandbox import serve
+
+    serve(data_dir, port)
+    return 0
+
+
+@app.command
+def serve(
+    *,
+    port: Annotated[int, Parameter(help="Port of the Prefect server that is started.")] = 4200,
+    debug: Annotated[bool, _option("debug")] = False,
+) -> int:
+    """Start a Prefect server with its UI and the deployments, ready to click "Run", until Ctrl-C.
+
+    With PREFECT_API_URL set it starts no server, and serves the deployments at that one.
+    """
+    del debug
+    from flows.serve import serve
+
+    serve(port)
+    return 0
+
+
+@app.command
+def demo(
+    *,
+    directory: Annotated[Path, Parameter(help="Where everything of the demo is put.")] = Path("demo"),
+    slices: Annotated[int, Parameter(help="Slices of the generated CT study.")] = 300,
+    debug: Annotated[bool, _option("debug")] = False,
+) -> int:
+    """Upload sample studies through an embedded far side, and check the report against what was planted."""
+    del debug
+    from deployments.sandbox.demo import run_demo
+
+    return run_demo(directory, slices)
+
+
+def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Territory], Iterator[Any]]]":
+    """A directory as a study entry; a file as one in its directory, of which it is all."""
+    from tasks.core.errors import UsageError
+    from tasks.core.models import StudyEntry
+    from tasks.scan import just_file, walk_study
+
+    if path.is_dir():
+        return StudyEntry(1, str(path.absolute())), walk_study
+    if path.exists():
+        return StudyEntry(1, str(path.absolute().parent)), just_file(path.absolute())
+    raise UsageError("--path: there is no such file or directory. Nothing was sent.")
+
+
+def _print_files(report_dir: Path) -> None:
+    from tasks.core.escape import escape
+    from tasks.report import read_report
+
+    for row in read_report(report_dir):
+        outcome = " ".join(part for part in (row["status"], row["reason"]) if part)
+        print(f"{escape(row['path'])}\t{escape(row['key']) or '-'}\t{outcome}")
+
+
+def _print_summary(summary: "Summary", report_dir: Path) -> None:
+    for problem in summary.problems:
+        say(problem)
+    statuses = ", ".join(f"{count:,} {status}" for status, count in summary.by_status.items())
+    rate = summary.bytes_per_s / 1024 / 1024
+    say(f"{summary.files:,} files: {statuses or 'none'}")
+    say(f"{summary.complete_studies:,} of {summary.studies:,} studies complete")
+    say(f"{summary.wall_s:.1f} s, {summary.files_per_s:,.0f} files/s, {rate:,.1f} MiB/s")
+    say(f"Report: {report_dir.absolute() / 'report.csv'}")

@@ -1,0 +1,129 @@
+"""A flow in the command's own process, at the Prefect server that the operator named or an embedded one."""
+
+import os
+import signal
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.terminal import say
+
+if TYPE_CHECKING:
+    from tasks.core.models import Summary
+
+
+def run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summary":
+    """The flow in this process; its exception, when it has one, is ours and comes out as itself."""
+    _prepare()
+    flow = getattr(import_module(f"flows.{name}"), name)
+    from prefect.exceptions import Pause
+
+    from tasks.core.errors import IngestError, NotAllStoredError, StoppedError
+    from tasks.report import read_summary
+
+    report_dir = Path(parameters["report_dir"])
+    before = _last_run_id(report_dir)
+    _say_warnings_of_flows()
+    try:
+        state = flow(**parameters, return_state=True)
+        result = state.result(raise_on_failure=False)
+        if isinstance(result, dict | NotAllStoredError):
+            return read_summary(report_dir)
+    except Pause:  # suspended in the UI: no deployment starts this one again, but the same command does
+        return read_summary(report_dir)
+    except Exception as error:  # noqa: BLE001 - Prefect's own trouble: what counts is whether we are done
+        result = error
+    if isinstance(result, IngestError):
+        raise result
+    if _last_run_id(report_dir) == before:
+        raise StoppedError(
+            f"Prefect ended the flow ({type(result).__name__}) before there was a report. Look after its "
+            "server, then run the same command again: it goes on from here."
+        )
+    say("Prefect's server went away: its UI may not show how this run ended. The report is complete.")
+    return read_summary(report_dir)
+
+
+def _say_warnings_of_flows() -> None:
+    """Prefect's own console is silent here; what a run ends with is told at its end."""
+    import logging
+
+    class Warnings(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno == logging.WARNING:
+                say(record.getMessage())
+
+    logging.getLogger("prefect.flow_runs").addHandler(Warnings())
+
+
+def _last_run_id(report_dir: Path) -> str:
+    """Of the report that lies there; empty when there is none."""
+    from tasks.core.errors import IngestError
+    from tasks.report import read_summary
+
+    try:
+        return read_summary(report_dir).run_id
+    except (OSError, IngestError):
+        return ""
+
+
+def _prepare() -> None:
+    """Before Prefect is imported: its settings are read then. What the operator has set is left as it is."""
+    defaults = {
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the server has the log; errors are told below
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+        "PREFECT_CLIENT_MAX_RETRIES": "3",  # 14 s, a few times in a row when the server is gone for good
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        _reach()
+    else:
+        say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
+        _start_embedded_server()
+
+
+def has_server() -> bool:
+    """Whether the operator named a Prefect server, by PREFECT_API_URL or the profile."""
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
+
+
+def _reach() -> None:
+    """The server that the operator named has to answer before anything is sent."""
+    from prefect.client.orchestration import get_client
+
+    from tasks.core.errors import UsageError
+
+    with get_client(sync_client=True) as client:
+        trouble = client.api_healthcheck()
+    if trouble is not None:
+        raise UsageError(
+            f"The Prefect server at PREFECT_API_URL does not answer ({type(trouble).__name__}). Nothing was "
+            "sent. Start it, or unset PREFECT_API_URL for an embedded one."
+        )
+
+
+def _start_embedded_server() -> None:
+    """From a thread that blocks SIGINT, which the server inherits: Ctrl-C at a terminal stops us, not it.
+
+    The run has to end in order first, and tells Prefect so.
+    """
+
+    from concurrent.futures import ThreadPoolExecutor
+
+    def start() -> None:
+        from prefect.client.orchestration import get_client
+
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        with get_client(sync_client=True) as client:  # starts it, and waits until it answers
+            client.hello()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(start).result()

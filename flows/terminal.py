@@ -1,0 +1,56 @@
+"""What a person at a terminal reads first. It imports nothing, so `dicom-ingest --help` answers at once."""
+
+import sys
+from typing import Final
+
+SETTINGS_HELP: Final = """\
+Every option is also a setting DICOM_INGEST_<NAME>, such as
+DICOM_INGEST_API_ENDPOINT. Secrets are settings only: DICOM_INGEST_TOKEN, or
+DICOM_INGEST_TOKEN_URL with DICOM_INGEST_CLIENT_ID and
+DICOM_INGEST_CLIENT_SECRET."""
+
+EXIT_CODES_HELP: Final = """\
+Exit codes: 0 every file is where it should be; 1 some are not, and the report
+says which and why; 2 the command, a setting or the manifest is wrong, and
+nothing was attempted; 3 stopped early; 130 interrupted. After 1, 3 and 130 the
+report is complete, and the same command goes on from there."""
+
+FIRST_PAGE: Final = f"""\
+Usage: dicom-ingest COMMAND [OPTIONS]
+
+Moves an archive of DICOM studies into a cloud imaging platform, and proves it.
+
+Try it out
+  demo      sample studies through a far side on this machine, to a report
+  sandbox   that far side alone: upload API, OAuth2 and S3, until Ctrl-C
+
+Move an archive
+  manifest  write a manifest of an archive: one row per study directory
+  upload    one file or directory at once, without Prefect
+  run       the studies of a manifest, as a Prefect flow
+  migrate   the same by many workers of a Prefect work pool, to one report
+  serve     a Prefect server with its UI and the deployments, until Ctrl-C
+
+Prove it
+  report    write a directory's newest report again: after a crash or full disk
+  audit     check a report's audit trail: chain, certificate and agreement
+
+Options
+  --help, -h  this page; `dicom-ingest COMMAND --help` tells of one command
+  --version   which version this is
+
+A first migration
+  export DICOM_INGEST_API_ENDPOINT=https://api.example.org
+  read -rs DICOM_INGEST_TOKEN && export DICOM_INGEST_TOKEN
+  dicom-ingest manifest /archive --output manifest.csv
+  dicom-ingest run manifest.csv
+
+{SETTINGS_HELP}
+
+{EXIT_CODES_HELP}
+"""
+
+
+def say(sentence: str) -> None:
+    """To standard error: standard output is for what scripts read."""
+    print(sentence, file=sys.stderr, flush=True)
