@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO
-from pathlib import PurePath
 from typing import BinaryIO, Protocol
 
 from tasks.core.errors import Fault, FaultKind
@@ -140,7 +139,8 @@ def _opened(path: str, budget: Budget, stack: ExitStack) -> Content | Rejected:
         if not stat.S_ISREG(status.st_mode):
             return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
         stack.enter_context(budget.room_for(status.st_size))
-        return _content(descriptor, PurePath(path).name, status)
+        name = os.path.basename(path)  # noqa: PTH119 - a tenth of what PurePath costs
+        return _content(descriptor, name, status)
     except OSError as error:
         return _unreadable(error)
 

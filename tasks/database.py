@@ -1,6 +1,7 @@
 """The ledger's connection, and the thread that writes: one commit for all who wait for one."""
 
 import contextlib
+import math
 import os
 import queue
 import threading
@@ -51,7 +52,7 @@ class Writer:
         self._beat = beat
         self._before_commit = before_commit
         self._heartbeat_s = heartbeat_s
-        self._beaten = 0.0  # time.monotonic() of the last heartbeat
+        self._beaten = -math.inf  # time.monotonic() of the last heartbeat
         self._crowded = False  # the last commit had more than one to serve
         self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)

@@ -1,26 +1,27 @@
-"""An httpx transport of one connection, on the standard library's HTTP/1.1 client.
+"""An httpx transport of one connection: a socket, and llhttp (by httptools) for what comes back.
 
-A request costs half the CPU that it costs through httpcore and h11, and nearly all of it is spent under the
-interpreter lock: that decides on a fast network. Messages are written and parsed by http.client, TLS is done
-by ssl. What is written here is when a connection is used again, and how long the far side may be silent.
+A request costs half the CPU that it costs through httpcore and h11, and nearly all of that is spent under
+the interpreter lock: it decides on a fast network. Answers are parsed by llhttp, TLS is done by ssl. What
+is written here is when a connection is used again, and how long the far side may be silent.
 """
 
-import http.client
+import re
 import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import httpx
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _LONGEST_IDLE_S: Final = 15.0  # servers close idle connections: after this time a new one is opened instead
 _CHECKED_AFTER_S: Final = 0.5  # a connection that was idle so long may have been closed by the server
 _SENT_AT_ONCE_BYTES: Final = 256 * 1024  # the time-out is one for each piece, not for a whole body
 _READ_AT_ONCE_BYTES: Final = 64 * 1024
-
-_T = TypeVar("_T")
+_LONGEST_HEAD_BYTES: Final = 64 * 1024
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, 5.5: in no header
 
 
 class DirectTransport(httpx.BaseTransport):
@@ -31,11 +32,11 @@ class DirectTransport(httpx.BaseTransport):
 
     def __init__(self, url: httpx.URL, context: ssl.SSLContext | None) -> None:
         """`context` is for https."""
-        self._connection = (
-            http.client.HTTPSConnection(url.host, url.port, context=context)
-            if url.scheme == "https"
-            else http.client.HTTPConnection(url.host, url.port)
-        )
+        is_tls = url.scheme == "https"
+        self._host = url.raw_host.decode("ascii")
+        self._port = url.port or (443 if is_tls else 80)
+        self._context = context if is_tls else None
+        self._socket: socket.socket | None = None
         self._idle_since = 0.0
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -43,133 +44,211 @@ class DirectTransport(httpx.BaseTransport):
         if request.url.scheme not in ("http", "https"):
             raise httpx.UnsupportedProtocol("neither http nor https")
         timeouts = request.extensions["timeout"]
-        connection = self._connection
+        head = _head(request)
         try:
-            self._connect(timeouts["connect"])
-            self._limit_silence(timeouts["write"])
-            may_answer = self._send(request)
-            self._limit_silence(timeouts["read"])
-            answer = self._head_of_answer(may_answer)
+            connection = self._connected(timeouts["connect"])
+            _limit_silence(connection, timeouts["write"])
+            broken = _send(connection, head, request.stream)  # type: ignore[arg-type]
+            _limit_silence(connection, timeouts["read"])
+            answer = _Answer(connection, has_body=request.method != "HEAD")
+            answer.read_head(broken)
         except BaseException:  # whatever it was: nobody knows what is on the wire now
-            connection.close()
+            self.close()
             raise
-        return httpx.Response(answer.status, headers=list(answer.headers.items()), stream=_Body(self, answer))
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(self, answer))
 
-    def release(self, answer: http.client.HTTPResponse) -> None:
+    def release(self, answer: "_Answer") -> None:
         """The answer is done with: the connection may be used again when all of it was read."""
-        if not (answer.isclosed() or answer.length == 0):
-            self._connection.close()
-        answer.close()
+        if not answer.leaves_connection_open:
+            self.close()
         self._idle_since = time.monotonic()
 
     def close(self) -> None:
         """Closes the connection; the next request would open another."""
-        self._connection.close()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
-    def _connect(self, timeout_s: float) -> None:
-        connection = self._connection
-        if connection.sock is not None:
+    def _connected(self, timeout_s: float) -> socket.socket:
+        if self._socket is not None:
             idle_s = time.monotonic() - self._idle_since
-            if idle_s < _CHECKED_AFTER_S or (idle_s < _LONGEST_IDLE_S and not _is_readable(connection.sock)):
-                return
-            connection.close()
-        connection.timeout = timeout_s
+            if idle_s < _CHECKED_AFTER_S or (idle_s < _LONGEST_IDLE_S and not _is_readable(self._socket)):
+                return self._socket
+            self.close()
         try:
-            connection.connect()
+            self._socket = self._connect(timeout_s)
         except TimeoutError as error:
             raise httpx.ConnectTimeout("") from error
         except (OSError, ValueError) as error:  # ValueError: a host name that can't be one
             raise httpx.ConnectError("") from error
+        return self._socket
 
-    def _limit_silence(self, timeout_s: float) -> None:
-        """To set what is set already would be a system call."""
-        if self._connection.sock.gettimeout() != timeout_s:
-            self._connection.sock.settimeout(timeout_s)
-
-    def _send(self, request: httpx.Request) -> Exception | None:
-        """Sends the request. What broke on the way is returned: the far side may have said why before."""
-        broken = self._write(self._send_head, request)
-        # What the body raises is the file's trouble, not the connection's: it passes.
-        for piece in _pieces(request.stream):  # type: ignore[arg-type]
-            if broken := broken or self._write(self._connection.sock.sendall, piece):
-                break
-        return broken
-
-    def _send_head(self, request: httpx.Request) -> None:
-        connection = self._connection
-        connection.putrequest(
-            request.method,
-            request.url.raw_path.decode("ascii"),
-            skip_host=True,
-            skip_accept_encoding=True,
-        )
-        for name, value in request.headers.raw:
-            connection.putheader(name, value)
-        connection.endheaders()
-
-    def _write(self, write: Callable[[_T], object], what: _T) -> Exception | None:
+    def _connect(self, timeout_s: float) -> socket.socket:
+        plain = socket.create_connection((self._host, self._port), timeout_s)
         try:
-            write(what)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._context.wrap_socket(plain, server_hostname=self._host) if self._context else plain
+        except BaseException:
+            plain.close()
+            raise
+
+
+class _Answer:
+    """One answer as it comes. The methods called `on_` are for the parser, which knows what its bytes are."""
+
+    def __init__(self, connection: socket.socket, *, has_body: bool) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._connection = connection
+        self._has_body = has_body
+        self._parser = HttpResponseParser(self)
+        self._body: list[bytes] = []  # what has come of it and was not asked for yet
+        self._ended = False
+        self._keeps_alive = False
+        self._until_close = False  # the body has no length: it ends with the connection
+
+    @property
+    def leaves_connection_open(self) -> bool:
+        """Whether all of it was read, and another request may follow."""
+        return self._ended and self._keeps_alive
+
+    def read_head(self, broken: OSError | None) -> None:
+        """`broken`: what went wrong while the request was sent; the far side may have said why before."""
+        read_bytes = 0
+        while not self.status:
+            try:
+                read_bytes += self._read()
+            except httpx.ReadError as error:
+                if broken:
+                    raise httpx.WriteError("") from broken
+                raise error from error.__cause__
+            if not self.status and read_bytes > _LONGEST_HEAD_BYTES:
+                raise httpx.RemoteProtocolError("the answer's head has no end")
+        self._keeps_alive = self._keeps_alive and not broken
+
+    def body(self) -> Iterator[bytes]:
+        """Piece by piece."""
+        while True:
+            yield from self._body
+            self._body.clear()
+            if self._ended:
+                return
+            self._read()
+
+    def _read(self) -> int:
+        """Takes what has come; how many bytes that was."""
+        try:
+            data = self._connection.recv(_READ_AT_ONCE_BYTES)
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("") from error
+        except OSError as error:
+            raise httpx.ReadError("") from error
+        if data:
+            self._parse(data)
+        elif self.status and self._until_close:
+            self._ended = True
+        else:
+            raise httpx.RemoteProtocolError("the answer ended too early")
+        return len(data)
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            raise httpx.RemoteProtocolError("") from error
+
+    def on_message_begin(self) -> None:
+        """Nothing was asked for that a second answer could be to."""
+        self._keeps_alive = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.status:  # a trailer is none
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self.status:  # of a second answer
+            return
+        status = self._parser.get_status_code()
+        if status < 200:  # RFC 9110, 15.2: the answer itself is still to come
+            self.headers.clear()
+            return
+        self.status = status
+        self._keeps_alive = self._has_body and self._parser.should_keep_alive()
+        names = {name.lower() for name, _ in self.headers}
+        self._until_close = names.isdisjoint((b"content-length", b"transfer-encoding"))
+        self._ended = not self._has_body
+
+    def on_body(self, data: bytes) -> None:
+        if not self._ended:
+            self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        self._ended = self.status != 0
+
+
+class _Body(httpx.SyncByteStream):
+    """The body of an answer, as it comes."""
+
+    def __init__(self, transport: DirectTransport, answer: _Answer) -> None:
+        self._transport = transport
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._answer.body()
+
+    def close(self) -> None:
+        self._transport.release(self._answer)
+
+
+def _head(request: httpx.Request) -> bytes:
+    fields = [b"%s: %s" % field for field in request.headers.raw]
+    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path), *fields]
+    if any(map(_CONTROL.search, lines)):
+        raise httpx.LocalProtocolError("a header with a control character")
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def _send(connection: socket.socket, head: bytes, body: Iterable[bytes]) -> OSError | None:
+    """Sends the request. What broke on the way is returned: the far side may have said why before.
+
+    What the body raises is the file's trouble, not the connection's: it passes.
+    """
+    for piece in _pieces(head, body):
+        try:
+            connection.sendall(piece)
         except TimeoutError as error:
             raise httpx.WriteTimeout("") from error
         except ConnectionError as error:
             return error
         except OSError as error:
             raise httpx.WriteError("") from error
-        except (http.client.HTTPException, ValueError) as error:
-            raise httpx.LocalProtocolError("") from error
-        return None
-
-    def _head_of_answer(self, broken: Exception | None) -> http.client.HTTPResponse:
-        try:
-            answer = self._connection.getresponse()
-        except TimeoutError as error:
-            raise httpx.ReadTimeout("") from error
-        except http.client.RemoteDisconnected as error:
-            raise httpx.RemoteProtocolError("") from error
-        except OSError as error:
-            raise (httpx.WriteError("") if broken else httpx.ReadError("")) from error
-        except (http.client.HTTPException, ValueError) as error:
-            raise httpx.RemoteProtocolError("") from error
-        if broken:
-            answer.will_close = True
-        return answer
+    return None
 
 
-class _Body(httpx.SyncByteStream):
-    """The body of an answer, as it comes."""
-
-    def __init__(self, transport: DirectTransport, answer: http.client.HTTPResponse) -> None:
-        self._transport = transport
-        self._answer = answer
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            while chunk := self._answer.read1(_READ_AT_ONCE_BYTES):
-                yield chunk
-            if self._answer.length:
-                raise httpx.RemoteProtocolError("the answer ended too early")
-        except TimeoutError as error:
-            raise httpx.ReadTimeout("") from error
-        except OSError as error:
-            raise httpx.ReadError("") from error
-        except (http.client.HTTPException, ValueError) as error:
-            raise httpx.RemoteProtocolError("") from error
-
-    def close(self) -> None:
-        self._transport.release(self._answer)
+def _pieces(head: bytes, body: Iterable[bytes]) -> Iterator[bytes | memoryview]:
+    """What is sent at once: a small body together with the head; of a large one nothing is copied."""
+    for chunk in body:
+        if head and len(chunk) <= _READ_AT_ONCE_BYTES:
+            yield head + chunk
+        else:
+            if head:
+                yield head
+            view = memoryview(chunk)
+            for start in range(0, len(view), _SENT_AT_ONCE_BYTES):
+                yield view[start : start + _SENT_AT_ONCE_BYTES]
+        head = b""
+    if head:
+        yield head
 
 
-def _pieces(stream: Iterable[bytes]) -> Iterator[memoryview]:
-    """The body in pieces that are sent at once, none of them copied."""
-    for chunk in stream:
-        view = memoryview(chunk)
-        for start in range(0, len(view), _SENT_AT_ONCE_BYTES):
-            yield view[start : start + _SENT_AT_ONCE_BYTES]
+def _limit_silence(connection: socket.socket, timeout_s: float) -> None:
+    """To set what is set already would be a system call."""
+    if connection.gettimeout() != timeout_s:
+        connection.settimeout(timeout_s)
 
 
-def _is_readable(sock: socket.socket) -> bool:
+def _is_readable(connection: socket.socket) -> bool:
     """Nothing is asked, so whatever there is to read is a close, or rubbish."""
     poll = select.poll()
-    poll.register(sock, select.POLLIN)
+    poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))

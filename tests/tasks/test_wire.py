@@ -97,6 +97,22 @@ class TestConnection:
         with talking(reply(closing), reply(OK)) as (transport, server):
             assert [exchange(transport, server) for _ in range(2)] == [(200, b"ok")] * 2
 
+    def test_on_which_more_came_than_was_asked_for_is_not_used_again(self) -> None:
+        """Whose answer it is nobody knows: it is not the next file's."""
+        stale = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nold"
+        with talking(reply(OK + stale), reply(OK)) as (transport, server):
+            assert [exchange(transport, server) for _ in range(2)] == [(200, b"ok")] * 2
+        assert server.connections == 2
+
+    def test_after_head_is_not_used_again(self) -> None:
+        """Its answer says how long a body would be, and has none."""
+        with talking(reply(OK[:-2]), reply(OK)) as (transport, server):
+            response = transport.handle_request(httpx.Request("HEAD", server.url, extensions=TIMEOUT))
+            assert (response.status_code, response.headers["content-length"]) == (200, "2")
+            assert list(response.iter_raw()) == []
+            response.close()
+            assert exchange(transport, server) == (200, b"ok")
+
     def test_that_was_closed_while_it_was_idle_is_opened_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(wire, "_CHECKED_AFTER_S", 0.0)
         with talking(reply(OK), reply(OK)) as (transport, server):
@@ -114,6 +130,27 @@ class TestConnection:
 
 
 class TestAnswer:
+    def test_comes_after_any_that_are_no_final_ones(self) -> None:
+        informed = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n"
+        with talking(reply(informed + OK, requests=2)) as (transport, server):
+            assert [exchange(transport, server) for _ in range(2)] == [(200, b"ok")] * 2
+        assert server.connections == 1
+
+    def test_without_a_length_ends_with_the_connection(self) -> None:
+        with talking(reply(b"HTTP/1.1 200 OK\r\n\r\nok"), reply(OK)) as (transport, server):
+            assert [exchange(transport, server) for _ in range(2)] == [(200, b"ok")] * 2
+        assert server.connections == 2
+
+    def test_in_pieces_is_put_together(self) -> None:
+        def drip(connection: socket.socket) -> None:
+            connection.recv(4096)
+            for byte in OK:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.001)
+
+        with talking(drip) as (transport, server):
+            assert exchange(transport, server) == (200, b"ok")
+
     def test_that_comes_before_the_body_is_sent_is_the_answer(self) -> None:
         """A store that refuses a large object says why and closes."""
 
@@ -134,6 +171,12 @@ class TestAnswer:
             pytest.param(b"", httpx.RemoteProtocolError, id="nothing"),
             pytest.param(b"SSH-2.0-OpenSSH\r\n", httpx.RemoteProtocolError, id="another protocol"),
             pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000, httpx.RemoteProtocolError, id="a flood"),
+            pytest.param(OK[:20], httpx.RemoteProtocolError, id="a cut head"),
+            pytest.param(
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+                httpx.RemoteProtocolError,
+                id="an upgrade",
+            ),
             pytest.param(OK[:-1], httpx.RemoteProtocolError, id="a cut body"),
             pytest.param(
                 b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
