@@ -8,10 +8,12 @@ each has workers, connections, credentials and a share of the slots. They talk i
     from a hand     ready; asks: what its workers ask of the ledger; ended: a file; failed; log; gone
 
 Asks go in groups, one group at a time: while one is answered the next gathers, so that a commit serves many.
-A hand whose run is gone reads the end of the socket and ends at once. A run whose hand is gone stops; the
-ledger knows what is left.
+The first hand imports what all of them need, and forks the others before it has any thread. A hand whose run
+is gone reads the end of the socket and ends at once. A run whose hand is gone stops; the ledger knows what is
+left.
 """
 
+import gc
 import logging
 import os
 import queue
@@ -22,6 +24,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, Final, NoReturn, Protocol
 
@@ -53,15 +57,71 @@ class AnsweringLedger(Protocol):
 # -- as the run sees it -----------------------------------------------------------------------------------
 
 
+class Crew:
+    """The hands of a run, a process group: Ctrl-C reaches the run alone, which says what is to be done."""
+
+    def __init__(
+        self,
+        count: int,
+        ledger: AnsweringLedger,
+        ended: Callable[[Ended], None],
+        failed: Callable[[IngestError], None],
+    ) -> None:
+        """Raises OSError when there can be no more processes."""
+        with ExitStack() as undo, ExitStack() as theirs:
+            pairs = [socket.socketpair() for _ in range(count)]
+            for our_end, their_end in pairs:
+                undo.enter_context(our_end)
+                theirs.enter_context(their_end)
+            descriptors = [their_end.fileno() for _, their_end in pairs]
+            self._process = subprocess.Popen(  # noqa: S603 - ourselves
+                [sys.executable, "-P", "-m", "tasks.hand", *map(str, descriptors)],
+                pass_fds=descriptors,
+                process_group=0,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | _ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # what a library says there may name a file
+            )
+            undo.pop_all()
+        self.hands = [Hand(our_end, ledger, ended, failed) for our_end, _ in pairs]
+
+    def is_ready(self, stopping: threading.Event) -> bool:
+        """Waits until all have started; whether they have, and the run still goes on."""
+        until = time.monotonic() + _READY_S
+        return all(hand.is_ready(stopping, until) for hand in self.hands)
+
+    def join(self, grace_s: float) -> None:
+        """Waits for the end of all that were dismissed, and makes sure of it."""
+        until = time.monotonic() + grace_s + _GONE_S
+        for hand in self.hands:
+            hand.leave(until)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, until - time.monotonic()))
+        self.kill()
+
+    def kill(self) -> None:
+        """At once."""
+        for hand in self.hands:
+            hand.leave(until=0.0)
+        with suppress(OSError):  # there are none any more
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for hand in self.hands:
+            hand.close()
+
+
 class Hand:
     """One hand. `ended` and `failed` are called from a thread of its own."""
 
     def __init__(
         self,
+        end: socket.socket,
         ledger: AnsweringLedger,
         ended: Callable[[Ended], None],
         failed: Callable[[IngestError], None],
     ) -> None:
+        """`end` of the socket pair that is ours."""
         self._ledger = ledger
         self._ended = ended
         self._failed = failed
@@ -71,23 +131,12 @@ class Hand:
         self.any_granted = False
         self.peak = 0
         self.course: list[tuple[float, int]] = []
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-P", "-m", "tasks.hand", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | _ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # what a library says there may name a file
-            )
-        self._link = _Link(ours)
+        self._link = _Link(end)
         self._thread = threading.Thread(target=self._listen, name="hand", daemon=True)
         self._thread.start()
 
-    def is_ready(self, stopping: threading.Event) -> bool:
-        """Waits until it has started; whether it has, and the run still goes on."""
-        until = time.monotonic() + _READY_S
+    def is_ready(self, stopping: threading.Event, until: float) -> bool:
+        """Waits until it has started, or time.monotonic() says `until`; whether the run goes on with it."""
         while not self._ready.wait(0.05):
             if stopping.is_set() or not self._thread.is_alive() or time.monotonic() > until:
                 return False
@@ -115,13 +164,13 @@ class Hand:
         self._leaving = True
         self._link.send("dismiss", grace_s)
 
-    def join(self, grace_s: float) -> None:
-        """Waits for its end, and makes sure of it."""
+    def leave(self, until: float) -> None:
+        """Waits for its good-bye, or until time.monotonic() says `until`; its end is no failure any more."""
         self._leaving = True
-        if self._ready.is_set():
-            self._thread.join(grace_s + _GONE_S)
-        self._process.kill()
-        self._process.wait()
+        self._thread.join(max(0.0, until - time.monotonic()))
+
+    def close(self) -> None:
+        """Its process is gone."""
         self._thread.join()
         self._link.close()
 
@@ -195,7 +244,9 @@ def main() -> NoReturn:
     """Carries files until the run dismisses it, or is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they reach the run too, which says what is to be done
-    link = _Link(socket.socket(fileno=int(sys.argv[1])))
+    import_module("tasks.assembly")
+    gc.freeze()  # what is imported is no garbage, and is shared by all as long as nobody touches it
+    link = _Link(_forked([socket.socket(fileno=int(end)) for end in sys.argv[1:]]))
     log.addHandler(_Forwarded(link))
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -209,6 +260,15 @@ def main() -> NoReturn:
         if not isinstance(error, EOFError | OSError):
             link.send("failed", error if isinstance(error, IngestError) else InternalError.hiding(error))
         os._exit(1)
+
+
+def _forked(ends: list[socket.socket]) -> socket.socket:
+    """One process for each socket: returns in all of them, each with its own; the others are closed."""
+    ours = next((number for number in range(1, len(ends)) if not os.fork()), 0)
+    for number, end in enumerate(ends):
+        if number != ours:
+            end.close()
+    return ends[ours]
 
 
 class _Carrying:
@@ -262,6 +322,9 @@ class _Carrying:
         if not self._workers.join(grace_s):
             self._workers.cut_off()
         self._link.send("gone", (self._slots.peak, self._slots.course))
+        with suppress(ChildProcessError):  # the first has those that it forked; they leave, too
+            while True:
+                os.wait()
         os._exit(0)
 
 

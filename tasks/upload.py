@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -24,7 +25,7 @@ from tasks.transfer import Carrier
 from tasks.workers import Ended, Workers
 
 if TYPE_CHECKING:
-    from tasks.hand import Hand
+    from tasks.hand import Crew, Hand
 
 log = logging.getLogger("dicom_ingest")
 
@@ -86,6 +87,7 @@ class Uploader:
         self._senders: Sequence[Sender] = [self._workers]  # who is given files
         self._has: Counter[Sender] = Counter()  # how many files each has
         self._hands: list[Hand] = []
+        self._crew: Crew | None = None
         self._load = _Load()
         self._hiring: threading.Thread | None = None
         self._processes = processes_wanted(settings)
@@ -154,8 +156,8 @@ class Uploader:
         until = time.monotonic() + grace_s
         if not self._workers.join(grace_s):
             self._workers.cut_off()
-        for hand in self._hands:
-            hand.join(max(0.0, until - time.monotonic()))
+        if self._crew:
+            self._crew.join(max(0.0, until - time.monotonic()))
 
     def raise_if_stopped(self) -> None:
         """Why the run stops, when it does."""
@@ -217,15 +219,15 @@ class Uploader:
         self._hiring.start()
 
     def _hire(self) -> None:
-        from tasks.hand import Hand
+        from tasks.hand import Crew
 
-        hands = [Hand(self._ledger, self.ended, self.stop) for _ in range(self._processes)]
-        ready = [hand.is_ready(self._stopping) for hand in hands]
-        if all(ready):
-            self._employ(hands)
-            return
-        for hand in hands:
-            hand.join(0)
+        with suppress(OSError):  # no room for a process, or none permitted
+            crew = Crew(self._processes, self._ledger, self.ended, self.stop)
+            if crew.is_ready(self._stopping):
+                self._crew = crew
+                self._employ(crew.hands)
+                return
+            crew.kill()
         with self._changed:
             self._senders = [self._workers]
         if not self._stopping.is_set():

@@ -41,10 +41,13 @@ def put_many(near_side: NearSide, dicom: Dicom, count: int) -> dict[str, bytes]:
 
 
 def hands() -> list[int]:
-    """The process ids of this process's hands."""
-    told = subprocess.run(
-        ["pgrep", "-f", "-P", str(os.getpid()), "tasks.hand"], capture_output=True, text=True
-    )
+    """The process ids of this process's hands: the first, and those that it forked."""
+    first = children(os.getpid())
+    return first + [pid for each in first for pid in children(each)]
+
+
+def children(pid: int) -> list[int]:
+    told = subprocess.run(["pgrep", "-f", "-P", str(pid), "tasks.hand"], capture_output=True, text=True)
     return [int(pid) for pid in told.stdout.split()]
 
 
@@ -176,11 +179,17 @@ class TestTwoProcesses:
         assert superseded(run.row("study/a")) == [far_side.asked(Step.PUT)[0].key]
         assert hands() == []
 
+    @pytest.mark.parametrize("program", ["/bin/false", "/nowhere/python"])
     def test_that_cannot_start_are_done_without(
-        self, two: NearSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self,
+        program: str,
+        two: NearSide,
+        dicom: Dicom,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         put_many(two, dicom, 30)
-        monkeypatch.setattr(sys, "executable", "/bin/false")
+        monkeypatch.setattr(sys, "executable", program)
         with caplog.at_level(logging.WARNING, "dicom_ingest"):
             assert two.run().exit_code == 0
         assert "one process sends" in caplog.text
