@@ -18,7 +18,7 @@ _INTERRUPTED: Final = (
     "Interrupted. The same command goes on from here; `dicom-ingest report` writes what a run has done "
     "until now."
 )
-_ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"])
+_ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"], ["help"])
 # Objects; 700 is usual. Imports make a few hundred thousand, and among them is no garbage.
 _COLLECTED_AFTER: Final = 50_000
 

@@ -3,11 +3,13 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -141,6 +143,19 @@ def test_a_killed_worker_costs_nothing(
     assert "gives no sign of life: its run has crashed" in told
     assert "started again" in told
     assert re.search(r"^[1-9]\d* of 361 files done", told, re.MULTILINE), "the shards' progress"
+    assert_kept_to_itself(site, report)
+
+
+def assert_kept_to_itself(site: Site, report: list[dict[str, str]]) -> None:
+    """No path, UID, key or secret in Prefect's database, nor in what workers and migration said."""
+    told = "".join(map(site.told, site.processes))
+    with closing(sqlite3.connect(Path(site.environment["PREFECT_HOME"]) / "prefect.db")) as database:
+        told += "\n".join(database.iterdump())
+    assert "files done" in told
+    assert "migrate-shard" in told
+    secrets = {TOKEN, "X-Amz-Signature", str(site.directory / "archive")}
+    secrets |= {row[name] for row in report for name in ("key", "sop_instance_uid", "path") if row[name]}
+    assert [secret for secret in secrets if secret in told] == []
 
 
 def test_an_interrupted_migration_ends_its_shards(
