@@ -136,9 +136,9 @@ class UploadClient:
                 break
             try:
                 url = url.join(location)
-            except httpx.InvalidURL:
+                self._check_host(url)
+            except (httpx.InvalidURL, UnicodeError):  # of IDNA
                 break
-            self._check_host(url)
             answer = self._connections.send("PUT", url, headers, body())
         return answer
 

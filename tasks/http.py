@@ -18,10 +18,9 @@ import httpx
 
 from tasks.core.errors import Fault, FaultKind, UsageError
 from tasks.turn import waiting
-from tasks.wire import DirectTransport
+from tasks.wire import LONGEST_ANSWER_S, DirectTransport
 
 MAX_ANSWER_BYTES = 64 * 1024  # more than any presign, token or S3 error answer needs
-MAX_ANSWER_S = 120.0  # from its head to its end: one that drips is never silent
 
 _LONGEST_RETRY_AFTER_S = 3600.0  # nobody means to be asked again next week
 
@@ -99,9 +98,9 @@ class Connections:
             request = httpx.Request(
                 method, url, headers=headers, content=content, extensions={"timeout": self._timeout}
             )
-        except httpx.InvalidURL:
+            idle = self._idle[request.url.scheme, request.url.host, request.url.port]
+        except (httpx.InvalidURL, UnicodeError):  # of IDNA
             raise Fault(FaultKind.SETTINGS, "the URL can't be used") from None
-        idle = self._idle[request.url.scheme, request.url.host, request.url.port]
         try:
             transport = idle.pop()
         except IndexError:
@@ -161,7 +160,7 @@ def transport_to(url: httpx.URL, trusted: Callable[[], ssl.SSLContext]) -> httpx
 
 def _read_bounded(response: httpx.Response) -> bytes:
     body = bytearray()
-    until = time.monotonic() + MAX_ANSWER_S
+    until = time.monotonic() + LONGEST_ANSWER_S
     for chunk in response.iter_raw():
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:

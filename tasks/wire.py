@@ -3,6 +3,9 @@
 A request costs half the CPU that it costs through httpcore and h11, and nearly all of that is spent under
 the interpreter lock: it decides on a fast network. Answers are parsed by llhttp, TLS is done by ssl. What
 is written here is when a connection is used again, and how long the far side may be silent.
+
+llhttp is strict where http.client is not: an answer with bare line feeds, folded fields, or both a length and
+chunks is no answer (RFC 9112, 2.2, 5.2 and 6.3).
 """
 
 import re
@@ -17,10 +20,11 @@ import httpx
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _LONGEST_IDLE_S: Final = 15.0  # servers close idle connections: after this time a new one is opened instead
-_CHECKED_AFTER_S: Final = 0.5  # a connection that was idle so long may have been closed by the server
 _SENT_AT_ONCE_BYTES: Final = 256 * 1024  # the time-out is one for each piece, not for a whole body
+_SENT_WITH_HEAD_BYTES: Final = 64 * 1024  # so small a body is copied rather than sent by itself
 _READ_AT_ONCE_BYTES: Final = 64 * 1024
-_LONGEST_HEAD_BYTES: Final = 64 * 1024
+_MOST_BESIDE_BODY_BYTES: Final = 64 * 1024  # head, trailers, chunk extensions
+LONGEST_ANSWER_S: Final = 120.0  # from its first byte to its last: one that drips is never silent
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, 5.5: in no header
 
 
@@ -33,6 +37,7 @@ class DirectTransport(httpx.BaseTransport):
     def __init__(self, url: httpx.URL, context: ssl.SSLContext | None) -> None:
         """`context` is for https."""
         is_tls = url.scheme == "https"
+        self._origin = _origin(url)
         self._host = url.raw_host.decode("ascii")
         self._port = url.port or (443 if is_tls else 80)
         self._context = context if is_tls else None
@@ -41,8 +46,8 @@ class DirectTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Sends it and reads the head of the answer, whose body has to be read or closed before the next."""
-        if request.url.scheme not in ("http", "https"):
-            raise httpx.UnsupportedProtocol("neither http nor https")
+        if _origin(request.url) != self._origin or request.url.scheme not in ("http", "https"):
+            raise httpx.UnsupportedProtocol("neither http nor https, or not to where this connection goes")
         timeouts = request.extensions["timeout"]
         head = _head(request)
         try:
@@ -50,7 +55,7 @@ class DirectTransport(httpx.BaseTransport):
             _limit_silence(connection, timeouts["write"])
             broken = _send(connection, head, request.stream)  # type: ignore[arg-type]
             _limit_silence(connection, timeouts["read"])
-            answer = _Answer(connection, has_body=request.method != "HEAD")
+            answer = _Answer(connection, is_to_head=request.method == "HEAD")
             answer.read_head(broken)
         except BaseException:  # whatever it was: nobody knows what is on the wire now
             self.close()
@@ -72,7 +77,7 @@ class DirectTransport(httpx.BaseTransport):
     def _connected(self, timeout_s: float) -> socket.socket:
         if self._socket is not None:
             idle_s = time.monotonic() - self._idle_since
-            if idle_s < _CHECKED_AFTER_S or (idle_s < _LONGEST_IDLE_S and not _is_readable(self._socket)):
+            if idle_s < _LONGEST_IDLE_S and not _is_readable(self._socket):
                 return self._socket
             self.close()
         try:
@@ -96,12 +101,14 @@ class DirectTransport(httpx.BaseTransport):
 class _Answer:
     """One answer as it comes. The methods called `on_` are for the parser, which knows what its bytes are."""
 
-    def __init__(self, connection: socket.socket, *, has_body: bool) -> None:
+    def __init__(self, connection: socket.socket, *, is_to_head: bool) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._connection = connection
-        self._has_body = has_body
+        self._is_to_head = is_to_head
         self._parser = HttpResponseParser(self)
+        self._until: float | None = None  # when it has to be over, by time.monotonic()
+        self._beside_body_bytes = 0
         self._body: list[bytes] = []  # what has come of it and was not asked for yet
         self._ended = False
         self._keeps_alive = False
@@ -114,16 +121,13 @@ class _Answer:
 
     def read_head(self, broken: OSError | None) -> None:
         """`broken`: what went wrong while the request was sent; the far side may have said why before."""
-        read_bytes = 0
         while not self.status:
             try:
-                read_bytes += self._read()
+                self._read()
             except httpx.ReadError as error:
                 if broken:
                     raise httpx.WriteError("") from broken
                 raise error from error.__cause__
-            if not self.status and read_bytes > _LONGEST_HEAD_BYTES:
-                raise httpx.RemoteProtocolError("the answer's head has no end")
         self._keeps_alive = self._keeps_alive and not broken
 
     def body(self) -> Iterator[bytes]:
@@ -135,8 +139,8 @@ class _Answer:
                 return
             self._read()
 
-    def _read(self) -> int:
-        """Takes what has come; how many bytes that was."""
+    def _read(self) -> None:
+        """Takes what has come."""
         try:
             data = self._connection.recv(_READ_AT_ONCE_BYTES)
         except TimeoutError as error:
@@ -145,20 +149,30 @@ class _Answer:
             raise httpx.ReadError("") from error
         if data:
             self._parse(data)
+            self._look_at_limits(len(data))
         elif self.status and self._until_close:
             self._ended = True
         else:
             raise httpx.RemoteProtocolError("the answer ended too early")
-        return len(data)
 
     def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
-            raise httpx.RemoteProtocolError("") from error
+            if not self._ended:
+                raise httpx.RemoteProtocolError("") from error
+            self._keeps_alive = False  # the answer is whole; what follows it is none
+
+    def _look_at_limits(self, read_bytes: int) -> None:
+        now = time.monotonic()
+        self._until = self._until or now + LONGEST_ANSWER_S
+        if not self._body:
+            self._beside_body_bytes += read_bytes
+        if not self._ended and (now > self._until or self._beside_body_bytes > _MOST_BESIDE_BODY_BYTES):
+            raise httpx.RemoteProtocolError("the answer has no end")
 
     def on_message_begin(self) -> None:
-        """Nothing was asked for that a second answer could be to."""
+        """Of this answer, whose head will say whether it does; or of one that nobody asked for."""
         self._keeps_alive = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -169,17 +183,21 @@ class _Answer:
         if self.status:  # of a second answer
             return
         status = self._parser.get_status_code()
+        if status < 100:
+            raise ValueError("no status")
         if status < 200:  # RFC 9110, 15.2: the answer itself is still to come
             self.headers.clear()
             return
         self.status = status
-        self._keeps_alive = self._has_body and self._parser.should_keep_alive()
-        names = {name.lower() for name, _ in self.headers}
-        self._until_close = names.isdisjoint((b"content-length", b"transfer-encoding"))
-        self._ended = not self._has_body
+        fields = {name.lower(): value.lower() for name, value in self.headers}
+        is_chunked = fields.get(b"transfer-encoding", b"").endswith(b"chunked")
+        self._until_close = b"content-length" not in fields and not is_chunked
+        self._ended = self._is_to_head
+        # The parser takes what follows the head of an answer to HEAD for its body: nothing may.
+        self._keeps_alive = self._parser.should_keep_alive() and not self._is_to_head
 
     def on_body(self, data: bytes) -> None:
-        if not self._ended:
+        if self.status and not self._ended:
             self._body.append(data)
 
     def on_message_complete(self) -> None:
@@ -200,7 +218,13 @@ class _Body(httpx.SyncByteStream):
         self._transport.release(self._answer)
 
 
+def _origin(url: httpx.URL) -> tuple[bytes, bytes, int | None]:
+    return url.raw_scheme, url.raw_host, url.port
+
+
 def _head(request: httpx.Request) -> bytes:
+    if "Transfer-Encoding" in request.headers:
+        raise httpx.LocalProtocolError("a body without a length")
     fields = [b"%s: %s" % field for field in request.headers.raw]
     lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path), *fields]
     if any(map(_CONTROL.search, lines)):
@@ -217,18 +241,18 @@ def _send(connection: socket.socket, head: bytes, body: Iterable[bytes]) -> OSEr
         try:
             connection.sendall(piece)
         except TimeoutError as error:
+            if _is_readable(connection):
+                return error
             raise httpx.WriteTimeout("") from error
-        except ConnectionError as error:
-            return error
         except OSError as error:
-            raise httpx.WriteError("") from error
+            return error
     return None
 
 
 def _pieces(head: bytes, body: Iterable[bytes]) -> Iterator[bytes | memoryview]:
     """What is sent at once: a small body together with the head; of a large one nothing is copied."""
     for chunk in body:
-        if head and len(chunk) <= _READ_AT_ONCE_BYTES:
+        if head and len(chunk) <= _SENT_WITH_HEAD_BYTES:
             yield head + chunk
         else:
             if head:

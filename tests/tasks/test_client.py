@@ -473,7 +473,7 @@ class TestAnswer:
         self, opened: Open, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Never silent, and never at its end."""
-        monkeypatch.setattr("tasks.http.MAX_ANSWER_S", 0.0)
+        monkeypatch.setattr("tasks.http.LONGEST_ANSWER_S", 0.0)
         far_side.script = always(Step.PRESIGN, Reply(200, b"x" * 100))
         assert kind_of(opened().presign) is FaultKind.NETWORK
 

@@ -5,6 +5,7 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,34 @@ class TestCertificate:
             monkeypatch.setenv(name, "0")
         with pytest.raises(Fault):
             answered(secure.url, None)
+
+
+def test_an_answer_that_comes_before_the_body_is_sent_is_the_answer(
+    authority: trustme.CA, bundle: Path
+) -> None:
+    """A store that refuses a large object says why and closes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def refuse() -> None:
+        connection, _ = listening.accept()
+        with context.wrap_socket(connection, server_side=True) as secure:
+            secure.recv(1024)
+            secure.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            secure.shutdown(socket.SHUT_WR)
+            with suppress(OSError):
+                while connection.recv(1 << 20):
+                    pass
+
+    trusted = trust(bundle)
+    connections = Connections(lambda url: transport_to(url, lambda: trusted), Timeouts(5, 5))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=refuse)
+        server.start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/"
+        assert connections.send("PUT", url, {}, bytes(20_000_000)).status == 403
+        connections.close()
+        server.join()
 
 
 class Proxy(socketserver.ThreadingTCPServer):

@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -15,6 +15,8 @@ from tasks.wire import DirectTransport
 
 TIMEOUT = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), 2.0)}
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+STALE = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nold"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Server:
@@ -97,11 +99,26 @@ class TestConnection:
         with talking(reply(closing), reply(OK)) as (transport, server):
             assert [exchange(transport, server) for _ in range(2)] == [(200, b"ok")] * 2
 
-    def test_on_which_more_came_than_was_asked_for_is_not_used_again(self) -> None:
-        """Whose answer it is nobody knows: it is not the next file's."""
-        stale = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 3\r\n\r\nold"
-        with talking(reply(OK + stale), reply(OK)) as (transport, server):
-            assert [exchange(transport, server) for _ in range(2)] == [(200, b"ok")] * 2
+    @pytest.mark.parametrize("more", [STALE, b"rubbish", b"\0"])
+    @pytest.mark.parametrize("later_s", [0.0, 0.05])
+    def test_on_which_more_came_than_was_asked_for_is_not_used_again(
+        self, more: bytes, later_s: float
+    ) -> None:
+        """Whose answer it is nobody knows: it is not the next file's. The first one holds."""
+
+        def play(connection: socket.socket) -> None:
+            connection.recv(4096)
+            if later_s:
+                connection.sendall(OK)
+                time.sleep(later_s)
+            connection.sendall(more if later_s else OK + more)
+            with suppress(ConnectionError):
+                connection.recv(4096)  # until it is closed
+
+        with talking(play, reply(OK)) as (transport, server):
+            assert exchange(transport, server) == (200, b"ok")
+            time.sleep(2 * later_s)
+            assert exchange(transport, server) == (200, b"ok")
         assert server.connections == 2
 
     def test_after_head_is_not_used_again(self) -> None:
@@ -113,8 +130,7 @@ class TestConnection:
             response.close()
             assert exchange(transport, server) == (200, b"ok")
 
-    def test_that_was_closed_while_it_was_idle_is_opened_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wire, "_CHECKED_AFTER_S", 0.0)
+    def test_that_was_closed_while_it_was_idle_is_opened_anew(self) -> None:
         with talking(reply(OK), reply(OK)) as (transport, server):
             exchange(transport, server)
             time.sleep(0.2)  # the server's close arrives
@@ -178,16 +194,59 @@ class TestAnswer:
                 id="an upgrade",
             ),
             pytest.param(OK[:-1], httpx.RemoteProtocolError, id="a cut body"),
+            pytest.param(CHUNKED + b"zz\r\n", httpx.RemoteProtocolError, id="no chunk"),
             pytest.param(
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+                CHUNKED + b"2\r\nok\r\n0\r\n" + b"X: y\r\n" * 40_000,
                 httpx.RemoteProtocolError,
-                id="no chunk",
+                id="trailers without end",
+            ),
+            pytest.param(
+                CHUNKED + b"2;" + b"x" * 300_000,
+                httpx.RemoteProtocolError,
+                id="a chunk extension without end",
+            ),
+            pytest.param(
+                b"HTTP/1.1 099 None\r\nContent-Length: 4\r\n\r\nEVIL" + OK,
+                httpx.RemoteProtocolError,
+                id="no status",
             ),
         ],
     )
     def test_that_is_none_is_an_error(self, answer: bytes, error: type[Exception]) -> None:
         with talking(reply(answer)) as (transport, server), pytest.raises(error):
             exchange(transport, server)
+
+    def test_that_drips_without_end_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Never silent, and its head is never whole."""
+        monkeypatch.setattr(wire, "LONGEST_ANSWER_S", 0.1)
+
+        def drip(connection: socket.socket) -> None:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            with suppress(ConnectionError):
+                for _ in range(200):
+                    connection.sendall(b"X: y\r\n")
+                    time.sleep(0.01)
+
+        with talking(drip) as (transport, server), pytest.raises(httpx.RemoteProtocolError):
+            exchange(transport, server)
+
+    def test_that_comes_before_the_body_is_sent_holds_though_nothing_more_is_read(self) -> None:
+        """A proxy that refuses a large object may say why, and keep the connection."""
+        hold = threading.Event()
+
+        def refuse(connection: socket.socket) -> None:
+            connection.recv(1024)
+            connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+            hold.wait(5)
+
+        with talking(refuse) as (transport, server):
+            timeout = {"timeout": {**TIMEOUT["timeout"], "write": 0.2}}
+            request = httpx.Request("PUT", server.url, content=bytes(20_000_000), extensions=timeout)
+            response = transport.handle_request(request)
+            response.close()
+            hold.set()
+        assert response.status_code == 413
 
     def test_that_never_comes_is_a_time_out(self) -> None:
         hold = threading.Event()
@@ -217,10 +276,29 @@ class TestRequest:
         assert server.connections == 2
 
     def test_cannot_smuggle_a_header(self) -> None:
-        with talking(lambda _connection: None) as (transport, server):
+        """It is refused before anything is opened."""
+        with talking() as (transport, server):
             request = httpx.Request("GET", server.url, headers={"X": "a\r\nY: b"}, extensions=TIMEOUT)
             with pytest.raises(httpx.LocalProtocolError):
                 transport.handle_request(request)
+        assert server.connections == 0
+
+    def test_needs_a_length(self) -> None:
+        """Or its body would be taken for requests of its own."""
+        with talking() as (transport, server):
+            request = httpx.Request("PUT", server.url, content=iter([b"ok"]), extensions=TIMEOUT)
+            with pytest.raises(httpx.LocalProtocolError):
+                transport.handle_request(request)
+        assert server.connections == 0
+
+    @pytest.mark.parametrize(
+        "url", ["https://127.0.0.1:{port}/", "http://localhost:{port}/", "http://127.0.0.1:1/"]
+    )
+    def test_goes_to_its_own_origin_alone(self, url: str) -> None:
+        transport = DirectTransport(httpx.URL("http://127.0.0.1:2/"), None)
+        request = httpx.Request("GET", url.format(port=2), extensions=TIMEOUT)
+        with pytest.raises(httpx.UnsupportedProtocol):
+            transport.handle_request(request)
 
     def test_needs_http(self) -> None:
         request = httpx.Request("GET", "ftp://127.0.0.1/", extensions=TIMEOUT)
