@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectConcurrentFuture
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -181,29 +181,22 @@ def upload_batch(batch_no: int, engine: Engine) -> None:
 
 def _upload_all(engine: Engine, may_begin: threading.Event) -> None:
     """One window of batches after another; the next is mapped while the last is under way."""
-    earlier: list[PrefectFuture[Any]] = []
+    earlier: list[PrefectConcurrentFuture[Any]] = []
     for window in _windows(engine.batches(), BATCHES_IN_FLIGHT):
         while not may_begin.wait(LOOK_UP_S):
             engine.raise_if_stopped()
-        current = list(upload_batch.map(window, unmapped(engine)))
+        current = upload_batch.map(window, unmapped(engine))
         _await(earlier)
-        earlier = current
+        earlier = cast("list[PrefectConcurrentFuture[Any]]", current)  # of a ThreadPoolTaskRunner
     _await(earlier)
 
 
-def _await(futures: list[PrefectFuture[Any]]) -> None:
+def _await(futures: list[PrefectConcurrentFuture[Any]]) -> None:
+    """Raises what a task raised."""
     for future in futures:
-        while not _has_ended(future):
-            pass
-
-
-def _has_ended(future: PrefectFuture[Any]) -> bool:
-    """At the latest after LOOK_UP_S; raises what the task raised."""
-    try:
-        future.result(timeout=LOOK_UP_S)
-    except TimeoutError:
-        return False
-    return True
+        while not future.wrapped_future.done():
+            future.wait(LOOK_UP_S)
+        future.result()
 
 
 def _windows(batch_nos: Iterator[int], size: int) -> Iterator[list[int]]:

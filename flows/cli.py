@@ -4,7 +4,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ _INTERRUPTED: Final = (
     "Interrupted. The same command goes on from here; `dicom-ingest report` writes what a run has done "
     "until now."
 )
-_ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"], ["help"])
+_ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"])
 # Objects; 700 is usual. Imports make a few hundred thousand, and among them is no garbage.
 _COLLECTED_AFTER: Final = 50_000
 
@@ -30,11 +30,10 @@ def main() -> None:
     sys.exit(execute(sys.argv[1:]))
 
 
-def execute(arguments: Sequence[str]) -> int:
+def execute(arguments: list[str]) -> int:
     """Runs one command; its exit code. An error is one clear sentence; `--debug` says where it came from."""
-    if list(arguments) in _ASKING_FOR_HELP:
-        print(FIRST_PAGE, end="")
-        return 0
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     debug = "--debug" in arguments or os.environ.get("DICOM_INGEST_DEBUG", "").lower() in ("1", "true")
     try:
         with _terminated_like_interrupted():
@@ -43,7 +42,10 @@ def execute(arguments: Sequence[str]) -> int:
         return _tell(_error_to_tell(error), debug=debug)
 
 
-def _run(arguments: Sequence[str]) -> int:
+def _run(arguments: list[str]) -> int:
+    if arguments in _ASKING_FOR_HELP:
+        print(FIRST_PAGE, end="", flush=True)
+        return 0
     from cyclopts import CycloptsError
 
     from flows.commands import app

@@ -29,6 +29,7 @@ app = App(
     help_epilogue=f"{SETTINGS_HELP}\n\n{EXIT_CODES_HELP}",
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,  # what to do then, flows/cli.py says
 )
 _RUN: Final = Group("Where and how")
 

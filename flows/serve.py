@@ -33,7 +33,7 @@ def serve(port: int) -> None:
     os.environ["PREFECT_API_URL"] = url  # before Prefect is imported: its settings are read then
     # A run starts so many seconds after the click; Prefect's own 10 spare a server that many ask.
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
-    with _server(url, port):
+    with suppress(KeyboardInterrupt), _server(url, port):
         _serve_deployments(url)
 
 

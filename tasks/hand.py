@@ -67,7 +67,7 @@ class Crew:
         ended: Callable[[Ended], None],
         failed: Callable[[IngestError], None],
     ) -> None:
-        """Raises OSError when there can be no more processes."""
+        """Raises OSError, or RuntimeError for a thread, when there can be no more of them."""
         with ExitStack() as undo, ExitStack() as theirs:
             pairs = [socket.socketpair() for _ in range(count)]
             for our_end, their_end in pairs:
@@ -83,8 +83,11 @@ class Crew:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # what a library says there may name a file
             )
+            self.hands: list[Hand] = []
+            undo.callback(self.kill)
+            for our_end, _ in pairs:
+                self.hands.append(Hand(our_end, ledger, ended, failed))
             undo.pop_all()
-        self.hands = [Hand(our_end, ledger, ended, failed) for our_end, _ in pairs]
 
     def is_ready(self, stopping: threading.Event) -> bool:
         """Waits until all have started; whether they have, and the run still goes on."""
@@ -95,7 +98,7 @@ class Crew:
         """Waits for the end of all that were dismissed, and makes sure of it."""
         until = time.monotonic() + grace_s + _GONE_S
         for hand in self.hands:
-            hand.leave(until)
+            hand.join(until)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, until - time.monotonic()))
         self.kill()
@@ -103,12 +106,15 @@ class Crew:
     def kill(self) -> None:
         """At once."""
         for hand in self.hands:
-            hand.leave(until=0.0)
-        with suppress(OSError):  # there are none any more
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+            hand.expect_end()
+        if self._process.returncode != 0:  # 0: it has waited for all that it forked
+            with suppress(OSError):  # there are none any more
+                os.killpg(self._process.pid, signal.SIGKILL)
+        until = time.monotonic() + _GONE_S  # one that a disk holds up can't be killed: the report is due
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GONE_S)
         for hand in self.hands:
-            hand.close()
+            hand.join(until)
 
 
 class Hand:
@@ -161,18 +167,16 @@ class Hand:
 
     def dismiss(self, grace_s: float) -> None:
         """No file follows; what is under way may take so long."""
-        self._leaving = True
+        self.expect_end()
         self._link.send("dismiss", grace_s)
 
-    def leave(self, until: float) -> None:
-        """Waits for its good-bye, or until time.monotonic() says `until`; its end is no failure any more."""
+    def expect_end(self) -> None:
+        """Its end is no failure any more."""
         self._leaving = True
-        self._thread.join(max(0.0, until - time.monotonic()))
 
-    def close(self) -> None:
-        """Its process is gone."""
-        self._thread.join()
-        self._link.close()
+    def join(self, until: float) -> None:
+        """Waits for its end, or until time.monotonic() says so."""
+        self._thread.join(max(0.0, until - time.monotonic()))
 
     def _listen(self) -> None:
         try:
@@ -192,6 +196,8 @@ class Hand:
                 )
         except Exception as error:  # noqa: BLE001 - a defect has to stop the run, not hang it
             self._failed(InternalError.hiding(error))
+        finally:
+            self._link.close()
 
     def _take(self, kind: str, what: Any) -> None:
         match kind:
@@ -243,7 +249,7 @@ class _Link:
 def main() -> NoReturn:
     """Carries files until the run dismisses it, or is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # they reach the run too, which says what is to be done
+        signal.signal(number, signal.SIG_IGN)  # what ends a whole machine reaches the run, which says so
     import_module("tasks.assembly")
     gc.freeze()  # what is imported is no garbage, and is shared by all as long as nobody touches it
     link = _Link(_forked([socket.socket(fileno=int(end)) for end in sys.argv[1:]]))
@@ -252,7 +258,7 @@ def main() -> NoReturn:
     log.propagate = False
     link.send("ready", None)
     try:
-        _kind, orders = link.receive()
+        _begin, orders = link.receive()
         carrying = _Carrying(link, *orders)
         while True:
             carrying.take(*link.receive())

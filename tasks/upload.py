@@ -12,11 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tasks.core.errors import IngestError, InterruptedRunError
+from tasks.core.errors import IngestError, InternalError, InterruptedRunError
 from tasks.core.models import Status, Todo
 from tasks.ledger import Ledger
 from tasks.settings import Settings
@@ -213,25 +212,42 @@ class Uploader:
         with self._lock:
             if self._hiring or self._stopping.is_set():
                 return
-            self._hiring = threading.Thread(target=self._hire, name="hiring", daemon=True)
+            hiring = threading.Thread(target=self._hire, name="hiring", daemon=True)
+            try:
+                hiring.start()
+            except RuntimeError:  # no thread can be started: this process goes on with those that it has
+                self._processes = 1
+                return
+            self._hiring = hiring
             if self._settings.processes:
                 self._senders = []  # nobody begins before all are there
-        self._hiring.start()
 
     def _hire(self) -> None:
-        from tasks.hand import Crew
-
-        with suppress(OSError):  # no room for a process, or none permitted
-            crew = Crew(self._processes, self._ledger, self.ended, self.stop)
-            if crew.is_ready(self._stopping):
-                self._crew = crew
-                self._employ(crew.hands)
+        try:
+            hands = self._ready_hands()
+            if hands:
+                self._employ(hands)
                 return
-            crew.kill()
+        except Exception as error:  # noqa: BLE001 - a defect has to stop the run, not hang it
+            self.stop(InternalError.hiding(error))
         with self._changed:
             self._senders = [self._workers]
         if not self._stopping.is_set():
             log.warning("No further process could be started: one process sends the files.")
+
+    def _ready_hands(self) -> "Sequence[Hand]":
+        """Ready to begin; none when they can't be started."""
+        from tasks.hand import Crew
+
+        try:
+            crew = Crew(self._processes, self._ledger, self.ended, self.stop)
+        except (OSError, RuntimeError):  # no room for a process or a thread, or none permitted
+            return ()
+        if crew.is_ready(self._stopping):
+            self._crew = crew
+            return crew.hands
+        crew.kill()
+        return ()
 
     def _employ(self, hands: "Sequence[Hand]") -> None:
         for hand, share in zip(hands, shares(self._settings.parallel, len(hands)), strict=True):

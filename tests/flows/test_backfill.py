@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
 from deployments.sandbox.sandbox import Sandbox
-from flows.backfill import backfill
+from flows.backfill import backfill, upload_batch
 from flows.cli import execute
 from tasks.core.errors import IngestError, ManifestError, NotAllStoredError
 from tasks.core.plan import batch_target
@@ -141,6 +141,15 @@ class TestInterrupt:
         state = run(write_manifest(tmp_path / "manifest.csv", "a"), tmp_path / "report", parallel=1)
         assert str(state.message).startswith("stopped early (exit code 130)")
         assert {row["status"] for row in read_report(tmp_path / "report")} == {"uploaded", "not_attempted"}
+
+    def test_is_not_what_a_batch_that_took_too_long_ends_with(
+        self, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Prefect's own TimeoutError is an end of the batch, not of a look at it."""
+        plant(tmp_path / "a")
+        monkeypatch.setattr("flows.backfill.upload_batch", upload_batch.with_options(timeout_seconds=0.01))
+        state = run(write_manifest(tmp_path / "manifest.csv", "a"), tmp_path / "report")
+        assert str(state.message).startswith("stopped early (exit code 3)")
 
 
 class TestWrongManifest:

@@ -249,6 +249,12 @@ class TestHelp:
         assert "Exit codes: 0" in out
         assert "DICOM_INGEST_TOKEN" in out
 
+    def test_is_there_for_who_asks_in_words(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert execute(["help"]) == execute(["help", "audit"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("Usage: dicom-ingest COMMAND")
+        assert "Usage: dicom-ingest audit" in out
+
     def test_says_which_version_this_is(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert execute(["--version"]) == 0
         assert capsys.readouterr().out.strip() == version("dicom-ingest")
@@ -443,6 +449,17 @@ class TestManifest:
         rows = (here / "manifest.csv").read_text().splitlines()
         assert rows == ["study_dir", str(here / "archive" / "one"), str(here / "archive" / "two")]
         assert "2 study directories" in capsys.readouterr().err
+
+
+def test_a_command_that_is_interrupted_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deployments.sandbox.demo.run_demo", interrupted)
+    assert execute(["demo"]) == 130
+    assert "The same command goes on from here" in capsys.readouterr().err
 
 
 class TestInterrupted:

@@ -194,6 +194,24 @@ class TestTwoProcesses:
             assert two.run().exit_code == 0
         assert "one process sends" in caplog.text
 
+    @pytest.mark.parametrize("which", ["hiring", "hand"])
+    def test_that_get_no_thread_are_done_without(
+        self, which: str, two: NearSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At the operating system's limit; of a process that was started nothing is left."""
+        put_many(two, dicom, 30)
+        start = threading.Thread.start
+
+        def refused(thread: threading.Thread) -> None:
+            if thread.name == which:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        run = two.run()
+        assert (run.exit_code, set(run.statuses.values())) == (0, {"uploaded"})
+        assert hands() == []
+
 
 class TestHiring:
     def test_happens_when_the_process_is_short_of_cpu(
