@@ -115,6 +115,7 @@ class Crew:
             self._process.wait(_GONE_S)
         for hand in self.hands:
             hand.join(until)
+            hand.close()
 
 
 class Hand:
@@ -175,8 +176,13 @@ class Hand:
         self._leaving = True
 
     def join(self, until: float) -> None:
-        """Waits for its end, or until time.monotonic() says so."""
+        """Waits for its good-bye, or until time.monotonic() says so."""
         self._thread.join(max(0.0, until - time.monotonic()))
+
+    def close(self) -> None:
+        """It is gone; to one that is not, its end would say that the run is."""
+        if not self._thread.is_alive():
+            self._link.close()
 
     def _listen(self) -> None:
         try:
@@ -196,8 +202,6 @@ class Hand:
                 )
         except Exception as error:  # noqa: BLE001 - a defect has to stop the run, not hang it
             self._failed(InternalError.hiding(error))
-        finally:
-            self._link.close()
 
     def _take(self, kind: str, what: Any) -> None:
         match kind:
