@@ -10,14 +10,6 @@ from tests.benchmarks.table import Row
 from tests.far_side import TOKEN
 
 ROUNDS = 10
-_SHORTEST_HELP = """
-from cyclopts import App
-app = App(name="shortest")
-@app.command
-def command(): "Does nothing."
-try: app(["--help"])
-except SystemExit: pass
-"""
 _NEEDED = """
 import sys, pathlib, cyclopts, httpx, pydicom, sqlalchemy
 api, path, token = sys.argv[1:]
@@ -33,9 +25,6 @@ def rows(scale: float) -> Iterator[Row]:
     library = _best(rounds, [sys.executable, "-c", "import cyclopts"])
     shown = _best(rounds, [str(BIN / "dicom-ingest"), "--help"])
     yield _row("dicom-ingest --help", shown, "import cyclopts", library)
-    shortest = _best(rounds, [sys.executable, "-c", _SHORTEST_HELP])
-    beside = f"{shortest * 1e3:.0f}"
-    yield Row("the same", f"{shown * 1e3:.0f} ms", f"help of a one-command app {beside}", shown / shortest)
     with archive(1, 33 * 1024) as directory, far_process() as far:
         file = next((directory / "study").iterdir())
         needed = _best(rounds, [sys.executable, "-c", _NEEDED, far.url, str(file), TOKEN])
