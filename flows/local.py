@@ -79,9 +79,7 @@ def _prepare() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    from prefect.settings import PREFECT_API_URL
-
-    if PREFECT_API_URL.value():
+    if has_server():
         _reach()
     else:
         say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")

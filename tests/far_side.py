@@ -8,6 +8,7 @@ A script is asked about each request before its body is read, in the thread that
 change files, or raise a flag. It returns what is to go wrong, or None.
 """
 
+import _thread
 import base64
 import hashlib
 import json
@@ -114,6 +115,18 @@ def scripted(*planned: tuple[Step, int, Deviation]) -> Script:
 
 def always(step: Step, deviation: Deviation) -> Script:
     return lambda request: deviation if request.step is step else None
+
+
+def interrupting(n: int) -> Script:
+    """At the nth PUT, of which each takes a while, comes a signal that ends no wait of the main thread."""
+
+    def script(request: Request) -> None:
+        if request.step is Step.PUT:
+            time.sleep(0.1)
+            if request.n == n:
+                _thread.interrupt_main()
+
+    return script
 
 
 def at_random(seed: int, share: float, by_step: Mapping[Step, list[Deviation]]) -> Script:

@@ -1,6 +1,5 @@
 """The backfill flow under Prefect: its state counts, the report tells, and Prefect learns nothing more."""
 
-import _thread
 import binascii
 import sqlite3
 import time
@@ -22,7 +21,7 @@ from tasks.core.errors import IngestError, ManifestError, NotAllStoredError
 from tasks.core.plan import batch_target
 from tasks.report import read_report, read_summary
 from tasks.settings import Options
-from tests.far_side import TOKEN, FarSide, Request, Step
+from tests.far_side import TOKEN, FarSide, interrupting
 from tests.flows.conftest import Objects, Plant, cut
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "at_sandbox")
@@ -130,14 +129,7 @@ class TestInterrupt:
         monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
         monkeypatch.setenv("DICOM_INGEST_API_ENDPOINT", far_side.url)
         plant(tmp_path / "a", 60)
-
-        def script(request: Request) -> None:
-            if request.step is Step.PUT:
-                time.sleep(0.1)
-                if request.n == 5:
-                    _thread.interrupt_main()
-
-        far_side.script = script
+        far_side.script = interrupting(5)
         state = run(write_manifest(tmp_path / "manifest.csv", "a"), tmp_path / "report", parallel=1)
         assert str(state.message).startswith("stopped early (exit code 130)")
         assert {row["status"] for row in read_report(tmp_path / "report")} == {"uploaded", "not_attempted"}

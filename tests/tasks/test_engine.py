@@ -1,6 +1,5 @@
 """A run as a whole: what it sends, what it leaves alone, how it ends, and what the next run makes of it."""
 
-import _thread
 import gc
 import hashlib
 import os
@@ -34,6 +33,7 @@ from tests.far_side import (
     Step,
     all_good,
     always,
+    interrupting,
     s3_error,
     scripted,
     status,
@@ -707,14 +707,7 @@ class TestInterrupt:
     ) -> None:
         """A signal in the moment before the main thread waits does not end that wait."""
         put_many(near_side, dicom, 60)
-
-        def script(request: Request) -> None:
-            if request.step is Step.PUT:
-                time.sleep(0.1)
-                if request.n == 5:
-                    _thread.interrupt_main()
-
-        far_side.script = script
+        far_side.script = interrupting(5)
         run = near_side.told(ingest(near_side.entries(), near_side.settings(parallel=1)))
         assert run.exit_code == 130
         assert set(run.statuses.values()) == {"uploaded", "not_attempted/stopped"}
