@@ -26,17 +26,13 @@ from tasks.ledger import Ledger
 from tests.benchmarks.archives import archive, scratch
 from tests.benchmarks.far_process import far_process
 from tests.benchmarks.nginx import nginx
-from tests.benchmarks.senders import timed
+from tests.benchmarks.senders import PEAK_OF, timed
 from tests.benchmarks.table import Row
 from tests.conftest import instance
 
 LARGE_BYTES = 4 * 1024**3
 STUDIES, FILES_IN_A_STUDY = 20_000, 50
 SMALL = 100  # a campaign with so many times fewer studies is what a million is compared with
-_PEAK_MIB = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
-_UPLOAD = (
-    f"import resource, sys; from flows.cli import execute; assert not execute(sys.argv[1:]); {_PEAK_MIB}"
-)
 
 
 def rows(scale: float) -> Iterator[Row]:
@@ -62,7 +58,7 @@ def _large_file(size_bytes: int) -> Row:
 def _upload_peak(url: str, directory: Path) -> float:
     report_dir = directory / f"report-{time.monotonic_ns()}"
     command = ["upload", "-u", url, "-p", str(directory / "study"), "--report-dir", str(report_dir)]
-    return float(timed([sys.executable, "-c", _UPLOAD, *command]).said)
+    return float(timed([sys.executable, "-c", PEAK_OF, *command]).said)
 
 
 def _large_campaign(studies: int) -> Iterator[Row]:

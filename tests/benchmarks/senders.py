@@ -14,6 +14,13 @@ from pathlib import Path
 from tests.far_side import TOKEN
 
 BIN = Path(sys.executable).parent
+# A command of ours that prints how many MiB its process held at most.
+PEAK_OF = """
+import resource, sys
+from flows.cli import execute
+assert not execute(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
 # What everybody writes first: a URL, a PUT, one file after the other, no check and no report.
 SCRIPT = """
 import itertools, pathlib, requests, sys

@@ -5,11 +5,12 @@ import hashlib
 import os
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.data.data_manager import DATA_ROOT
@@ -108,6 +109,54 @@ class TestSlots:
         far_side.script = script
         near_side.run(parallel=4)
         assert max(ahead) <= 2 * 4
+
+    def test_do_not_age_the_others_urls_while_one_put_lasts(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
+    ) -> None:
+        """However long: few URLs are minted between any other's minting and its use."""
+        put_many(near_side, dicom, 40)
+        others_are_sent = threading.Event()
+        younger: list[int] = []
+
+        def script(request: Request) -> None:
+            if request.step is not Step.PUT:
+                return
+            if request.n == 1:
+                assert others_are_sent.wait(20)
+                return
+            minted = [*far_side._grants]
+            younger.append(len(minted) - 1 - minted.index(request.key))
+            time.sleep(0.1)
+            if request.n == 40:
+                others_are_sent.set()
+
+        far_side.script = script
+        run = near_side.run(parallel=4)
+        assert (set(run.statuses.values()), len(younger)) == ({"uploaded"}, 39)
+        assert max(younger) <= 2 * 4
+
+    def test_are_given_files_that_were_opened_and_read_once(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For header, hashes and body together."""
+        put_many(near_side, dicom, 10)
+        files = {path.stat().st_ino for path in (near_side.archive / "study").iterdir()}
+        opened, read = Counter[int](), Counter[int]()
+
+        def counted(function: Callable[..., Any], calls: Counter[int]) -> Callable[..., Any]:
+            def call(what: Any, *more: Any, **named: Any) -> Any:
+                result = function(what, *more, **named)
+                calls[os.stat(what).st_ino] += 1
+                return result
+
+            return call
+
+        monkeypatch.setattr(os, "open", counted(os.open, opened))
+        monkeypatch.setattr(os, "pread", counted(os.pread, read))
+        run = near_side.run()
+        assert set(run.statuses.values()) == {"uploaded"}
+        once = dict.fromkeys(files, 1)
+        assert {file: opened[file] for file in files} == {file: read[file] for file in files} == once
 
 
 class TestTwins:
