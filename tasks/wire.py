@@ -192,9 +192,8 @@ class _Answer:
         fields = {name.lower(): value.lower() for name, value in self.headers}
         is_chunked = fields.get(b"transfer-encoding", b"").endswith(b"chunked")
         self._until_close = b"content-length" not in fields and not is_chunked
+        self._keeps_alive = self._parser.should_keep_alive()
         self._ended = self._is_to_head
-        # The parser takes what follows the head of an answer to HEAD for its body: nothing may.
-        self._keeps_alive = self._parser.should_keep_alive() and not self._is_to_head
 
     def on_body(self, data: bytes) -> None:
         if self.status and not self._ended:

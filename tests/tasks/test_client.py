@@ -462,10 +462,22 @@ class TestRedirect:
         far_side.script = always(Step.PUT, Reply(307, headers={"Location": "https://elsewhere.example/key"}))
         assert kind_of(lambda: put(client, ticket)) is FaultKind.SETTINGS
 
+    def test_to_a_name_that_cannot_be_one_is_the_files_own_trouble(
+        self, client: UploadClient, far_side: FarSide
+    ) -> None:
+        ticket = client.presign()
+        far_side.script = always(Step.PUT, Reply(307, headers={"Location": "https://xn--/key"}))
+        assert kind_of(lambda: put(client, ticket)) is FaultKind.REJECTED
+
     def test_without_end_is_given_up(self, client: UploadClient, far_side: FarSide) -> None:
         far_side.script = self.moved(307, far_side)
         assert kind_of(lambda: put(client, client.presign())) is FaultKind.REJECTED
         assert len(far_side.asked(Step.PUT)) == 4
+
+
+def test_a_host_name_that_cannot_be_one_is_wrong_settings() -> None:
+    connections = Connections(lambda _url: httpx.MockTransport(lambda _: httpx.Response(200)), Timeouts())
+    assert kind_of(lambda: connections.send("GET", "http://xn--/", {})) is FaultKind.SETTINGS
 
 
 class TestAnswer:

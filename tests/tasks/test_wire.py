@@ -124,9 +124,16 @@ class TestConnection:
             assert exchange(transport, server) == (200, b"ok")
         assert server.connections == 2
 
-    def test_after_head_is_not_used_again(self) -> None:
+    def test_after_head_is_used_again(self) -> None:
         """Its answer says how long a body would be, and has none."""
-        with talking(reply(OK[:-2]), reply(OK)) as (transport, server):
+
+        def play(connection: socket.socket) -> None:
+            connection.recv(4096)
+            connection.sendall(OK[:-2])
+            connection.recv(4096)
+            connection.sendall(OK)
+
+        with talking(play) as (transport, server):
             response = transport.handle_request(httpx.Request("HEAD", server.url, extensions=TIMEOUT))
             assert (response.status_code, response.headers["content-length"]) == (200, "2")
             assert list(response.iter_raw()) == []
@@ -189,7 +196,6 @@ class TestAnswer:
         [
             pytest.param(b"", httpx.RemoteProtocolError, id="nothing"),
             pytest.param(b"SSH-2.0-OpenSSH\r\n", httpx.RemoteProtocolError, id="another protocol"),
-            pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000, httpx.RemoteProtocolError, id="a flood"),
             pytest.param(OK[:20], httpx.RemoteProtocolError, id="a cut head"),
             pytest.param(
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
@@ -219,6 +225,22 @@ class TestAnswer:
         with talking(reply(answer)) as (transport, server), pytest.raises(error):
             exchange(transport, server)
 
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000, id="its head"),
+            pytest.param(CHUNKED + b"2\r\nok\r\n0\r\n" + b"X: y\r\n" * 40_000, id="its trailers"),
+            pytest.param(CHUNKED + b"2;" + b"x" * 300_000, id="a chunk's extension"),
+        ],
+    )
+    def test_without_end_is_an_error(self, answer: bytes) -> None:
+        def flood(connection: socket.socket) -> None:
+            with suppress(ConnectionError):
+                reply(answer)(connection)
+
+        with talking(flood) as (transport, server), pytest.raises(httpx.RemoteProtocolError, match="no end"):
+            exchange(transport, server)
+
     def test_that_drips_without_end_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Never silent, and its head is never whole."""
         monkeypatch.setattr(wire, "LONGEST_ANSWER_S", 0.1)
@@ -231,7 +253,7 @@ class TestAnswer:
                     connection.sendall(b"X: y\r\n")
                     time.sleep(0.01)
 
-        with talking(drip) as (transport, server), pytest.raises(httpx.RemoteProtocolError):
+        with talking(drip) as (transport, server), pytest.raises(httpx.RemoteProtocolError, match="no end"):
             exchange(transport, server)
 
     def test_that_comes_before_the_body_is_sent_holds_though_nothing_more_is_read(self) -> None:
