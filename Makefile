@@ -6,7 +6,7 @@ LOCK := deployments/requirements.lock
 # uv trusts whom the operating system trusts.
 export UV_SYSTEM_CERTS := true
 
-.PHONY: demo test test-kill check format lock audit-deps bench clean
+.PHONY: demo test test-long test-kill check format lock audit-deps bench clean
 
 demo: $(VENV)/ready ## sample studies through a real far side on this machine, to a report
 	@$(BIN)/dicom-ingest demo
@@ -24,12 +24,21 @@ format: $(VENV)/ready ## mend what can be mended
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: $(VENV)/ready ## resolve the dependencies anew
+lock: $(VENV)/ready ## resolve the dependencies anew; kept when schedules still make runs with them
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-annotate --no-header \
-		--python-version 3.11 --extra sandbox --extra postgresql --extra dev --output-file $(LOCK) pyproject.toml
+		--python-version 3.11 --extra sandbox --extra postgresql --extra dev --output-file $(LOCK).new pyproject.toml
+	@$(MAKE) --no-print-directory VENV=.venv-lock LOCK=$(LOCK).new .venv-lock/ready
+	@.venv-lock/bin/pytest -x -m '' tests/e2e/test_schedules.py || { \
+		echo "The lock stays as it was: with $(LOCK).new schedules make no runs. Find the package that changed."; exit 1; }
+	@mv $(LOCK).new $(LOCK)
+	@rm -rf .venv-lock
 
 audit-deps: $(VENV)/ready ## known vulnerabilities of what the lock names; asks an advisory service on the internet
 	@$(BIN)/uv tool run --quiet pip-audit --require-hashes --disable-pip --requirement $(LOCK)
+
+test-long: $(VENV)/ready ## what takes minutes each, and 300 kills: three quarters of an hour
+	@$(BIN)/pytest -m long
+	@$(MAKE) --no-print-directory test-kill
 
 test-kill: $(VENV)/ready ## killed 300 times at random moments: a quarter of an hour
 	@KILLS=300 $(BIN)/pytest tests/e2e/test_kill.py
