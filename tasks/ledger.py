@@ -321,11 +321,11 @@ class Ledger:
         after = (0, 0)
         while True:
             with told(), self._engine.connect() as db:
-                page = db.execute(query.where(after < _PLACE)).all()
+                page = db.execute(query.where(after < _PLACE)).tuples().all()
             if not page:
                 return
             yield from page
-            after = (page[-1].study_no, page[-1].file_no)
+            after = page[-1][:2]
 
     # -- how a write is done: each takes all items that wait for one commit, and answers each ------------
 
