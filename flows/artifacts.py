@@ -5,12 +5,10 @@ not take an artifact costs that artifact, never the run.
 """
 
 import contextvars
-import csv
 import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,16 +19,17 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.incomplete import in_words, not_complete
 from flows.progress import sentence
 from tasks.core.models import Summary
-from tasks.report import STUDIES_CSV
+from tasks.report import NotComplete, read_not_complete
 from tasks.upload import Progress
 
 log = logging.getLogger("dicom_ingest")
 
 _UPDATE_S: Final = 15.0  # an update is a request to the server: hundreds in an hour, whatever the files
 _STUDIES_SHOWN: Final = 50
-_STUDY_CELLS: Final = ("study_no", "label", "files", "stored", "failed", "expected")
+_STUDY_CELLS: Final = ("study_no", "label", "files", "stored", "failed", "expected", "why")
 
 
 @contextmanager
@@ -51,19 +50,19 @@ def published(flow: str, progress: Progress, every_s: float = _UPDATE_S) -> Iter
 
 def publish_summary(flow: str, summary: Summary, report_dir: Path) -> None:
     """The counts as text, and the first studies that are incomplete as a table."""
+    found = not_complete(summary, report_dir, _STUDIES_SHOWN)
     told = "What became of the files, and where the report is."
-    _tried(lambda: create_markdown_artifact(markdown(summary, report_dir), f"{flow}-summary", told))
-    if summary.complete_studies < summary.studies:
-        table = incomplete_studies(report_dir)
+    _tried(lambda: create_markdown_artifact(markdown(summary, found, report_dir), f"{flow}-summary", told))
+    if found.first:
         of_which = f"The first {_STUDIES_SHOWN} at most, by their rows in the manifest."
-        _tried(lambda: create_table_artifact(table, f"{flow}-incomplete-studies", of_which))
+        _tried(lambda: create_table_artifact(_cells(found), f"{flow}-incomplete-studies", of_which))
 
 
-def markdown(summary: Summary, report_dir: Path) -> str:
+def markdown(summary: Summary, found: NotComplete, report_dir: Path) -> str:
     """One run for a person who looks at the UI."""
     lines = [
         f"# {summary.campaign}: exit code {summary.exit_code}",
-        f"{summary.complete_studies:,} of {summary.studies:,} studies complete.",
+        *(f"{sentence}." for sentence in in_words(summary, found)),
         f"{summary.files:,} files in {summary.wall_s:,.0f} s, {summary.files_per_s:,.0f} files/s stored.",
         "",
         "| status | files |",
@@ -78,9 +77,11 @@ def markdown(summary: Summary, report_dir: Path) -> str:
 
 def incomplete_studies(report_dir: Path) -> list[dict[str, Any]]:
     """The first of them, by their numbers in the manifest; the whole list is studies.csv."""
-    with (report_dir / STUDIES_CSV).open(encoding="utf-8", newline="") as file:
-        incomplete = (row for row in csv.DictReader(file) if row["complete"] == "false")
-        return [{name: row[name] for name in _STUDY_CELLS} for row in islice(incomplete, _STUDIES_SHOWN)]
+    return _cells(read_not_complete(report_dir, _STUDIES_SHOWN))
+
+
+def _cells(found: NotComplete) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in _STUDY_CELLS} for row in found.first]
 
 
 def _publish(flow: str, progress: Progress, ended: threading.Event, every_s: float) -> None:

@@ -29,6 +29,7 @@ from flows.blocks import settings_of
 from flows.control import asked_end, heeded
 from flows.events import emit_end, emit_stopped
 from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
+from flows.incomplete import not_complete
 from flows.progress import shown
 from tasks.core.errors import IngestError, InterruptedRunError, NotAllStoredError, StoppedError, UsageError
 from tasks.core.models import EXIT_ONE, Summary
@@ -108,7 +109,7 @@ def ended(name: str, summary: Summary, report_dir: Path) -> State[dict[str, Any]
     """Tells Prefect of a run's end; the flow's final state. Raises Pause when it was suspended."""
     publish_summary(name, summary, report_dir)
     emit_end(name, summary, report_dir)
-    return _final_state(summary)
+    return _final_state(summary, not_complete(summary, report_dir, most=0).incomplete)
 
 
 def _each(manifests: list[Path], settings: Settings, *, options: Options, **where: str) -> State[Any]:
@@ -204,7 +205,7 @@ def _windows(batch_nos: Iterator[int], size: int) -> Iterator[list[int]]:
         yield window
 
 
-def _final_state(summary: Summary) -> State[dict[str, Any]]:
+def _final_state(summary: Summary, incomplete: int) -> State[dict[str, Any]]:
     """Counts, for whoever looks at Prefect; which file it was, the report says."""
     by_status = summary.by_status
     counts = {"run_id": summary.run_id, "exit_code": summary.exit_code, "by_status": by_status}
@@ -212,7 +213,7 @@ def _final_state(summary: Summary) -> State[dict[str, Any]]:
         stored, known = by_status.get("uploaded", 0), by_status.get("already_uploaded", 0)
         told = f"{summary.files:,} files, {stored:,} stored, {known:,} already there"
         return Completed(message=told, data=counts)
-    error = NotAllStoredError(_why_failed(summary), counts)
+    error = NotAllStoredError(_why_failed(summary, incomplete), counts)
     asked = asked_end(error) if summary.exit_code == InterruptedRunError.exit_code else None
     return asked or _failed(error)
 
@@ -228,8 +229,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], NotAllStoredError))
 
 
-def _why_failed(summary: Summary) -> str:
+def _why_failed(summary: Summary, incomplete: int) -> str:
     bad = sum(count for status, count in summary.by_status.items() if status in EXIT_ONE)
-    incomplete = summary.studies - summary.complete_studies
     ended = "" if summary.exit_code == 1 else f"stopped early (exit code {summary.exit_code}): "
     return f"{ended}{bad:,} of {summary.files:,} files, {incomplete:,} studies incomplete, see report"

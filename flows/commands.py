@@ -338,11 +338,15 @@ def _print_files(report_dir: Path) -> None:
 
 
 def _print_summary(summary: "Summary", report_dir: Path) -> None:
+    from flows.incomplete import LINES_SHOWN, in_words, lines, not_complete
+
     for problem in summary.problems:
         say(problem)
     statuses = ", ".join(f"{count:,} {status}" for status, count in summary.by_status.items())
     rate = summary.bytes_per_s / 1024 / 1024
     say(f"{summary.files:,} files: {statuses or 'none'}")
-    say(f"{summary.complete_studies:,} of {summary.studies:,} studies complete")
+    found = not_complete(summary, report_dir, LINES_SHOWN)
+    for sentence in (*in_words(summary, found), *lines(found)):
+        say(sentence)
     say(f"{summary.wall_s:.1f} s, {summary.files_per_s:,.0f} files/s, {rate:,.1f} MiB/s")
     say(f"Report: {report_dir.absolute() / 'report.csv'}")

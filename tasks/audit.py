@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,18 +31,19 @@ class Trail:
     def __init__(self, report_dir: Path) -> None:
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, Event, dict[str, Any]]] = []
+        self._path = report_dir / AUDIT_JSONL
         with _sentences():
-            path = report_dir / AUDIT_JSONL
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._file, self._is_new = _locked(self._path)
             try:
-                self._take()
                 self._size, self.chain, torn = _end(self._file)
                 os.ftruncate(self._file, self._size)
+                if torn:
+                    self.tell(Event.LINE_CUT, bytes=torn)
+                    self.flush()
             except BaseException:
-                os.close(self._file)
+                self._close()
                 raise
-        if torn:
-            self.tell(Event.LINE_CUT, bytes=torn)
+        self._began = self._size, self.chain
 
     def tell(self, event: Event, **facts: Any) -> None:
         """One line more, on the disk with the next flush."""
@@ -65,14 +66,24 @@ class Trail:
         finally:
             os.close(self._file)
 
-    def _take(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                "Another run writes into this report directory. Nothing was sent. Wait for its end, or name "
-                "another --report-dir."
-            ) from None
+    def undo(self) -> None:
+        """Takes back every line since it was opened, of a run that attempted nothing, and lets it go.
+
+        A trail that began with this run is removed.
+        """
+        with self._lock:
+            self._waiting = []
+            self._size, self.chain = self._began
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            self._close()
+
+    def _close(self) -> None:
+        """Lets the next run have it; removes it first when it is empty and began here."""
+        with suppress(OSError):
+            if self._is_new and not os.fstat(self._file).st_size:
+                self._path.unlink()
+        os.close(self._file)
 
     def _append(self, waiting: list[tuple[str, Event, dict[str, Any]]]) -> None:
         chain = Chain(self.chain.lines, self.chain.head)
@@ -86,6 +97,40 @@ class Trail:
             os.ftruncate(self._file, self._size)  # half a line would break the chain
             raise
         self._size, self.chain = self._size + len(lines), chain
+
+
+def _locked(path: Path) -> tuple[int, bool]:
+    """The file, opened and locked, and whether it was made here. UsageError when another run has it."""
+    while True:
+        file, is_new = _opened(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(file, path):
+                return file, is_new
+        except BlockingIOError:
+            os.close(file)
+            raise UsageError(
+                "Another run writes into this report directory. Nothing was sent. Wait for its end, or name "
+                "another --report-dir."
+            ) from None
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # whoever had it has removed it before the lock was given
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_CREAT
+    try:
+        return os.open(path, flags | os.O_EXCL, 0o600), True
+    except FileExistsError:
+        return os.open(path, flags, 0o600), False
+
+
+def _is_at(file: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file), path.stat())
+    return False
 
 
 def _end(file: int) -> tuple[int, Chain, int]:

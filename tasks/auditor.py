@@ -3,6 +3,7 @@
 Keys are looked up in a temporary database on disk: a trail of ten million files needs little memory.
 """
 
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tasks.certificate import is_signed, read_certificate, sha256_of
 from tasks.core.audit import Break, Event, follow
 from tasks.core.errors import UsageError
 from tasks.core.models import Status
-from tasks.report import FILES, REPORT_CSV, read_report, read_summary
+from tasks.report import FILES, REPORT_CSV, RUNS, read_report, read_summary
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -56,12 +57,16 @@ def audit(report_dir: Path, key: "Ed25519PublicKey | None" = None) -> Audited:
 
 
 def _read_trail(report_dir: Path, keys: "_Keys", found: Audited) -> dict[int, str]:
-    """Takes all events down. The hash of each line that a certificate may name."""
+    """Takes all events down, of an earlier run those up to its end. The hash of the certificate's line."""
     certificate = read_certificate(report_dir)
+    trail_dir = _trail_dir(report_dir)
+    last = certificate.lines if certificate and trail_dir != report_dir else math.inf
     named: dict[int, str] = {}
     try:
-        with (report_dir / AUDIT_JSONL).open("rb") as lines:
+        with (trail_dir / AUDIT_JSONL).open("rb") as lines:
             for chain, facts in follow(lines):
+                if chain.lines > last:  # what became of its keys later is no business of its report
+                    break
                 found.lines = chain.lines
                 found.events[str(facts.get("event"))] += 1
                 keys.take(facts)
@@ -69,11 +74,19 @@ def _read_trail(report_dir: Path, keys: "_Keys", found: Audited) -> dict[int, st
                     named[chain.lines] = chain.head
     except OSError:
         raise UsageError(
-            "There is no audit.jsonl in this directory that can be read: name the report directory of a run."
+            "There is no run in this directory, for there is no audit.jsonl that can be read: name the "
+            "report directory of a run."
         ) from None
     except Break as broken:
         found.fault(f"The audit trail is broken: {broken}")
     return named
+
+
+def _trail_dir(report_dir: Path) -> Path:
+    """Where the trail is: one for a report directory and the earlier reports in its `runs/`."""
+    place = report_dir.absolute()
+    is_earlier = place.parent.name == RUNS and not (place / AUDIT_JSONL).exists()
+    return place.parent.parent if is_earlier else report_dir
 
 
 def _check_certificate(

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import queue
+import sqlite3
 import threading
 import time
 from collections import defaultdict
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.core.errors import StoppedError, UsageError
+from tasks.directories import make_directories, remove_empty
 from tasks.schema import HEAD, metadata, revision
 from tasks.turn import waiting
 
@@ -172,6 +174,31 @@ def connect(url: str | Path) -> sa.Engine:
         ) from None
 
 
+def has_ledger(url: str | Path) -> bool:
+    """Whether there is a database with a ledger in it; nothing is made. What can't be told counts as one."""
+    if isinstance(url, Path):
+        return _is_ledger(url)
+    engine = connect(url)
+    try:
+        return patiently(lambda: sa.inspect(engine).has_table(revision.name))
+    finally:
+        engine.dispose()
+
+
+def _is_ledger(path: Path) -> bool:
+    """SQLite: what is no database, or can't be read now, says so itself when it is opened."""
+    try:
+        if not path.stat().st_size:
+            return False
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+            return bool(db.execute(query, (revision.name,)).fetchone()[0])
+    except OSError:
+        return False
+    except sqlite3.Error:
+        return True
+
+
 def prepare(engine: sa.Engine) -> None:
     """Makes a new ledger, and brings an older one to the newest schema. UsageError for one of the future."""
     patiently(lambda: _prepare(engine))  # SQLite does not wait when two make a new one at the same moment
@@ -208,10 +235,12 @@ def _upgrade(db: sa.Connection) -> None:
 
 def _sqlite(path: Path) -> sa.Engine:
     """WAL: readers and the writer do not wait for each other. FULL: a commit outlives a power cut."""
+    made: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = make_directories(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
+        remove_empty(made)
         raise UsageError(f"The ledger can't be opened: {error.strerror}. Name another --ledger.") from None
     engine = sa.create_engine(
         f"sqlite:///{path}",

@@ -10,7 +10,8 @@
 | settled     | duplicate                | stored with other bytes       | conflict               |
 | settled     | any other                |                               | what the row says      |
 
-A twin has the key of the file it is a twin of; attempts, times and run_id are the storing run's.
+A twin has the key of the file it is a twin of; attempts, times and run_id are the storing run's. It, and what
+is in conflict, has the path of the file that has its UID, whichever report that is in.
 """
 
 from collections.abc import Sequence
@@ -23,22 +24,24 @@ from tasks.schema import file, instance, issued_key, listing, study
 
 _instance = instance.alias("stored_instance")
 _twin = file.alias("twin")
+_owner = file.alias("owner")
 _twins_listing = listing.alias("twins_listing")
 _owners_listing = listing.alias("owners_listing")
 
 
 def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
-    """A run's rows of a report, in the order of REPORT_COLUMNS and of its rows; times in ns, duration_s null.
+    """A run's rows of a report, in the order of ROW_COLUMNS and of its rows; times in ns, duration_s null.
 
     `run_ids`: all runs whose rows the report has, this one among them.
     """
     in_report = (
-        sa.exists()
+        sa.exists(_owners_listing.c.file_id)  # not of *, for which SQLite would go through all of the run
         .where(_owners_listing.c.file_id == instance.c.file_id, _owners_listing.c.run_id.in_(run_ids))
         .correlate(instance)
     )
     same_bytes = sa.func.coalesce(instance.c.sha256, "") == file.c.sha256
     is_twin = file.c.status == Status.DUPLICATE
+    shares_uid = file.c.status.in_((Status.DUPLICATE, Status.CONFLICT))
     is_earlier = (file.c.status == Status.UPLOADED) & file.c.run_id.not_in(run_ids)
     from_owner = is_twin & same_bytes & ~in_report
 
@@ -81,18 +84,32 @@ def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
             told("finished_ns", None),
             sa.null().label("duration_s"),
             told("run_id", ""),
+            _same_uid_path(shares_uid),
+            file.c.modality,
         )
         .join(file, file.c.file_id == listing.c.file_id)
         .join(study, (study.c.run_id == listing.c.run_id) & (study.c.study_no == listing.c.study_no))
         .outerjoin(
             instance,
-            is_twin
+            shares_uid
             & (instance.c.campaign == file.c.campaign)
             & (instance.c.sop_instance_uid == file.c.sop_instance_uid),
         )
         .where(listing.c.run_id == run_id)
         .order_by(listing.c.study_no, listing.c.file_no)
     )
+
+
+def _same_uid_path(shares_uid: Any) -> Any:
+    """The file that has the row's SOP Instance UID: looked up for rows that share one, for no other."""
+    path = (
+        sa.select(_owner.c.path)
+        .where(_owner.c.file_id == instance.c.file_id, _owner.c.file_id != file.c.file_id)
+        .correlate(instance, file)
+        .scalar_subquery()
+    )
+    shared = sa.case((listing.c.settled & shares_uid, path))
+    return sa.func.coalesce(shared, "").label("same_uid_path")
 
 
 def _superseded_keys(run_ids: Sequence[str]) -> Any:
@@ -114,8 +131,13 @@ def _superseded_keys(run_ids: Sequence[str]) -> Any:
 
 def _is_a_twins_key(run_ids: Sequence[str]) -> Any:
     """Files that swapped their names: what one path stored is now a duplicate's key, under another path."""
+    in_report = (
+        sa.exists(_twins_listing.c.file_id)  # as above
+        .where(_twins_listing.c.file_id == _twin.c.file_id, _twins_listing.c.run_id.in_(run_ids))
+        .correlate(_twin)
+    )
     return (
-        sa.exists()
+        sa.exists(_twin.c.file_id)
         .where(
             _instance.c.campaign == issued_key.c.campaign,
             _instance.c.sop_instance_uid == issued_key.c.sop_instance_uid,
@@ -124,8 +146,7 @@ def _is_a_twins_key(run_ids: Sequence[str]) -> Any:
             _twin.c.sop_instance_uid == _instance.c.sop_instance_uid,
             _twin.c.sha256 == _instance.c.sha256,
             _twin.c.status == sa.literal_column("'duplicate'"),  # literal, for the index on twins
-            _twins_listing.c.file_id == _twin.c.file_id,
-            _twins_listing.c.run_id.in_(run_ids),
+            in_report,
         )
         .correlate(issued_key)
     )

@@ -30,6 +30,7 @@ from tasks.core.audit import Event
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RefusedError, UsageError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules, batch_target
+from tasks.directories import make_directories, remove_empty
 from tasks.ledger import Ledger
 from tasks.report import REPORT_CSV, write_report
 from tasks.scan import Territory, survey, walk_study
@@ -76,6 +77,8 @@ class Engine:
     ) -> None:
         """Opens the ledger and asks the API for any answer: UsageError comes before anything is sent.
 
+        Whatever refuses the run leaves nothing of it behind. The ledger is opened last, for a new one may be
+        another run's by the time that it would be removed.
         `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/shards.py`).
         """
         self.run_id = run_id or uuid.uuid4().hex
@@ -94,9 +97,9 @@ class Engine:
             undo.callback(self._client.close)
             self._client.reach()
             self._key = signing_key(settings.signing_key)
-            make_private(settings.report_dir)
+            undo.callback(remove_empty, make_private(settings.report_dir))
             self._trail = Trail(settings.report_dir)
-            undo.callback(self._trail.close)
+            undo.callback(self._trail.undo)
             self._ledger = Ledger(
                 settings.ledger_at,
                 settings.campaign,
@@ -324,13 +327,15 @@ def _without_done(futures: set[Future[None]]) -> set[Future[None]]:
     return pending
 
 
-def make_private(report_dir: Path) -> None:
-    """A report that can't be written is known before anything is sent."""
+def make_private(report_dir: Path) -> list[Path]:
+    """A report that can't be written is known before anything is sent. Gives the directories that it made."""
+    made: list[Path] = []
     try:
-        report_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = make_directories(report_dir)
         with TemporaryFile(dir=report_dir):
             pass
     except OSError as error:
+        remove_empty(made)
         raise UsageError(
             f"The report directory can't be written: {error.strerror}. Nothing was sent. Name another "
             "--report-dir."
@@ -339,6 +344,7 @@ def make_private(report_dir: Path) -> None:
         log.warning(
             "The report directory is open to other users of this machine: chmod 700 keeps it private."
         )
+    return made
 
 
 def _rules(settings: Settings, now_ns: int) -> Rules:

@@ -40,6 +40,7 @@ _TRANSFER_SYNTAX: Final = 0x00020010
 _CHARACTER_SET: Final = 0x00080005
 _SOP_CLASS: Final = 0x00080016
 _SOP_INSTANCE: Final = 0x00080018
+_MODALITY: Final = 0x00080060
 _STUDY: Final = 0x0020000D
 _SERIES: Final = 0x0020000E
 _FRAMES: Final = 0x00280008
@@ -47,7 +48,8 @@ _ROWS: Final = 0x00280010
 _PIXELS: Final = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _TRAILERS: Final = (0xFFFAFFFA, 0xFFFCFFFC)  # digital signatures, data set trailing padding
 _IDENTITY: Final = (_SOP_INSTANCE, _STUDY, _SERIES, _SOP_CLASS, _TRANSFER_SYNTAX)  # as in `Header`
-_KEPT: Final[list[BaseTag | int]] = [*_IDENTITY, _MEDIA_STORAGE_SOP_CLASS, _FRAMES, _ROWS]
+_NEEDED: Final = (*_IDENTITY, _MEDIA_STORAGE_SOP_CLASS, _FRAMES, _ROWS)  # what an instance is judged by
+_KEPT: Final[list[BaseTag | int]] = [*_NEEDED, _MODALITY]
 
 _DICOMDIR_CLASS: Final = "1.2.840.10008.1.3.10"
 _BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
@@ -56,6 +58,7 @@ _RLE: Final = "1.2.840.10008.1.2.5"
 _JPEG: Final = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.(?:[5-9]\d|20\d)")  # JPEG, JPEG-LS, JPEG 2000, HTJ2K
 _END_OF_IMAGE: Final = b"\xff\xd9"  # the same marker in all of them
 _UID: Final = re.compile(r"[0-9.]{1,64}")
+_CODE: Final = re.compile(r"[A-Za-z0-9_ ]{1,16}")  # PS3.5 6.2, CS; lower case is seen
 
 _MAX_VALUE_BYTES: Final = 1024  # of an element that is kept: a UID has at most 64
 _MAX_COST: Final = 5_000_000  # seconds of work, and more than real files have: headers of items, and ...
@@ -264,7 +267,7 @@ class _Walk:
             return self._finish()
         if tag == 0 and length == 0:
             return self._finish(self._tail_fault())
-        if self._budget <= 0 or (tag in _KEPT and length > _MAX_VALUE_BYTES):
+        if self._budget <= 0 or (tag in _NEEDED and length > _MAX_VALUE_BYTES):
             return self._finish(Reason.MALFORMED)
         if length == UNDEFINED_LENGTH:
             self._items_start = end - length
@@ -274,8 +277,13 @@ class _Walk:
             self.end = end
         self._last_tag = tag
         self._past_pixels |= tag in _PIXELS
-        # pydicom would decode the character set, and warn of unknown ones: pass over it instead
-        return tag == _CHARACTER_SET or length == UNDEFINED_LENGTH
+        # pydicom would decode the character set, and warn of unknown ones: pass over it instead, and over a
+        # modality of any length that it would read
+        return (
+            tag == _CHARACTER_SET
+            or length == UNDEFINED_LENGTH
+            or (tag == _MODALITY and length > _MAX_VALUE_BYTES)
+        )
 
     def _finish(self, fault: Reason = Reason.NONE) -> bool:
         self.fault = fault
@@ -369,7 +377,12 @@ class _Walk:
     def header(self) -> Header | None:
         """The UIDs that were read; None when there are none of the data set's."""
         uids = [self.uid(tag) for tag in _IDENTITY]
-        return Header(*uids) if any(uids[:-1]) else None
+        return Header(*[*uids, self.modality()]) if any(uids[:-1]) else None
+
+    def modality(self) -> str:
+        """The modality that was read; empty when it is missing or no code string."""
+        text = self.values.get(_MODALITY, b"").decode("latin-1").strip("\0 ")
+        return text if _CODE.fullmatch(text) else ""
 
     def has_malformed_uid(self) -> bool:
         """Whether one of the UIDs that identify the instance is there and is no UID."""

@@ -41,7 +41,7 @@ from tasks.core.models import (
 )
 from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.core.reconcile import Claim
-from tasks.database import Writer, connect, execute_many, prepare, told
+from tasks.database import Writer, connect, execute_many, has_ledger, prepare, told
 from tasks.derived import report_select
 from tasks.schema import (
     CLAIMED,
@@ -64,6 +64,10 @@ from tasks.schema import (
 )
 
 _NO_RULES: Final = Rules()
+_NO_RUN: Final = (
+    "There is no run in this report directory, for there is no ledger of it: name the report directory of a "
+    "run, or its --ledger."
+)
 _PLACE: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)  # of a row in the report
 _REPORT_PAGE: Final = 5000
 _PAGE: Final = 1000  # rows read or looked up at once
@@ -150,7 +154,12 @@ class Ledger:
 
     @classmethod
     def of_last_run(cls, url: str | Path, campaign: str, report_dir: Path) -> Self:
-        """The ledger as the newest run into this report directory sees it. UsageError when none is over."""
+        """The ledger as the newest run into this report directory sees it. UsageError when none is over.
+
+        A database that is not there, or holds no ledger, is not made.
+        """
+        if not has_ledger(url):
+            raise UsageError(_NO_RUN)
         ledger = cls(url, campaign, run_id="")
         query = (
             sa.select(run.c.run_id, ledger._is_alive.label("alive"))
@@ -309,7 +318,7 @@ class Ledger:
             return {row.study_no: row.overlaps for row in found}
 
     def report_rows(self) -> Iterator[tuple[Any, ...]]:
-        """The run's report: tuples in the order of REPORT_COLUMNS, sorted by study_no and file_no.
+        """The run's report: tuples in the order of ROW_COLUMNS, sorted by study_no and file_no.
 
         `started_at` and `finished_at` are Unix nanoseconds and `duration_s` is None: the report writes them.
         """
@@ -321,11 +330,11 @@ class Ledger:
         after = (0, 0)
         while True:
             with told(), self._engine.connect() as db:
-                page = db.execute(query.where(after < _PLACE)).all()
+                page = db.execute(query.where(after < _PLACE)).tuples().all()
             if not page:
                 return
             yield from page
-            after = (page[-1].study_no, page[-1].file_no)
+            after = page[-1][:2]
 
     # -- how a write is done: each takes all items that wait for one commit, and answers each ------------
 
@@ -651,6 +660,7 @@ def _known_values(todo: Todo, outcome: Outcome) -> dict[str, Any]:
         "series": header.series_instance_uid,
         "sop_class": header.sop_class_uid,
         "syntax": header.transfer_syntax_uid,
+        "modality_is": header.modality,
         "sha": digests.sha256 if digests else "",
         "md5_is": digests.md5 if digests else "",
     }

@@ -10,22 +10,22 @@ import errno
 import io
 import json
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import groupby, islice
+from itertools import count, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 from tasks.core.errors import InternalError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
-from tasks.core.models import REPORT_COLUMNS, RunFacts, Status, StudyEntry, Summary
-from tasks.core.reconcile import StudyResult, StudyTally, exit_code
+from tasks.core.models import REPORT_COLUMNS, ROW_COLUMNS, RunFacts, Status, StudyEntry, Summary
+from tasks.core.reconcile import Completeness, StudyResult, StudyTally, exit_code
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,7 @@ SUMMARY_JSON: Final = "summary.json"
 # The summary last: with it a report is whole.
 FILES: Final = (REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, SUMMARY_JSON)
 
+RUNS: Final = "runs"  # what it holds: a directory for each earlier report
 CERTIFICATE_JSON: Final = "certificate.json"  # of this report: it goes when the report goes
 CERTIFICATE_SIG: Final = "certificate.sig"
 
@@ -48,31 +49,47 @@ STUDY_COLUMNS: Final = (
     "study_instance_uid",
     "priority",
     "files",
+    "bytes",
     "stored",
     "failed",
     "expected",
     "complete",
+    "why",
+    "seen_study_instance_uids",
+    "modalities",
     "registered",
     "confirmed",
     "overlaps",
 )
 
-# One row, in REPORT_COLUMNS order, as the ledger gives it: study_dir and path escaped, the far side's text as
+# One row, in ROW_COLUMNS order, as the ledger gives it: study_dir and paths escaped, the far side's text as
 # it came; started_at and finished_at in Unix nanoseconds or None; duration_s None, for it is worked out here.
 ReportRow: TypeAlias = tuple[Any, ...]
 _Columns: TypeAlias = dict[str, Sequence[Any]]
 
 _INTEGERS: Final = frozenset({"study_no", "file_no", "size_bytes", "attempts", "http_status"})
 _TIMES: Final = frozenset({"started_at", "finished_at"})
+# What StudyTally.add takes, after the study that it is of.
+_TALLIED: Final = (
+    "study_no",
+    "status",
+    "reason",
+    "sop_instance_uid",
+    "study_instance_uid",
+    "modality",
+    "size_bytes",
+)
 _ESCAPED_HERE: Final = (
     "key",
     "etag",
     "superseded_keys",
 )  # UIDs are digits and dots (header.py), the rest ours
 _CHUNK_ROWS: Final = 10_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_MARK: Final = "%Y%m%dT%H%M%S.%fZ"
 _NO_REPORT: Final = "There is no whole report in the report directory: run the command that writes it again."
 _DAMAGED: Final = "The report is not as it was written: write it again, or name another one."
-_SAFE_RUN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 _REMEDIES: Final = {
     errno.ENOSPC: "Free space on the report directory's disk",
@@ -91,7 +108,7 @@ def write_report(
     overlaps: Mapping[int, int | None],
     rows: Iterable[ReportRow],
 ) -> Summary:
-    """Writes the report of a run, and keeps an earlier run's under its run_id.
+    """Writes the report of a run, and moves an earlier run's to a directory of its own in `runs/`.
 
     `overlaps` names, by study_no, the earlier entry that has a study's files. `rows` come sorted by study_no,
     then file_no; each study_no is one of `studies`. The report that was there stays as it is until all files
@@ -157,6 +174,29 @@ def read_summary(report_dir: Path) -> Summary:
         return Summary(**json.load(file))
 
 
+@dataclass(frozen=True, slots=True)
+class NotComplete:
+    """The studies of a report that are not complete, as studies.csv has them: its text is safe to show."""
+
+    incomplete: int  # reasons for exit 1
+    without_image: int  # no reason for it: files, none of them an image, and none was expected
+    first: list[dict[str, str]]  # of the incomplete ones, by their rows in the manifest
+
+
+def read_not_complete(report_dir: Path, most: int) -> NotComplete:
+    """Counts them, and gives so many rows at most. What an earlier version did not write is empty."""
+    incomplete, without_image = 0, 0
+    first: list[dict[str, str]] = []
+    with _readable(report_dir / STUDIES_CSV) as file:
+        for row in csv.DictReader(file):
+            complete = row.get("complete")
+            incomplete += complete == Completeness.INCOMPLETE
+            without_image += complete == Completeness.NEITHER and bool(row.get("why"))
+            if complete == Completeness.INCOMPLETE and len(first) < most:
+                first.append({name: row.get(name) or "" for name in STUDY_COLUMNS})
+    return NotComplete(incomplete, without_image, first)
+
+
 # --- writing: drafts first, then names ----------------------------------------------------------------------
 
 
@@ -191,14 +231,14 @@ def _write_rows(csv_path: Path, parquet_path: Path, rows: Iterable[ReportRow], t
             for chunk in _chunks(rows):
                 columns = _columns(chunk)
                 totals.add(columns)
-                text = _csv(zip(*columns.values(), strict=True))
+                text = _csv(zip(*(columns[name] for name in REPORT_COLUMNS), strict=True))
                 csv_file.write(text)
                 writer.write_table(arrow_csv.read_csv(io.BytesIO(text), names, convert_options=types))
 
 
 def _columns(chunk: Sequence[ReportRow]) -> _Columns:
     """The rows as columns, with everything as the report has it."""
-    columns: _Columns = dict(zip(REPORT_COLUMNS, zip(*chunk, strict=True), strict=True))
+    columns: _Columns = dict(zip(ROW_COLUMNS, zip(*chunk, strict=True), strict=True))
     for name in _ESCAPED_HERE:
         columns[name] = _escaped(columns[name])
     started, finished = columns["started_at"], columns["finished_at"]
@@ -266,12 +306,11 @@ class _Totals:
         self.by_status.update(columns["status"])
         sizes = zip(columns["status"], columns["size_bytes"], strict=True)
         self.uploaded_bytes += sum(size or 0 for status, size in sizes if status == Status.UPLOADED)
-        names = ("study_no", "status", "sop_instance_uid", "study_instance_uid")
-        rows = zip(*(columns[name] for name in names), strict=True)
+        rows = zip(*(columns[name] for name in _TALLIED), strict=True)
         for study_no, group in groupby(rows, key=itemgetter(0)):
             tally = self._turn_to(study_no)
-            for _, status, sop_instance_uid, study_instance_uid in group:
-                tally.add(status, sop_instance_uid, study_instance_uid)
+            for _, *cells in group:
+                tally.add(*cells)
 
     def results(self) -> list[StudyResult]:
         """Every study in the manifest's order, also those without a row. No row can be added afterwards."""
@@ -301,7 +340,7 @@ class _Totals:
 def _summary(run: RunFacts, totals: _Totals) -> Summary:
     studies = totals.results()
     by_status = {status.value: totals.by_status[status] for status in Status if totals.by_status[status]}
-    told = exit_code(by_status, sum(study.incomplete for study in studies))
+    told = exit_code(by_status, sum(study.is_incomplete for study in studies))
     wall_s = max(run.finished_ns - run.started_ns, 0) / 1e9
     return Summary(
         run_id=run.run_id,
@@ -310,7 +349,7 @@ def _summary(run: RunFacts, totals: _Totals) -> Summary:
         bytes=totals.uploaded_bytes,
         by_status=by_status,
         studies=len(studies),
-        complete_studies=sum(study.complete for study in studies),
+        complete_studies=sum(study.is_complete for study in studies),
         started_at=_iso(run.started_ns),
         finished_at=_iso(run.finished_ns),
         wall_s=round(wall_s, 3),
@@ -355,10 +394,14 @@ def _study_cells(study: StudyResult) -> list[Any]:
         escape(study.study_instance_uid),
         study.priority,
         study.files,
+        study.bytes,
         study.stored,
         study.failed,
         study.expected,
-        "" if study.covered else str(study.complete).lower(),
+        study.complete,
+        study.why,
+        study.seen_study_instance_uids,
+        study.modalities,
         "",  # registered and confirmed: nobody has asked the registry yet
         "",
         study.overlaps,
@@ -384,9 +427,10 @@ def _created(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _keep_earlier(report_dir: Path, run_id: str) -> None:
-    """Renames another run's report after that run.
+    """Moves another run's report to `runs/`; one of the same run makes room.
 
-    The summary goes last, so that a rename which is interrupted can be finished by the next run.
+    The summary goes last: it names the directory, so that a move which is interrupted is finished by the next
+    run.
     """
     earlier = _run_id_of(report_dir / SUMMARY_JSON)
     if earlier and earlier == run_id:
@@ -394,24 +438,56 @@ def _keep_earlier(report_dir: Path, run_id: str) -> None:
             (report_dir / name).unlink(missing_ok=True)
         return
     names = (CERTIFICATE_JSON, CERTIFICATE_SIG, *FILES)
-    there = [report_dir / name for name in names if (report_dir / name).is_file()]
-    mark = earlier or _time_mark(there)
-    for path in there:
-        path.rename(path.with_name(f"{path.stem}.{mark}{path.suffix}"))
+    if there := [name for name in names if (report_dir / name).is_file()]:
+        _move(report_dir, there, _place_for(report_dir, there))
+
+
+def _move(report_dir: Path, names: Sequence[str], place: Path) -> None:
+    """Renames the files, the last of them once the others are sure to be there."""
+    *rest, last = names
+    for directory in (place.parent, place):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    for each in (rest, [last]):
+        for name in each:
+            (report_dir / name).rename(place / name)
+        for directory in (place, place.parent, report_dir):
+            _sync_names(directory)
+
+
+def _place_for(report_dir: Path, names: Sequence[str]) -> Path:
+    """Where an earlier report goes: to a new directory, or to one that an interrupted move began to fill."""
+    mark = _mark_of(report_dir / names[-1])
+    marks = (mark if number == 1 else f"{mark}-{number}" for number in count(1))
+    places = (report_dir / RUNS / each for each in marks)
+    return next(place for place in places if not _is_taken(place, names))
+
+
+def _is_taken(place: Path, names: Sequence[str]) -> bool:
+    """Whether another report is there, or anything that a move of these files would overwrite."""
+    return any(os.path.lexists(place / name) for name in {SUMMARY_JSON, *names}) or (
+        os.path.lexists(place) and not place.is_dir()
+    )
+
+
+def _mark_of(last: Path) -> str:
+    """Start and exit code of the run whose summary this is; of any other file its own time, and `unknown`."""
+    if last.name == SUMMARY_JSON:
+        with suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            summary = json.loads(last.read_bytes())
+            started = datetime.fromisoformat(summary["started_at"]).astimezone(UTC)
+            if summary["exit_code"] in range(256):
+                return f"{started:{_MARK}}-{summary['exit_code']:d}"
+    modified_us = min(max(0, last.stat().st_mtime_ns // 1000), _LATEST_US)
+    return f"{_EPOCH + timedelta(microseconds=modified_us):{_MARK}}-unknown"
 
 
 def _run_id_of(summary_json: Path) -> str:
-    """The run_id in a summary; empty when there is none that may stand in a file name."""
+    """The run_id in a summary; empty when there is none."""
     try:
         run_id = json.loads(summary_json.read_bytes())["run_id"]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
         return ""
-    return run_id if isinstance(run_id, str) and _SAFE_RUN_ID.fullmatch(run_id) else ""
-
-
-def _time_mark(paths: Sequence[Path]) -> str:
-    newest_s = max((path.stat().st_mtime for path in paths), default=0.0)
-    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(newest_s))
+    return run_id if isinstance(run_id, str) else ""
 
 
 def _publish(report_dir: Path) -> None:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from tasks.core.models import Status
 
-HEAD: Final = "0002"  # the newest revision in migrations/versions
+HEAD: Final = "0003"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 _text = sa.Text
@@ -64,6 +64,7 @@ file = sa.Table(
     sa.Column("started_ns", _big),
     sa.Column("finished_ns", _big),
     sa.Column("run_id", _text, nullable=False, server_default=""),
+    sa.Column("modality", _text, nullable=False, server_default=""),
     sa.UniqueConstraint("campaign", "path"),
     sa.Index(
         "file_twins",
@@ -154,6 +155,7 @@ _KNOWN_COLUMNS: Final[dict[str, Any]] = {
     "series_instance_uid": _bind("series"),
     "sop_class_uid": _bind("sop_class"),
     "transfer_syntax_uid": _bind("syntax"),
+    "modality": _bind("modality_is"),
     "sha256": _bind("sha"),
     "md5": _bind("md5_is"),
 }

@@ -19,6 +19,8 @@ from tasks.core.audit import Event
 from tasks.core.errors import IngestError, StoppedError, UsageError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
+from tasks.database import has_ledger
+from tasks.directories import remove_empty
 from tasks.engine import Engine, account_for_all, make_private, problems_of, tell_start, write
 from tasks.ledger import Ledger, ShardStanding, shard_run_id
 from tasks.scan import Territory, survey, walk_study
@@ -29,6 +31,7 @@ from tasks.upload import Progress
 log = logging.getLogger("dicom_ingest")
 
 MOST_SHARDS: Final = 1000
+_NO_SHARD: Final = "The ledger knows no such shard: shards are made and started by `migrate`."
 
 
 class Balance(StrEnum):
@@ -60,9 +63,9 @@ class Migration:
         self._problems = problems_of(territory)
         with ExitStack() as undo:
             self._key = signing_key(settings.signing_key)
-            make_private(settings.report_dir)
+            undo.callback(remove_empty, make_private(settings.report_dir))
             self._trail = Trail(settings.report_dir)
-            undo.callback(self._trail.close)
+            undo.callback(self._trail.undo)
             self._ledger = _ledger(settings, run_id)
             undo.callback(self._ledger.close)
             tell_start(self._trail, run_id, settings, len(entries))
@@ -144,12 +147,14 @@ def run_id_for(flow_run_id: str, settings: Settings) -> str:
 def shard_engine(settings: Settings, migration: str, shard_no: int) -> Engine:
     """The engine of one shard. UsageError when the ledger does not know it, or another process is at it."""
     require_shared(settings)
+    if not has_ledger(settings.ledger_at):
+        raise UsageError(_NO_SHARD)
     run_id = shard_run_id(migration, shard_no)
     with closing(_ledger(settings, migration)) as whole, closing(_ledger(settings, run_id)) as part:
         entries = list(whole.studies())
         shard = {entry.study_no for entry in part.studies()}
     if not shard:
-        raise UsageError("The ledger knows no such shard: shards are made and started by `migrate`.")
+        raise UsageError(_NO_SHARD)
     return Engine(entries, settings, run_id, shard=shard)
 
 

@@ -48,6 +48,8 @@ def _outcomes(planted: Planted, rows: list[Row]) -> Iterator[str]:
     for path, expected in planted.expected.items():
         if path in by_path:
             yield from _outcome(by_path[path], expected)
+            if by_path[path]["same_uid_path"]:
+                yield f"{_name(by_path[path])} names another file, and shares its SOP Instance UID with none."
     for twins in planted.twins:
         if by_path.keys() >= set(twins.paths):
             first, second = (by_path[path] for path in twins.paths)
@@ -64,10 +66,12 @@ def _outcome(row: Row, expected: Expected) -> Iterator[str]:
 
 
 def _twins(first: Row, second: Row, twins: Twins) -> Iterator[str]:
-    """One of them is stored, no matter which; the copy of a duplicate is found under the same key."""
+    """One of them is stored, no matter which, and the other names it; a duplicate's copy has the same key."""
     winner, loser = (first, second) if first["status"] == Status.UPLOADED else (second, first)
     yield from _outcome(winner, Expected(Status.UPLOADED, Reason.NONE, twins.sop_instance_uid))
     yield from _outcome(loser, Expected(twins.loser, Reason.NONE, twins.sop_instance_uid))
+    if loser["same_uid_path"] != winner["path"]:
+        yield f"{_name(loser)} does not name the file that has its SOP Instance UID."
     if twins.loser is Status.DUPLICATE and loser["key"] != winner["key"]:
         yield f"{_name(loser)} names another key than the file that it is a duplicate of."
 

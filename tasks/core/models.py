@@ -134,6 +134,7 @@ class Header:
     series_instance_uid: str = ""
     sop_class_uid: str = ""
     transfer_syntax_uid: str = ""
+    modality: str = ""  # PS3.3 C.7.3.1.1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,10 @@ REPORT_COLUMNS: Final = (
     "finished_at",
     "duration_s",
     "run_id",
+    "same_uid_path",
 )
+# A row as the ledger gives it: the report's columns, then what studies.csv alone shows.
+ROW_COLUMNS: Final = (*REPORT_COLUMNS, "modality")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """One file one outcome, one study one result, one run one exit code: what a report says, and why."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,6 +53,89 @@ def judge(claim: Claim, sha256: str, on_conflict: OnConflict) -> Verdict:
     return Verdict.SEND_TWIN if on_conflict is OnConflict.UPLOAD else Verdict.CONFLICT
 
 
+class Completeness(StrEnum):
+    """The cell `complete` of studies.csv; INCOMPLETE is a reason for exit 1."""
+
+    COMPLETE = "true"
+    INCOMPLETE = "false"
+    NEITHER = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyCounts:
+    """What the rows of one study add up to, beside what the manifest expects of it."""
+
+    files: int = 0  # rows of the report
+    failed: int = 0  # rows whose status says exit 1
+    stored: int = 0  # distinct SOP Instance UIDs
+    foreign: int = 0  # rows that are stored, but of another study than the manifest says
+    expected: int | None = None  # distinct SOP Instance UIDs
+    names_study: bool = False  # the manifest has its Study Instance UID
+    overlaps: bool = False  # an earlier entry has some or all of its files
+
+    @property
+    def expects_images(self) -> bool:
+        """Whether the manifest promises images: a number of them, or whose they are."""
+        return bool(self.expected) or self.names_study
+
+
+def completeness(counts: StudyCounts) -> Completeness:
+    """Whether a study is complete.
+
+    | files | exit 1 | stored       | expects images | overlaps | completeness |                             |
+    | ----- | ------ | ------------ | -------------- | -------- | ------------ | --------------------------- |
+    | none  |        |              | no             | yes      | NEITHER      | an earlier entry has them   |
+    | none  |        |              | no             | no       | INCOMPLETE   | an unmounted share looks so |
+    | none  |        |              | yes            | any      | INCOMPLETE   | the promise was not checked |
+    | some  | some   | any          | any            | any      | INCOMPLETE   |                             |
+    | some  | none   | none         | no             | any      | NEITHER      | none of them is an image    |
+    | some  | none   | none         | yes            | any      | INCOMPLETE   |                             |
+    | some  | none   | as promised  | any            | any      | COMPLETE     |                             |
+    | some  | none   | other study  | yes            | any      | INCOMPLETE   |                             |
+    | some  | none   | other number | any            | any      | INCOMPLETE   | 0 is a number, too          |
+    """
+    if counts.failed or counts.foreign:
+        return Completeness.INCOMPLETE
+    if counts.stored:
+        as_many = counts.expected in (None, counts.stored)
+        return Completeness.COMPLETE if as_many else Completeness.INCOMPLETE
+    may_be_empty = counts.files or counts.overlaps
+    return Completeness.NEITHER if may_be_empty and not counts.expects_images else Completeness.INCOMPLETE
+
+
+def why_not_complete(counts: StudyCounts, failures: Mapping[str, int]) -> str:
+    """What keeps a study from being complete: closed words and counts, joined by "; "; empty when it is.
+
+    `failures`: the rows whose status says exit 1, counted by reason, or by status where there is none.
+
+    | what                                              | said                                             |
+    | ------------------------------------------------- | ------------------------------------------------ |
+    | rows whose status says exit 1                     | 3 stopped; 1 truncated                           |
+    | fewer instances stored than the manifest expects  | 98 fewer than expected                           |
+    | more                                              | 2 more than expected                             |
+    | instances of another study than the manifest says | another Study Instance UID than the manifest says |
+    | files, and none of them an image                  | no image                                         |
+    | no file, and no earlier entry that has its files  | no file                                          |
+    """
+    if completeness(counts) is Completeness.COMPLETE:
+        return ""
+    most_first = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
+    clauses = [f"{count} {what}" for what, count in most_first]
+    if counts.expected is not None and counts.stored != counts.expected:
+        clauses.append(_other_number(counts.stored - counts.expected))
+    if counts.foreign:
+        clauses.append("another Study Instance UID than the manifest says")
+    if counts.files and not counts.stored and not counts.failed:
+        clauses.append("no image")
+    if not counts.files and completeness(counts) is Completeness.INCOMPLETE:
+        clauses.append("no file")
+    return "; ".join(clauses)
+
+
+def _other_number(surplus: int) -> str:
+    return f"{abs(surplus)} {'more' if surplus > 0 else 'fewer'} than expected"
+
+
 @dataclass(frozen=True, slots=True)
 class StudyResult:
     """One row of studies.csv: what the manifest said of a study and what became of its files."""
@@ -62,45 +146,61 @@ class StudyResult:
     study_instance_uid: str
     priority: int
     files: int  # rows of the report
+    bytes: int  # of all its files whose size is known
     stored: int  # distinct SOP Instance UIDs
     failed: int  # rows whose status says exit 1
     expected: int | None
-    complete: bool
+    complete: Completeness
+    why: str
+    seen_study_instance_uids: str
+    modalities: str
     overlaps: int | None  # the earlier entry that has some or all of this one's files
     extra: tuple[tuple[str, str], ...]
 
     @property
-    def covered(self) -> bool:
-        """Whether an earlier entry has all its files and the manifest promises nothing more of it.
-
-        Such an entry is neither complete nor incomplete. One with a count or a UID to prove is incomplete
-        then: its promise was not checked.
-        """
-        promised = self.expected is not None or self.study_instance_uid
-        return self.files == 0 and self.overlaps is not None and not promised
+    def is_complete(self) -> bool:
+        """Whether all that was promised, and at least one instance, is stored."""
+        return self.complete is Completeness.COMPLETE
 
     @property
-    def incomplete(self) -> bool:
+    def is_incomplete(self) -> bool:
         """Whether this study is a reason for exit 1."""
-        return not self.complete and not self.covered
+        return self.complete is Completeness.INCOMPLETE
 
 
 class StudyTally:
-    """Counts the rows of one study as they come. Holds the study's SOP Instance UIDs, nothing else."""
+    """Counts the rows of one study as they come.
+
+    Holds the study's SOP Instance UIDs, and of its other values so many as can't be harmful.
+    """
 
     def __init__(self, entry: StudyEntry, overlaps: int | None = None) -> None:
         self._entry = entry
         self._overlaps = overlaps
         self._files = 0
-        self._failed = 0
+        self._bytes = 0
         self._foreign = 0  # stored, but of another study than the manifest says
+        self._failures: Counter[str] = Counter()  # by reason, or by status where there is none
         self._stored: set[str] = set()
+        self._studies = _Distinct()
+        self._modalities = _Distinct()
 
-    def add(self, status: str, sop_instance_uid: str, study_instance_uid: str) -> None:
+    def add(
+        self,
+        status: str,
+        reason: str,
+        sop_instance_uid: str,
+        study_instance_uid: str,
+        modality: str = "",
+        size_bytes: int | None = None,
+    ) -> None:
         """Counts one row of the report."""
         self._files += 1
+        self._bytes += size_bytes or 0
+        self._studies.add(study_instance_uid)
+        self._modalities.add(modality)
         if status in EXIT_ONE:
-            self._failed += 1
+            self._failures[reason or status] += 1
         elif status in STORED:
             self._stored.add(sop_instance_uid)
             promised = self._entry.study_instance_uid
@@ -108,28 +208,74 @@ class StudyTally:
 
     def result(self) -> StudyResult:
         """The study as counted so far."""
-        entry = self._entry
+        entry, counts = self._entry, self._counts()
         return StudyResult(
             study_no=entry.study_no,
             study_dir=entry.study_dir,
             label=entry.label,
             study_instance_uid=entry.study_instance_uid,
             priority=entry.priority,
-            files=self._files,
-            stored=len(self._stored),
-            failed=self._failed,
+            files=counts.files,
+            bytes=self._bytes,
+            stored=counts.stored,
+            failed=counts.failed,
             expected=entry.expected_instances,
-            complete=self._complete(),
+            complete=completeness(counts),
+            why=why_not_complete(counts, self._failures),
+            seen_study_instance_uids=str(self._studies),
+            modalities=str(self._modalities),
             overlaps=self._overlaps,
             extra=entry.extra,
         )
 
-    def _complete(self) -> bool:
-        """No failure, at least one instance, all of the promised study, exactly as many as expected."""
-        stored = len(self._stored)
-        if self._failed or self._foreign or not stored:
-            return False
-        return self._entry.expected_instances in (None, stored)
+    def _counts(self) -> StudyCounts:
+        return StudyCounts(
+            files=self._files,
+            failed=self._failures.total(),
+            stored=len(self._stored),
+            foreign=self._foreign,
+            expected=self._entry.expected_instances,
+            names_study=bool(self._entry.study_instance_uid),
+            overlaps=self._overlaps is not None,
+        )
+
+
+class _Distinct:
+    """The distinct values of a column, for one cell: sorted, joined with ';', the first of very many.
+
+    Of no more than `HELD` it is known whether they were seen before; those beyond are not counted.
+    """
+
+    SHOWN: Final = 20
+    HELD: Final = 10_000
+
+    def __init__(self) -> None:
+        self._values: set[str] = set()
+        self._overflows = False
+
+    def add(self, value: str) -> None:
+        """One more, unless it is empty or there already."""
+        if not value or value in self._values:
+            return
+        if len(self._values) < self.HELD:
+            self._values.add(value)
+        else:
+            self._overflows = True
+
+    def __str__(self) -> str:
+        shown = sorted(self._values)[: self.SHOWN]
+        if more := len(self._values) - len(shown):
+            shown.append(f"and {'more than ' if self._overflows else ''}{more} more")
+        return ";".join(shown)
+
+
+def not_stored(by_status: Mapping[str, int]) -> str:
+    """What was not stored, in words: "92 of 2,080 files are not stored"; empty when nothing is missing."""
+    bad, files = sum(by_status.get(status, 0) for status in EXIT_ONE), sum(by_status.values())
+    if not bad:
+        return ""
+    noun, verb = "file" if files == 1 else "files", "is" if bad == 1 else "are"
+    return f"{bad:,} of {files:,} {noun} {verb} not stored"
 
 
 def exit_code(by_status: Mapping[str, int], incomplete_studies: int) -> int:

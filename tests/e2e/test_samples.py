@@ -298,7 +298,7 @@ class Told:
 
 
 def row(path: str, expected: Expected, **cells: str) -> dict[str, str]:
-    empty = dict.fromkeys(("key", "superseded_keys", "size_bytes", "sha256", "md5"), "")
+    empty = dict.fromkeys(("key", "superseded_keys", "size_bytes", "sha256", "md5", "same_uid_path"), "")
     outcome = {"status": str(expected.status), "reason": str(expected.reason)}
     return {**empty, "path": path, **outcome, "sop_instance_uid": expected.sop_instance_uid, **cells}
 
@@ -313,7 +313,8 @@ def tell(planted: Planted, bucket: Path, winner: int) -> Told:
         won, lost = pair.paths[winner], pair.paths[1 - winner]
         told.rows[won] = told.upload(won, pair.sop_instance_uid)
         key = told.rows[won]["key"] if pair.loser is Status.DUPLICATE else ""
-        told.rows[lost] = row(lost, Expected(pair.loser, Reason.NONE, pair.sop_instance_uid), key=key)
+        loser = Expected(pair.loser, Reason.NONE, pair.sop_instance_uid)
+        told.rows[lost] = row(lost, loser, key=key, same_uid_path=won)
     return told
 
 
@@ -377,6 +378,15 @@ def store_no_twin(told: Told, planted: Planted) -> None:
 def give_the_duplicate_another_key(told: Told, planted: Planted) -> None:
     lost, _ = twins_of(planted, Status.DUPLICATE).paths
     told.rows[lost]["key"] = told.rows[victim(planted)]["key"]
+
+
+def name_no_file_for_the_conflict(told: Told, planted: Planted) -> None:
+    lost, _ = twins_of(planted, Status.CONFLICT).paths
+    told.rows[lost]["same_uid_path"] = ""
+
+
+def name_a_file_where_none_is(told: Told, planted: Planted) -> None:
+    told.rows[victim(planted)]["same_uid_path"] = "/a/b"
 
 
 def give_a_key_to_what_was_not_sent(told: Told, planted: Planted) -> None:
@@ -451,6 +461,8 @@ class TestCheck:
             (store_both_twins, "is uploaded, and should be conflict"),
             (store_no_twin, "is conflict, and should be uploaded"),
             (give_the_duplicate_another_key, "names another key"),
+            (name_no_file_for_the_conflict, "does not name the file that has its SOP Instance UID"),
+            (name_a_file_where_none_is, "names another file"),
             (give_a_key_to_what_was_not_sent, "has a key, and is invalid"),
             (change_an_object, "is not what its object holds"),
             (lose_an_object, "its key is not in the bucket"),

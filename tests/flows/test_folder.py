@@ -118,7 +118,7 @@ class TestFinished:
         assert not is_finished(manifest, near_side.report_dir), "a summary that can't be read"
 
     def test_is_not_what_is_incomplete(self, near_side: NearSide) -> None:
-        near_side.put("study/a", b"")
+        (near_side.archive / "study").mkdir(parents=True)
         manifest = write(near_side.directory / "manifest.csv", "archive/study")
         time.sleep(0.02)
         assert near_side.run().exit_code == 1

@@ -1,5 +1,6 @@
 """The audit trail of real runs, and what `dicom-ingest audit` finds when somebody touched something."""
 
+import fcntl
 import json
 import subprocess
 from collections import Counter
@@ -14,6 +15,7 @@ from tasks.auditor import audit
 from tasks.certificate import public_key
 from tasks.core.audit import Event
 from tasks.core.errors import StoppedError, UsageError
+from tasks.engine import ingest
 from tests.conftest import Dicom, NearSide
 from tests.far_side import FarSide, Reset, Step, StoredAs, s3_error, scripted
 
@@ -93,6 +95,56 @@ class TestTrail:
             near_side.engine()
         near_side.finished(engine)
         assert near_side.run().exit_code == 0
+
+    def test_that_is_taken_back_is_what_it_was(self, tmp_path: Path) -> None:
+        """Of a run that attempted nothing no line is left, whether it was on the disk already or not."""
+        first = Trail(tmp_path)
+        first.tell(Event.RUN_STARTED, run_id="one")
+        first.close()
+        before = (tmp_path / AUDIT_JSONL).read_bytes()
+        refused = Trail(tmp_path)
+        refused.tell(Event.RUN_STARTED, run_id="two")
+        refused.flush()
+        refused.tell(Event.CREDENTIAL, credential="none")
+        refused.undo()
+        assert (tmp_path / AUDIT_JSONL).read_bytes() == before
+        third = Trail(tmp_path)
+        third.tell(Event.RUN_STARTED, run_id="three")
+        third.close()
+        assert [(each["no"], each["run_id"]) for each in events(tmp_path)] == [(1, "one"), (2, "three")]
+
+    def test_that_is_taken_back_and_was_new_is_gone(self, tmp_path: Path) -> None:
+        trail = Trail(tmp_path)
+        trail.tell(Event.RUN_STARTED, run_id="one")
+        trail.flush()
+        trail.undo()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_that_was_torn_is_mended_also_by_a_run_that_is_refused(self, tmp_path: Path) -> None:
+        """What is cut off is told; no run is."""
+        (tmp_path / AUDIT_JSONL).write_bytes(b'{"no":1,"prev":"abc')
+        trail = Trail(tmp_path)
+        trail.tell(Event.RUN_STARTED, run_id="one")
+        trail.undo()
+        assert [each["event"] for each in events(tmp_path)] == ["line_cut"]
+
+    def test_is_never_one_that_another_run_has_just_taken_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Opened before it was removed, locked afterwards: it would be a trail that nobody can read."""
+        refused = Trail(tmp_path)
+        lock = fcntl.flock
+
+        def late(file: int, how: int) -> None:
+            monkeypatch.undo()
+            refused.undo()
+            lock(file, how)
+
+        monkeypatch.setattr("tasks.audit.fcntl.flock", late)
+        trail = Trail(tmp_path)
+        trail.tell(Event.RUN_STARTED, run_id="two")
+        trail.close()
+        assert [each["run_id"] for each in events(tmp_path)] == ["two"]
 
     def test_that_is_none_of_ours_is_left_alone(self, tmp_path: Path) -> None:
         (tmp_path / AUDIT_JSONL).write_text("somebody's notes\n")
@@ -197,9 +249,40 @@ class TestAudit:
         found = audit(elsewhere)
         assert (found.faults, found.elsewhere) == ([], 3)
 
-    def test_without_a_trail_is_a_usage_error(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"no audit\.jsonl"):
-            audit(tmp_path)
+    def test_of_an_earlier_report_looks_at_the_trail_up_to_its_end(
+        self, near_side: NearSide, dicom: Dicom
+    ) -> None:
+        """What was stored then is superseded now; a change to that report, or to its lines, is found."""
+        near_side.put("study/1", dicom("1.1"))
+        near_side.run()
+        near_side.put("study/1", dicom("1.1", "anew"))
+        near_side.run()
+        (earlier,) = (near_side.report_dir / "runs").iterdir()
+        found = audit(earlier)
+        assert (found.faults, found.events["run_ended"]) == ([], 1)
+        assert faults(near_side.report_dir) == ""
+        assert found.lines < len(events(near_side.report_dir))
+        edit(earlier / "report.csv", lambda text: text.replace(",uploaded,", ",invalid,"))
+        assert "report.csv is not as it was" in faults(earlier)
+        edit(near_side.report_dir / AUDIT_JSONL, lambda text: text.replace('"stored"', '"refused"', 1))
+        assert "broken: line" in faults(earlier)
+
+    def test_of_a_report_directory_in_one_named_runs_is_of_its_own_trail(
+        self, near_side: NearSide, dicom: Dicom
+    ) -> None:
+        """A name that an operator may choose."""
+        near_side.put("study/1", dicom("1.1"))
+        monday = near_side.directory / "runs" / "monday"
+        ingest(near_side.entries(), near_side.settings(report_dir=monday))
+        assert faults(monday) == ""
+
+    @pytest.mark.parametrize("place", ["", "gone", "gone/runs/20231114T221320.123456Z-0", "file"])
+    def test_of_a_path_that_holds_no_run_makes_nothing(self, tmp_path: Path, place: str) -> None:
+        """One sentence says that there is none."""
+        (tmp_path / "file").touch()
+        with pytest.raises(UsageError, match=r"There is no run in this directory.* no audit\.jsonl"):
+            audit(tmp_path / place)
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 class TestCertificate:
@@ -235,12 +318,14 @@ class TestCertificate:
         with pytest.raises(UsageError, match="DICOM_INGEST_SIGNING_KEY"):
             near_side.run(signing_key=tmp_path / "key.pem")
 
-    def test_of_an_earlier_run_is_kept_with_its_report(
+    def test_of_an_earlier_run_moves_with_its_report(
         self, near_side: NearSide, dicom: Dicom, keys: tuple[Path, Path]
     ) -> None:
         near_side.put("study/1", dicom("1.1"))
-        first = near_side.run(signing_key=keys[0]).summary.run_id
+        near_side.run(signing_key=keys[0])
         near_side.run()
-        assert (near_side.report_dir / f"certificate.{first}.json").exists()
-        assert (near_side.report_dir / f"certificate.{first}.sig").exists()
+        (earlier,) = (near_side.report_dir / "runs").iterdir()
+        assert {path.name for path in earlier.iterdir()} >= {"certificate.json", "certificate.sig"}
         assert not (near_side.report_dir / "certificate.sig").exists()
+        found = audit(earlier, public_key(keys[1]))
+        assert (found.faults, found.signed) == ([], True)

@@ -133,8 +133,8 @@ class TestShippedFiles:
     """Every file in pydicom's wheel."""
 
     @pytest.mark.parametrize("name", INSTANCES)
-    def test_an_instance_has_the_uids_that_pydicom_reads(self, name: str):
-        """Ours and pydicom's full reader agree on every UID."""
+    def test_an_instance_has_the_uids_and_the_modality_that_pydicom_reads(self, name: str):
+        """Ours and pydicom's full reader agree on each of them."""
         content = SHIPPED[name].read_bytes()
         header = examine(BytesIO(content), len(content), SHIPPED[name].name)
         with warnings.catch_warnings():
@@ -146,6 +146,7 @@ class TestShippedFiles:
             dataset.get("SeriesInstanceUID") or "",
             dataset.get("SOPClassUID") or "",
             dataset.file_meta.get("TransferSyntaxUID") or "",
+            dataset.get("Modality") or "",
         )
 
     @pytest.mark.parametrize(("name", "reason"), NOT_INSTANCES.items())
@@ -430,6 +431,57 @@ class TestOddities:
         header = examine(BytesIO(content), len(content), "IM1")
         assert isinstance(header, Header)
         assert header.sop_instance_uid == "1.2.3.9"
+
+
+class TestModality:
+    """What stands there says nothing about whether a file is sent."""
+
+    @pytest.mark.parametrize(
+        ("value", "modality"),
+        [
+            (b"CT", "CT"),
+            (b" MR ", "MR"),
+            (b"OT\0", "OT"),
+            (b"RTPLAN", "RTPLAN"),
+            (b"ct", "ct"),
+            (b"", ""),
+            (b"\0\0", ""),
+            (b"CT\\MR", ""),
+            (b"DOE^JANE", ""),
+            (b"=1+1", ""),
+            (b"A" * 17, ""),
+            (b"\xff\xfe", ""),
+            (b"A" * 1025, ""),
+            (b"A" * 60_000, ""),
+        ],
+    )
+    def test_is_a_code_string_or_not_known(self, value: bytes, modality: str):
+        """PS3.5 6.2; a value of any length is passed over, and the file is an instance all the same."""
+        content = part10(element(0x00080060, "CS", value) + IMAGE + PIXELS)
+        file = CountingFile(content)
+        header = examine(file, len(content), "IM1")
+        assert isinstance(header, Header)
+        assert (header.sop_instance_uid, header.modality) == ("1.2.3.4", modality)
+        assert file.bytes_read < 4000
+
+    def test_that_ends_too_early_is_a_cut(self):
+        content = part10(IMAGE + element(0x00080060, "CS", b"CT", 4000))
+        assert verdict(content) == MALFORMED
+        assert verdict(part10(element(0x00080060, "CS", b"CT", 4000))) == TRUNCATED
+
+    def test_of_undefined_length_is_jumped_over(self):
+        """Nonsense of a kind that was an instance before, and is."""
+        odd = element(0x00080060, "UN", OPEN_ITEM + ITEM_END + SEQUENCE_END, UNDEFINED)
+        content = part10(odd + IMAGE + PIXELS)
+        header = examine(BytesIO(content), len(content), "IM1")
+        assert isinstance(header, Header)
+        assert (header.sop_instance_uid, header.modality) == ("1.2.3.4", "")
+
+    def test_alone_makes_no_header(self):
+        """A file that holds nothing else has no SOP Instance UID to be known by."""
+        content = part10(element(0x00080060, "CS", b"CT"), syntax="")
+        rejected = examine(BytesIO(content), len(content), "IM1")
+        assert rejected == Rejected(Status.INVALID, Reason.NO_UID)
 
 
 OPEN_SEQUENCE = element(0x00081115, "SQ", b"", UNDEFINED)

@@ -3,23 +3,28 @@
 import math
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from tasks.core.errors import StoppedError, UsageError
+from tasks.core.escape import escape
 from tasks.core.models import (
-    REPORT_COLUMNS,
+    ROW_COLUMNS,
     Digests,
     Header,
     Listed,
@@ -33,6 +38,7 @@ from tasks.core.models import (
 )
 from tasks.core.plan import Rules
 from tasks.database import connect, prepare
+from tasks.derived import report_select
 from tasks.ledger import Ledger
 from tasks.schema import HEAD, metadata, revision
 from tests.databases import PostgreSQL
@@ -80,7 +86,7 @@ def enrolled(ledger: Ledger, *rows: Listed | Unwalked, rules: Rules | None = Non
 def uploaded(uid: str, key: str, sha256: str = "ab" * 32) -> Outcome:
     return Outcome(
         Status.UPLOADED,
-        header=Header(uid, "1.2", "1.3", "1.4", "1.5"),
+        header=Header(uid, "1.2", "1.3", "1.4", "1.5", "CT"),
         digests=Digests(sha256, "cd" * 16),
         size_bytes=10,
         mtime_ns=1,
@@ -104,7 +110,15 @@ def store(ledger: Ledger, todo: Todo, uid: str, key: str, sha256: str = "ab" * 3
 
 
 def report(ledger: Ledger) -> list[dict[str, Any]]:
-    return [dict(zip(REPORT_COLUMNS, row, strict=True)) for row in ledger.report_rows()]
+    return [dict(zip(ROW_COLUMNS, row, strict=True)) for row in ledger.report_rows()]
+
+
+def upgrade(db: sa.Connection, to: str) -> None:
+    """As an earlier version did."""
+    config = Config()
+    config.set_main_option("script_location", "tasks:migrations")
+    config.attributes["connection"] = db
+    command.upgrade(config, to)
 
 
 def facts(run_id: str) -> RunFacts:
@@ -383,6 +397,71 @@ class TestReport:
         rows = report(second)
         assert [(r["status"], r["key"]) for r in rows] == [("uploaded", "k2"), ("conflict", "")]
 
+    def test_what_shares_a_uid_names_the_file_that_has_it(self, run: Callable[..., Ledger]) -> None:
+        """A duplicate, and a conflict; no other row, also one that was neither come to nor settled now."""
+        first = run("r1")
+        one, two, three, four = enrolled(first, listed(1, "/archive/one/=1\n"), *map(listed, (2, 3, 4)))
+        store(first, one, "1.9", "k1")
+        first.settle(two, twin("1.9"))
+        first.settle(three, twin("1.9", Status.CONFLICT, sha256="ef" * 32))
+        first.settle(four, Outcome(Status.NOT_DICOM, Reason.TEXT))
+        owner = escape("/archive/one/=1\n")
+        assert [(r["status"], r["same_uid_path"]) for r in report(first)] == [
+            ("uploaded", ""),
+            ("duplicate", owner),
+            ("conflict", owner),
+            ("not_dicom", ""),
+        ]
+        second = run("r2")
+        enrolled(second, listed(3))
+        assert [(r["status"], r["same_uid_path"]) for r in report(second)] == [("not_attempted", "")]
+
+    def test_what_shares_a_uid_names_a_file_of_another_report_too(self, run: Callable[..., Ledger]) -> None:
+        """Its path as the ledger knows it."""
+        first = run("r1")
+        store(first, enrolled(first, listed(1))[0], "1.9", "k1")
+        second = run("r2")
+        same, other = enrolled(second, listed(1, "/elsewhere/copy.dcm"), listed(2, "/elsewhere/other.dcm"))
+        second.settle(same, twin("1.9"))
+        second.settle(other, twin("1.9", Status.CONFLICT, sha256="ef" * 32))
+        assert [(r["status"], r["same_uid_path"]) for r in report(second)] == [
+            ("already_uploaded", "/archive/one/1.dcm"),
+            ("conflict", "/archive/one/1.dcm"),
+        ]
+
+    def test_what_was_sent_beside_another_of_its_uid_names_none(self, run: Callable[..., Ledger]) -> None:
+        """It was asked for, and each has its key."""
+        ledger = run("r1")
+        first, second = enrolled(ledger, listed(1), listed(2))
+        store(ledger, first, "1.9", "k1")
+        assert ledger.issue(second, "1.9", "k2", 1)
+        ledger.settle(second, uploaded("1.9", "k2", sha256="ef" * 32))
+        assert [(r["key"], r["same_uid_path"]) for r in report(ledger)] == [("k1", ""), ("k2", "")]
+
+    def test_modality_is_that_of_the_last_look(self, run: Callable[..., Ledger]) -> None:
+        """Kept where a later run does not open the file."""
+        first = run("r1")
+        store(first, enrolled(first, listed(1))[0], "1.9", "k1")
+        second = run("r2")
+        assert enrolled(second, listed(1)) == []
+        assert [r["modality"] for r in (*report(first), *report(second))] == ["CT", "CT"]
+
+    def test_is_derived_by_looking_up_alone(self, tmp_path: Path) -> None:
+        """No table is gone through: each is found by an index, whatever the ledger holds besides."""
+        engine = connect(tmp_path / "ledger.sqlite")
+        prepare(engine)
+        query = report_select("r1", ["r1"]).limit(5000)
+        sql = query.compile(engine, compile_kwargs={"render_postcompile": True})
+        with engine.connect() as db:
+            plan = [row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", sql.params)]
+        engine.dispose()
+        assert [step for step in plan if step.startswith("SEARCH owner USING INTEGER PRIMARY KEY")]
+        listings = [step for step in plan if "s_listing" in step]
+        assert listings
+        assert {"listing_by_file (file_id=? AND run_id=?)" in step for step in listings} == {True}
+        # what a subquery has found, a row's keys, is gone through
+        assert [step for step in plan if step.startswith("SCAN") and "anon" not in step] == []
+
     def test_kept_bytes_keep_their_key(self, run: Callable[..., Ledger]) -> None:
         """A file looked at again and found the same is the earlier run's, whatever happened between."""
         first = run("r1")
@@ -462,6 +541,28 @@ class TestLastRun:
         run("r1").end(facts("r1"))
         with pytest.raises(UsageError, match="--campaign"):
             Ledger.of_last_run(where, "other", tmp_path / "report")
+
+    def test_a_ledger_that_is_not_there_is_not_made(self, where: Where, tmp_path: Path) -> None:
+        """Neither a file nor a table; one sentence says that there is no run."""
+        with pytest.raises(UsageError, match="There is no run"):
+            Ledger.of_last_run(where, "default", tmp_path / "report")
+        assert list(tmp_path.iterdir()) == []
+        engine = connect(where)
+        assert sa.inspect(engine).get_table_names() == []
+        engine.dispose()
+
+    @pytest.mark.parametrize("content", ["empty", "another database"])
+    def test_a_file_without_a_ledger_is_left_as_it_is(self, tmp_path: Path, content: str) -> None:
+        """Whatever its name is."""
+        path = tmp_path / "ledger.sqlite"
+        path.touch()
+        if content == "another database":
+            with closing(sqlite3.connect(path)) as db:
+                db.execute("CREATE TABLE mine (x)")
+        before = path.read_bytes()
+        with pytest.raises(UsageError, match="There is no run"):
+            Ledger.of_last_run(path, "default", tmp_path / "report")
+        assert (path.read_bytes(), [each.name for each in tmp_path.iterdir()]) == (before, [path.name])
 
 
 class TestTrouble:
@@ -561,6 +662,28 @@ class TestTrouble:
             assert context.get_current_revision() == HEAD
             assert compare_metadata(context, metadata) == []
         engine.dispose()
+
+    def test_of_an_earlier_version_has_no_modality_of_what_it_stored(
+        self, where: Where, tmp_path: Path
+    ) -> None:
+        """Nothing else of its rows changes, and what is looked at from now on has one."""
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)
+            upgrade(db, "0002")
+            names = "campaign, path, size_bytes, mtime_ns, status, key, sop_instance_uid"
+            values = "'default', '/archive/one/1.dcm', 10, 1, 'uploaded', 'k1', '1.9'"
+            db.exec_driver_sql(f"INSERT INTO file ({names}) VALUES ({values})")
+        engine.dispose()
+        ledger = Ledger(where, "default", "r1")
+        ledger.begin(1, tmp_path, ENTRIES, {})
+        (todo,) = enrolled(ledger, listed(1), listed(2))
+        store(ledger, todo, "1.8", "k2")
+        assert [(r["status"], r["key"], r["modality"]) for r in report(ledger)] == [
+            ("already_uploaded", "k1", ""),
+            ("uploaded", "k2", "CT"),
+        ]
+        ledger.close()
 
     @pytest.mark.parametrize("text", ["", "PRIVATE^PATIENT"])
     def test_what_is_no_database_is_said_to_be_none(self, tmp_path: Path, text: str) -> None:

@@ -20,12 +20,13 @@ from pyarrow import parquet
 
 from tasks.core.errors import InternalError, StoppedError, UsageError
 from tasks.core.escape import escape
-from tasks.core.models import REPORT_COLUMNS, StudyEntry, Summary
+from tasks.core.models import REPORT_COLUMNS, ROW_COLUMNS, StudyEntry, Summary
 from tasks.report import (
     FILES,
     STUDY_COLUMNS,
     ReportRow,
     RunFacts,
+    read_not_complete,
     read_report,
     read_summary,
     read_table,
@@ -58,10 +59,12 @@ UPLOADED: dict[str, Any] = {
     "finished_at": STARTED_NS + 250_000_000,
     "duration_s": None,
     "run_id": "run-1",
+    "same_uid_path": "",
+    "modality": "CT",
 }
 UNSENT: dict[str, Any] = UPLOADED | {
     **dict.fromkeys(("sop_instance_uid", "study_instance_uid", "series_instance_uid", "sop_class_uid"), ""),
-    **dict.fromkeys(("transfer_syntax_uid", "key", "sha256", "md5", "etag", "run_id"), ""),
+    **dict.fromkeys(("transfer_syntax_uid", "key", "sha256", "md5", "etag", "run_id", "modality"), ""),
     **dict.fromkeys(("size_bytes", "http_status", "started_at", "finished_at")),
     "attempts": 0,
 }
@@ -70,8 +73,8 @@ UNSENT: dict[str, Any] = UPLOADED | {
 def row(base: dict[str, Any] = UPLOADED, **cells: Any) -> ReportRow:
     """A row as the ledger gives it, from paths as the operating system has them."""
     line = base | cells
-    line |= {name: escape(line[name]) for name in ("study_dir", "path")}
-    return tuple(line[name] for name in REPORT_COLUMNS)
+    line |= {name: escape(line[name]) for name in ("study_dir", "path", "same_uid_path")}
+    return tuple(line[name] for name in ROW_COLUMNS)
 
 
 def facts(run_id: str = "run-1", **changes: Any) -> RunFacts:
@@ -99,7 +102,7 @@ def write(
 
 
 def contents(report_dir: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in report_dir.iterdir()}
+    return {path.name: path.read_bytes() for path in report_dir.iterdir() if path.is_file()}
 
 
 def mode(path: Path) -> int:
@@ -144,9 +147,9 @@ class TestRows:
     def test_any_path_comes_back_as_the_operating_system_has_it(self, tmp_path: Path, name: bytes) -> None:
         """Through the CSV, row by row and as a table."""
         path = name.decode("utf-8", "surrogateescape")
-        write(tmp_path, [row(path=path)])
-        assert [line["path"] for line in read_report(tmp_path)] == [path]
-        assert list(read_table(tmp_path)["path"]) == [path]
+        write(tmp_path, [row(path=path, same_uid_path=path)])
+        assert [(line["path"], line["same_uid_path"]) for line in read_report(tmp_path)] == [(path, path)]
+        assert list(read_table(tmp_path)["path"]) == list(read_table(tmp_path)["same_uid_path"]) == [path]
 
     def test_text_from_the_far_side_is_escaped_and_comes_back(self, tmp_path: Path) -> None:
         """A key or ETag can't be a formula for a spreadsheet nor a line of its own."""
@@ -218,21 +221,76 @@ class TestStudies:
         header, *lines = (tmp_path / "studies.csv").read_text().splitlines()
         assert tuple(header.split(",")) == STUDY_COLUMNS
         assert lines == [
-            "1,/archive/a,A,1.2,5,3,2,0,2,true,,,",
-            "2,/archive/b,,,0,0,0,0,,false,,,",
-            "3,/archive/c,,,0,1,0,1,,false,,,",
+            "1,/archive/a,A,1.2,5,3,3000,2,0,2,true,,1.2,CT,,,",
+            "2,/archive/b,,,0,0,0,0,0,,false,no file,,,,,",
+            "3,/archive/c,,,0,1,0,0,1,,false,1 not_found,,,,,",
         ]
+
+    def test_what_was_seen_and_why_it_is_not_complete(self, tmp_path: Path) -> None:
+        """One study after the other: nothing of one is said of the next."""
+        studies = [StudyEntry(1, "/archive/a", "1.2", expected_instances=3), StudyEntry(2, "/archive/b")]
+        rows = [
+            row(),
+            row(file_no=2, sop_instance_uid="1.4", study_instance_uid="1.9", modality="SR", size_bytes=7),
+            row(UNSENT, file_no=3, status="invalid", reason="truncated", size_bytes=30),
+            row(UNSENT, study_no=2, status="not_dicom", reason="dicomdir", size_bytes=4),
+            row(UNSENT, study_no=2, file_no=2, status="not_dicom", reason="text"),
+        ]
+        summary = write(tmp_path, rows, studies)
+        first, second = read_report(tmp_path / "studies.csv")
+        assert first["why"] == (
+            "1 truncated; 1 fewer than expected; another Study Instance UID than the manifest says"
+        )
+        assert (first["seen_study_instance_uids"], first["modalities"]) == ("1.2;1.9", "CT;SR")
+        assert (first["bytes"], first["complete"]) == ("1037", "false")
+        assert (second["why"], second["complete"], second["bytes"]) == ("no image", "", "4")
+        assert (second["seen_study_instance_uids"], second["modalities"]) == ("", "")
+        assert (summary.complete_studies, summary.exit_code) == (0, 1)
+
+    def test_a_study_without_images_is_no_reason_for_exit_1(self, tmp_path: Path) -> None:
+        """Unless the manifest promises some, or there is no file at all."""
+        readme = row(UNSENT, status="not_dicom", reason="text")
+        assert write(tmp_path, [readme]).exit_code == 0
+        assert write(tmp_path, [readme], [StudyEntry(1, STUDY, expected_instances=1)]).exit_code == 1
+        assert write(tmp_path, [readme], [StudyEntry(1, STUDY, "1.2")]).exit_code == 1
+        assert write(tmp_path, []).exit_code == 1
+
+    def test_those_that_are_not_complete_are_counted_and_the_first_are_given(self, tmp_path: Path) -> None:
+        """For a terminal and the UI: text as it is safe to show."""
+        studies = [StudyEntry(n, f"/archive/{n}", label=f"=l{n}") for n in range(1, 8)]
+        rows = [
+            row(study_no=1),
+            row(UNSENT, study_no=2, status="missing", reason="not_found"),
+            row(UNSENT, study_no=3, status="not_dicom", reason="text"),
+        ]
+        write(tmp_path, rows, studies, overlaps={7: 1})
+        found = read_not_complete(tmp_path, most=2)
+        assert (found.incomplete, found.without_image) == (4, 1)
+        assert [(each["study_no"], each["label"], each["why"]) for each in found.first] == [
+            ("2", "\\x3dl2", "1 not_found"),
+            ("4", "\\x3dl4", "no file"),
+        ]
+
+    def test_those_of_a_report_by_an_earlier_version_have_no_reason(self, tmp_path: Path) -> None:
+        """Its studies.csv has neither `why` nor `bytes`."""
+        (tmp_path / "studies.csv").write_text("study_no,label,complete\n1,A,false\n2,B,true\n3,C,\n")
+        found = read_not_complete(tmp_path, most=9)
+        assert (found.incomplete, found.without_image) == (1, 0)
+        assert [(each["label"], each["why"], each["bytes"]) for each in found.first] == [("A", "", "")]
 
     def test_unknown_columns_are_carried(self, tmp_path: Path) -> None:
         """As they came; a name that studies.csv has itself gets `manifest_` in front."""
         studies = [
-            StudyEntry(1, "/a", extra=(("ward", "=4B"), ("files", "12"), ("manifest_files", "13"))),
+            StudyEntry(
+                1, "/a", extra=(("ward", "=4B"), ("files", "12"), ("manifest_files", "13"), ("why", "x"))
+            ),
             StudyEntry(2, "/b", extra=(("note", "caf\udce9\n"),)),
         ]
         write(tmp_path, [], studies)
         first, second = read_report(tmp_path / "studies.csv")
         assert (first["ward"], first["note"], first["files"]) == ("=4B", "", "0")
         assert (first["manifest_files"], first["manifest_manifest_files"]) == ("12", "13")
+        assert (first["why"], first["manifest_why"]) == ("no file", "x")
         assert second["note"] == "caf\udce9\n"
         assert list(read_table(tmp_path / "studies.csv")["note"]) == ["", "caf\udce9\n"]
 
@@ -423,43 +481,135 @@ def rows_in(report_dir: Path) -> dict[str, int]:
     }
 
 
+FIRST = "20231114T221320.123456Z-0"  # when the run of `facts` started, and how it ended
+
+
+def kept_in(directory: Path) -> dict[str, dict[str, bytes]]:
+    """The earlier reports of a report directory, by the names of their directories."""
+    places = sorted((directory / "runs").iterdir()) if (directory / "runs").exists() else []
+    return {place.name: contents(place) for place in places}
+
+
 class TestEarlierReport:
     """What becomes of the report that is there."""
 
-    def test_is_kept_under_its_run_id(self, tmp_path: Path) -> None:
-        """Byte for byte, beside the new one."""
+    def test_moves_to_a_directory_of_its_own(self, tmp_path: Path) -> None:
+        """Byte for byte, named for its start and exit code, and readable as it was."""
         write(tmp_path, [row()])
+        for name in ("certificate.json", "certificate.sig"):
+            (tmp_path / name).write_text(name)
         first = contents(tmp_path)
         write(tmp_path, [row(status="already_uploaded")], run=facts("run-2"))
-        names = {name: name.replace(".", ".run-1.", 1) for name in FILES}
-        now = contents(tmp_path)
-        assert set(now) == {*FILES, *names.values()}
-        assert {name: now[kept] for name, kept in names.items()} == first
+        assert kept_in(tmp_path) == {FIRST: first}
+        assert set(contents(tmp_path)) == set(FILES)
         assert read_summary(tmp_path).run_id == "run-2"
-        assert [line["status"] for line in read_report(tmp_path / "report.run-1.csv")] == ["uploaded"]
+        earlier = tmp_path / "runs" / FIRST
+        assert read_summary(earlier).run_id == "run-1"
+        assert [line["status"] for line in read_report(earlier)] == ["uploaded"]
+
+    def test_is_its_owner_s_alone(self, tmp_path: Path) -> None:
+        """Whoever can list `runs/` knows when there was what trouble."""
+        write(tmp_path, [row()])
+        write(tmp_path, [row()], run=facts("run-2"))
+        assert mode(tmp_path / "runs") == mode(tmp_path / "runs" / FIRST) == 0o700
+        assert {mode(path) for path in (tmp_path / "runs" / FIRST).iterdir()} == {0o600}
+
+    @pytest.mark.parametrize("code", [1, 3, 130])
+    def test_is_named_for_its_exit_code(self, tmp_path: Path, code: int) -> None:
+        write(tmp_path, [row()], run=facts(stopped_exit_code=code))
+        write(tmp_path, [row()], run=facts("run-2"))
+        assert list(kept_in(tmp_path)) == [f"20231114T221320.123456Z-{code}"]
 
     def test_of_the_same_run_is_replaced(self, tmp_path: Path) -> None:
         """A run has one report."""
         write(tmp_path, [row()])
         write(tmp_path, [row(), row(file_no=2)])
-        assert set(contents(tmp_path)) == set(FILES)
+        assert (set(contents(tmp_path)), kept_in(tmp_path)) == (set(FILES), {})
         assert read_summary(tmp_path).files == 2
 
+    def test_never_overwrites_another_of_its_name(self, tmp_path: Path) -> None:
+        """Runs that began in the same microsecond, by clocks that were set back."""
+        write(tmp_path, [row()])
+        texts = [(tmp_path / "summary.json").read_bytes()]
+        for number in (2, 3, 4):
+            write(tmp_path, [row()], run=facts(f"run-{number}"))
+            texts.append((tmp_path / "summary.json").read_bytes())
+        kept = kept_in(tmp_path)
+        assert list(kept) == [FIRST, f"{FIRST}-2", f"{FIRST}-3"]
+        assert [each["summary.json"] for each in kept.values()] == texts[:3]
+
+    def test_that_an_earlier_version_kept_stays_where_it_is(self, tmp_path: Path) -> None:
+        """`report.<run_id>.csv`, as its operator's scripts know it."""
+        write(tmp_path, [row()])
+        (tmp_path / "report.run-0.csv").write_text("earlier")
+        write(tmp_path, [row()], run=facts("run-2"))
+        assert (tmp_path / "report.run-0.csv").read_text() == "earlier"
+
     @pytest.mark.parametrize(
-        "summary", ['{"run_id": "../../etc/x"}', '{"run_id": ""}', '{"run_id": 7}', "[]", "{", None]
+        "summary",
+        [
+            '{"run_id": "1", "started_at": "../../etc", "exit_code": 0}',
+            '{"run_id": "1", "started_at": "2023-11-14T22:13:20Z", "exit_code": "../x"}',
+            '{"run_id": "1", "started_at": "2023-11-14T22:13:20Z", "exit_code": 1e400}',
+            '{"run_id": "1", "started_at": "0001-01-01T00:00:00+23:00", "exit_code": 1}',
+            '{"run_id": 7}',
+            "[]",
+            "{",
+            "[" * 100_000,
+            None,
+        ],
     )
-    def test_without_a_usable_run_id_goes_by_its_time(self, tmp_path: Path, summary: str | None) -> None:
-        """A name from a file is no place to write to."""
+    def test_without_a_summary_that_can_be_read_goes_by_its_time(
+        self, tmp_path: Path, summary: str | None
+    ) -> None:
+        """Text from a file is no place to write to."""
         write(tmp_path, [row()])
         (tmp_path / "summary.json").unlink()
         if summary is not None:
             (tmp_path / "summary.json").write_text(summary)
         for path in tmp_path.iterdir():
-            os.utime(path, (1_700_000_000, 1_700_000_000))
+            os.utime(path, ns=(0, 1_700_000_000_123_456_789))
+        there = contents(tmp_path)
         write(tmp_path, [row()], run=facts("run-2"))
-        there = FILES if summary is not None else FILES[:-1]
-        kept = {name.replace(".", ".20231114T221320Z.", 1) for name in there}
-        assert set(contents(tmp_path)) == {*FILES, *kept}
+        assert kept_in(tmp_path) == {"20231114T221320.123456Z-unknown": there}
+
+    @pytest.mark.parametrize("seconds", [-(2**40), 2**33])
+    def test_of_an_odd_time_is_kept_all_the_same(self, tmp_path: Path, seconds: int) -> None:
+        """Whatever the clock said."""
+        write(tmp_path, [row()])
+        (tmp_path / "summary.json").write_text("{")
+        with suppress(OSError):  # a file system may refuse it
+            os.utime(tmp_path / "summary.json", (seconds, seconds))
+        write(tmp_path, [row()], run=facts("run-2"))
+        assert len(kept_in(tmp_path)) == 1
+
+    @pytest.mark.parametrize("with_summary", [True, False])
+    @pytest.mark.parametrize("number", range(6))
+    def test_is_moved_whole_also_by_a_run_that_was_killed(
+        self, tmp_path: Path, number: int, with_summary: bool
+    ) -> None:
+        """The next run finishes what was begun: one directory, with all of it."""
+        write(tmp_path, [row()])
+        for name in ("certificate.json", "certificate.sig"):
+            (tmp_path / name).write_text(name)
+        if not with_summary:
+            (tmp_path / "summary.json").unlink()
+        first = contents(tmp_path)
+        with killed_at_rename(number), suppress(Killed):
+            write(tmp_path, [row()], run=facts("run-2"))
+        write(tmp_path, [row()], run=facts("run-3"))
+        kept = kept_in(tmp_path)
+        assert first in kept.values()
+        assert sum("certificate.json" in each for each in kept.values()) == 1
+
+    def test_that_can_not_be_moved_stays(self, tmp_path: Path) -> None:
+        """Something of another kind has the name `runs`; one sentence, and no draft left."""
+        write(tmp_path, [row()])
+        (tmp_path / "runs").write_text("mine")
+        before = contents(tmp_path)
+        with pytest.raises(StoppedError, match="could not be written: file exists"):
+            write(tmp_path, [row()], run=facts("run-2"))
+        assert contents(tmp_path) == before
 
 
 class TestReading:
@@ -510,7 +660,7 @@ class TestCost:
         """A hundred thousand rows pass through the memory of one chunk."""
         count = 100_000
         studies = [StudyEntry(n, f"/archive/{n}") for n in range(count // 500)]
-        cells = row()[4:]
+        cells = row()[4:]  # all after the path
         rows = ((n // 500, n % 500, STUDY, f"/archive/{n}", *cells) for n in range(count))
         tracemalloc.start()
         try:
