@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.progress import sentence
+from flows.progress import Sampler, sentence
 from tasks.core.models import Summary
 from tasks.report import STUDIES_CSV
 from tasks.upload import Progress
@@ -84,10 +85,14 @@ def incomplete_studies(report_dir: Path) -> list[dict[str, Any]]:
 
 
 def _publish(flow: str, progress: Progress, ended: threading.Event, every_s: float) -> None:
-    artifact_id = _tried(lambda: create_progress_artifact(0.0, key=f"{flow}-progress"))
+    sampler = Sampler(progress)
+    artifact_id = _tried(
+        lambda: create_progress_artifact(0.0, f"{flow}-progress", sentence(sampler.snapshot()))
+    )
     while artifact_id is not None:
         last = ended.wait(every_s)
-        _tried(lambda: update_progress_artifact(artifact_id, _percent(progress), sentence(progress)))
+        seen = sampler.counts() if last else sampler.snapshot()
+        _tried(partial(update_progress_artifact, artifact_id, _percent(progress), sentence(seen)))
         if last:
             return
 

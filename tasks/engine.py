@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -103,7 +102,7 @@ class Engine:
                 self.run_id,
                 settings.dead_after,
                 self._trail,
-                lambda: asdict(self.progress),
+                self.progress.counters,
             )
             undo.callback(self._ledger.close)
             tell_start(self._trail, self.run_id, settings, len(ours))
