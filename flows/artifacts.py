@@ -24,6 +24,7 @@ from prefect.artifacts import (
 
 from flows.progress import Sampler, sentence
 from tasks.core.models import Summary
+from tasks.core.words import counted
 from tasks.report import STUDIES_CSV
 from tasks.upload import Progress
 
@@ -62,10 +63,11 @@ def publish_summary(flow: str, summary: Summary, report_dir: Path) -> None:
 
 def markdown(summary: Summary, report_dir: Path) -> str:
     """One run for a person who looks at the UI."""
+    rate = f"{summary.files_per_s:,.0f}"
     lines = [
         f"# {summary.campaign}: exit code {summary.exit_code}",
-        f"{summary.complete_studies:,} of {summary.studies:,} studies complete.",
-        f"{summary.files:,} files in {summary.wall_s:,.0f} s, {summary.files_per_s:,.0f} files/s stored.",
+        f"{summary.complete_studies:,} of {counted(summary.studies, 'study')} complete.",
+        f"{counted(summary.files, 'file')} in {summary.wall_s:,.0f} s, {rate} files/s stored.",
         "",
         "| status | files |",
         "| --- | ---: |",

@@ -29,6 +29,7 @@ from tasks.core.audit import Event
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RefusedError, UsageError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules, batch_target
+from tasks.core.words import counted
 from tasks.ledger import Ledger
 from tasks.report import REPORT_CSV, write_report
 from tasks.scan import Territory, survey, walk_study
@@ -269,7 +270,7 @@ def problems_of(territory: Territory) -> list[str]:
         for study_no, earlier in list(overlaps.items())[:_MAX_PROBLEMS]
     ]
     if len(overlaps) > _MAX_PROBLEMS:
-        told.append(f"and {len(overlaps) - _MAX_PROBLEMS} more overlaps: see studies.csv")
+        told.append(f"and {counted(len(overlaps) - _MAX_PROBLEMS, 'more overlap')}: see studies.csv")
     return told
 
 
