@@ -13,12 +13,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from flows.progress import Sampler, Snapshot, duration, sentence
+from flows.progress import Sampler, Snapshot, _bar, duration, sentence
 from tasks.core.weather import PlatformState, Step
 from tasks.upload import Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
@@ -173,6 +175,11 @@ class Watched:
         return seen
 
 
+def _drawn(seen: Snapshot, elapsed_s: float) -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=100)
+    console.print(_bar(seen, elapsed_s))
+
+
 class TestPace:
     def test_is_that_of_the_last_minute(self) -> None:
         """However fast or slow it was before."""
@@ -215,6 +222,19 @@ class TestPace:
         watched.progress.platform = lambda: DOWN
         assert watched.moves(5, files_per_s=5).platform == DOWN
         assert sentence(watched.sampler.counts()) == "25 of 25 files done, 0 uploaded, 0 failed"
+
+
+@pytest.mark.parametrize(("draw", "per_s"), [(sentence, 1), (partial(_drawn, elapsed_s=75.0), 2)])
+def test_showing_it_takes_less_than_2_percent_of_a_core(
+    draw: Callable[[Snapshot], object], per_s: int
+) -> None:
+    """As often as it is done: a line is thought of each second, a bar drawn twice."""
+    watched = Watched()
+    began_s = time.thread_time()
+    for _ in range(100):
+        watched.now_s += 1 / per_s
+        draw(watched.sampler.snapshot())
+    assert (time.thread_time() - began_s) / 100 * per_s < 0.02
 
 
 # -- through the commands --------------------------------------------------------------------------------
