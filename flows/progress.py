@@ -147,7 +147,7 @@ def _platform(seen: Snapshot, platform: PlatformState) -> Iterator[str]:
     if platform.slots:
         yield f"{platform.slots_in_use} of {counted(platform.slots, 'slot')} in use"
     if platform.throttled_since is not None and not platform.is_down:
-        since = f"the platform throttles since {_time(seen, platform.throttled_since)}"
+        since = f"the platform has been throttling since {_time(seen, platform.throttled_since)}"
         fewer = f": slots reduced from {platform.slots} to {platform.slots - platform.slots_withheld}"
         yield since + (fewer if platform.slots_withheld else "")
     if platform.failing:
@@ -164,7 +164,7 @@ def _trouble(seen: Snapshot, platform: PlatformState, step: str) -> str:
     whom = f" for {platform.processes_failing} of {counted(platform.processes, 'process')}" if part else ""
     if not platform.is_down:
         return f"no request to {step} has worked{whom} {since} {answer}"
-    what = "throttles every request" if status == _TOO_MANY_REQUESTS else "is down"
+    what = "has throttled every request" if status == _TOO_MANY_REQUESTS else "has been down"
     return f"{step} {what}{whom} {since} {answer}"
 
 

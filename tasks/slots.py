@@ -154,6 +154,8 @@ class Slots:
             return self._failing(state, step) if step else state
 
     def _failing_step(self) -> Step | None:
+        if self._closed:  # nothing is tried any more
+            return None
         step = self._breaker.failing
         is_idle = not self._places and bool(self._resumes_at)
         if step and (self._breaker.is_open or is_idle or self._breaker.in_a_row(step) >= _FAILING_AFTER):

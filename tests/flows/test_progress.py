@@ -72,46 +72,46 @@ SENTENCES = [
         replace(MOVING, platform=replace(SLOTS, slots_in_use=5, slots_withheld=15, throttled_since=440)),
         (
             "..., 5 files/s, 2.5 MiB/s, about 4 min left, 5 of 20 slots in use, "
-            "the platform throttles since 13:59:30 UTC: slots reduced from 20 to 5"
+            "the platform has been throttling since 13:59:30 UTC: slots reduced from 20 to 5"
         ),
     ),
     (
         replace(HALF, platform=PlatformState(slots=1, throttled_since=440)),
-        "..., 0 of 1 slot in use, the platform throttles since 13:59:30 UTC",
+        "..., 0 of 1 slot in use, the platform has been throttling since 13:59:30 UTC",
     ),
     (
         replace(MOVING, platform=DOWN),
         (
             "..., 5 files/s, 2.5 MiB/s, 0 of 20 slots in use, "
-            "the object store is down since 14:00:00 UTC (it answers 503), next try at 14:00:42 UTC"
+            "the object store has been down since 14:00:00 UTC (it answers 503), next try at 14:00:42 UTC"
         ),
     ),
     (
         replace(HALF, platform=replace(DOWN, failing=Step.PRESIGN, http_status=429)),
         (
-            "..., 0 of 20 slots in use, the upload API throttles every request since 14:00:00 UTC "
+            "..., 0 of 20 slots in use, the upload API has throttled every request since 14:00:00 UTC "
             "(it answers 429), next try at 14:00:42 UTC"
         ),
     ),
     (
         replace(HALF, platform=replace(DOWN, http_status=None, next_try_at=None)),
         (
-            "..., 0 of 20 slots in use, the object store is down since 14:00:00 UTC (no answer), "
+            "..., 0 of 20 slots in use, the object store has been down since 14:00:00 UTC (no answer), "
             "a try is under way"
         ),
     ),
     (
         replace(HALF, platform=replace(DOWN, next_try_at=499)),
         (
-            "..., 0 of 20 slots in use, the object store is down since 14:00:00 UTC (it answers 503), "
+            "..., 0 of 20 slots in use, the object store has been down since 14:00:00 UTC (it answers 503), "
             "next try now"
         ),
     ),
     (
         replace(HALF, platform=replace(DOWN, processes=2)),
         (
-            "..., 0 of 20 slots in use, the object store is down for 1 of 2 processes since 14:00:00 UTC "
-            "(it answers 503), next try at 14:00:42 UTC"
+            "..., 0 of 20 slots in use, the object store has been down for 1 of 2 processes "
+            "since 14:00:00 UTC (it answers 503), next try at 14:00:42 UTC"
         ),
     ),
     (
@@ -124,7 +124,7 @@ SENTENCES = [
     (
         replace(HALF, platform=replace(DOWN, failing_since=500 - 86_400)),
         (
-            "..., 0 of 20 slots in use, the object store is down since 2026-02-28 14:00:30 UTC "
+            "..., 0 of 20 slots in use, the object store has been down since 2026-02-28 14:00:30 UTC "
             "(it answers 503), next try at 14:00:42 UTC"
         ),
     ),
@@ -334,19 +334,22 @@ SCENES: dict[str, tuple[Callable[[threading.Event], Script], str]] = {
         partial(failing, Asked.PUT, status(503)),
         (
             rf"0 of 40 files done, 0 uploaded, 0 failed, \d+ of 20 slots in use, "
-            rf"the object store is down since {TIME} \(it answers 503\), {NEXT_TRY}"
+            rf"the object store has been down since {TIME} \(it answers 503\), {NEXT_TRY}"
         ),
     ),
     "throttling": (
         partial(failing, Asked.PRESIGN, status(429, retry_after="3")),
         (
-            rf"0 of 20 slots in use, the upload API throttles every request since {TIME} \(it answers 429\), "
-            rf"{NEXT_TRY}"
+            rf"0 of 20 slots in use, the upload API has throttled every request since {TIME} "
+            rf"\(it answers 429\), {NEXT_TRY}"
         ),
     ),
     "throttling now and then": (
         throttling_once,
-        rf"\d+ of 20 slots in use, the platform throttles since {TIME}: slots reduced from 20 to 10",
+        (
+            rf"\d+ of 20 slots in use, the platform has been throttling since {TIME}: "
+            rf"slots reduced from 20 to 10"
+        ),
     ),
 }
 SCENES["a terminal"] = SCENES["slow"]

@@ -286,6 +286,13 @@ class TestState:
         state = slots.state()
         assert (state.slots, state.slots_withheld, state.throttled_since) == (8, 4, 10)
 
+    def test_tells_of_no_next_try_once_the_run_is_stopping(self) -> None:
+        slots = Slots(2)
+        for file_id in range(5):
+            self.fail(slots, file_id)
+        slots.close()
+        assert (slots.state().failing, slots.state().is_down) == (None, False)
+
     def test_of_a_process_that_has_passed_its_slots_on_is_nothing(self) -> None:
         """What it knew before is old."""
         slots = Slots(2)
