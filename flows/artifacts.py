@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +21,9 @@ from prefect.artifacts import (
 )
 
 from flows.incomplete import in_words, not_complete
-from flows.progress import sentence
+from flows.progress import Sampler, sentence
 from tasks.core.models import Summary
+from tasks.core.words import counted
 from tasks.report import NotComplete, read_not_complete
 from tasks.upload import Progress
 
@@ -60,10 +62,11 @@ def publish_summary(flow: str, summary: Summary, report_dir: Path) -> None:
 
 def markdown(summary: Summary, found: NotComplete, report_dir: Path) -> str:
     """One run for a person who looks at the UI."""
+    rate = f"{summary.files_per_s:,.0f}"
     lines = [
         f"# {summary.campaign}: exit code {summary.exit_code}",
         *(f"{sentence}." for sentence in in_words(summary, found)),
-        f"{summary.files:,} files in {summary.wall_s:,.0f} s, {summary.files_per_s:,.0f} files/s stored.",
+        f"{counted(summary.files, 'file')} in {summary.wall_s:,.0f} s, {rate} files/s stored.",
         "",
         "| status | files |",
         "| --- | ---: |",
@@ -85,10 +88,14 @@ def _cells(found: NotComplete) -> list[dict[str, Any]]:
 
 
 def _publish(flow: str, progress: Progress, ended: threading.Event, every_s: float) -> None:
-    artifact_id = _tried(lambda: create_progress_artifact(0.0, key=f"{flow}-progress"))
+    sampler = Sampler(progress)
+    artifact_id = _tried(
+        lambda: create_progress_artifact(0.0, f"{flow}-progress", sentence(sampler.snapshot()))
+    )
     while artifact_id is not None:
         last = ended.wait(every_s)
-        _tried(lambda: update_progress_artifact(artifact_id, _percent(progress), sentence(progress)))
+        seen = sampler.counts() if last else sampler.snapshot()
+        _tried(partial(update_progress_artifact, artifact_id, _percent(progress), sentence(seen)))
         if last:
             return
 

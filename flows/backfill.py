@@ -33,6 +33,7 @@ from flows.incomplete import not_complete
 from flows.progress import shown
 from tasks.core.errors import IngestError, InterruptedRunError, NotAllStoredError, StoppedError, UsageError
 from tasks.core.models import EXIT_ONE, Summary
+from tasks.core.words import counted
 from tasks.engine import BATCHES_IN_FLIGHT, LOOK_UP_S, Engine, ended_by, safe_errors
 from tasks.load import load_manifest
 from tasks.manifests import is_finished, manifests_at
@@ -77,7 +78,7 @@ def backfill(
         if (manifests := manifests_at(manifest)) is not None:
             return _each(manifests, settings, api_endpoint=api_endpoint, api=api, options=options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
-        get_run_logger().info("%d study entries in the manifest", len(entries))
+        get_run_logger().info("%s in the manifest", counted(len(entries), "study entry"))
         return carried_out("backfill", Engine(entries, settings))
 
 
@@ -135,7 +136,7 @@ def _each(manifests: list[Path], settings: Settings, *, options: Options, **wher
             get_run_logger().error("Manifest %d of %d: %s", number, len(manifests), result)
         counts[kind] += 1
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    message = f"{len(manifests)} manifests: {told or 'nothing to do'}"
+    message = f"{counted(len(manifests), 'manifest')}: {told or 'nothing to do'}"
     if counts["incomplete"] or counts["wrong"]:
         return _failed(NotAllStoredError(message, counts))
     return Completed(message=message, data=counts)
@@ -211,7 +212,7 @@ def _final_state(summary: Summary, incomplete: int) -> State[dict[str, Any]]:
     counts = {"run_id": summary.run_id, "exit_code": summary.exit_code, "by_status": by_status}
     if summary.exit_code == 0:
         stored, known = by_status.get("uploaded", 0), by_status.get("already_uploaded", 0)
-        told = f"{summary.files:,} files, {stored:,} stored, {known:,} already there"
+        told = f"{counted(summary.files, 'file')}, {stored:,} stored, {known:,} already there"
         return Completed(message=told, data=counts)
     error = NotAllStoredError(_why_failed(summary, incomplete), counts)
     asked = asked_end(error) if summary.exit_code == InterruptedRunError.exit_code else None
@@ -232,4 +233,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 def _why_failed(summary: Summary, incomplete: int) -> str:
     bad = sum(count for status, count in summary.by_status.items() if status in EXIT_ONE)
     ended = "" if summary.exit_code == 1 else f"stopped early (exit code {summary.exit_code}): "
-    return f"{ended}{bad:,} of {summary.files:,} files, {incomplete:,} studies incomplete, see report"
+    return (
+        f"{ended}{bad:,} of {counted(summary.files, 'file')}, "
+        f"{counted(incomplete, 'study')} incomplete, see report"
+    )

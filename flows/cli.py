@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from flows.terminal import FIRST_PAGE, say
+from flows.terminal import FIRST_PAGE, has_no_reader, list_out, say
 
 if TYPE_CHECKING:
     from tasks.core.errors import IngestError
@@ -21,6 +21,7 @@ _INTERRUPTED: Final = (
 _ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"])
 # Objects; 700 is usual. Imports make a few hundred thousand, and among them is no garbage.
 _COLLECTED_AFTER: Final = 50_000
+_NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that SIGPIPE ended
 
 
 def main() -> None:
@@ -39,12 +40,14 @@ def execute(arguments: list[str]) -> int:
         with _terminated_like_interrupted():
             return _run(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
+        if isinstance(error, BrokenPipeError) and has_no_reader():
+            return _NO_READER
         return _tell(_error_to_tell(error), debug=debug)
 
 
 def _run(arguments: list[str]) -> int:
     if arguments in _ASKING_FOR_HELP:
-        print(FIRST_PAGE, end="", flush=True)
+        list_out([FIRST_PAGE.rstrip("\n")])
         return 0
     from cyclopts import CycloptsError
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import App, Group, Parameter
 
-from flows.terminal import EXIT_CODES_HELP, SETTINGS_HELP, say
-from tasks.core.options import HELP
+from flows.terminal import EXIT_CODES_HELP, SETTINGS_HELP, list_out, say
+from tasks.core.options import DEFAULTS, HELP
+from tasks.core.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ def _version() -> str:
 app = App(
     name="dicom-ingest",
     version=_version,
-    help_epilogue=f"{SETTINGS_HELP}\n\n{EXIT_CODES_HELP}",
+    help_epilogue=f"{SETTINGS_HELP}\n\n{EXIT_CODES_HELP}",  # of commands that take settings and secrets
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # what to do then, flows/cli.py says
@@ -35,7 +36,13 @@ _RUN: Final = Group("Where and how")
 
 
 def _option(name: str, *more: str) -> Parameter:
-    return Parameter(name=[f"--{name.replace('_', '-')}", *more], help=HELP[name], negative="", group=_RUN)
+    return Parameter(
+        name=[f"--{name.replace('_', '-')}", *more],
+        help=HELP[name],
+        negative="",
+        show_default=DEFAULTS.get(name, False),
+        group=_RUN,
+    )
 
 
 @Parameter(name="*")
@@ -71,7 +78,10 @@ def upload(
     *,
     path: Annotated[Path, Parameter(name=["--path", "-p"], help="A DICOM file, or a directory of them.")],
     list_files: Annotated[
-        bool, Parameter(name="--list", negative="", help="Print each file, its key and its outcome.")
+        bool,
+        Parameter(
+            name="--list", negative="", show_default=False, help="Print each file, its key and its outcome."
+        ),
     ] = False,
     options: RunOptions = RunOptions(),
 ) -> int:
@@ -172,7 +182,7 @@ def migrate(
     return summary.exit_code
 
 
-@app.command
+@app.command(help_epilogue="")
 def manifest(
     *roots: Path,
     output: Annotated[
@@ -198,11 +208,11 @@ def manifest(
         )
     with safe_errors():
         count = write_manifest(roots, output)
-    say(f"{count:,} study directories are in {output}")
+    say(f"{counted(count, 'study directory')} found, and written to {output}")
     return 0
 
 
-@app.command
+@app.command(help_epilogue=EXIT_CODES_HELP)
 def report(
     report_dir: Path,
     /,
@@ -231,7 +241,7 @@ def report(
     return summary.exit_code
 
 
-@app.command
+@app.command(help_epilogue="")
 def audit(
     report_dir: Path,
     /,
@@ -262,14 +272,15 @@ def audit(
     if found.more_faults:
         say(f"and {found.more_faults:,} more")
     events = ", ".join(f"{count:,} {event}" for event, count in sorted(found.events.items()))
-    say(f"{found.lines:,} lines: {events or 'none'}")
+    say(f"{counted(found.lines, 'line')}: {events or 'none'}")
     if found.elsewhere:
-        say(f"{found.elsewhere:,} files were stored by runs into other report directories: see their trails.")
+        count = counted(found.elsewhere, "file")
+        say(f"{count} stored by runs into other report directories: see their trails.")
     say("The trail does not hold." if found.faults else "The trail is whole and agrees with the report.")
     return 1 if found.faults else 0
 
 
-@app.command
+@app.command(help_epilogue="")
 def sandbox(
     *,
     port: Annotated[int | None, Parameter(help="Port of the upload API; a free one when not given.")] = None,
@@ -284,7 +295,7 @@ def sandbox(
     return 0
 
 
-@app.command
+@app.command(help_epilogue=SETTINGS_HELP)
 def serve(
     *,
     port: Annotated[int, Parameter(help="Port of the Prefect server that is started.")] = 4200,
@@ -301,7 +312,7 @@ def serve(
     return 0
 
 
-@app.command
+@app.command(help_epilogue="")
 def demo(
     *,
     directory: Annotated[Path, Parameter(help="Where everything of the demo is put.")] = Path("demo"),
@@ -332,9 +343,11 @@ def _print_files(report_dir: Path) -> None:
     from tasks.core.escape import escape
     from tasks.report import read_report
 
-    for row in read_report(report_dir):
+    def line(row: dict[str, str]) -> str:
         outcome = " ".join(part for part in (row["status"], row["reason"]) if part)
-        print(f"{escape(row['path'])}\t{escape(row['key']) or '-'}\t{outcome}")
+        return f"{escape(row['path'])}\t{escape(row['key']) or '-'}\t{outcome}"
+
+    list_out(map(line, read_report(report_dir)))
 
 
 def _print_summary(summary: "Summary", report_dir: Path) -> None:
@@ -344,7 +357,7 @@ def _print_summary(summary: "Summary", report_dir: Path) -> None:
         say(problem)
     statuses = ", ".join(f"{count:,} {status}" for status, count in summary.by_status.items())
     rate = summary.bytes_per_s / 1024 / 1024
-    say(f"{summary.files:,} files: {statuses or 'none'}")
+    say(f"{counted(summary.files, 'file')}: {statuses or 'none'}")
     found = not_complete(summary, report_dir, LINES_SHOWN)
     for sentence in (*in_words(summary, found), *lines(found)):
         say(sentence)

@@ -9,6 +9,7 @@ from typing import Final
 
 from tasks.core.models import Summary
 from tasks.core.reconcile import not_stored
+from tasks.core.words import counted
 from tasks.report import NotComplete, read_not_complete
 
 LINES_SHOWN: Final = 10  # on a terminal
@@ -24,7 +25,7 @@ def not_complete(summary: Summary, report_dir: Path, most: int) -> NotComplete:
 def in_words(summary: Summary, found: NotComplete) -> list[str]:
     """What was not stored, when anything was not, and how many studies are complete."""
     without = f", {found.without_image:,} without an image" if found.without_image else ""
-    complete = f"{summary.complete_studies:,} of {summary.studies:,} studies complete{without}"
+    complete = f"{summary.complete_studies:,} of {counted(summary.studies, 'study')} complete{without}"
     return [*filter(None, [not_stored(summary.by_status)]), complete]
 
 

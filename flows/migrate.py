@@ -31,6 +31,7 @@ from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, Run
 from flows.progress import shown
 from flows.slots import slots_of_platform, taken
 from tasks.core.errors import UsageError
+from tasks.core.words import counted
 from tasks.engine import BATCHES_IN_FLIGHT, ended_by, safe_errors
 from tasks.load import load_manifest
 from tasks.settings import Options
@@ -80,7 +81,8 @@ def migrate(
             migration = Migration(entries, settings, run_id, shards, balance, progress)
             progress.scanning = False
             standings = migration.standings()
-            get_run_logger().info("%d study entries in %d shards", len(entries), len(standings))
+            parts = counted(len(standings), "shard")
+            get_run_logger().info("%s in %s", counted(len(entries), "study entry"), parts)
             slots = shares(settings.parallel, min(len(standings), settings.parallel))
             limit = slots_of_platform(settings.api_endpoint, max(slots))
             start = _starter(migration, deployment, limit, slots, len(standings), api)

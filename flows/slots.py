@@ -20,6 +20,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError, UsageError
+from tasks.core.words import counted
 from tasks.settings import MOST_PARALLEL
 
 log = logging.getLogger("dicom_ingest")
@@ -47,7 +48,8 @@ def slots_of_platform(api_endpoint: str, wanted: int) -> str:
             return name
     if limit.limit < wanted:
         raise UsageError(
-            f'The global concurrency limit "{name}" has {limit.limit} slots, and a shard wants {wanted}. '
+            f'The global concurrency limit "{name}" has {counted(limit.limit, "slot")}, and a shard wants '
+            f"{wanted}. "
             f'Nothing was sent. Use more --shards, or `prefect gcl update "{name}" --limit {MOST_PARALLEL}`.'
         )
     if limit.active_slots:
@@ -83,7 +85,7 @@ def _acquired(limit: str, slots: int, raise_if_stopped: Callable[[], None]) -> U
         raise_if_stopped()
         if not was_told and time.monotonic() - began > _TOLD_AFTER_S:
             was_told = True
-            log.warning("Waiting for %d upload slots of %s", slots, limit)
+            log.warning("Waiting for %s of %s", counted(slots, "upload slot"), limit)
         time.sleep(_ASKED_EVERY_S)
     return lease_id
 

@@ -1,7 +1,9 @@
 """What a person at a terminal reads first. It imports nothing, so `dicom-ingest --help` answers at once."""
 
+import os
 import sys
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TextIO
 
 SETTINGS_HELP: Final = """\
 Every option is also a setting DICOM_INGEST_<NAME>, such as
@@ -52,5 +54,37 @@ A first migration
 
 
 def say(sentence: str) -> None:
-    """To standard error: standard output is for what scripts read."""
-    print(sentence, file=sys.stderr, flush=True)
+    """To standard error: standard output is for what scripts read. That nobody reads it stops no run."""
+    try:
+        print(sentence, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _discard(sys.stderr)
+
+
+def list_out(lines: Iterable[str]) -> None:
+    """To standard output, until whoever reads it has enough, as `head` has: that is no fault."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(sys.stdout)
+
+
+def has_no_reader() -> bool:
+    """Whether nobody reads standard output any more; what was to be written there is discarded then."""
+    from select import POLLERR, POLLHUP, poll
+
+    output = poll()
+    output.register(sys.stdout.fileno(), 0)
+    if not any(event & (POLLERR | POLLHUP) for _, event in output.poll(0)):
+        return False
+    _discard(sys.stdout)
+    return True
+
+
+def _discard(stream: TextIO) -> None:
+    """What is left in its buffer, and all that follows: else the interpreter would try again at its end."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, stream.fileno())
+    os.close(descriptor)

@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -30,6 +29,7 @@ from tasks.core.audit import Event
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RefusedError, UsageError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules, batch_target
+from tasks.core.words import counted
 from tasks.directories import make_directories, remove_empty
 from tasks.ledger import Ledger
 from tasks.report import REPORT_CSV, write_report
@@ -106,7 +106,7 @@ class Engine:
                 self.run_id,
                 settings.dead_after,
                 self._trail,
-                lambda: asdict(self.progress),
+                self.progress.counters,
             )
             undo.callback(self._ledger.close)
             tell_start(self._trail, self.run_id, settings, len(ours))
@@ -273,7 +273,7 @@ def problems_of(territory: Territory) -> list[str]:
         for study_no, earlier in list(overlaps.items())[:_MAX_PROBLEMS]
     ]
     if len(overlaps) > _MAX_PROBLEMS:
-        told.append(f"and {len(overlaps) - _MAX_PROBLEMS} more overlaps: see studies.csv")
+        told.append(f"and {counted(len(overlaps) - _MAX_PROBLEMS, 'more overlap')}: see studies.csv")
     return told
 
 

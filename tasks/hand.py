@@ -5,7 +5,8 @@ run's own process keeps what has to be one (the ledger, the audit trail, the bat
 each has workers, connections, credentials and a share of the slots. They talk in pickled messages:
 
     to a hand       begin: settings, slots; put: a file; answers; share: slots; stop; dismiss
-    from a hand     ready; asks: what its workers ask of the ledger; ended: a file; failed; log; gone
+    from a hand     ready; asks: what its workers ask of the ledger; ended: a file; failed; log; platform:
+                    how that is, for who looks at the progress; gone
 
 Asks go in groups, one group at a time: while one is answered the next gathers, so that a commit serves many.
 The first hand imports what all of them need, and forks the others before it has any thread. A hand whose run
@@ -25,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, Final, NoReturn, Protocol
@@ -32,6 +34,7 @@ from typing import Any, Final, NoReturn, Protocol
 from tasks.core.errors import IngestError, InternalError, StoppedError
 from tasks.core.models import Outcome, Todo
 from tasks.core.reconcile import Claim
+from tasks.core.weather import PlatformState
 from tasks.settings import Settings
 from tasks.slots import Slots
 from tasks.transfer import HELD_BYTES_IN_ALL
@@ -44,6 +47,7 @@ log = logging.getLogger("dicom_ingest")
 _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1"}
 _READY_S: Final = 60.0  # until it has imported what it needs; on a busy machine this takes a while
 _GONE_S: Final = 5.0  # to say good-bye, after the grace
+_STATE_EVERY_S: Final = 1.0  # when there is anything new
 
 
 class AnsweringLedger(Protocol):
@@ -138,6 +142,7 @@ class Hand:
         self.any_granted = False
         self.peak = 0
         self.course: list[tuple[float, int]] = []
+        self.platform = PlatformState(processes=0)  # as it last said
         self._link = _Link(end)
         self._thread = threading.Thread(target=self._listen, name="hand", daemon=True)
         self._thread.start()
@@ -160,6 +165,7 @@ class Hand:
 
     def share(self, slots: int) -> None:
         """How many slots are its own from now on."""
+        self.platform = replace(self.platform, slots=slots, processes=1)
         self._link.send("share", slots)
 
     def stop(self) -> None:
@@ -190,6 +196,7 @@ class Hand:
                 kind, what = self._link.receive()
                 if kind == "gone":
                     self.peak, self.course = what
+                    self.platform = PlatformState(processes=0)
                     return
                 self._take(kind, what)
         except (EOFError, OSError):
@@ -218,6 +225,8 @@ class Hand:
                 self._failed(what)
             case "log":
                 log.log(*what)
+            case "platform":
+                self.platform = what
             case "ready":
                 self._ready.set()
 
@@ -304,6 +313,7 @@ class _Carrying:
             ended=lambda ended: link.send("ended", ended),
             failed=self._fail,
         )
+        threading.Thread(target=self._tell_state, name="state", daemon=True).start()
 
     def take(self, kind: str, what: Any) -> None:
         """One message of the run; never waits."""
@@ -318,6 +328,15 @@ class _Carrying:
                 self._stop()
             case "dismiss":
                 threading.Thread(target=self._leave, args=(what,)).start()
+
+    def _tell_state(self) -> None:
+        before = PlatformState(processes=0)
+        while True:
+            state = self._slots.state()
+            if state != before:
+                self._link.send("platform", state)
+                before = state
+            time.sleep(_STATE_EVERY_S)
 
     def _fail(self, error: IngestError) -> None:
         self._link.send("failed", error)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from tasks.core.errors import ManifestError, Problem, UsageError
 from tasks.core.manifest import Ground, Row, check, shown
 from tasks.core.models import StudyEntry
+from tasks.core.words import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -141,7 +142,9 @@ def _csv_rows(columns: Sequence[str], records: Iterator[list[str] | Problem]) ->
         if isinstance(record, Problem):
             yield record
         elif len(record) != len(columns):
-            yield Problem(number, "", f"the header has {len(columns)} cells, this row {len(record)}")
+            yield Problem(
+                number, "", f"the header has {counted(len(columns), 'cell')}, this row {len(record)}"
+            )
         else:
             yield number, dict(zip(columns, record, strict=True))
 

@@ -26,7 +26,7 @@ from tasks.ledger import Ledger, ShardStanding, shard_run_id
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
 from tasks.slots import summed
-from tasks.upload import Progress
+from tasks.upload import COUNTERS, Progress
 
 log = logging.getLogger("dicom_ingest")
 
@@ -82,10 +82,10 @@ class Migration:
     def standings(self) -> list[ShardStanding]:
         """Where each shard stands, in the order of their numbers from 1; the progress is what they tell."""
         standings = self._ledger.shards()
-        for counter in ("files_done", "files_stored", "files_failed", "bytes_stored"):
-            setattr(self._progress, counter, sum(each.progress.get(counter, 0) for each in standings))
-        listed = sum(each.progress.get("files_listed", 0) for each in standings)
-        self._progress.files_listed = max(self._progress.files_listed, listed)
+        at_least = {"files_listed": self._progress.files_listed}  # as weighed
+        for counter in COUNTERS:
+            total = sum(each.progress.get(counter, 0) for each in standings)
+            setattr(self._progress, counter, max(total, at_least.get(counter, 0)))
         return standings
 
     def finish(self, why: IngestError | None = None) -> Summary:

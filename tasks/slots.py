@@ -11,14 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Final
 
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError
-from tasks.core.weather import TRANSIENT, Breaker, Step, Throttle
+from tasks.core.weather import TRANSIENT, Breaker, PlatformState, Step, Throttle
 from tasks.turn import waiting
 
 _SMOOTHING: Final = 0.1  # weight of the newest measurement in the moving averages
 _LONGEST_WAIT_S: Final = 0.1  # of a URL for a slot, where PUTs are shorter than that; else one PUT
+_FAILING_AFTER: Final = 3  # requests in a row, where others are under way
 _LONGEST_COURSE: Final = 200  # changes of the limit that are kept for the summary
 
 
@@ -41,6 +43,8 @@ class Slots:
         self._waiting = 0  # for a slot
         self._usual_s = dict.fromkeys(Step, 0.0)  # moving average of how long each takes
         self._closed = False
+        self._last_status: dict[Step, int | None] = {}  # of each step's last transient fault
+        self._resumes_at: dict[int, float] = {}  # files that pause, by file_id
         self.peak = 0  # most PUTs that were under way at once
         self.course = [(self._since(), parallel)]  # (seconds since the start, slots in use), at every change
 
@@ -120,6 +124,61 @@ class Slots:
         with self._lock:
             return self._breaker.outage_s(self._clock())
 
+    @contextmanager
+    def pausing(self, file_id: int, seconds: float) -> Iterator[None]:
+        """Around a file's pause before it is tried again: `state` says when the next one ends."""
+        with self._lock:
+            self._resumes_at[file_id] = self._clock() + seconds
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._resumes_at[file_id]
+
+    def state(self) -> PlatformState:
+        """What there is to tell a person: slots in use, whether the platform fails or throttles, since when.
+
+        Requests that fail while others are under way are told from the third in a row on. Without slots of
+        its own any more (they went to other processes) nothing is known of the platform.
+        """
+        with self._lock:
+            if not self._throttle.most:
+                return PlatformState(slots_in_use=self._busy, processes=0)
+            state = PlatformState(
+                slots=self._throttle.most,
+                slots_in_use=self._busy,
+                slots_withheld=self._throttle.most - self._throttle.limit,
+                throttled_since=self._throttle.since,
+            )
+            step = self._failing_step()
+            return self._failing(state, step) if step else state
+
+    def _failing_step(self) -> Step | None:
+        if self._closed:  # nothing is tried any more
+            return None
+        step = self._breaker.failing
+        is_idle = not self._places and bool(self._resumes_at)
+        if step and (self._breaker.is_open or is_idle or self._breaker.in_a_row(step) >= _FAILING_AFTER):
+            return step
+        return None
+
+    def _failing(self, state: PlatformState, step: Step) -> PlatformState:
+        return replace(
+            state,
+            failing=step,
+            failing_since=self._breaker.failing_since(step),
+            is_down=self._breaker.is_open,
+            http_status=self._last_status[step],
+            next_try_at=self._next_try_at(),
+            processes_failing=1,
+        )
+
+    def _next_try_at(self) -> float | None:
+        """None while one is under way, or about to be."""
+        if self._breaker.is_open:
+            return self._breaker.next_probe_at
+        return None if self._places else min(self._resumes_at.values(), default=None)
+
     def close(self) -> None:
         """Let nobody in any more: whoever waits, or comes, gets InterruptedRunError."""
         with self._lock:
@@ -177,6 +236,7 @@ class Slots:
     def _learn_from(self, fault: Fault, step: Step, file_id: int) -> None:
         now = self._clock()
         if fault.kind in TRANSIENT:
+            self._last_status[step] = fault.http_status
             self._breaker.fault(step, file_id, now, fault.retry_after_s)
         if fault.kind is FaultKind.THROTTLED and self._throttle.refused(now):
             self._limit_changed()

@@ -219,7 +219,7 @@ class Carrier:
         return outage_s > 0
 
     def _pause(self, trip: Trip, seconds: float) -> Outcome | None:
-        with waiting():
+        with waiting(), self._slots.pausing(trip.todo.file_id, seconds):
             stopping = self._stopping.wait(seconds)
         if not stopping:
             return None

@@ -11,12 +11,13 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError
-from tasks.core.models import Status, Todo
+from tasks.core.models import EXIT_ONE, Status, Todo
+from tasks.core.weather import PlatformState, together
 from tasks.ledger import Ledger
 from tasks.settings import Settings
 from tasks.slots import Slots, summed
@@ -35,16 +36,40 @@ _SHORT_OF_CPU: Final = 0.8  # of a core: one interpreter has no more
 _SEEN_OVER_S: Final = 1.0
 
 
+# What shards tell with each sign of life: the fields of Progress that can be added up, and files_listed.
+COUNTERS: Final = (
+    "files_listed",
+    "files_done",
+    "files_settled",
+    "files_stored",
+    "files_failed",
+    "files_held_back",
+    "bytes_stored",
+)
+
+
+def _unknown() -> PlatformState | None:
+    return None
+
+
 @dataclass(slots=True)
 class Progress:
     """Counters for whoever shows them; written under one lock, read by anyone."""
 
     files_listed: int = 0
-    files_done: int = 0
+    files_done: int = 0  # known when they were listed, or settled
+    files_settled: int = 0  # by who sends: what the pace is taken from
     files_stored: int = 0
     files_failed: int = 0
+    files_held_back: int = 0  # settled, not stored, and a reason for exit code 1, without those that failed
     bytes_stored: int = 0
     scanning: bool = True
+    waiting_for: str = ""  # what keeps the run from sending, in words, such as "upload slots"
+    platform: Callable[[], PlatformState | None] = field(default=_unknown, repr=False, compare=False)
+
+    def counters(self) -> dict[str, int]:
+        """The numbers alone, by name."""
+        return {name: getattr(self, name) for name in COUNTERS}
 
 
 class Sender(Protocol):
@@ -90,6 +115,7 @@ class Uploader:
         self._load = _Load()
         self._hiring: threading.Thread | None = None
         self._processes = processes_wanted(settings)
+        progress.platform = self.platform
 
     @property
     def any_granted(self) -> bool:
@@ -106,6 +132,10 @@ class Uploader:
     def course(self) -> list[tuple[float, int]]:
         """(seconds since the start, slots in use), at each change; of several processes in sum."""
         return summed([self._slots.course, *(hand.course for hand in self._hands)])
+
+    def platform(self) -> PlatformState:
+        """How the platform is, as all who send see it together; a moment late where they are processes."""
+        return together([self._slots.state(), *(hand.platform for hand in self._hands)])
 
     def upload(self, todos: Iterable[Todo]) -> None:
         """Sends a batch; returns when each of its files is settled, raises when the run stops before."""
@@ -195,8 +225,10 @@ class Uploader:
         stored = ended.status is Status.UPLOADED
         failed = ended.status is Status.FAILED
         self._progress.files_done += 1
+        self._progress.files_settled += 1
         self._progress.files_stored += stored
         self._progress.files_failed += failed
+        self._progress.files_held_back += ended.status in EXIT_ONE and not failed
         self._progress.bytes_stored += ended.size_bytes if stored else 0
         if failed:
             log.warning("%s failed: %s, HTTP %s", todo, ended.reason, ended.http_status or "-")

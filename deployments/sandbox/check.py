@@ -8,6 +8,7 @@ from pathlib import Path
 from deployments.sandbox.samples import Expected, Planted, Twins
 from tasks.core.escape import escape
 from tasks.core.models import Reason, Status
+from tasks.core.words import counted
 
 Row = Mapping[str, str]
 
@@ -39,7 +40,7 @@ def _paths(planted: Planted, rows: list[Row]) -> Iterator[str]:
             yield f"{_name(row)} has a row, and was not planted."
     for path, count in counts.items():
         if count != 1:
-            yield f"{escape(path)} was planted, and has {count} rows."
+            yield f"{escape(path)} was planted, and has {counted(count, 'row')}."
 
 
 def _outcomes(planted: Planted, rows: list[Row]) -> Iterator[str]:

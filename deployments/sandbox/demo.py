@@ -15,6 +15,15 @@ from tasks.core.errors import UsageError
 from tasks.report import read_report
 
 _MARK: Final = ".dicom-ingest-demo"  # only a folder with this in it is removed and made anew
+_NEXT: Final = """
+Next, with studies of your own, to such a platform on this machine:
+  dicom-ingest sandbox                             # in one terminal, until Ctrl-C
+  set -a; . sandbox/sandbox.env; set +a            # in another: where it is, and as whom
+  dicom-ingest manifest DIRECTORY -o manifest.csv
+  dicom-ingest run manifest.csv --report-dir report
+To the real platform the last two lines are the same, after:
+  export DICOM_INGEST_API_ENDPOINT=https://api.example.org
+  read -rs DICOM_INGEST_TOKEN && export DICOM_INGEST_TOKEN"""
 _EXPECTED_EXIT: Final = 1  # what was planted has files that can't be where they should be
 
 
@@ -25,7 +34,7 @@ def run_demo(directory: Path, slices: int) -> int:
     planted = build(home / "archive", slices)
     report = home / "report"
     with Sandbox.start(home / "sandbox") as sandbox:
-        _say(f"An upload API and an S3 endpoint are running at {sandbox.api_url}. Now:")
+        _say(f"Until the demo ends, an upload API and an S3 endpoint run at {sandbox.api_url}. Now:")
         manifest, report_dir = os.path.relpath(planted.manifest), os.path.relpath(report)
         _say(f"  dicom-ingest run {manifest} -u {sandbox.api_url} --report-dir {report_dir}")
         code = _backfill(planted.manifest, sandbox, report)
@@ -84,6 +93,7 @@ def _verdict(problems: list[str], planted: Planted) -> int:
     count = len(planted.expected) + 2 * len(planted.twins)
     _say(f"Checked: each of the {count} planted files has its one row with the right outcome,")
     _say("and every object in the bucket is byte for byte the file that its row names.")
+    _say(_NEXT)
     return 0
 
 

@@ -20,7 +20,8 @@ from tasks.core.errors import StoppedError, UsageError
 
 BUCKET: Final = "dicom-ingest"
 MISSING_EXTRA: Final = (
-    "The sandbox needs packages that are not installed: pip install 'dicom-ingest[sandbox]' adds them."
+    "The sandbox needs packages that are not installed. In the directory of this project, "
+    "pip install '.[sandbox]' adds them."
 )
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 5.0

@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from tasks.core.models import Reason
+from tasks.core.words import counted
 
 
 class IngestError(Exception):
@@ -58,7 +59,7 @@ class ManifestError(UsageError):
         lines = [f"  {problem}" for problem in problems[: self.SHOWN]]
         if len(problems) > self.SHOWN:
             lines.append(f"  ... and {len(problems) - self.SHOWN} more")
-        count = "1 fault" if len(problems) == 1 else f"{len(problems)} faults"
+        count = counted(len(problems), "fault")
         super().__init__("\n".join([f"The manifest was refused: {count}. Nothing was sent.", *lines]))
 
 

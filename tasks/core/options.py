@@ -2,6 +2,20 @@
 
 from typing import Final
 
+from tasks.core.retry import BUDGETS
+
+_BUDGETS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
+# In words, of options that have one and whose meaning does not say it; tasks/settings.py has the values.
+DEFAULTS: Final = {
+    "report_dir": "report",
+    "campaign": "default",
+    "parallel": "20",
+    "processes": "0",
+    "on_conflict": "report",
+    "min_age": "0",
+    "dead_after": "45",
+    "max_outage": "3600",
+}
 HELP: Final = {
     "api_endpoint": "The upload API. A URL for each file is asked for at {api-endpoint}/upload/.",
     "report_dir": "Where the report is written, and the ledger unless --ledger names it.",
@@ -15,7 +29,7 @@ HELP: Final = {
     "min_age": "Leave files alone that changed less than this many seconds ago.",
     "dead_after": "Take over what another run has claimed when it gave no sign of life for so many seconds.",
     "max_outage": "Give up when the far side has been down for this many seconds.",
-    "retries": "How many faults of a kind a file survives, such as network=8; repeatable.",
+    "retries": f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {_BUDGETS}.",
     "allow_storage_host": "Shell pattern of a host that presigned URLs may lead to; repeatable. None: any.",
     "allow_http": "Accept plain http to other machines than this one.",
     "token": "A static bearer token for the API.",

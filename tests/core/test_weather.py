@@ -1,10 +1,11 @@
 """The far side's weather: how many slots it bears, and when it counts as down."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from tasks.core.weather import Breaker, Step, Throttle
+from tasks.core.weather import Breaker, PlatformState, Step, Throttle, together
 
 Weather = Callable[[Throttle], None]
 
@@ -100,6 +101,81 @@ class TestBreaker:
     def test_asks_nothing_before_the_server_permits(self) -> None:
         breaker = down(retry_after_s=50)
         assert breaker.wait_s(100) == 50
+
+
+class TestSince:
+    """What a person is told: since when, and when the next try is."""
+
+    def test_the_platform_throttles_until_all_slots_may_be_used_again(self) -> None:
+        throttle = Throttle(2)
+        throttle.refused(5)
+        throttle.refused(7)
+        assert throttle.since == 5
+        throttle.succeeded()
+        assert throttle.since is None
+
+    def test_also_where_there_is_one_slot_that_none_can_be_taken_of(self) -> None:
+        throttle = Throttle(1)
+        throttle.refused(5)
+        assert (throttle.since, throttle.limit) == (5, 1)
+        throttle.succeeded()
+        assert throttle.since is None
+
+    def test_a_step_fails_is_from_the_first_fault_that_no_success_followed(self) -> None:
+        breaker = Breaker(threshold=3)
+        breaker.fault(Step.PUT, 1, now=1)
+        breaker.success(Step.PUT)
+        assert breaker.failing is None
+        for now in (4, 5):
+            breaker.fault(Step.PUT, now, now=now)
+        breaker.fault(Step.PRESIGN, 9, now=2)
+        assert breaker.failing is Step.PUT
+        assert (breaker.failing_since(Step.PUT), breaker.in_a_row(Step.PUT)) == (4, 2)
+
+    def test_the_next_try_is_a_probes_and_none_while_it_is_under_way(self) -> None:
+        """A Retry-After that is later counts."""
+        assert down().next_probe_at == 101
+        breaker = down(retry_after_s=50)
+        assert breaker.next_probe_at == 150
+        breaker.begin_probe()
+        assert breaker.next_probe_at is None
+
+
+class TestTogether:
+    """What several processes know, as one."""
+
+    def test_slots_are_added_up(self) -> None:
+        first = PlatformState(slots=10, slots_in_use=3, slots_withheld=5, throttled_since=7.0)
+        second = PlatformState(slots=10, slots_in_use=4, slots_withheld=8, throttled_since=6.0)
+        both = together([first, second])
+        assert (both.slots, both.slots_in_use, both.slots_withheld) == (20, 7, 13)
+        assert (both.throttled_since, both.processes, both.processes_failing) == (6, 2, 0)
+
+    def test_it_is_down_since_the_first_of_them_found_it_so_and_the_next_try_is_anybodys(self) -> None:
+        first = PlatformState(
+            failing=Step.PUT,
+            failing_since=5,
+            is_down=True,
+            http_status=503,
+            next_try_at=31,
+            processes_failing=1,
+        )
+        second = PlatformState(
+            failing=Step.PUT, failing_since=4, is_down=True, next_try_at=30, processes_failing=1
+        )
+        both = together([first, PlatformState(), second])
+        assert (both.failing, both.is_down, both.failing_since, both.next_try_at) == (Step.PUT, True, 4, 30)
+        assert (both.http_status, both.processes_failing, both.processes) == (None, 2, 3)
+        trying = replace(first, next_try_at=None)
+        assert together([trying, second]).next_try_at is None, "one is under way"
+
+    def test_down_is_worse_than_a_few_faults(self) -> None:
+        few = PlatformState(failing=Step.PRESIGN, failing_since=1, next_try_at=2)
+        down = PlatformState(failing=Step.PUT, failing_since=9, is_down=True, next_try_at=10)
+        assert together([few, down]).failing is Step.PUT
+
+    def test_a_process_without_slots_does_not_count(self) -> None:
+        assert together([PlatformState(processes=0), PlatformState(slots=20)]).processes == 1
 
 
 def down(retry_after_s: float = 0.0) -> Breaker:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.commands import app
 from tasks.core.models import REPORT_COLUMNS, Status
 from tasks.report import FILES, read_report, read_summary
 
@@ -61,8 +62,23 @@ def test_says_what_a_person_wants_to_see(demo: Demo) -> None:
     assert re.search(r"^8 of \d+ files are not stored$", done.stderr, re.MULTILINE)
     assert "  study 36 (mr-moved-away): 1 not_found; 12 fewer than expected\n" in done.stderr
     assert f"Report: {directory}/report/report.csv" in done.stderr
-    assert len((done.stdout + done.stderr).splitlines()) < 30
+    assert len((done.stdout + done.stderr).splitlines()) < 40
     assert "Traceback" not in done.stderr
+
+
+def test_ends_with_what_to_do_next(demo: Demo) -> None:
+    """Commands that there are, with options that they have; no address of what has ended with it."""
+    _, done = demo
+    checked, found, next_steps = done.stdout.partition("\nNext, ")
+    assert "Checked: " in checked
+    assert found
+    assert "127.0.0.1" not in next_steps
+    commands = re.findall(r"^  dicom-ingest ([^#\n]+)", next_steps, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["sandbox", "manifest", "run"]
+    for command in commands:
+        app.parse_args(command.split(), exit_on_error=False)
+    assert ". sandbox/sandbox.env" in next_steps
+    assert "DICOM_INGEST_API_ENDPOINT=" in next_steps
 
 
 def test_leaves_a_report_with_every_outcome_that_was_planted(demo: Demo) -> None:

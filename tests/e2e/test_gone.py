@@ -60,7 +60,7 @@ class TestPrefectsServer:
             time.sleep(2)
             server.start()
             assert process.wait(timeout=120) == 1, archive.told
-            assert newest_state(server) == "1 of 123 files, 1 studies incomplete, see report"
+            assert newest_state(server) == "1 of 123 files, 1 study incomplete, see report"
         archive.check()
 
     def test_slow_to_answer_slows_its_bookkeeping_alone(self, archive: Archive, home: Path) -> None:
@@ -68,7 +68,7 @@ class TestPrefectsServer:
         with PrefectServer(home) as server, slowed(server.url, delay_s=0.5) as url:
             process = archive.start("run", **server.environment | {"PREFECT_API_URL": url})
             assert process.wait(timeout=180) == 1, archive.told
-            assert newest_state(server) == "1 of 123 files, 1 studies incomplete, see report"
+            assert newest_state(server) == "1 of 123 files, 1 study incomplete, see report"
         archive.check()
 
     def test_whose_database_is_locked_is_waited_for(self, archive: Archive, home: Path) -> None:
@@ -80,7 +80,7 @@ class TestPrefectsServer:
                 time.sleep(5)
                 other.execute("ROLLBACK")
             assert process.wait(timeout=120) == 1, archive.told
-            assert newest_state(server) == "1 of 123 files, 1 studies incomplete, see report"
+            assert newest_state(server) == "1 of 123 files, 1 study incomplete, see report"
         archive.check()
 
     def test_that_does_not_answer_is_known_before_anything_is_sent(self, archive: Archive) -> None:

@@ -333,9 +333,11 @@ class TestProcess:
         assert ends_soon(url)
 
     def test_needs_the_extra(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A production install has no far side, and the error says how to get one."""
+        """A production install has no far side, and the error says how to get one, in README's words."""
+        readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+        assert "pip install '.[sandbox]'" in readme
         monkeypatch.setitem(sys.modules, "rclone_api", None)
-        with pytest.raises(UsageError, match=r"dicom-ingest\[sandbox\]"), Sandbox.start(tmp_path):
+        with pytest.raises(UsageError, match=r"pip install '\.\[sandbox\]'"), Sandbox.start(tmp_path):
             pass
 
     def test_leaves_a_port_that_is_taken_alone(self, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from deployments.sandbox.sandbox import Sandbox
 from flows.cli import execute
 from flows.commands import RunOptions, app
 from tasks.core.escape import escape
+from tasks.core.options import DEFAULTS
+from tasks.core.retry import BUDGETS
 from tasks.report import read_report, read_summary
 from tasks.settings import Settings, load
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good
@@ -268,6 +270,47 @@ class TestHelp:
         assert [name for name in names if name.startswith("--") and name not in out] == []
 
 
+class TestHelpOfACommand:
+    def test_shows_the_default_of_each_option_that_has_one(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The settings' own."""
+        fields = {
+            name: Settings.model_fields[name] for name in RunOptions.__dataclass_fields__ if name != "debug"
+        }
+        has_one = {
+            name: str(field.default)
+            for name, field in fields.items()
+            if not (field.is_required() or isinstance(field.default, bool) or field.default in ("", []))
+        }
+        assert has_one == DEFAULTS
+        assert execute(["upload", "--help"]) == 0
+        out = capsys.readouterr().out
+        texts = [" ".join(text.replace("│", " ").split()) for text in re.split(r"^│ (?=-)", out, flags=re.M)]
+        for name, default in DEFAULTS.items():
+            (text,) = (text for text in texts if text.startswith(f"--{name.replace('_', '-')} "))
+            assert f"[default: {default}]" in text
+        assert "default: False" not in out
+
+    def test_shows_the_kinds_of_retries(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Each with what it is unless it is given."""
+        page = help_of("run", capsys)
+        assert [kind for kind, count in BUDGETS.items() if f"{kind}={count}" not in page] == []
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_tells_of_secrets_where_there_are_any(
+        self, command: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The sandbox takes none; what an exit code of a run means, commands say that end with it."""
+        page = help_of(command, capsys)
+        assert ("Secrets" in page) == (command in ("upload", "run", "migrate", "serve"))
+        assert ("Exit codes: 0" in page) == (command in ("upload", "run", "migrate", "report"))
+
+
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """On one line, without the frames."""
+    assert execute([command, "--help"]) == 0
+    return " ".join(re.sub("[│╭╰─╮╯]", " ", capsys.readouterr().out).split())
+
+
 class TestImports:
     def test_help_imports_nothing_that_is_slow(self) -> None:
         """It answers at once; that of a command costs the library that parses it."""
@@ -388,9 +431,14 @@ class TestUpload:
         assert out == ""
         assert "IM0001" not in err
 
-    def test_of_one_file_takes_no_other(self, study: Path, here: Path) -> None:
-        """The report has its one row, and the study is complete with it."""
+    def test_of_one_file_takes_no_other(
+        self, study: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The report has its one row, and the study is complete with it: one of each is said."""
         assert execute(["upload", "-p", "study/IM0002.dcm"]) == 0
+        err = capsys.readouterr().err
+        assert "1 file: 1 uploaded" in err
+        assert "1 of 1 study complete" in err
         (row,) = read_report(here / "report")
         assert (row["path"], row["status"]) == (str(study / "IM0002.dcm"), "uploaded")
 
@@ -417,6 +465,47 @@ class TestUpload:
             assert row["sha256"] == hashlib.sha256(stored).hexdigest()
 
 
+@pytest.mark.usefixtures("at_sandbox")
+class TestNoReader:
+    """`upload --list | head`: what has read enough goes away; the run has its report and its exit code."""
+
+    @pytest.mark.parametrize("code", [0, 1])
+    def test_of_the_list_is_no_fault(self, code: int, study: Path, here: Path) -> None:
+        """Not a word about it."""
+        if code:
+            cut(study / "IM0003.dcm")
+        done = without_reader("stdout", "upload", "-p", str(study), "--list")
+        assert done.returncode == read_summary(here / "report").exit_code == code
+        assert done.stderr.startswith("3 files: ")
+        assert done.stderr.splitlines()[-1] == f"Report: {here / 'report' / 'report.csv'}"
+        assert len(done.stderr.splitlines()) == 4
+
+    def test_of_what_is_said_meanwhile_stops_no_run(self, study: Path, here: Path) -> None:
+        """`2>&1 | head`."""
+        done = without_reader("stderr", "upload", "-p", str(study), "--list")
+        assert (done.returncode, len(done.stdout.splitlines())) == (0, 3)
+        assert len(list(read_report(here / "report"))) == 3
+
+    @pytest.mark.parametrize("arguments", [["--help"], ["upload", "--help"], ["demo", "--slices", "1"]])
+    def test_of_anything_else_is_no_defect_either(self, arguments: list[str]) -> None:
+        assert without_reader("stdout", *arguments).stderr == ""
+
+
+def without_reader(stream: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A command of which one of the streams is a pipe that nobody reads any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            text=True,
+            timeout=120,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: writer},
+        )
+    finally:
+        os.close(writer)
+
+
 class TestRun:
     def test_ends_like_upload(
         self,
@@ -431,7 +520,7 @@ class TestRun:
         assert execute(["run", "manifest.csv", "--report-dir", "proof", "--campaign", "trial"]) == 0
         err = capsys.readouterr().err
         assert "3 files: 3 uploaded" in err
-        assert "1 of 1 studies complete" in err
+        assert "1 of 1 study complete" in err
         assert read_summary(here / "proof").campaign == "trial"
         (here / "manifest.csv").write_text("study_dir,expected_instances\nstudy,4\n")
         assert execute(["run", "manifest.csv", "--report-dir", "proof", "--campaign", "trial"]) == 1
@@ -449,6 +538,8 @@ class TestManifest:
         rows = (here / "manifest.csv").read_text().splitlines()
         assert rows == ["study_dir", str(here / "archive" / "one"), str(here / "archive" / "two")]
         assert "2 study directories" in capsys.readouterr().err
+        assert execute(["manifest", "archive/one", "-o", "manifest.csv"]) == 0
+        assert "1 study directory found" in capsys.readouterr().err
 
 
 def test_a_command_that_is_interrupted_says_what_to_do(

@@ -115,7 +115,7 @@ class TestServe:
             "POST", f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters}
         )
         run = ended(serving, UUID(run["id"]))
-        assert run["state"]["message"] == "1 of 4 files, 1 studies incomplete, see report"
+        assert run["state"]["message"] == "1 of 4 files, 1 study incomplete, see report"
         assert run["name"].startswith("spring 2")
         assert (
             sorted(row["status"] for row in read_report(tmp_path / "report"))

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from prefect import settings
+from prefect.analytics import is_telemetry_enabled
 
 from deployments.sandbox.gateway import Settings
 from flows.commands import app
@@ -58,6 +60,18 @@ def test_every_setting_is_documented() -> None:
 def test_every_setting_of_the_sandbox_is_documented() -> None:
     """Which is how the gateway stands in front of another S3."""
     assert missing({f"DICOM_INGEST_SANDBOX_{name.upper()}" for name in Settings.model_fields}, CODE) == []
+
+
+def test_how_telemetry_is_switched_off_at_a_server_of_ones_own_is_documented(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the names that the installed Prefect heeds."""
+    command = "PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 prefect server start"
+    assert command in CODE
+    assert settings.PREFECT_SERVER_ANALYTICS_ENABLED.name in command
+    for environment, is_enabled in (({}, True), ({"DO_NOT_TRACK": "1"}, False)):
+        monkeypatch.setattr("os.environ", environment)
+        assert is_telemetry_enabled() is is_enabled
 
 
 def test_every_column_is_documented() -> None:

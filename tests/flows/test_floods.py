@@ -63,7 +63,7 @@ def test_five_times_the_files_make_no_more_logs_and_events_than_batches(
             options=Options(campaign=f"flood-{count}"),
             return_state=True,
         )
-        assert state.message == f"{count // 100} of {count:,} files, 1 studies incomplete, see report"
+        assert state.message == f"{count // 100} of {count:,} files, 1 study incomplete, see report"
         found[count] = settled_counts(str(state.state_details.flow_run_id))
     for count, (task_runs, logs, events) in found.items():
         assert task_runs <= MOST_TASK_RUNS[count]

@@ -78,7 +78,8 @@ def test_a_killed_worker_costs_nothing(
     told = site.told("migration")
     assert "gives no sign of life: its run has crashed" in told
     assert "started again" in told
-    assert re.search(r"^[1-9]\d* of 361 files done", told, re.MULTILINE), "the shards' progress"
+    assert re.search(r"^[1-9]\d* of 361 files done, .* files/s, ", told, re.MULTILINE), "the shards' progress"
+    assert "slots in use" not in told, "of workers elsewhere that is not known here"
     assert_kept_to_itself(site, report)
 
 

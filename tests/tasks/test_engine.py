@@ -815,12 +815,14 @@ class TestCampaign:
 
 class TestProgress:
     def test_counts_what_the_report_says(self, near_side: NearSide, far_side: FarSide, dicom: Dicom) -> None:
-        """Listed, done, stored, failed, and the bytes that were stored."""
+        """Listed, done, stored, failed, held back, and the bytes that were stored; what was known before is
+        settled by nobody."""
         bodies = put_many(near_side, dicom, 5)
         near_side.run()
         near_side.put("study/new", dicom("2.1"))
         near_side.put("study/refused", dicom("2.2"))
         near_side.put("study/notes", b"text")
+        near_side.put("study/cut", dicom("2.3")[:-40])
         far_side.script = lambda request: (
             s3_error(400, "InvalidRequest") if request.md5 == hashlib.md5(dicom("2.2")).hexdigest() else None
         )
@@ -834,10 +836,12 @@ class TestProgress:
         ingest(near_side.entries(), near_side.settings(), watch=watch)
         assert seen == [
             Progress(
-                files_listed=len(bodies) + 3,
-                files_done=len(bodies) + 3,
+                files_listed=len(bodies) + 4,
+                files_done=len(bodies) + 4,
+                files_settled=4,
                 files_stored=1,
                 files_failed=1,
+                files_held_back=1,
                 bytes_stored=len(dicom("2.1")),
                 scanning=False,
             )

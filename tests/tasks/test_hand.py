@@ -7,10 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from tasks.core.errors import InterruptedRunError
+from tasks.core.weather import PlatformState
+from tasks.engine import Engine
 from tasks.slots import summed
 from tasks.upload import _Load, shares
 from tests.conftest import Dicom, NearSide, superseded
@@ -51,6 +54,27 @@ def children(pid: int) -> list[int]:
     return [int(pid) for pid in told.stdout.split()]
 
 
+def await_that(holds: Callable[[], bool], within_s: float = 60) -> None:
+    until = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def await_state(engine: Engine, holds: Callable[[PlatformState], bool]) -> PlatformState:
+    """The first state of the platform of which it holds."""
+    seen: list[PlatformState] = []
+
+    def look() -> bool:
+        state = engine.progress.platform()
+        assert state
+        seen.append(state)
+        return holds(state)
+
+    await_that(look)
+    return seen[-1]
+
+
 def slowly(request: Request) -> None:
     """A far side that leaves time to look at it."""
     if request.step is Step.PUT:
@@ -81,6 +105,45 @@ class TestTwoProcesses:
         assert all(full)
         assert far_side.most_puts_under_way == run.summary.peak_parallel == 7
         assert run.summary.parallel_course[-1][1] == 7
+
+    def test_say_together_how_many_slots_are_in_use(
+        self, two: NearSide, far_side: FarSide, dicom: Dicom
+    ) -> None:
+        """While the first PUTs are held, in both processes; none once they are gone."""
+        put_many(two, dicom, 40)
+        engine = two.engine(parallel=7)
+        seen: list[PlatformState] = []
+
+        def script(request: Request) -> None:
+            if request.step is Step.PUT and request.n == 7:
+                seen.append(await_state(engine, lambda state: state.slots_in_use == 7))
+            elif request.step is Step.PUT and request.n < 7:
+                await_that(lambda: bool(seen))
+
+        far_side.script = script
+        assert two.finished(engine).exit_code == 0
+        assert (seen[0].slots, seen[0].processes, seen[0].failing) == (7, 2, None)
+        assert engine.progress.platform() == PlatformState(processes=0)
+
+    def test_say_together_that_the_platform_is_down(
+        self, two: NearSide, far_side: FarSide, dicom: Dicom
+    ) -> None:
+        """And that it throttles: what one process finds counts for the run; nothing does after it is over."""
+        put_many(two, dicom, 60)
+        engine = two.engine()
+        far_side.script = lambda request: status(503) if request.step is Step.PUT else None
+        seen: list[PlatformState] = []
+
+        def look() -> None:
+            seen.append(await_state(engine, lambda state: state.is_down and state.slots_withheld > 0))
+            far_side.script = all_good
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        assert two.finished(engine).exit_code == 0
+        looking.join()
+        assert (seen[0].failing, seen[0].http_status, seen[0].processes) == (Step.PUT, 503, 2)
+        assert 0 < time.monotonic() - seen[0].failing_since < 300, "by the clock of this process, too"
 
     def test_decide_about_twins_together(self, two: NearSide, far_side: FarSide, dicom: Dicom) -> None:
         """Ten copies of each of ten files, dealt to both: each is sent once."""

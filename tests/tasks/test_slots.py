@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError
+from tasks.core.weather import PlatformState, Step
 from tasks.slots import Slots
 
 
@@ -227,3 +228,76 @@ class TestOutage:
             while not slots.outage_s:
                 time.sleep(0.005)
             slots.close()
+
+
+class TestState:
+    """What a person is told of the platform."""
+
+    def fail(self, slots: Slots, file_id: int, status: int = 503, retry_after_s: float = 0.0) -> None:
+        def put() -> None:
+            raise Fault(FaultKind.THROTTLED, "scripted", status, retry_after_s)
+
+        with pytest.raises(Fault):
+            upload(slots, file_id, put)
+
+    def test_has_the_slots_in_use(self) -> None:
+        slots = Slots(3)
+        seen: list[PlatformState] = []
+        upload(slots, 1, lambda: seen.append(slots.state()), lambda: seen.append(slots.state()))
+        minting, putting = seen
+        assert (minting.slots_in_use, putting.slots_in_use, putting.slots) == (0, 1, 3)
+        assert (putting.failing, putting.throttled_since) == (None, None)
+
+    def test_says_since_when_it_is_down_and_when_the_next_try_is(self) -> None:
+        """Since the first fault, not since it was enough of them; a Retry-After that is later counts."""
+        now = [10.0]
+        slots = Slots(2, clock=lambda: now[0])
+        for file_id in range(5):
+            self.fail(slots, file_id, retry_after_s=30 if file_id == 4 else 0)
+            now[0] += 1
+        state = slots.state()
+        assert (state.failing, state.is_down, state.failing_since) == (Step.PUT, True, 10)
+        assert (state.next_try_at, state.http_status, state.processes_failing) == (44, 503, 1)
+
+    def test_says_when_the_next_file_is_tried_where_all_of_them_pause(self) -> None:
+        """Of few files the breaker never opens: one fault is told while nothing is under way."""
+        slots = Slots(2, clock=lambda: 10.0)
+        self.fail(slots, 1, status=500)
+        with slots.pausing(1, 8), slots.pausing(2, 5):
+            state = slots.state()
+            assert (state.failing, state.is_down, state.failing_since) == (Step.PUT, False, 10)
+            assert (state.next_try_at, state.http_status) == (15, 500)
+            with slots.place():
+                assert slots.state().failing is None, "others go on"
+        upload(slots, 1, int)
+        assert slots.state().failing is None
+
+    def test_tells_three_faults_in_a_row_while_others_are_under_way(self) -> None:
+        slots = Slots(2)
+        for file_id in range(3):
+            self.fail(slots, file_id)
+        with slots.place():
+            state = slots.state()
+        assert (state.failing, state.is_down, state.next_try_at) == (Step.PUT, False, None)
+
+    def test_says_how_many_slots_throttling_has_taken_and_since_when(self) -> None:
+        slots = Slots(8, clock=lambda: 10.0)
+        self.fail(slots, 1, status=429)
+        state = slots.state()
+        assert (state.slots, state.slots_withheld, state.throttled_since) == (8, 4, 10)
+
+    def test_tells_of_no_next_try_once_the_run_is_stopping(self) -> None:
+        slots = Slots(2)
+        for file_id in range(5):
+            self.fail(slots, file_id)
+        slots.close()
+        assert (slots.state().failing, slots.state().is_down) == (None, False)
+
+    def test_of_a_process_that_has_passed_its_slots_on_is_nothing(self) -> None:
+        """What it knew before is old."""
+        slots = Slots(2)
+        for file_id in range(5):
+            self.fail(slots, file_id)
+        assert slots.state().is_down
+        slots.resize(0)
+        assert slots.state() == PlatformState(processes=0)
