@@ -13,6 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 
 from tasks.core.errors import ManifestError, UsageError
 from tasks.core.models import Listed
+from tasks.expected import Counts
 from tasks.find import write_manifest
 from tasks.load import load_manifest
 from tasks.scan import survey, walk_study
@@ -45,7 +46,7 @@ def archive(root: Path, **studies: str) -> None:
 def found(root: Path, *roots: Path) -> list[str]:
     """The study directories written for the roots, relative to the first one."""
     out = root.parent / "found.csv"
-    rows = write_manifest([root, *roots], out)
+    rows = write_manifest([root, *roots], out).study_dirs
     with out.open(newline="") as file:
         study_dirs = [row["study_dir"] for row in csv.DictReader(file)]
     assert len(study_dirs) == rows
@@ -113,7 +114,7 @@ class TestStudyDirectoriesAreFound:
         """Written into the archive, and written again."""
         archive(root, a="1.1", b="1.2")
         out = root / "manifest.csv"
-        assert write_manifest([root], out) == write_manifest([root], out) == 2
+        assert write_manifest([root], out) == write_manifest([root], out) == Counts(study_dirs=2)
         assert [entry.study_dir for entry in load_manifest(out)] == [str(root / "a"), str(root / "b")]
         assert sorted(os.listdir(root)) == ["a", "b", "manifest.csv"]
 
@@ -135,7 +136,7 @@ class TestStudyDirectoriesAreFound:
                 (directory / "text").write_text("no image")
         files = sorted(os.path.join(top, name) for top, _, names in os.walk(root) for name in names)
         out = tmp_path_factory.mktemp("out") / "m.csv"
-        entries = load_manifest(out) if write_manifest([root], out) else []
+        entries = load_manifest(out) if write_manifest([root], out).study_dirs else []
         territory = survey(entries)
         rows = [row for entry in entries for row in walk_study(entry, territory)]
         assert sorted(row.path for row in rows if isinstance(row, Listed)) == files
@@ -151,7 +152,7 @@ class TestAManifestIsWritten:
             (tmp_path / "root" / os.fsdecode(name)).mkdir(parents=True)
             (tmp_path / "root" / os.fsdecode(name) / "file").write_bytes(b"x")
         out = tmp_path / f"m.{suffix}"
-        assert write_manifest([tmp_path / "root"], out) == len(names)
+        assert write_manifest([tmp_path / "root"], out).study_dirs == len(names)
         assert [os.fsencode(Path(entry.study_dir).name) for entry in load_manifest(out)] == sorted(names)
 
     def test_for_its_owner_alone_and_without_a_trace_beside_it(self, tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ class TestAManifestIsWritten:
         (tmp_path / "root").mkdir()
         out = tmp_path / "out" / "m.csv"
         out.parent.mkdir()
-        assert write_manifest([tmp_path / "root"], out) == 0
+        assert write_manifest([tmp_path / "root"], out).study_dirs == 0
         assert stat.S_IMODE(out.stat().st_mode) == 0o600
         assert os.listdir(out.parent) == ["m.csv"]
         with pytest.raises(ManifestError, match="it has no rows"):
