@@ -139,9 +139,9 @@ class TestWhatIsSaid:
         expected, rest = scan_sentences(Counts(instances=2000, repeated=1, unsent=2, unreadable=3))
         assert expected == "Expected: 2,000 instances, 0 bytes"
         assert rest == (
-            "Not counted: 1 file with a SOP Instance UID of another file of the study; 2 files that would not "
-            "be sent (no image, not whole, over 5 GiB); 3 files, directories and links that can't be read "
-            "(mend that, then scan again)"
+            "Not counted: 1 file with a SOP Instance UID of another file of the study; 2 files that would "
+            "not be sent (no image, not whole, over 5 GiB); 3 files, directories and links that can't be "
+            "read (mend that, then scan again)"
         )
 
 
