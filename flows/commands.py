@@ -33,6 +33,7 @@ app = App(
     suppress_keyboard_interrupt=False,  # what to do then, flows/cli.py says
 )
 _RUN: Final = Group("Where and how")
+_NO_MANIFEST: Final = "Interrupted. A manifest is written whole or not at all: the same command begins anew."
 
 
 def _option(name: str, *more: str) -> Parameter:
@@ -188,6 +189,14 @@ def manifest(
     output: Annotated[
         Path, Parameter(name=["--output", "-o"], help="Where to write it: .csv, .jsonl or .parquet.")
     ],
+    scan: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Read the header of every file, and fill in study_instance_uid (where all agree), "
+            "expected_instances (distinct SOP Instance UIDs that would be sent) and expected_bytes (theirs).",
+        ),
+    ] = False,
     debug: Annotated[bool, _option("debug")] = False,
 ) -> int:
     """Write a manifest of an existing archive: one row per study directory found.
@@ -198,17 +207,23 @@ def manifest(
         The directories to look in; every regular file below them is covered by exactly one row.
     """
     del debug  # main looks at it
-    from tasks.core.errors import UsageError
+    from flows.manifest_progress import scan_sentences, shown
+    from tasks.core.errors import InterruptedRunError, UsageError
     from tasks.engine import safe_errors
-    from tasks.find import write_manifest
+    from tasks.find import scan_manifest, write_manifest
 
     if not roots:
         raise UsageError(
             "Name at least one directory to look in: dicom-ingest manifest ROOT... -o manifest.csv"
         )
-    with safe_errors():
-        count = write_manifest(roots, output)
-    say(f"{counted(count, 'study directory')} found, and written to {output}")
+    try:
+        with safe_errors():
+            counts = (scan_manifest if scan else write_manifest)(roots, output, shown)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(_NO_MANIFEST) from None
+    say(f"{counted(counts.study_dirs, 'study directory')} found, and written to {output}")
+    for sentence in scan_sentences(counts) if scan else ():
+        say(sentence)
     return 0
 
 

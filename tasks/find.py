@@ -6,27 +6,36 @@
 import csv
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeAlias
 
 from tasks.core.errors import UsageError
 from tasks.core.escape import escape
 from tasks.core.manifest import is_inside
+from tasks.core.models import Rejected
+from tasks.expected import Counts, Expected, StudyDir, expectations, look_at
 from tasks.load import PARQUET_BATCH_ROWS, cause, for_suffix
 
 _FILES_PROBED: Final = 8  # in a directory, until one tells its Study Instance UID
+_FOUND: Final = ("study_dir",)
+_SCANNED: Final = (*_FOUND, "study_instance_uid", "expected_instances", "expected_bytes")
+_NUMBERS: Final = frozenset({"expected_instances", "expected_bytes"})
+
+Watch: TypeAlias = Callable[[Counts], AbstractContextManager[object]]
+Cells: TypeAlias = tuple[str | int, ...]  # of a row, in the order of its columns
 
 
-def write_manifest(roots: Sequence[Path], out: Path) -> int:
-    """Writes one row per study directory found under the roots, in path order, and returns how many.
+def write_manifest(roots: Sequence[Path], out: Path, watch: Watch = nullcontext) -> Counts:
+    """Writes one row per study directory found under the roots, in path order, and counts them.
+
+    `watch` may show the counts meanwhile.
 
     What is a study directory, told from one DICOM header per directory:
     - a directory that holds files is one: a study, or a series of its own;
@@ -37,16 +46,66 @@ def write_manifest(roots: Sequence[Path], out: Path) -> int:
     A directory counts as one that holds files, too, when it can't be listed or has a link that is broken or
     leads out of the roots: the run's report says so. Links are not followed. Memory: names along one path.
     """
+
+    def rows(finder: _Finder, counts: Counts, _spool: Path) -> Iterator[Cells]:
+        for found in finder.study_dirs(counts):
+            yield (escape(found.path),)
+
+    return _write(roots, out, _FOUND, rows, watch)
+
+
+def scan_manifest(roots: Sequence[Path], out: Path, watch: Watch = nullcontext) -> Counts:
+    """The same rows, each with what a run will store of its directory (`tasks/expected.py`).
+
+    All directories are found before the first is scanned, so that it is known how many are left. Meanwhile
+    they are in a file beside the manifest.
+    """
+
+    def rows(finder: _Finder, counts: Counts, spool: Path) -> Iterator[Cells]:
+        with _spooled(finder.study_dirs(counts), spool) as study_dirs:
+            counts.finding = False
+            for found, expected in expectations(study_dirs, finder.real_roots, finder.is_own, counts):
+                yield _cells(found, expected)
+
+    return _write(roots, out, _SCANNED, rows, watch)
+
+
+def _write(
+    roots: Sequence[Path],
+    out: Path,
+    columns: Sequence[str],
+    rows: "Callable[[_Finder, Counts, Path], Iterator[Cells]]",
+    watch: Watch,
+) -> Counts:
     write = for_suffix(_WRITERS, out)
     for position, root in enumerate(roots, 1):
         if not os.path.isdir(root):
             raise UsageError(f"ROOT {position} is not a directory. Nothing was written.")
+    counts = Counts()
     try:
-        with _replacing(out) as file:
-            own_files = frozenset(os.path.realpath(path) for path in (out, file.name))
-            return write(file, _Finder(roots, own_files).study_dirs())
+        with _replacing(out) as file, watch(counts):
+            spool = Path(file.name).with_suffix(".found")
+            finder = _Finder(roots, frozenset(os.path.realpath(path) for path in (out, file.name, spool)))
+            write(file, columns, rows(finder, counts, spool))
     except OSError as error:
         raise UsageError(f"The manifest can't be written: {cause(error)}.") from None
+    return counts
+
+
+def _cells(found: StudyDir, expected: Expected) -> Cells:
+    return escape(found.path), expected.study_instance_uid, expected.instances, expected.size_bytes
+
+
+@contextmanager
+def _spooled(study_dirs: Iterator[StudyDir], spool: Path) -> Iterator[Iterator[StudyDir]]:
+    """The same study directories once all are known, from a file: memory should not hold them all."""
+    with open(spool, "x+b", opener=_private) as file:
+        try:
+            file.writelines(json.dumps([each.path, each.is_whole]).encode() + b"\n" for each in study_dirs)
+            file.seek(0)
+            yield (StudyDir(*json.loads(line)) for line in file)
+        finally:
+            spool.unlink()
 
 
 # --- finding study directories ---
@@ -77,15 +136,24 @@ class _Finder:
 
     def __init__(self, roots: Iterable[Path], own_files: frozenset[str]) -> None:
         self._roots = _outermost(roots)
-        self._real_roots = [os.path.realpath(root) for root in self._roots]
+        self.real_roots = [os.path.realpath(root) for root in self._roots]
         self._own_files = own_files
         self._own_names = {os.path.basename(path) for path in own_files}
 
-    def study_dirs(self) -> Iterator[str]:
+    def study_dirs(self, counts: Counts) -> Iterator[StudyDir]:
         for root in self._roots:
-            yield from self._below(root)
+            for study_dir in self._below(root):
+                counts.study_dirs += 1
+                yield study_dir
 
-    def _below(self, root: str) -> Iterator[str]:
+    def is_own(self, path: str) -> bool:
+        """Whether it is a file of this manifest."""
+        return os.path.basename(path) in self._own_names and os.path.realpath(path) in self._own_files
+
+    def _is_own(self, entry: "os.DirEntry[str]") -> bool:
+        return entry.name in self._own_names and self.is_own(entry.path)
+
+    def _below(self, root: str) -> Iterator[StudyDir]:
         stack = [self._branch(root)]
         while stack:
             if stack[-1].subdirs:
@@ -113,25 +181,25 @@ class _Finder:
         uid = next(filter(None, map(_study_instance_uid, first)), "")
         return _Branch(path, bool(files) or holds_more, uid, subdirs)
 
-    def _is_own(self, entry: "os.DirEntry[str]") -> bool:
-        return entry.name in self._own_names and os.path.realpath(entry.path) in self._own_files
-
     def _leads_away(self, link: str) -> bool:
         real = os.path.realpath(link)
-        return not os.path.exists(real) or not any(is_inside(real, root) for root in self._real_roots)
+        return not os.path.exists(real) or not any(is_inside(real, root) for root in self.real_roots)
 
 
-def _settle(branch: _Branch, above: list[_Branch]) -> Iterator[str]:
-    """Hands what a finished directory amounts to to the one above, and yields what is a row for sure."""
+def _settle(branch: _Branch, above: list[_Branch]) -> Iterator[StudyDir]:
+    """Hands what a finished directory amounts to to the one above, and yields what is a row for sure.
+
+    Below a directory of several studies, all that holds files is a row: it has only its own files itself.
+    """
     found = _as_one(branch)
     if branch.is_several:
         if branch.holds_files:
-            yield branch.path
+            yield StudyDir(branch.path, is_whole=False)
     elif found is None:
         if branch.waiting:
             yield from _let_go([*above, branch])
     elif not above:
-        yield found.path
+        yield StudyDir(found.path, is_whole=True)
     else:
         parent = above[-1]
         parent.waiting.append(found)
@@ -146,10 +214,10 @@ def _as_one(branch: _Branch) -> _Found | None:
     return branch.waiting[0] if len(branch.waiting) == 1 else None
 
 
-def _let_go(branches: Iterable[_Branch]) -> Iterator[str]:
+def _let_go(branches: Iterable[_Branch]) -> Iterator[StudyDir]:
     """Where several studies lie in one directory, so they do in all above: nothing waits there any more."""
     for branch in branches:
-        yield from (found.path for found in branch.waiting)
+        yield from (StudyDir(found.path, is_whole=True) for found in branch.waiting)
         branch.waiting.clear()
         branch.is_several = True
 
@@ -170,14 +238,9 @@ def _in_path_order(directory: bytes) -> bytes:
 
 def _study_instance_uid(path: str) -> str:
     """Of a DICOM file; empty when it is none, or can't be read: the run will say why."""
-    from pydicom import dcmread
-
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            data_set = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
-            return str(data_set.get("StudyInstanceUID") or "")
-    except Exception:  # noqa: BLE001 - pydicom raises what a broken file makes it stumble on
-        return ""
+    found, _ = look_at(path)
+    header = found.header if isinstance(found, Rejected) else found
+    return header.study_instance_uid if header else ""
 
 
 # --- writing ---
@@ -211,40 +274,32 @@ def _sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def _write_csv(file: BinaryIO, study_dirs: Iterator[str]) -> int:
+def _write_csv(file: BinaryIO, columns: Sequence[str], rows: Iterator[Cells]) -> None:
     text = TextIOWrapper(file, "utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["study_dir"])
-    rows = 0
-    for study_dir in study_dirs:
-        writer.writerow([escape(study_dir)])
-        rows += 1
+    writer.writerow(columns)
+    writer.writerows(rows)
     text.detach()
-    return rows
 
 
-def _write_json_lines(file: BinaryIO, study_dirs: Iterator[str]) -> int:
-    rows = 0
-    for study_dir in study_dirs:
-        file.write(json.dumps({"study_dir": escape(study_dir)}, ensure_ascii=False).encode() + b"\n")
-        rows += 1
-    return rows
+def _write_json_lines(file: BinaryIO, columns: Sequence[str], rows: Iterator[Cells]) -> None:
+    for row in rows:
+        cells = dict(zip(columns, row, strict=True))
+        file.write(json.dumps(cells, ensure_ascii=False).encode() + b"\n")
 
 
-def _write_parquet(file: BinaryIO, study_dirs: Iterator[str]) -> int:
+def _write_parquet(file: BinaryIO, columns: Sequence[str], rows: Iterator[Cells]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = 0
-    schema = pa.schema([("study_dir", pa.string())])
+    types = [pa.int64() if name in _NUMBERS else pa.string() for name in columns]
+    schema = pa.schema(list(zip(columns, types, strict=True)))
     with pq.ParquetWriter(file, schema) as writer:
-        while batch := [escape(study_dir) for study_dir in islice(study_dirs, PARQUET_BATCH_ROWS)]:
-            writer.write_batch(pa.record_batch([batch], schema=schema))
-            rows += len(batch)
-    return rows
+        while batch := list(islice(rows, PARQUET_BATCH_ROWS)):
+            writer.write_batch(pa.record_batch(list(zip(*batch, strict=True)), schema=schema))
 
 
-_WRITERS: Final[Mapping[str, Callable[[BinaryIO, Iterator[str]], int]]] = {
+_WRITERS: Final[Mapping[str, Callable[[BinaryIO, Sequence[str], Iterator[Cells]], None]]] = {
     ".csv": _write_csv,
     ".jsonl": _write_json_lines,
     ".ndjson": _write_json_lines,

@@ -308,6 +308,7 @@ class Ledger:
                     row.priority,
                     row.label,
                     tuple((name, text) for name, text in row.extra),
+                    row.expected_bytes,
                 )
 
     def overlaps(self) -> dict[int, int]:
@@ -640,6 +641,7 @@ def _study_values(run_id: str, entry: StudyEntry, overlaps: int | None) -> dict[
         "study_dir": escape(entry.study_dir),
         "study_instance_uid": entry.study_instance_uid,
         "expected_instances": entry.expected_instances,
+        "expected_bytes": entry.expected_bytes,
         "priority": entry.priority,
         "label": entry.label,
         "extra": [list(pair) for pair in entry.extra],

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from tasks.core.models import Status
 
-HEAD: Final = "0003"  # the newest revision in migrations/versions
+HEAD: Final = "0004"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 _text = sa.Text
@@ -39,6 +39,7 @@ study = sa.Table(
     sa.Column("extra", sa.JSON, nullable=False),
     sa.Column("overlaps", sa.Integer),
     sa.Column("scanned", sa.Boolean, nullable=False),
+    sa.Column("expected_bytes", _big),
 )
 file = sa.Table(
     "file",

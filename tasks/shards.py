@@ -164,9 +164,10 @@ def weigh(
     """study_no to files or bytes. What the manifest tells is believed; other studies are listed."""
     weights = {}
     for entry in entries:
-        if balance is Balance.FILES and entry.expected_instances is not None:
-            weights[entry.study_no] = entry.expected_instances
-            progress.files_listed += entry.expected_instances
+        promised = entry.expected_instances if balance is Balance.FILES else entry.expected_bytes
+        if promised is not None:
+            weights[entry.study_no] = promised
+            progress.files_listed += entry.expected_instances or 0
             continue
         weights[entry.study_no] = 0
         for row in walk_study(entry, territory):

@@ -15,13 +15,24 @@ from tasks.core.errors import ManifestError, Problem
 from tasks.core.escape import unescape
 from tasks.core.models import StudyEntry
 
-COLUMNS: Final = ("study_dir", "study_instance_uid", "expected_instances", "priority", "label")
+COLUMNS: Final = (
+    "study_dir",
+    "study_instance_uid",
+    "expected_instances",
+    "expected_bytes",
+    "priority",
+    "label",
+)
 MAX_CELL_CHARS: Final = 32_767
 MAX_NAME_CHARS: Final = 200  # of a label, and of a column's name
 
-_UID: Final = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")  # DICOM PS3.5 9.1
+_UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)+")  # DICOM PS3.5 9.1, and leading zeros, which files have, too
 _MAX_UID_CHARS: Final = 64
-_WHOLE: Final = re.compile(r"(-?[0-9]{1,9})(?:\.0)?")  # pandas writes 12.0 where a column has gaps
+_WHOLE: Final = re.compile(r"(-?[0-9]{1,15})(?:\.0)?")  # pandas writes 12.0 where a column has gaps
+_MAX_DIGITS: Final = 9
+_MAX_DIGITS_OF_BYTES: Final = (
+    15  # a float, which is what pandas makes of a column with gaps, has them exactly
+)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 Row = tuple[int, Mapping[str, str]]
@@ -53,6 +64,11 @@ def check(columns: Sequence[str], rows: Iterable[Row | Problem], ground: Ground)
     if checker.problems:
         raise ManifestError(checker.problems)
     return [entry for entry in entries if entry is not None]
+
+
+def is_uid(text: str) -> bool:
+    """Whether a manifest may have it as a UID: at most 64 characters, numbers joined by dots."""
+    return len(text) <= _MAX_UID_CHARS and _UID.fullmatch(text) is not None
 
 
 def shown(column: str, position: int) -> str:
@@ -90,6 +106,7 @@ class _Checker:
             study_dir=self._study_dir(number, cells),
             study_instance_uid=self._take(row, "study_instance_uid", _uid, ""),
             expected_instances=self._take(row, "expected_instances", _count, None),
+            expected_bytes=self._take(row, "expected_bytes", _bytes, None),
             priority=self._take(row, "priority", _whole, None) or 0,
             label=self._take(row, "label", _label, ""),
             extra=tuple((name, self._take(row, name, str, "")) for name in cells if name not in COLUMNS),
@@ -162,22 +179,26 @@ def _text(cell: str) -> str:
 
 
 def _uid(text: str) -> str:
-    if text and (len(text) > _MAX_UID_CHARS or not _UID.fullmatch(text)):
+    if text and not is_uid(text):
         raise _FaultyCellError("is not a UID (DICOM PS3.5 9.1)")
     return text
 
 
-def _whole(text: str) -> int | None:
+def _whole(text: str, max_digits: int = _MAX_DIGITS) -> int | None:
     if not text.strip():
         return None
     match = _WHOLE.fullmatch(text.strip())
-    if match is None:
-        raise _FaultyCellError("is not a whole number of at most nine digits")
+    if match is None or len(match.group(1).lstrip("-")) > max_digits:
+        raise _FaultyCellError(f"is not a whole number of at most {max_digits} digits")
     return int(match.group(1))
 
 
-def _count(text: str) -> int | None:
-    count = _whole(text)
+def _bytes(text: str) -> int | None:
+    return _count(text, _MAX_DIGITS_OF_BYTES)
+
+
+def _count(text: str, max_digits: int = _MAX_DIGITS) -> int | None:
+    count = _whole(text, max_digits)
     if count is not None and count < 0:
         raise _FaultyCellError("is negative")
     return count

@@ -101,6 +101,7 @@ class StudyEntry:
     priority: int = 0
     label: str = ""
     extra: tuple[tuple[str, str], ...] = ()  # unknown columns, as they came, for studies.csv
+    expected_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

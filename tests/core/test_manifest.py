@@ -38,12 +38,15 @@ class TestAManifestThatIsTaken:
             "study_dir": "a",
             "study_instance_uid": "1.2.840.0.5",
             "expected_instances": "12",
+            "expected_bytes": "123456789012345",
             "priority": "-3",
             "label": "Study ä 7",
             "site": "north",
         }
         assert entries(row) == [
-            StudyEntry(1, "/archive/a", "1.2.840.0.5", 12, -3, "Study ä 7", (("site", "north"),))
+            StudyEntry(
+                1, "/archive/a", "1.2.840.0.5", 12, -3, "Study ä 7", (("site", "north"),), 123456789012345
+            )
         ]
 
     def test_needs_no_more_than_a_directory(self) -> None:
@@ -53,7 +56,12 @@ class TestAManifestThatIsTaken:
 
     def test_counts_whole_numbers_as_pandas_writes_them_in_a_column_with_gaps(self) -> None:
         """12.0 is twelve."""
-        assert entries({"study_dir": "a", "expected_instances": " 12.0 "})[0].expected_instances == 12
+        row = {"study_dir": "a", "expected_instances": " 12.0 ", "expected_bytes": "123456789012345.0"}
+        assert (entries(row)[0].expected_instances, entries(row)[0].expected_bytes) == (12, 123456789012345)
+
+    def test_has_uids_with_leading_zeros_as_files_have(self) -> None:
+        """DICOM forbids them; some devices write them, and their files are sent as they are."""
+        assert entries({"study_dir": "a", "study_instance_uid": "1.02.00"})[0].study_instance_uid == "1.02.00"
 
     @pytest.mark.parametrize(
         ("cell", "path"),
@@ -149,7 +157,6 @@ class TestARowIsRefused:
             "1.",
             ".1",
             "1..2",
-            "1.02",
             "1.2a",
             "1.2 ",
             "1.٣",
@@ -160,13 +167,20 @@ class TestARowIsRefused:
         ],
     )
     def test_with_a_malformed_uid(self, uid: str) -> None:
-        """DICOM PS3.5 9.1: digits and dots, no leading zero, at most 64 characters."""
+        """DICOM PS3.5 9.1: numbers joined by dots, at most 64 characters."""
         assert faults({"study_dir": "a", "study_instance_uid": uid}) == [(1, "study_instance_uid")]
 
     @pytest.mark.parametrize("count", ["-1", "1.5", "twelve", "1e3", "1_000", "٣", "0x1", "9" * 10])
     def test_with_a_count_that_is_none(self, count: str) -> None:
         """Negative, broken or no number at all."""
         assert faults({"study_dir": "a", "expected_instances": count}) == [(1, "expected_instances")]
+
+    @pytest.mark.parametrize("size", ["-1", "1.5", "1 MB", "1e9", "9" * 16])
+    def test_with_bytes_that_are_none(self, size: str) -> None:
+        """Fifteen digits are a petabyte, more is a mistake; no other column has so many."""
+        assert faults({"study_dir": "a", "expected_bytes": size}) == [(1, "expected_bytes")]
+        assert entries({"study_dir": "a", "expected_bytes": "9" * 15})[0].expected_bytes == 10**15 - 1
+        assert faults({"study_dir": "a", "priority": "9" * 10}) == [(1, "priority")]
 
     def test_with_a_priority_that_is_no_number(self) -> None:
         """Negative ones are fine, words are not."""

@@ -1,23 +1,33 @@
 """Study directories found in an archive, and the manifest written of them."""
 
 import csv
+import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from tasks.core.errors import ManifestError, UsageError
 from tasks.core.models import Listed
-from tasks.find import write_manifest
+from tasks.expected import Counts, Expected, StudyDir
+from tasks.find import _SCANNED, _WRITERS, _cells, scan_manifest, write_manifest
 from tasks.load import load_manifest
 from tasks.scan import survey, walk_study
 
 SUFFIXES = ["csv", "jsonl", "ndjson", "parquet"]
+Write = Callable[..., Counts]
+
+
+def plain(name: bytes) -> bytes:
+    """One that a directory may have."""
+    return name.replace(b"\0", b"0").replace(b"/", b"-")
 
 
 def dicom(path: Path, study_uid: str) -> None:
@@ -45,7 +55,7 @@ def archive(root: Path, **studies: str) -> None:
 def found(root: Path, *roots: Path) -> list[str]:
     """The study directories written for the roots, relative to the first one."""
     out = root.parent / "found.csv"
-    rows = write_manifest([root, *roots], out)
+    rows = write_manifest([root, *roots], out).study_dirs
     with out.open(newline="") as file:
         study_dirs = [row["study_dir"] for row in csv.DictReader(file)]
     assert len(study_dirs) == rows
@@ -113,7 +123,7 @@ class TestStudyDirectoriesAreFound:
         """Written into the archive, and written again."""
         archive(root, a="1.1", b="1.2")
         out = root / "manifest.csv"
-        assert write_manifest([root], out) == write_manifest([root], out) == 2
+        assert write_manifest([root], out) == write_manifest([root], out) == Counts(study_dirs=2)
         assert [entry.study_dir for entry in load_manifest(out)] == [str(root / "a"), str(root / "b")]
         assert sorted(os.listdir(root)) == ["a", "b", "manifest.csv"]
 
@@ -135,7 +145,7 @@ class TestStudyDirectoriesAreFound:
                 (directory / "text").write_text("no image")
         files = sorted(os.path.join(top, name) for top, _, names in os.walk(root) for name in names)
         out = tmp_path_factory.mktemp("out") / "m.csv"
-        entries = load_manifest(out) if write_manifest([root], out) else []
+        entries = load_manifest(out) if write_manifest([root], out).study_dirs else []
         territory = survey(entries)
         rows = [row for entry in entries for row in walk_study(entry, territory)]
         assert sorted(row.path for row in rows if isinstance(row, Listed)) == files
@@ -151,19 +161,97 @@ class TestAManifestIsWritten:
             (tmp_path / "root" / os.fsdecode(name)).mkdir(parents=True)
             (tmp_path / "root" / os.fsdecode(name) / "file").write_bytes(b"x")
         out = tmp_path / f"m.{suffix}"
-        assert write_manifest([tmp_path / "root"], out) == len(names)
+        assert write_manifest([tmp_path / "root"], out).study_dirs == len(names)
         assert [os.fsencode(Path(entry.study_dir).name) for entry in load_manifest(out)] == sorted(names)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        suffix=st.sampled_from(SUFFIXES),
+        names=st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=20),
+        data=st.data(),
+    )
+    def test_with_what_was_scanned_so_that_it_reads_back_exactly(
+        self, tmp_path: Path, suffix: str, names: list[bytes], data: st.DataObject
+    ) -> None:
+        """Any name, a UID or none, numbers as large as may be; more rows than Parquet is written at once."""
+        uids = st.sampled_from(["", "1.2.3", "1.02", "2." + "9" * 62])
+        sizes = st.integers(0, 10**15 - 1) | st.just(0)
+        some = data.draw(st.lists(st.tuples(uids, st.integers(0, 10**9 - 1), sizes), min_size=1, max_size=5))
+        rows = data.draw(st.sampled_from([1, 20, 512, 1025]))
+        dirs = [
+            f"/archive/{number}" + os.fsdecode(plain(names[number % len(names)])) for number in range(rows)
+        ]
+        found = [StudyDir(study_dir, is_whole=True) for study_dir in dirs]
+        expected = [Expected(*some[number % len(some)]) for number in range(len(dirs))]
+        out = tmp_path / f"m.{suffix}"
+        with out.open("wb") as file:
+            _WRITERS[out.suffix](file, _SCANNED, map(_cells, found, expected))
+        assert [
+            (entry.study_dir, Expected(entry.study_instance_uid, entry.expected_instances or 0, size))
+            for entry in load_manifest(out)
+            if (size := entry.expected_bytes) is not None
+        ] == list(zip(dirs, expected, strict=True))
+
+    def test_with_numbers_as_numbers(self, tmp_path: Path) -> None:
+        """In JSON Lines and in Parquet; UIDs are text. Without a scan there is one column."""
+        dicom(tmp_path / "root" / "a" / "1", "1.10")
+        for suffix in ("jsonl", "parquet"):
+            scan_manifest([tmp_path / "root"], tmp_path / f"scanned.{suffix}")
+            write_manifest([tmp_path / "root"], tmp_path / f"found.{suffix}")
+        (line,) = (tmp_path / "scanned.jsonl").read_text().splitlines()
+        row = {
+            "study_dir": str(tmp_path / "root" / "a"),
+            "study_instance_uid": "",
+            "expected_instances": 0,
+            "expected_bytes": 0,
+        }
+        assert json.loads(line) == row
+        scanned = parquet.read_table(tmp_path / "scanned.parquet")
+        assert scanned.to_pylist() == [row]
+        assert [str(field.type) for field in scanned.schema] == ["string", "string", "int64", "int64"]
+        assert json.loads((tmp_path / "found.jsonl").read_text()).keys() == {"study_dir"}
+        assert parquet.read_table(tmp_path / "found.parquet").column_names == ["study_dir"]
 
     def test_for_its_owner_alone_and_without_a_trace_beside_it(self, tmp_path: Path) -> None:
         """Mode 0600: the paths in it may tell who was examined."""
         (tmp_path / "root").mkdir()
         out = tmp_path / "out" / "m.csv"
         out.parent.mkdir()
-        assert write_manifest([tmp_path / "root"], out) == 0
+        assert write_manifest([tmp_path / "root"], out).study_dirs == 0
         assert stat.S_IMODE(out.stat().st_mode) == 0o600
         assert os.listdir(out.parent) == ["m.csv"]
         with pytest.raises(ManifestError, match="it has no rows"):
             load_manifest(out)
+
+    @pytest.mark.parametrize(
+        ("step", "writes", "beside"),
+        [
+            ("look_at", write_manifest, {"csv", "tmp"}),
+            ("look_at", scan_manifest, {"csv", "tmp", "found"}),
+            ("_cells", scan_manifest, {"csv", "tmp", "found"}),
+        ],
+    )
+    def test_or_an_interrupt_leaves_the_old_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, writes: Write, beside: set[str]
+    ) -> None:
+        """Whether it comes when directories are found or when they are scanned: nothing lies beside it."""
+        for number in range(3):
+            dicom(tmp_path / "root" / str(number) / "1", f"1.{number}")
+        out = tmp_path / "out" / "m.csv"
+        out.parent.mkdir()
+        out.write_text("old")
+        there: list[set[str]] = []
+
+        def interrupted(*_: object) -> None:
+            there.append({name.rpartition(".")[2] for name in os.listdir(out.parent)})
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(f"tasks.find.{step}", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writes([tmp_path / "root"], out)
+        assert there == [beside]
+        assert os.listdir(out.parent) == ["m.csv"]
+        assert out.read_text() == "old"
 
     def test_or_the_old_one_stays(self, tmp_path: Path) -> None:
         """What can't be finished leaves no half of it."""

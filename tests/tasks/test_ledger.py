@@ -45,7 +45,7 @@ from tests.databases import PostgreSQL
 
 ENTRIES = [
     StudyEntry(1, "/archive/one"),
-    StudyEntry(2, "/archive/two", "1.2.3", 5, 7, "label", (("site", "é"),)),
+    StudyEntry(2, "/archive/two", "1.2.3", 5, 7, "label", (("site", "é"),), 10**15 - 1),
 ]
 Where = str | Path
 

@@ -115,7 +115,7 @@ class TestJsonLines:
             (b"[" * 100_000, "row 2, it is not a JSON object on one line"),
             (
                 b'{"study_dir": "a", "priority": NaN}',
-                "row 2, priority: is not a whole number of at most nine digits",
+                "row 2, priority: is not a whole number of at most 9 digits",
             ),
         ],
     )

@@ -229,6 +229,9 @@ def test_weighs_files_or_bytes(near_side: NearSide) -> None:
     territory, progress = survey(entries), Progress()
     assert weigh(entries, territory, Balance.FILES, progress) == {1: 1, 2: 2}
     assert weigh(entries, territory, Balance.BYTES, progress) == {1: 5, 2: 2}
+    sized = [replace(entry, expected_bytes=70, expected_instances=2) for entry in entries]
+    assert weigh(sized, territory, Balance.BYTES, Progress()) == {1: 70, 2: 70}
+    assert weigh(sized, territory, Balance.FILES, Progress()) == {1: 2, 2: 2}
     told = [replace(entry, expected_instances=7) for entry in entries]
     assert weigh(told, territory, Balance.FILES, progress) == {1: 7, 2: 7}
     assert progress.files_listed == 3 + 3 + 14
