@@ -150,6 +150,7 @@ class StudyResult:
     stored: int  # distinct SOP Instance UIDs
     failed: int  # rows whose status says exit 1
     expected: int | None
+    expected_bytes: int | None
     complete: Completeness
     why: str
     seen_study_instance_uids: str
@@ -220,6 +221,7 @@ class StudyTally:
             stored=counts.stored,
             failed=counts.failed,
             expected=entry.expected_instances,
+            expected_bytes=entry.expected_bytes,
             complete=completeness(counts),
             why=why_not_complete(counts, self._failures),
             seen_study_instance_uids=str(self._studies),

@@ -204,7 +204,14 @@ class TestStudy:
     """What the rows of one study add up to."""
 
     ENTRY = StudyEntry(
-        1, "/archive/a", "2.1", expected_instances=2, priority=3, label="A", extra=(("x", "y"),)
+        1,
+        "/archive/a",
+        "2.1",
+        expected_instances=2,
+        priority=3,
+        label="A",
+        extra=(("x", "y"),),
+        expected_bytes=2048,
     )
 
     def test_carries_what_the_manifest_said(self) -> None:
@@ -221,6 +228,7 @@ class TestStudy:
             stored=1,
             failed=0,
             expected=2,
+            expected_bytes=2048,
             complete=INCOMPLETE,
             why="1 fewer than expected",
             seen_study_instance_uids="2.1",

@@ -54,7 +54,7 @@ class TestScannedAndRun:
         assert execute(["manifest", "archive", "--scan", "-o", "scanned.csv"]) == 0
         scanned = rows_of(here / "scanned.csv")
         told = capsys.readouterr().err.splitlines()
-        assert told[0] == f"{len(scanned)} study directories are in scanned.csv"
+        assert told[0] == f"{len(scanned)} study directories found, and written to scanned.csv"
         assert told[1].startswith(
             f"Expected: {sum(int(row['expected_instances']) for row in scanned)} instances"
         )
