@@ -8,7 +8,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from prefect.artifacts import (
 
 from flows.incomplete import in_words, not_complete
 from flows.progress import Sampler, sentence
+from tasks.core.errors import IngestError
 from tasks.core.models import Summary
 from tasks.core.words import counted
 from tasks.report import NotComplete, read_not_complete
@@ -80,7 +81,9 @@ def markdown(summary: Summary, found: NotComplete, report_dir: Path) -> str:
 
 def incomplete_studies(report_dir: Path) -> list[dict[str, Any]]:
     """The first of them, by their numbers in the manifest; the whole list is studies.csv."""
-    return _cells(read_not_complete(report_dir, _STUDIES_SHOWN))
+    with suppress(IngestError):  # what can't be read costs its table, never the run
+        return _cells(read_not_complete(report_dir, _STUDIES_SHOWN))
+    return []
 
 
 def _cells(found: NotComplete) -> list[dict[str, Any]]:

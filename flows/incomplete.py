@@ -4,9 +4,11 @@ Counts, study numbers, labels and closed words alone: no path of a file, no UID.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from tasks.core.errors import IngestError
 from tasks.core.models import Summary
 from tasks.core.reconcile import not_stored
 from tasks.core.words import counted
@@ -16,10 +18,15 @@ LINES_SHOWN: Final = 10  # on a terminal
 
 
 def not_complete(summary: Summary, report_dir: Path, most: int) -> NotComplete:
-    """The studies that are not complete; studies.csv is read where there are any."""
-    if summary.complete_studies == summary.studies:
-        return NotComplete(incomplete=0, without_image=0, first=[])
-    return read_not_complete(report_dir, most)
+    """The studies that are not complete; studies.csv is read where there are any.
+
+    One that can't be read costs these words, never the end of a run whose report is there.
+    """
+    missing = summary.studies - summary.complete_studies
+    if missing:
+        with suppress(IngestError):
+            return read_not_complete(report_dir, most)
+    return NotComplete(incomplete=missing, without_image=0, first=[])
 
 
 def in_words(summary: Summary, found: NotComplete) -> list[str]:

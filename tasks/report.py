@@ -86,6 +86,7 @@ _ESCAPED_HERE: Final = (
     "superseded_keys",
 )  # UIDs are digits and dots (header.py), the rest ours
 _CHUNK_ROWS: Final = 10_000
+_LONGEST_CELL: Final = 1 << 30  # characters; what was written is read, also a manifest's longest cell escaped
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _MARK: Final = "%Y%m%dT%H%M%S.%fZ"
@@ -533,6 +534,7 @@ def _csv_of(path: Path) -> Path:
 @contextmanager
 def _readable(path: Path) -> Iterator[IO[str]]:
     """An opened file of a report; whatever is wrong with it is a `UsageError`."""
+    csv.field_size_limit(_LONGEST_CELL)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             yield file

@@ -102,6 +102,32 @@ class TestTerminal:
 
 
 @pytest.mark.usefixtures("at_sandbox", "prefect_server")
+class TestStudiesCsv:
+    """What is the matter with it is no reason for a run to end otherwise."""
+
+    def test_may_have_a_manifest_s_longest_cell(self, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Of characters that are written as sixteen each."""
+        note = chr(0xE0041) * 32_767
+        (here / "manifest.csv").write_text(f"study_dir,note\ngone,{note}\n", encoding="utf-8")
+        assert execute(["run", "manifest.csv"]) == 1
+        assert "  study 1: 1 not_found" in capsys.readouterr().err.splitlines()
+        (study,) = read_report(here / "report" / "studies.csv")
+        assert study["note"] == note
+
+    def test_that_can_not_be_read_costs_its_words_alone(
+        self, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Somebody moved it away the moment that it was there."""
+        monkeypatch.setattr(
+            "tasks.engine.write_certificate", lambda place, *_: (place / "studies.csv").unlink()
+        )
+        (here / "manifest.csv").write_text("study_dir\ngone\n")
+        assert execute(["run", "manifest.csv"]) == 1
+        err = capsys.readouterr().err.splitlines()
+        assert err[err.index("0 of 1 studies complete") + 1] == "  and 1 more: studies.csv"
+
+
+@pytest.mark.usefixtures("at_sandbox", "prefect_server")
 class TestPrefect:
     def artifacts_of(self, here: Path) -> dict[str, Any]:
         """Of a run of the manifest here, by key: a table's rows, or text."""

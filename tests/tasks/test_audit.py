@@ -1,10 +1,12 @@
 """The audit trail of real runs, and what `dicom-ingest audit` finds when somebody touched something."""
 
+import csv
 import fcntl
 import json
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import pytest
 
 from tasks.audit import AUDIT_JSONL, Trail
 from tasks.auditor import audit
-from tasks.certificate import public_key
+from tasks.certificate import public_key, write_certificate
 from tasks.core.audit import Event
 from tasks.core.errors import StoppedError, UsageError
 from tasks.engine import ingest
+from tasks.report import read_summary
 from tests.conftest import Dicom, NearSide
 from tests.far_side import FarSide, Reset, Step, StoredAs, s3_error, scripted
 
@@ -266,6 +269,28 @@ class TestAudit:
         assert "report.csv is not as it was" in faults(earlier)
         edit(near_side.report_dir / AUDIT_JSONL, lambda text: text.replace('"stored"', '"refused"', 1))
         assert "broken: line" in faults(earlier)
+
+    def test_of_a_report_by_an_earlier_version_finds_nothing(
+        self, near_side: NearSide, reported: Path
+    ) -> None:
+        """It has fewer columns; the next run moves it to `runs/`, where it is audited as well."""
+        for name, unknown in (
+            ("report.csv", {"same_uid_path"}),
+            ("studies.csv", {"bytes", "why", "seen_study_instance_uids", "modalities"}),
+        ):
+            with (reported / name).open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            with (reported / name).open("w", newline="") as file:
+                names = [column for column in rows[0] if column not in unknown]
+                writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+        with closing(Trail(reported)) as trail:
+            write_certificate(reported, read_summary(reported), trail.chain)
+        assert faults(reported) == ""
+        near_side.run()
+        (earlier,) = (reported / "runs").iterdir()
+        assert (faults(reported), faults(earlier)) == ("", "")
 
     def test_of_a_report_directory_in_one_named_runs_is_of_its_own_trail(
         self, near_side: NearSide, dicom: Dicom
