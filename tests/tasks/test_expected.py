@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from struct import pack
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -123,11 +124,13 @@ class TestNotCounted:
         (root / "a" / "broken").symlink_to("nowhere")
         (root / "a" / "out").symlink_to("/etc/hostname")
         (root / "a" / "in").symlink_to("1")
+        (root / "a" / "to another").symlink_to("../b")
+        put(root / "b" / "1", of_study("1.2.4", dicom("1.2")))
         os.mkfifo(root / "fifo")
         assert look_at(str(root / "fifo"))[0] == look_at(str(root / "gone"))[0]
         assert look_at(str(root / "gone")) == (Rejected(Status.UNREADABLE, Reason.IO_ERROR), 0)
         _, counts = expected(root)
-        assert (counts.instances, counts.unreadable, counts.unsent) == (1, 2, 0)
+        assert (counts.instances, counts.unreadable, counts.unsent) == (2, 2, 0)
 
         def gone(path: str) -> tuple[Rejected, int]:
             return look_at(path + "gone")  # type: ignore[return-value]
@@ -157,7 +160,10 @@ class TestFilesAreRead:
         """The same header or rejection, however the file ends, and wherever the held part of it does."""
         body = dicom("1.1", pixel_bytes=1 << 16)
         bodies = [body, body[:-1], body[:300], body + bytes(100), body[132:], b"", b"text", bytes(9)]
-        bodies += [deflated_zeros(9 << 20), body[:32768], body[:32769]]
+        study_at = body.index(pack("<HH2s", 0x20, 0xD, b"UI"))
+        private = pack("<HH2sHL", 0x19, 0x1001, b"OB", 0, 40_000) + bytes(40_000)
+        long = body[:study_at] + private + body[study_at:]  # its Study Instance UID lies behind 40 KB
+        bodies += [deflated_zeros(40 << 20), long, long[:-1], body[:32768], body[:32769], long[:32769]]
         for number, content in enumerate(bodies):
             path = str(put(root / f"{number}", content))
             with opened(path, Budget(1 << 24)) as found:
@@ -210,6 +216,24 @@ class TestFilesAreRead:
             )
             used = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
             assert int(used.stdout) < 200 << 10, write
+
+    def test_so_that_one_that_hangs_keeps_no_process(self, root: Path) -> None:
+        """A dead share answers nobody: Ctrl-C ends the command all the same."""
+        put(root / "a" / "1", b"text")
+        code = (
+            "import signal, sys, threading\n"
+            "from tasks.expected import Counts, StudyDir, expectations\n"
+            "from tasks.turn import waiting\n"
+            "def look(path):\n"
+            "    with waiting():\n"
+            "        signal.raise_signal(signal.SIGINT)\n"
+            "        threading.Event().wait()\n"
+            "dirs = [StudyDir(sys.argv[1], True)]\n"
+            "list(expectations(dirs, [sys.argv[1]], lambda path: False, Counts(), look))\n"
+        )
+        command = [sys.executable, "-c", code, str(root / "a")]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert ended.stderr.endswith("KeyboardInterrupt\n")
 
     def test_or_the_defect_is_told(self, root: Path) -> None:
         """A reader that fails ends the scan: nobody waits for its answer."""
