@@ -378,8 +378,8 @@ PLAYS = {
     ),
     "throttling one file": Play(  # of which the platform is not said to be down
         partial(failing, Asked.PUT, status(429, retry_after="6")),
-        rf"0 of 1 file done, .* slots reduced from 20 to \d+, no request to the object store has worked since "
-        rf"{TIME} \(it answers 429\), next try at {TIME}",
+        rf"0 of 1 file done, .* slots reduced from 20 to \d+, "
+        rf"no request to the object store has worked since {TIME} \(it answers 429\), next try at {TIME}",
         files=1,
     ),
 }
