@@ -210,14 +210,16 @@ def shown(progress: Progress) -> Iterator[None]:
         thread.join()
 
 
-def _show_lines(progress: Progress, ended: threading.Event) -> None:
-    sampler = Sampler(progress)
-    due = time.monotonic() + _FIRST_LINE_S
+def _show_lines(
+    progress: Progress, ended: threading.Event, clock: Callable[[], float] = time.monotonic
+) -> None:
+    sampler = Sampler(progress, clock)
+    due = clock() + _FIRST_LINE_S
     while not ended.wait(_SAMPLED_EVERY_S):
         seen = sampler.snapshot()
-        if time.monotonic() >= due:
+        if clock() >= due:
             say(sentence(seen))
-            due = time.monotonic() + _LINE_EVERY_S
+            due = clock() + _LINE_EVERY_S
 
 
 def _show_bar(progress: Progress, ended: threading.Event) -> None:

@@ -471,12 +471,14 @@ class TestNoReader:
 
     @pytest.mark.parametrize("code", [0, 1])
     def test_of_the_list_is_no_fault(self, code: int, study: Path, here: Path) -> None:
-        """Not a word about it."""
+        """Not a word about it, also when more is to be said than a buffer holds."""
+        for number in range(200):
+            (study / f"{number:03}.txt").write_text("a text\n")
         if code:
             cut(study / "IM0003.dcm")
         done = without_reader("stdout", "upload", "-p", str(study), "--list")
         assert done.returncode == read_summary(here / "report").exit_code == code
-        assert done.stderr.startswith("3 files: ")
+        assert done.stderr.startswith("203 files: ")
         assert done.stderr.splitlines()[-1] == f"Report: {here / 'report' / 'report.csv'}"
         assert len(done.stderr.splitlines()) == 4
 

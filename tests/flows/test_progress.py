@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from flows.progress import Sampler, Snapshot, _bar, duration, sentence
+from flows.progress import Sampler, Snapshot, _bar, _show_lines, duration, sentence
 from tasks.core.weather import PlatformState, Step
 from tasks.upload import Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
@@ -237,13 +238,34 @@ def test_showing_it_takes_less_than_2_percent_of_a_core(
     assert (time.thread_time() - began_s) / 100 * per_s < 0.02
 
 
+class Ticking(threading.Event):
+    """An event that never comes, until so many seconds are waited for: by a clock of its own."""
+
+    def __init__(self, seconds: float, look: Callable[[float], None]) -> None:
+        super().__init__()
+        self.now_s = 0.0
+        self._until_s = seconds
+        self._look = look
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._look(self.now_s)
+        self.now_s += timeout or 0
+        return self.now_s > self._until_s
+
+
+def test_a_line_comes_within_five_seconds_then_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    at: list[float] = []
+    ticking = Ticking(100, lambda now_s: at.extend([now_s] * capsys.readouterr().err.count("files done")))
+    _show_lines(Progress(), ticking, lambda: ticking.now_s)
+    assert at[0] <= 5
+    assert [later - earlier for earlier, later in pairwise(at)] == [30, 30, 30]
+
+
 # -- through the commands --------------------------------------------------------------------------------
 
 
 class Held:
     """A run of `upload` whose platform does as a script says until the test has seen what it waits for."""
-
-    FILES = 40
 
     def __init__(self, far_side: FarSide, study: Path, *, terminal: bool = False) -> None:
         self.far_side = far_side
@@ -321,38 +343,47 @@ def throttling_once(seen: threading.Event) -> Script:
 
 TIME = r"\d\d:\d\d:\d\d UTC"
 NEXT_TRY = rf"(next try at {TIME}|next try now|a try is under way)"
-# What the platform does, and what is said.
-SCENES: dict[str, tuple[Callable[[threading.Event], Script], str]] = {
-    "slow": (
+
+
+@dataclass(frozen=True)
+class Play:
+    """What the platform does until the test has seen what is said."""
+
+    script: Callable[[threading.Event], Script]
+    words: str
+    files: int = 40
+    on_terminal: bool = False
+
+
+PLAYS = {
+    "slow": Play(
         holding,
-        (
-            r"10 of 40 files done, 10 uploaded, 0 failed, [\d.]+ files/s, [\d.]+ MiB/s, about \d+ s left, "
-            r"20 of 20 slots in use"
-        ),
+        r"10 of 40 files done, 10 uploaded, 0 failed, [\d.]+ files/s, [\d.]+ MiB/s, about \d+ s left, "
+        r"20 of 20 slots in use",
     ),
-    "down": (
+    "down": Play(
         partial(failing, Asked.PUT, status(503)),
-        (
-            rf"0 of 40 files done, 0 uploaded, 0 failed, \d+ of 20 slots in use, "
-            rf"the object store has been down since {TIME} \(it answers 503\), {NEXT_TRY}"
-        ),
+        rf"0 of 40 files done, 0 uploaded, 0 failed, \d+ of 20 slots in use, "
+        rf"the object store has been down since {TIME} \(it answers 503\), {NEXT_TRY}",
     ),
-    "throttling": (
+    "throttling": Play(
         partial(failing, Asked.PRESIGN, status(429, retry_after="3")),
-        (
-            rf"0 of 20 slots in use, the upload API has throttled every request since {TIME} "
-            rf"\(it answers 429\), {NEXT_TRY}"
-        ),
+        rf"0 of 20 slots in use, the upload API has throttled every request since {TIME} "
+        rf"\(it answers 429\), {NEXT_TRY}",
     ),
-    "throttling now and then": (
+    "throttling now and then": Play(
         throttling_once,
-        (
-            rf"\d+ of 20 slots in use, the platform has been throttling since {TIME}: "
-            rf"slots reduced from 20 to 10"
-        ),
+        rf"\d+ of 20 slots in use, the platform has been throttling since {TIME}: "
+        rf"slots reduced from 20 to 10",
+    ),
+    "throttling one file": Play(  # of which the platform is not said to be down
+        partial(failing, Asked.PUT, status(429, retry_after="6")),
+        rf"0 of 1 file done, .* slots reduced from 20 to \d+, "
+        rf"no request to the object store has worked since {TIME} \(it answers 429\), next try at {TIME}",
+        files=1,
     ),
 }
-SCENES["a terminal"] = SCENES["slow"]
+PLAYS["a terminal"] = replace(PLAYS["slow"], on_terminal=True)
 
 
 @dataclass(frozen=True)
@@ -371,24 +402,24 @@ def scenes(
         for name in list(os.environ):
             if name.startswith("DICOM_INGEST_") or name.lower().endswith("_proxy"):
                 monkeypatch.delenv(name)
-        for name, (script, words) in SCENES.items():
+        for name, play in PLAYS.items():
             study = tmp_path_factory.mktemp("scene") / "study"
             study.mkdir()
-            for number in range(Held.FILES):
+            for number in range(play.files):
                 (study / f"{number:03}").write_bytes(dicom(f"1.{number}"))
             far_side, seen = stack.enter_context(FarSide()), threading.Event()
-            far_side.script = script(seen)
-            run = Held(far_side, study, terminal=name == "a terminal")
+            far_side.script = play.script(seen)
+            run = Held(far_side, study, terminal=play.on_terminal)
             stack.callback(run.kill)
             stack.callback(seen.set)
-            started[name] = Scene(run, seen, words)
+            started[name] = Scene(run, seen, play.words)
         yield started
 
 
 class TestWhileItRuns:
     """The scenes are played all at once, for each takes some seconds."""
 
-    @pytest.mark.parametrize("name", SCENES)
+    @pytest.mark.parametrize("name", PLAYS)
     def test_it_says(self, scenes: dict[str, Scene], name: str) -> None:
         """In the first line, long before half a minute is over; the run is held until then and ends well."""
         scene = scenes[name]
@@ -431,7 +462,7 @@ def test_the_artifact_in_the_ui_says_the_same(
     def look() -> None:
         until = time.monotonic() + 60
         while not seen.is_set() and time.monotonic() < until:
-            told.extend(text for text in descriptions() if re.fullmatch(SCENES["slow"][1], text))
+            told.extend(text for text in descriptions() if re.fullmatch(PLAYS["slow"].words, text))
             if told:
                 seen.set()
             time.sleep(0.1)
