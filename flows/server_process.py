@@ -5,6 +5,7 @@ end nothing here: systemd, too, sends them to every process, and a run needs its
 """
 
 import argparse
+import fcntl
 import os
 import shutil
 import signal
@@ -12,8 +13,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
 
 _SHUTDOWN_S: Final = 6.0  # until what is queued in the server's memory is in its database
 
@@ -46,11 +48,22 @@ def _remove(temporary_home: str) -> None:
         shutil.rmtree(temporary_home, ignore_errors=True)
 
 
+def _start_alone(home: Path) -> IO[bytes]:
+    """No other server starts here until it is closed: two first starts at once would both make the tables."""
+    lock = (home / "dicom-ingest-start.lock").open("wb")
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 def _serve(listener: socket.socket, stopping: threading.Event) -> None:
     """As `prefect server start` does, and Prefect's own ephemeral server."""
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    start = _start_alone(settings.home)
 
     class Server(uvicorn.Server):
         @contextmanager
@@ -58,9 +71,10 @@ def _serve(listener: socket.socket, stopping: threading.Event) -> None:
             yield
 
         async def on_tick(self, counter: int) -> bool:
+            start.close()
             return await super().on_tick(counter) or stopping.is_set()
 
-    api = get_current_settings().server.api
+    api = settings.server.api
     config = uvicorn.Config(
         create_app(final=True),
         log_level="error",

@@ -31,7 +31,7 @@ def complete_environment(environ: MutableMapping[str, str], *urls: str) -> None:
     """
     if not any(_is_set(name, value) for name, value in environ.items()):
         return
-    unusable = [name for name in environ if name.lower() in _PROXIES and not _is_usable(environ[name])]
+    unusable = [name for name in environ if name.lower() in _PROXIES and _is_unusable(environ[name])]
     for name in unusable:
         del environ[name]
     if unusable:
@@ -50,7 +50,7 @@ def proxy_to(url: httpx.URL) -> str | None:
     for kind in (url.scheme, "all"):
         names = [name for name in removed if name.lower() == f"{kind}_proxy"]
         proxy = proxies.get(kind)
-        if proxy and _is_usable(proxy):
+        if proxy and not _is_unusable(proxy):
             return _with_scheme(proxy)
         if proxy or names:
             name = names[0] if names else f"{kind.upper()}_PROXY"
@@ -64,14 +64,16 @@ def _is_set(name: str, value: str) -> bool:
     return bool(value) and name.lower().endswith("_proxy") and name.lower() != "no_proxy"
 
 
-def _is_usable(proxy: str) -> bool:
-    """Whether httpx takes it. It has no SOCKS without another package; an empty one is none."""
+def _is_unusable(proxy: str) -> bool:
+    """What httpx refuses: SOCKS, too, without another package. An empty text is no proxy, and no fault."""
+    if not proxy:
+        return False
     try:
         url = httpx.Proxy(_with_scheme(proxy)).url
     except (ValueError, httpx.InvalidURL):
-        return not proxy
+        return True
     is_http = url.scheme in ("http", "https")
-    return bool(url.host) and (is_http or importlib.util.find_spec("socksio") is not None)
+    return not url.host or not (is_http or importlib.util.find_spec("socksio"))
 
 
 def _with_scheme(proxy: str) -> str:
