@@ -29,6 +29,8 @@ def run_demo(directory: Path, slices: int) -> int:
         manifest, report_dir = os.path.relpath(planted.manifest), os.path.relpath(report)
         _say(f"  dicom-ingest run {manifest} -u {sandbox.api_url} --report-dir {report_dir}")
         code = _backfill(planted.manifest, sandbox, report, home)
+        if code == UsageError.exit_code:  # nothing was attempted, and it has said why
+            return code
         _say(
             f"The backfill ended with exit code {code}: 1 is right, for what was planted can't all be stored."
         )
@@ -75,10 +77,12 @@ def _environment_without_settings(home: Path) -> dict[str, str]:
     """Names no platform and no Prefect server: neither does a profile, nor a file in the demo's directory."""
     foreign = ("DICOM_INGEST_", "PREFECT_")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    kept = {name: os.environ[name] for name in ("PREFECT_HOME",) if name in os.environ}
+    prefect_home = os.environ.get("PREFECT_HOME", "")
+    if prefect_home and not prefect_home.startswith("~"):
+        prefect_home = str(Path(prefect_home).absolute())
     return {
         **ours,
-        **kept,
+        **({"PREFECT_HOME": prefect_home} if prefect_home else {}),
         "PREFECT_PROFILES_PATH": str(home / "no-profiles.toml"),
         "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path),
     }
