@@ -18,6 +18,7 @@ from tasks.core.errors import UsageError
 START_TIMEOUT_S: Final = 120.0  # the first start prepares a database: 20 s, on a slow machine a minute
 _LOOK_UP_S: Final = 0.5  # for the server's end, and for a signal that came in the moment before a wait
 _STOP_TIMEOUT_S: Final = 10.0  # the process ends itself before that
+_LAST_PORT: Final = 65_535
 _EPHEMERAL: Final = {  # as Prefect's own ephemeral server: no UI, no scheduler
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -74,13 +75,16 @@ class Server:
 
 def _listening(port: int) -> socket.socket:
     """Bound here and handed down: nobody takes the port in between."""
+    unusable = UsageError(
+        f"Port {port} can't be used for Prefect's server: another program may have it. "
+        "`dicom-ingest serve --port 4300` takes another."
+    )
+    if not 0 <= port <= _LAST_PORT:  # create_server would leave its socket open
+        raise unusable
     try:
         return socket.create_server(("127.0.0.1", port), backlog=128)
-    except (OSError, OverflowError):
-        raise UsageError(
-            f"Port {port} can't be used for Prefect's server: another program may have it. "
-            "`dicom-ingest serve --port 4300` takes another."
-        ) from None
+    except OSError:
+        raise unusable from None
 
 
 def _spawn(

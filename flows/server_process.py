@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-_SHUTDOWN_S: Final = 6.0  # until what is queued in the server's memory is in its database
+_SHUTDOWN_S: Final = 5.0  # until what is queued in the server's memory is in its database
 
 
 def main() -> None:
@@ -28,17 +28,21 @@ def main() -> None:
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    stopping = threading.Event()
-    threading.Thread(target=_end_with_parent, args=(stopping, arguments.temporary_home), daemon=True).start()
-    _serve(socket.socket(fileno=arguments.listen_fd), stopping)
+    serving, stopping = threading.Event(), threading.Event()
+    parent = threading.Thread(
+        target=_end_with_parent, args=(serving, stopping, arguments.temporary_home), daemon=True
+    )
+    parent.start()
+    _serve(socket.socket(fileno=arguments.listen_fd), serving, stopping)
     _remove(arguments.temporary_home)
 
 
-def _end_with_parent(stopping: threading.Event, temporary_home: str) -> None:
-    """In order, when the server manages that in time."""
+def _end_with_parent(serving: threading.Event, stopping: threading.Event, temporary_home: str) -> None:
+    """In order, when the server manages that in time; one that is still starting has nothing to lose."""
     os.read(0, 1)
     stopping.set()
-    time.sleep(_SHUTDOWN_S)
+    if serving.is_set():
+        time.sleep(_SHUTDOWN_S)
     _remove(temporary_home)
     os._exit(1)
 
@@ -56,7 +60,7 @@ def _start_alone(home: Path) -> IO[bytes]:
     return lock
 
 
-def _serve(listener: socket.socket, stopping: threading.Event) -> None:
+def _serve(listener: socket.socket, serving: threading.Event, stopping: threading.Event) -> None:
     """As `prefect server start` does, and Prefect's own ephemeral server."""
     import uvicorn
     from prefect.server.api.server import create_app
@@ -71,6 +75,7 @@ def _serve(listener: socket.socket, stopping: threading.Event) -> None:
             yield
 
         async def on_tick(self, counter: int) -> bool:
+            serving.set()
             start.close()
             return await super().on_tick(counter) or stopping.is_set()
 

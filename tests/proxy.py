@@ -40,6 +40,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._note_host()
         self._answer(404)
 
+    do_POST = do_HEAD
+
     def do_PUT(self) -> None:
         self._note_host()
         self.rfile.read(int(self.headers["Content-Length"]))
