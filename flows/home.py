@@ -1,6 +1,7 @@
 """Where Prefect keeps its database: ~/.prefect, the directory that PREFECT_HOME names, or a temporary one."""
 
 import os
+import pwd
 import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -40,6 +41,8 @@ def temporary_home(environ: MutableMapping[str, str]) -> Path | None:
         ) from None
     if usual and (profiles := usual / "profiles.toml").is_file():  # a server may be named there
         environ.setdefault("PREFECT_PROFILES_PATH", str(profiles))
+    if usual is None:  # Prefect's client looks for a home even when it needs none
+        environ["HOME"] = str(made)
     environ[_NAME] = str(made)
     return made
 
@@ -49,7 +52,7 @@ def _has_named_home(environ: MutableMapping[str, str]) -> bool:
     if not named:
         environ.pop(_NAME, None)
         return False
-    if not _is_writable(_expanded(named), parents=True):
+    if not _is_writable(Path(os.path.expanduser(named)), parents=True):  # noqa: PTH111 - without a home, too
         raise UsageError(
             "PREFECT_HOME can't be written. Nothing was sent. Set it to a directory that can be, or unset it."
         )
@@ -57,17 +60,16 @@ def _has_named_home(environ: MutableMapping[str, str]) -> bool:
 
 
 def _default_home(environ: MutableMapping[str, str]) -> Path | None:
-    """As Prefect finds it; None where nobody has a home."""
-    home = Path(environ["HOME"]) if "HOME" in environ else _expanded("~")
+    """As Prefect finds it; None where the user has no home."""
+    home = Path(environ["HOME"] if "HOME" in environ else _home_of_user_database())
     return home / ".prefect" if home.is_absolute() else None
 
 
-def _expanded(path: str) -> Path:
-    """Without a home to begin with, a relative path, as Prefect takes it."""
+def _home_of_user_database() -> str:
     try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # as in a container under a user of its own
+        return ""
 
 
 def _is_usable(home: Path | None) -> bool:

@@ -3,12 +3,13 @@
 import atexit
 import os
 import shutil
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flows.home import temporary_home
-from flows.server import Server
+from flows.server import NO_TELEMETRY, Server
 from flows.terminal import say
 from tasks.proxies import complete_environment
 
@@ -87,8 +88,7 @@ def _prepare() -> None:
 
 def _set_defaults() -> None:
     defaults = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
+        **NO_TELEMETRY,
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the server has the log; errors are told below
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         "PREFECT_CLIENT_MAX_RETRIES": "3",  # 14 s, a few times in a row when the server is gone for good
@@ -109,8 +109,9 @@ def has_own_server() -> bool:
 
 def _api_url() -> str:
     """Prefect's setting, from wherever it takes it; on a machine without a home, too."""
-    _set_defaults()
-    _use_home()
+    if "prefect" not in sys.modules:
+        _set_defaults()
+        _use_home()
     from prefect.settings import PREFECT_API_URL
 
     return PREFECT_API_URL.value() or ""

@@ -7,27 +7,26 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from flows.home import require_home
-from flows.server import Server
+from flows.server import NO_TELEMETRY, Server
 
 _SERVER_ENVIRONMENT: Final = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 
 def serve(port: int) -> None:
     """Until SIGINT or SIGTERM. Serves at the server that is configured, or else starts one."""
-    require_home(os.environ)
+    for name, value in NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
     url = os.environ.get("PREFECT_API_URL")
     if url:
         _serve_deployments(url)
         return
-    url = f"http://127.0.0.1:{port}/api"
-    os.environ["PREFECT_API_URL"] = url  # before Prefect is imported: its settings are read then
+    require_home(os.environ)
     # A run starts so many seconds after the click; Prefect's own 10 spare a server that many ask.
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
-    with suppress(KeyboardInterrupt), _server(port):
+    with suppress(KeyboardInterrupt), _server(port) as url:
+        os.environ["PREFECT_API_URL"] = url  # before Prefect is imported: its settings are read then
         _serve_deployments(url)
 
 
@@ -49,11 +48,11 @@ def _serve_deployments(url: str) -> None:
 
 
 @contextmanager
-def _server(port: int) -> Iterator[None]:
-    """In a session of its own: what is under way ends in order before its server does."""
+def _server(port: int) -> Iterator[str]:
+    """Its URL. In a session of its own: what is under way ends in order before its server does."""
     print("Starting a Prefect server (its first start takes up to a minute) ...", file=sys.stderr, flush=True)
     server = Server.start(_SERVER_ENVIRONMENT | os.environ, port)
     try:
-        yield
+        yield server.url
     finally:
         server.stop()

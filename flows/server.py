@@ -15,6 +15,10 @@ from typing import Final, Self
 
 from tasks.core.errors import UsageError
 
+NO_TELEMETRY: Final = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}  # of client and server
 START_TIMEOUT_S: Final = 120.0  # the first start prepares a database: 20 s, on a slow machine a minute
 _LOOK_UP_S: Final = 0.5  # for the server's end, and for a signal that came in the moment before a wait
 _STOP_TIMEOUT_S: Final = 10.0  # the process ends itself before that
@@ -23,7 +27,6 @@ _EPHEMERAL: Final = {  # as Prefect's own ephemeral server: no UI, no scheduler
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
 }
-_ALWAYS: Final = {"PREFECT__SERVER_FINAL": "1", "PREFECT_SERVER_API_BASE_PATH": "/api"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,9 @@ class Server:
         """
         with _listening(port) as listener:
             address: tuple[str, int] = listener.getsockname()
-            added = _ALWAYS | (_EPHEMERAL if ephemeral else {})
-            server = cls(
-                f"http://{address[0]}:{address[1]}/api",
-                _spawn(listener, {**environ, **added}, temporary_home),
-            )
+            url = f"http://{address[0]}:{address[1]}/api"
+            its = {**NO_TELEMETRY, **environ, **_settings(url), **(_EPHEMERAL if ephemeral else {})}
+            server = cls(url, _spawn(listener, its, temporary_home))
         try:
             _await_answer(address, server._process, timeout_s)
         except BaseException:  # Ctrl-C, too
@@ -71,6 +72,11 @@ class Server:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def _settings(url: str) -> dict[str, str]:
+    """Of every such server: where it is, which its UI has to know, and that it is the process's only one."""
+    return {"PREFECT_API_URL": url, "PREFECT_SERVER_API_BASE_PATH": "/api", "PREFECT__SERVER_FINAL": "1"}
 
 
 def _listening(port: int) -> socket.socket:

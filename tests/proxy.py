@@ -40,7 +40,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._note_host()
         self._answer(404)
 
-    do_POST = do_HEAD
+    def do_POST(self) -> None:
+        self._note_host()
+        self._answer(404)
 
     def do_PUT(self) -> None:
         self._note_host()

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,7 +37,7 @@ class TestHome:
         assert environ == {"HOME": str(home)}
         assert not any(temporary_files.iterdir())
 
-    @pytest.mark.parametrize("value", ["", "relative", "/gone/home", "/dev/null"])
+    @pytest.mark.parametrize("value", ["/gone/home", "/dev/null"])
     def test_that_is_none_is_replaced_by_a_temporary_one(self, value: str, temporary_files: Path) -> None:
         """For its owner alone; a home directory that is not there is not made."""
         environ = {"HOME": value}
@@ -46,6 +47,28 @@ class TestHome:
         assert stat.S_IMODE(made.stat().st_mode) == 0o700
         assert environ == {"HOME": value, "PREFECT_HOME": str(made)}
         assert not Path("/gone").exists()
+
+    @pytest.mark.parametrize("environ", [{}, {"HOME": ""}, {"HOME": "relative"}])
+    def test_that_nobody_knows_is_the_temporary_one(
+        self, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As in a container under a user of its own: Prefect's client looks for a home all the same."""
+
+        def unknown(_uid: int) -> None:
+            raise KeyError
+
+        monkeypatch.setattr("pwd.getpwuid", unknown)
+        environ = {**environ}
+        made = temporary_home(environ)
+        assert environ == {"HOME": str(made), "PREFECT_HOME": str(made)}
+
+    def test_that_is_not_set_is_that_of_the_user_database(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pwd.getpwuid", lambda _uid: SimpleNamespace(pw_dir=str(home)))
+        environ: dict[str, str] = {}
+        assert temporary_home(environ) is None
+        assert (home / ".prefect").is_dir()
 
     @pytest.mark.parametrize("value", ["", "/gone/home", "/dev/null"])
     def test_that_is_none_is_a_usage_error_where_history_is_kept(self, value: str) -> None:
