@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from flows.home import temporary_home
-from flows.server import NO_TELEMETRY, Server
+from flows.server import NO_TELEMETRY, START_TIMEOUT_S, Server
 from flows.terminal import say
 from tasks.proxies import complete_environment
 
@@ -145,7 +145,10 @@ def _reach() -> None:
 
 def _start_own_server() -> None:
     """It ends after everything that Prefect does at our end, and at once when we are killed."""
-    server = Server.start(os.environ, ephemeral=True, temporary_home=next(iter(_temporary), None))
+    timeout_s = float(os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", START_TIMEOUT_S))
+    server = Server.start(
+        os.environ, ephemeral=True, temporary_home=next(iter(_temporary), None), timeout_s=timeout_s
+    )
     atexit.register(server.stop)
     _own.append(server)
     from prefect.context import refresh_global_settings_context

@@ -1,5 +1,6 @@
 """A Prefect server of this process's own, on this machine: it ends with the process, however that ends."""
 
+import fcntl
 import os
 import select
 import signal
@@ -88,7 +89,9 @@ def _listening(port: int) -> socket.socket:
     if not 0 <= port <= _LAST_PORT:  # create_server would leave its socket open
         raise unusable
     try:
-        return socket.create_server(("127.0.0.1", port), backlog=128)
+        with socket.create_server(("127.0.0.1", port), backlog=128) as bound:
+            # Not 0 to 2, which are free in a process without standard streams: they are another thing there.
+            return socket.socket(fileno=fcntl.fcntl(bound.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
     except OSError:
         raise unusable from None
 
@@ -113,7 +116,7 @@ def _spawn(
 def _await_answer(address: tuple[str, int], process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
     """One request: it waits in the socket's queue, and is reset when the process ends."""
     until = time.monotonic() + timeout_s
-    with socket.create_connection(address) as connection, suppress(ConnectionError):
+    with suppress(OSError), socket.create_connection(address, _LOOK_UP_S) as connection:
         connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         while process.poll() is None and not select.select([connection], [], [], _LOOK_UP_S)[0]:
             if time.monotonic() > until:

@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,19 @@ class TestServer:
     def test_takes_no_port_that_is_none(self, port: int, environ: dict[str, str]) -> None:
         with pytest.raises(UsageError, match="can't be used for Prefect's server"):
             Server.start(environ, port)
+
+    @pytest.mark.long
+    @pytest.mark.parametrize("streams", [(0,), (1,), (0, 1, 2)])
+    def test_starts_for_a_process_without_standard_streams(
+        self, streams: tuple[int, ...], environ: dict[str, str]
+    ) -> None:
+        """As some schedulers start one."""
+        script = """if True:
+            import os, sys
+            for number in map(int, sys.argv[1:]):
+                os.close(number)
+            from flows.server import Server
+            Server.start(os.environ).stop()
+        """
+        command = [sys.executable, "-c", script, *map(str, streams)]
+        assert subprocess.run(command, env=environ, timeout=240).returncode == 0
