@@ -27,8 +27,17 @@ _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that
 def main() -> None:
     """The console script."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in tasks/hand.py
+    _ask_this_machine_directly()
     gc.set_threshold(_COLLECTED_AFTER)
     sys.exit(execute(sys.argv[1:]))
+
+
+def _ask_this_machine_directly() -> None:
+    """Before any library reads the environment, and for all processes that follow from this one."""
+    if any(name.lower().endswith("_proxy") for name in os.environ):
+        from tasks.proxies import complete_environment
+
+        complete_environment(os.environ, os.environ.get("PREFECT_API_URL", ""))
 
 
 def execute(arguments: list[str]) -> int:

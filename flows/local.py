@@ -1,15 +1,23 @@
 """A flow in the command's own process, at the Prefect server that the operator named or an embedded one."""
 
+import atexit
 import os
-import signal
+import shutil
+import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from flows.home import temporary_home
+from flows.server import NO_TELEMETRY, START_TIMEOUT_S, Server
 from flows.terminal import say
+from tasks.proxies import complete_environment
 
 if TYPE_CHECKING:
     from tasks.core.models import Summary
+
+_own: Final[list[Server]] = []  # one at most, as long as the process lives
+_temporary: Final[list[Path]] = []
 
 
 def run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summary":
@@ -69,28 +77,54 @@ def _last_run_id(report_dir: Path) -> str:
 
 def _prepare() -> None:
     """Before Prefect is imported: its settings are read then. What the operator has set is left as it is."""
+    if has_own_server():
+        return
+    if has_server():
+        _reach()
+    else:
+        say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
+        _start_own_server()
+
+
+def _set_defaults() -> None:
     defaults = {
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
+        **NO_TELEMETRY,
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the server has the log; errors are told below
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         "PREFECT_CLIENT_MAX_RETRIES": "3",  # 14 s, a few times in a row when the server is gone for good
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    if has_server():
-        _reach()
-    else:
-        say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
-        _start_embedded_server()
 
 
 def has_server() -> bool:
     """Whether the operator named a Prefect server, by PREFECT_API_URL or the profile."""
+    return not has_own_server() and bool(_api_url())
+
+
+def has_own_server() -> bool:
+    """Whether flows of this process run at an embedded server, which no other process uses."""
+    return bool(_own)
+
+
+def _api_url() -> str:
+    """Prefect's setting, from wherever it takes it; on a machine without a home, too."""
+    if "prefect" not in sys.modules:
+        _set_defaults()
+        _use_home()
     from prefect.settings import PREFECT_API_URL
 
-    return bool(PREFECT_API_URL.value())
+    return PREFECT_API_URL.value() or ""
+
+
+def _use_home() -> None:
+    if home := temporary_home(os.environ):
+        _temporary.append(home)
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        say(
+            "The home directory is missing or can't be written: Prefect works in a temporary one, removed at "
+            "the end. PREFECT_HOME names a lasting one."
+        )
 
 
 def _reach() -> None:
@@ -99,6 +133,7 @@ def _reach() -> None:
 
     from tasks.core.errors import UsageError
 
+    complete_environment(os.environ, _api_url())
     with get_client(sync_client=True) as client:
         trouble = client.api_healthcheck()
     if trouble is not None:
@@ -108,20 +143,15 @@ def _reach() -> None:
         )
 
 
-def _start_embedded_server() -> None:
-    """From a thread that blocks SIGINT, which the server inherits: Ctrl-C at a terminal stops us, not it.
+def _start_own_server() -> None:
+    """It ends after everything that Prefect does at our end, and at once when we are killed."""
+    timeout_s = float(os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", START_TIMEOUT_S))
+    server = Server.start(
+        os.environ, ephemeral=True, temporary_home=next(iter(_temporary), None), timeout_s=timeout_s
+    )
+    atexit.register(server.stop)
+    _own.append(server)
+    from prefect.context import refresh_global_settings_context
 
-    The run has to end in order first, and tells Prefect so.
-    """
-
-    from concurrent.futures import ThreadPoolExecutor
-
-    def start() -> None:
-        from prefect.client.orchestration import get_client
-
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        with get_client(sync_client=True) as client:  # starts it, and waits until it answers
-            client.hello()
-
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(start).result()
+    os.environ["PREFECT_API_URL"] = server.url
+    refresh_global_settings_context()

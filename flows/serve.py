@@ -1,39 +1,32 @@
 """`dicom-ingest serve`: a Prefect server with its UI, and the deployments, ready to click "Run"."""
 
 import os
-import signal
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Final
 
-from tasks.core.errors import StoppedError
+from flows.home import require_home
+from flows.server import NO_TELEMETRY, Server
 
-_START_TIMEOUT_S: Final = 300.0  # the first start prepares a database
-_STOP_TIMEOUT_S: Final = 15.0
 _SERVER_ENVIRONMENT: Final = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 
 def serve(port: int) -> None:
     """Until SIGINT or SIGTERM. Serves at the server that is configured, or else starts one."""
+    for name, value in NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
     url = os.environ.get("PREFECT_API_URL")
     if url:
         _serve_deployments(url)
         return
-    url = f"http://127.0.0.1:{port}/api"
-    os.environ["PREFECT_API_URL"] = url  # before Prefect is imported: its settings are read then
+    require_home(os.environ)
     # A run starts so many seconds after the click; Prefect's own 10 spare a server that many ask.
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
-    with suppress(KeyboardInterrupt), _server(url, port):
+    with suppress(KeyboardInterrupt), _server(port) as url:
+        os.environ["PREFECT_API_URL"] = url  # before Prefect is imported: its settings are read then
         _serve_deployments(url)
 
 
@@ -55,43 +48,11 @@ def _serve_deployments(url: str) -> None:
 
 
 @contextmanager
-def _server(url: str, port: int) -> Iterator[None]:
-    """In a session of its own: what is under way ends in order before its server does."""
+def _server(port: int) -> Iterator[str]:
+    """Its URL. In a session of its own: what is under way ends in order before its server does."""
     print("Starting a Prefect server (its first start takes up to a minute) ...", file=sys.stderr, flush=True)
-    prefect = str(Path(sys.executable).with_name("prefect"))
-    server = subprocess.Popen(  # noqa: S603 - our own arguments
-        [prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-        env=_SERVER_ENVIRONMENT | os.environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    server = Server.start(_SERVER_ENVIRONMENT | os.environ, port)
     try:
-        _await_health(url, server)
-        yield
+        yield server.url
     finally:
-        _stop(server)
-
-
-def _await_health(url: str, server: "subprocess.Popen[bytes]") -> None:
-    until = time.monotonic() + _START_TIMEOUT_S
-    while server.poll() is None and time.monotonic() < until:
-        with suppress(urllib.error.URLError, ConnectionError):
-            urllib.request.urlopen(f"{url}/health").close()  # noqa: S310 - our own loopback URL
-            return
-        time.sleep(0.2)
-    raise StoppedError(
-        "Prefect's server did not start: is the port in use? `dicom-ingest serve --port 4300` takes another; "
-        "`prefect server start` says more."
-    )
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        server.wait(_STOP_TIMEOUT_S)
-    with suppress(ProcessLookupError):
-        os.killpg(server.pid, signal.SIGKILL)
-    server.wait()
+        server.stop()

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from tasks.core.errors import Fault, FaultKind, UsageError
+from tasks.proxies import proxy_to
 from tasks.turn import waiting
 from tasks.wire import LONGEST_ANSWER_S, DirectTransport
 
@@ -145,11 +145,11 @@ def trust(ca_bundle: Path | None) -> ssl.SSLContext:
 def transport_to(url: httpx.URL, trusted: Callable[[], ssl.SSLContext]) -> httpx.BaseTransport:
     """One connection to this URL's host, through the proxy that the environment names for it.
 
-    `trusted` is asked when there is TLS: to load all authorities takes tens of ms.
+    `trusted` is asked when there is TLS: to load all authorities takes tens of ms. Raises Fault when there is
+    no such proxy.
     """
-    proxies = {} if proxy_bypass(url.host) else getproxies()
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy:
+    proxy = proxy_to(url)
+    if proxy is None:
         return DirectTransport(url, trusted() if url.scheme == "https" else None)
     return httpx.HTTPTransport(
         verify=trusted(),

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import httpx
@@ -44,3 +45,19 @@ def descendants(pid: int) -> list[int]:
         found += children
         waiting += children
     return found
+
+
+def command_line(pid: int) -> str:
+    """Empty when the process is gone, or has ended and nobody has asked how."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def await_gone(pids: Iterable[int], within_s: float) -> None:
+    """Until none of these processes is left; an AssertionError when the time is over first."""
+    until = time.monotonic() + within_s
+    while left := [line for line in map(command_line, pids) if line]:
+        assert time.monotonic() < until, left
+        time.sleep(0.05)

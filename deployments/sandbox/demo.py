@@ -37,7 +37,9 @@ def run_demo(directory: Path, slices: int) -> int:
         _say(f"Until the demo ends, an upload API and an S3 endpoint run at {sandbox.api_url}. Now:")
         manifest, report_dir = os.path.relpath(planted.manifest), os.path.relpath(report)
         _say(f"  dicom-ingest run {manifest} -u {sandbox.api_url} --report-dir {report_dir}")
-        code = _backfill(planted.manifest, sandbox, report)
+        code = _backfill(planted.manifest, sandbox, report, home)
+        if code == UsageError.exit_code:  # nothing was attempted, and it has said why
+            return code
         _say(
             f"The backfill ended with exit code {code}: 1 is right, for what was planted can't all be stored."
         )
@@ -60,21 +62,39 @@ def _fresh(directory: Path) -> Path:
     return directory
 
 
-def _backfill(manifest: Path, sandbox: Sandbox, report_dir: Path) -> int:
+def _backfill(manifest: Path, sandbox: Sandbox, report_dir: Path, home: Path) -> int:
     """The very command, in a process of its own that can't read what its user may not, also as root."""
     command = [
         sys.executable, "-m", "flows.cli", "run", str(manifest),
         "--api-endpoint", sandbox.api_url, "--report-dir", str(report_dir),
     ]  # fmt: skip
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("DICOM_INGEST_")}
     settings = {
         "DICOM_INGEST_TOKEN_URL": sandbox.token_url,
         "DICOM_INGEST_CLIENT_ID": sandbox.client_id,
         "DICOM_INGEST_CLIENT_SECRET": sandbox.client_secret,
     }
     return subprocess.run(  # noqa: S603 - our own command
-        command, env=ours | settings, preexec_fn=drop_dac_capabilities, check=False
+        command,
+        cwd=home,
+        env=_environment_without_settings(home) | settings,
+        preexec_fn=drop_dac_capabilities,
+        check=False,
     ).returncode
+
+
+def _environment_without_settings(home: Path) -> dict[str, str]:
+    """Names no platform and no Prefect server: neither does a profile, nor a file in the demo's directory."""
+    foreign = ("DICOM_INGEST_", "PREFECT_")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    prefect_home = os.environ.get("PREFECT_HOME", "")
+    if prefect_home and not prefect_home.startswith("~"):
+        prefect_home = str(Path(prefect_home).absolute())
+    return {
+        **ours,
+        **({"PREFECT_HOME": prefect_home} if prefect_home else {}),
+        "PREFECT_PROFILES_PATH": str(home / "no-profiles.toml"),
+        "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path),
+    }
 
 
 def _check(planted: Planted, report_dir: Path, sandbox: Sandbox) -> list[str]:

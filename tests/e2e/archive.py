@@ -16,6 +16,7 @@ from tasks.report import read_report
 from tasks.schema import file
 from tests.conftest import Dicom, padded
 from tests.far_side import TOKEN, FarSide, Request, Reset, Step
+from tests.processes import await_gone, descendants
 
 FILES = 120
 
@@ -52,7 +53,7 @@ class Archive:
         return Reset(stored=dice.random() < 0.5) if dice.random() < 0.03 else None
 
     def start(self, command: str, **environment: str) -> "subprocess.Popen[str]":
-        """A run in a session of its own: an embedded Prefect server belongs to it."""
+        """A run in a session of its own."""
         what = [str(self.manifest)] if command == "run" else ["-p", str(self.study.parent)]
         settings = {
             "DICOM_INGEST_API_ENDPOINT": self.far_side.url,
@@ -94,12 +95,18 @@ class Archive:
             time.sleep(0.002)
 
     def kill(self, command: str, sent: int, **environment: str) -> None:
-        """Starts, lets about so many PUTs happen, and kills the whole session with -9."""
+        """Starts, lets about so many PUTs happen, and kills the whole session with -9.
+
+        What has a session of its own, as the embedded Prefect server, ends by itself.
+        """
         process = self.start(command, **environment)
         self.await_puts(sent, process)
+        started = descendants(process.pid)
+        assert process.poll() is not None or bool(started) == (command == "run"), "has a server, or has not"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         _await_end(process.pid)
+        await_gone(started, within_s=10)
         self._take_stock_after_puts()
 
     def _take_stock_after_puts(self) -> None:

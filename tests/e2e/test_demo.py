@@ -5,6 +5,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from flows.commands import app
 from tasks.core.models import REPORT_COLUMNS, Status
 from tasks.report import FILES, read_report, read_summary
+from tests.proxy import Proxy, running_proxy, through
 
 DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))
 SLICES = 20
@@ -19,8 +21,21 @@ Demo = tuple[Path, subprocess.CompletedProcess[str]]  # its directory, and how i
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+def elsewhere() -> Iterator[Proxy]:
+    """A proxy for everything, and the Prefect server that the environment and a profile name."""
+    with running_proxy() as elsewhere:
+        yield elsewhere
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, elsewhere: Proxy) -> Demo:
     directory = tmp_path_factory.mktemp("demo")
+    server = f"{elsewhere.url}/api"
+    profiles = directory / "profiles.toml"
+    profiles.write_text(f'active = "company"\n[profiles.company]\nPREFECT_API_URL = "{server}"\n')
+    (directory / "prefect.toml").write_text(f'api.url = "{server}"\n')
+    (directory / ".env").write_text(f"PREFECT_API_URL={server}\n")
+    foreign = {"PREFECT_API_URL": server, "PREFECT_PROFILES_PATH": str(profiles), **through(elsewhere.url)}
     # One home of Prefect for all commands of the session: only the first start in it takes long.
     home = tmp_path_factory.getbasetemp() / "prefect-home"
     done = subprocess.run(
@@ -33,7 +48,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
             str(SLICES),
         ],
         cwd=directory,
-        env=os.environ | {"PREFECT_HOME": str(home), "DICOM_INGEST_PARALLEL": "nobody else's setting"},
+        env=os.environ
+        | {"PREFECT_HOME": str(home), "DICOM_INGEST_PARALLEL": "nobody else's setting"}
+        | foreign,
         capture_output=True,
         text=True,
         timeout=240,
@@ -50,6 +67,12 @@ def test_ends_with_0_and_tells_the_backfills_own_exit_code(demo: Demo) -> None:
     checked = re.search(r"each of the (\d+) planted files has its one row", done.stdout)
     assert checked
     assert int(checked[1]) == sum(1 for _ in read_report(directory / "report")) > SLICES
+
+
+def test_asks_neither_a_proxy_nor_a_prefect_server_that_is_named(demo: Demo, elsewhere: Proxy) -> None:
+    """By PREFECT_API_URL, a profile, or a file in the working directory: its own server ends with it."""
+    assert demo[1].returncode == 0
+    assert elsewhere.asked == []
 
 
 def test_says_what_a_person_wants_to_see(demo: Demo) -> None:

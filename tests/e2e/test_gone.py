@@ -21,7 +21,7 @@ from tests.databases import PostgreSQL
 from tests.e2e.archive import FILES, Archive
 from tests.far_side import Step
 from tests.prefect_server import PrefectServer, slowed
-from tests.processes import await_answer, free_port
+from tests.processes import await_answer, await_gone, descendants, free_port
 
 NewArchive = Callable[..., Archive]
 
@@ -93,11 +93,15 @@ class TestPrefectsServer:
         assert archive.far_side.requests == []
 
     def test_terminated_together_with_the_run_ends_in_order(self, archive: Archive, home: Path) -> None:
-        """As systemd does it: SIGTERM reaches the embedded server as well."""
+        """As systemd does it: SIGTERM reaches the embedded server as well, which waits for the run's end."""
         process = archive.start("run", PREFECT_HOME=str(home), PREFECT_CLIENT_MAX_RETRIES="1")
         archive.await_puts(20, process)
-        os.killpg(process.pid, signal.SIGTERM)
+        everything = descendants(process.pid)
+        for pid in (*everything, process.pid):
+            os.kill(pid, signal.SIGTERM)
         assert process.wait(timeout=120) == 130, archive.told
+        assert "server went away" not in archive.told
+        await_gone(everything, within_s=10)
         rows = list(read_report(archive.report_dir))
         assert len(rows) == FILES + 3
         assert "not_attempted" in {row["status"] for row in rows}

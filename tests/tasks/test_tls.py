@@ -36,8 +36,8 @@ def served(certificate: trustme.LeafCert) -> FarSide:
 
 @pytest.fixture
 def secure(only_our_settings: None, authority: trustme.CA) -> Iterator[FarSide]:
-    """A far side with a certificate of the private authority, for its own address."""
-    with served(authority.issue_cert("127.0.0.1")) as far_side:
+    """A far side with a certificate of the private authority, for its own address and for a name."""
+    with served(authority.issue_cert("127.0.0.1", "api.example.org")) as far_side:
         yield far_side
 
 
@@ -109,7 +109,7 @@ def test_an_answer_that_comes_before_the_body_is_sent_is_the_answer(
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """HTTP CONNECT alone; remembers where it was asked to connect to."""
+    """HTTP CONNECT alone, to this machine; remembers where it was asked to connect to."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -127,8 +127,7 @@ class _Tunnel(socketserver.StreamRequestHandler):
         while self.rfile.readline().strip():
             pass
         self.server.asked.append(target)
-        host, _, port = target.rpartition(":")
-        with socket.create_connection((host, int(port))) as onward:
+        with socket.create_connection(("127.0.0.1", int(target.rpartition(":")[2]))) as onward:
             self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             back = threading.Thread(target=_copy, args=(onward, self.connection))
             back.start()
@@ -157,12 +156,23 @@ def proxy(monkeypatch: pytest.MonkeyPatch, only_our_settings: None) -> Iterator[
 class TestProxy:
     def test_of_the_environment_is_used(self, secure: FarSide, bundle: Path, proxy: Proxy) -> None:
         """TLS goes through it from end to end."""
-        assert answered(secure.url, bundle) == 404
-        assert proxy.asked == [secure.url.removeprefix("https://")]
+        assert answered(named(secure), bundle) == 404
+        assert proxy.asked == [named(secure).removeprefix("https://")]
 
     def test_is_left_out_for_hosts_that_are_excepted(
         self, secure: FarSide, bundle: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("no_proxy", "example.org")
+        with pytest.raises(Fault):  # there is no such host
+            answered(named(secure), bundle)
+        assert proxy.asked == []
+
+    def test_is_never_used_for_this_machine(self, secure: FarSide, bundle: Path, proxy: Proxy) -> None:
+        """Whether NO_PROXY says so or not."""
         assert answered(secure.url, bundle) == 404
         assert proxy.asked == []
+
+
+def named(secure: FarSide) -> str:
+    """Its URL for who asks a proxy: no resolver knows the name."""
+    return secure.url.replace("127.0.0.1", "api.example.org")
