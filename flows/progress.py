@@ -29,7 +29,9 @@ def shown(progress: Progress) -> Iterator[None]:
 
 
 def sentence(progress: Progress, elapsed_s: float = 0.0) -> str:
-    """The counters in words; the rate when a time is given."""
+    """The counters in words; the rate when a time is given. What is waited for, before any can move."""
+    if progress.waiting_for:
+        return progress.waiting_for
     rate = f", {progress.bytes_stored / _MIB / elapsed_s:.1f} MiB/s" if elapsed_s else ""
     failed = f", {progress.files_failed:,} failed" if progress.files_failed else ""
     scanning = ", still listing" if progress.scanning else ""

@@ -45,6 +45,7 @@ class Progress:
     files_failed: int = 0
     bytes_stored: int = 0
     scanning: bool = True
+    waiting_for: str = ""  # a sentence, while the run waits for its upload slots
 
 
 class Sender(Protocol):

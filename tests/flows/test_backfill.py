@@ -237,7 +237,9 @@ class TestWhatPrefectLearns:
         self, secrets: list[str], prefect_server: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Not in a parameter, result, state, name or log, nor in what Prefect keeps in its home."""
-        told = database_with("batch 1", "entries in the manifest", "outside --root", "refused the client")
+        told = database_with(
+            "batch 1", "entries in the manifest", "manifest was refused", "refused the client"
+        )
         told = "\n".join([told, *texts_below(prefect_server), caplog.text]).lower()
         assert [secret for secret in secrets if secret.lower() in told] == []
 
