@@ -45,6 +45,7 @@ from tasks.manifests import is_finished, manifests_at
 from tasks.settings import Options, Settings, load
 
 _DEFAULTS: Final = Options()
+_INTERRUPTED: Final = "Interrupted"  # of a batch whose run a person ended
 
 
 @flow(
@@ -225,7 +226,7 @@ def upload_batch(batch_no: int, engine: Engine) -> State[None] | None:
         with safe_errors():
             engine.upload(batch_no)
     except InterruptedRunError:
-        return Completed(name="Interrupted", message="The run was ended. The next one sends what is left.")
+        return Completed(name=_INTERRUPTED, message="The run was ended. The next one sends what is left.")
     return None
 
 
@@ -236,17 +237,19 @@ def _upload_all(engine: Engine, may_begin: threading.Event) -> None:
         while not may_begin.wait(LOOK_UP_S):
             engine.raise_if_stopped()
         current = upload_batch.map(window, unmapped(engine))
-        _await(earlier)
+        _await(earlier, engine)
         earlier = cast("list[PrefectConcurrentFuture[Any]]", current)  # of a ThreadPoolTaskRunner
-    _await(earlier)
+    _await(earlier, engine)
 
 
-def _await(futures: list[PrefectConcurrentFuture[Any]]) -> None:
-    """Raises what a task raised."""
+def _await(futures: list[PrefectConcurrentFuture[Any]], engine: Engine) -> None:
+    """Raises what a task raised, and why the run was ended when a batch was."""
     for future in futures:
         while not future.wrapped_future.done():
             future.wait(LOOK_UP_S)
         future.result()
+        if future.state.name == _INTERRUPTED:
+            engine.raise_if_stopped()
 
 
 def _windows(batch_nos: Iterator[int], size: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""The platform's upload slots: what is free or a fixed part, held on a lease, given up when others have them."""
+"""The platform's upload slots: what is free, or a fixed part, on a lease; given up when others have them."""
 
 import threading
 import time
