@@ -6,6 +6,7 @@ for as long as it takes. Slots that were given to others meanwhile end the run i
 never more PUTs at once than the platform allows. A run with a Prefect server of its own shares with nobody.
 """
 
+import contextvars
 import logging
 import os
 import threading
@@ -221,7 +222,8 @@ def _away(error: Exception, limit: str) -> str:
 @contextmanager
 def _held(lease: _Lease, holder: Holder) -> Iterator[None]:
     ended = threading.Event()
-    thread = threading.Thread(target=_hold, args=(lease, ended, holder.stop), daemon=True)
+    context = contextvars.copy_context()  # with Prefect's settings: the same server
+    thread = threading.Thread(target=context.run, args=(_hold, lease, ended, holder.stop), daemon=True)
     thread.start()
     try:
         yield

@@ -28,6 +28,7 @@ FILES = 60
 PARALLEL = 2
 SUSPENDED = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
 CANCELLING = {"type": "CANCELLING", "name": "Cancelling"}
+CANCELLED = {"type": "CANCELLED", "name": "Cancelled"}
 RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry"}
 
 
@@ -58,7 +59,7 @@ def quick(_request: Request) -> None:
 class Run:
     """One run of backfill/manual, and what the UI may ask of it."""
 
-    def __init__(self, serving: Served, far_side: FarSide, directory: Path) -> None:
+    def __init__(self, serving: Served, far_side: FarSide, directory: Path, **named: str) -> None:
         self.asked = serving.asked
         self.far_side = far_side
         self.report_dir = directory / "report"
@@ -71,7 +72,7 @@ class Run:
             "options": {"parallel": PARALLEL},
         }
         path = f"/deployments/{deployment['id']}/create_flow_run"
-        self.id = UUID(self.asked("POST", path, {"parameters": parameters})["id"])
+        self.id = UUID(self.asked("POST", path, {"parameters": parameters, **named})["id"])
 
     def set(self, state: dict[str, Any], *, force: bool = True) -> None:
         self.asked("POST", f"/flow_runs/{self.id}/set_state", {"state": state, "force": force})
@@ -90,6 +91,9 @@ class Run:
 
     def _told(self) -> Any:
         return self.asked("GET", f"/flow_runs/{self.id}")
+
+    def name(self) -> str:
+        return str(self._told()["name"])
 
     def state(self) -> str:
         return str(self._told()["state_name"])
@@ -173,17 +177,12 @@ def test_cancelled_it_ends_in_order_and_retried_it_goes_on(run: Run) -> None:
     run.assert_all_stored_once()
 
 
-def test_paused_it_fails_when_the_pauses_time_is_over_and_retried_it_goes_on(run: Run) -> None:
-    """As Prefect has it, whose dialog asks for that time; the run ends in order then."""
+def test_paused_it_ends_in_order_when_the_pauses_time_is_over(run: Run) -> None:
+    """Prefect, whose dialog asks for that time, fails it then."""
     run.set(paused(timedelta(seconds=1)))
     run.assert_interrupted()
     assert run.ended()["state_type"] == "FAILED"
     run.assert_no_alarm()
-    run.far_side.script = quick
-    run.set(RETRY, force=False)
-    await_that(lambda: run.state() not in ("Failed", "AwaitingRetry"))
-    assert run.ended()["state_type"] == "COMPLETED"
-    run.assert_all_stored_once()
 
 
 def test_paused_it_ends_the_batches_under_way_and_then_itself(run: Run) -> None:
@@ -203,6 +202,19 @@ def paused(timeout: timedelta) -> dict[str, Any]:
         "name": "Paused",
         "state_details": {"pause_timeout": until, "pause_reschedule": False},
     }
+
+
+def test_another_waits_for_its_end_under_the_name_that_was_typed(run: Run, serving: Served) -> None:
+    """As many PUTs as one run makes, whatever is clicked; and what is typed is what it is found by."""
+    directory = run.report_dir.parent
+    another = Run(serving, run.far_side, directory, name="night-run")
+    await_that(lambda: another.state() == "AwaitingConcurrencySlot")
+    assert another.name() == "night-run"
+    another.set(CANCELLED)
+    run.far_side.script = quick
+    assert run.ended()["state_type"] == "COMPLETED"
+    assert run.far_side.most_puts_under_way == PARALLEL
+    assert run.name().startswith("default 2")
 
 
 class Stops(list[IngestError]):
