@@ -57,9 +57,11 @@ def common_label(entries: Sequence[StudyEntry]) -> str:
 
 
 def is_made_up(name: str) -> bool:
-    """Whether Prefect's server named the run, for want of a name: an adjective and an animal."""
-    first, _, second = name.partition("-")
-    return first in _words("adj_any") and second in _words("subj")
+    """Whether Prefect named the run for want of a name: its server, or the form of one of its UIs."""
+    if _OF_V2_FORM.fullmatch(name):
+        return True
+    adjective, _, noun = name.rpartition("-")
+    return adjective in _adjectives() and noun in _nouns()
 
 
 def _campaign() -> str:
@@ -68,6 +70,38 @@ def _campaign() -> str:
 
 
 @cache
+def _adjectives() -> frozenset[str]:
+    return _words("adj_any") | frozenset(_V1_ADJECTIVES.split())
+
+
+@cache
+def _nouns() -> frozenset[str]:
+    return _words("subj") | frozenset(_V1_NOUNS.split())
+
+
 def _words(part: str) -> frozenset[str]:
-    """One part of such a name, in the vocabulary that Prefect takes it from."""
+    """Of the vocabulary that Prefect's server takes its names from."""
     return frozenset(word for words in _VOCABULARY[part]["lists"] for word in _VOCABULARY[words]["words"])
+
+
+# The form of the UI fills in "Generic-Ocelot": one of these, and an animal of at most six letters.
+_OF_V2_FORM: Final = re.compile(
+    "(Awesome|Rustic|Small|Gorgeous|Fantastic|Sleek|Intelligent|Unbranded|Refined|Licensed|Generic|Practical"
+    "|Ergonomic|Handcrafted|Tasty|Handmade|Incredible)-[A-Z][a-z]{1,5}"
+)
+# The form of the earlier UI (V1) has these beside the server's own.
+_V1_ADJECTIVES: Final = """
+affectionate agreeable alert amicable amused boundless broad-minded coherent comfortable communicative
+compassionate confident conscientious considerate courteous creative credible cultured decisive decorous
+detailed diplomatic enchanting endurable entertaining excited exclusive fair-minded forceful frank good
+hard-working harmonious imaginative instinctive intellectual intuitive joyous kind-hearted knowledgeable
+level likeable loving painstaking patient peaceful persistent philosophical pioneering plausible
+pleasant plucky pro-active productive protective punctual quick-witted receptive reflective relieved
+reserved rhetorical sedate seemly selective self-assured self-confident self-disciplined sensitive shy
+silly skillful straightforward thrifty trustworthy unassuming understanding unusual warmhearted willing
+"""
+_V1_NOUNS: Final = """
+apple apricot banana blackberry blueberry cherry cranberry currant fig fish fly grape grapefruit grapes
+hippopotamus kitten kumquat lemon lime melon nectarine orange peach pear persimmon pineapple plum
+pomegranate prune puppy raspberry strawberry tangerine watermelon
+"""

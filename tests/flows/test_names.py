@@ -1,10 +1,19 @@
 """What flow runs are called: a typed name stays, one that Prefect made up gives way to ours."""
 
+from pathlib import Path
+
+import prefect
 import pytest
 from prefect.utilities.names import generate_slug
 
 from flows.names import common_label, is_made_up, run_name
 from tasks.core.models import StudyEntry
+
+
+def asset(ui: str, pattern: str) -> str:
+    """A script of Prefect's UI."""
+    assets = Path(prefect.__file__).parent / "server" / ui / "assets"
+    return "\n".join(path.read_text() for path in assets.glob(pattern))
 
 
 class TestMadeUp:
