@@ -6,11 +6,10 @@ result, a state's message or a log line.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
@@ -20,7 +19,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectConcurrentFuture
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -30,28 +28,31 @@ from flows.control import asked_end, heeded
 from flows.events import emit_end, emit_stopped
 from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
 from flows.incomplete import not_complete
+from flows.names import prefix_label, run_name
 from flows.progress import shown
-from tasks.core.errors import IngestError, InterruptedRunError, NotAllStoredError, StoppedError, UsageError
+from flows.slots import Holder, free_slots, is_standing_server
+from tasks.core.errors import (
+    IngestError,
+    InterruptedRunError,
+    ManifestError,
+    NotAllStoredError,
+    StoppedError,
+    UsageError,
+)
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.words import counted
 from tasks.engine import BATCHES_IN_FLIGHT, LOOK_UP_S, Engine, ended_by, safe_errors
 from tasks.load import load_manifest
 from tasks.manifests import is_finished, manifests_at
-from tasks.settings import PREFIX, Options, Settings, load
+from tasks.settings import Options, Settings, load
 
 _DEFAULTS: Final = Options()
-
-
-def campaign_run_name() -> str:
-    """The campaign and the time: nothing of the manifest's path."""
-    options = Options.model_validate(flow_run.parameters.get("options") or {}).model_dump(exclude_unset=True)
-    campaign = options.get("campaign") or os.environ.get(f"{PREFIX}CAMPAIGN", _DEFAULTS.campaign)
-    return f"{campaign} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+_INTERRUPTED: Final = "Interrupted"  # of a batch whose run a person ended
 
 
 @flow(
     name="backfill",
-    flow_run_name=campaign_run_name,
+    flow_run_name=run_name,
     description="Uploads the studies of a manifest and writes the reconciliation report.",
     task_runner=ThreadPoolTaskRunner(max_workers=BATCHES_IN_FLIGHT),  # type: ignore[arg-type]
     persist_result=False,
@@ -73,13 +74,27 @@ def backfill(
         report_dir: Where the report is written; empty: the setting DICOM_INGEST_REPORT_DIR, or ./report.
         options: How the run behaves. Empty: the settings of the worker, or the default.
     """
-    with safe_errors():
+
+    def run() -> State[dict[str, Any]]:
         settings = settings_for(api_endpoint, report_dir, api, options)
         if (manifests := manifests_at(manifest)) is not None:
             return _each(manifests, settings, api_endpoint=api_endpoint, api=api, options=options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
+        prefix_label(entries, settings.campaign)
         get_run_logger().info("%s in the manifest", counted(len(entries), "study entry"))
-        return carried_out("backfill", Engine(entries, settings))
+        engine = Engine(entries, settings)
+        return carried_out("backfill", engine, lambda: _slots_of(engine))
+
+    return final_state(run)
+
+
+def final_state(run: Callable[[], State[dict[str, Any]]]) -> State[dict[str, Any]]:
+    """The state that the run ends with; Failed, with one sentence and no traceback, where it can't go on."""
+    try:
+        with safe_errors():
+            return run()
+    except IngestError as error:
+        return _failed(error)
 
 
 def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options) -> Settings:
@@ -95,15 +110,46 @@ def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options)
 def carried_out(
     name: str, engine: Engine, taking: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> State[dict[str, Any]]:
-    """A whole run under Prefect, `taking` what it needs for the time it uploads; how it ended."""
+    """A whole run under Prefect, `taking` what it needs until no PUT is under way; how it ended."""
 
     def work() -> None:
         with taking():
-            _upload_all(engine, may_begin)
+            why = ended_by(engine, lambda: _upload_all(engine, may_begin))
+            engine.drain()
+        if why:
+            raise why
 
     with shown(engine.progress), published(name, engine.progress), heeded(engine.stop) as may_begin:
         summary = engine.finish(ended_by(engine, work))
     return ended(name, summary, engine.settings.report_dir)
+
+
+@contextmanager
+def _slots_of(engine: Engine) -> Iterator[None]:
+    """At a standing Prefect server: as many upload slots as are free there, which is what the run uses."""
+    if not is_standing_server():
+        yield
+        return
+    wanted = engine.settings.parallel
+    with free_slots(engine.settings.api_endpoint, wanted, holder_of(engine)) as slots:
+        engine.limit_parallel(slots)
+        if slots < wanted:
+            get_run_logger().warning(
+                "%d upload slots of %d that were asked for: other runs have the others", slots, wanted
+            )
+        yield
+
+
+def holder_of(engine: Engine) -> Holder:
+    """The run as a holder of slots: in its progress and its log it says what it waits for."""
+    log = get_run_logger()
+
+    def waits_for(what: str) -> None:
+        engine.progress.waiting_for = what.partition(". ")[0].removeprefix("Waiting for ")
+        if what:
+            log.warning("%s", what)
+
+    return Holder(engine.raise_if_stopped, engine.stop, waits_for)
 
 
 def ended(name: str, summary: Summary, report_dir: Path) -> State[dict[str, Any]]:
@@ -122,7 +168,8 @@ def _each(manifests: list[Path], settings: Settings, *, options: Options, **wher
         if is_finished(manifest, report_dir):
             counts["finished before"] += 1
             continue
-        state: State[Any] = backfill(
+        numbered = backfill.with_options(flow_run_name=partial(run_name, number, len(manifests)))
+        state: State[Any] = numbered(
             str(manifest), report_dir=str(report_dir), options=options, return_state=True, **where
         )
         result = state.result(raise_on_failure=False)
@@ -133,7 +180,7 @@ def _each(manifests: list[Path], settings: Settings, *, options: Options, **wher
             )
             return _asked_or_raise(result, NotAllStoredError(why, counts), settings.campaign)
         if kind == "wrong":
-            get_run_logger().error("Manifest %d of %d: %s", number, len(manifests), result)
+            get_run_logger().error("Manifest %d of %d: %s", number, len(manifests), one_sentence(result))
         counts[kind] += 1
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     message = f"{counted(len(manifests), 'manifest')}: {told or 'nothing to do'}"
@@ -175,10 +222,14 @@ def _asked_or_raise(result: object, error: NotAllStoredError, campaign: str) -> 
     persist_result=False,
     cache_policy=NO_CACHE,  # a batch that ran is not a batch whose files are stored: the ledger decides
 )
-def upload_batch(batch_no: int, engine: Engine) -> None:
-    """Sends what is left of one batch."""
-    with safe_errors():
-        engine.upload(batch_no)
+def upload_batch(batch_no: int, engine: Engine) -> State[None] | None:
+    """Sends what is left of one batch. That a person ends the run is no failure of it."""
+    try:
+        with safe_errors():
+            engine.upload(batch_no)
+    except InterruptedRunError:
+        return Completed(name=_INTERRUPTED, message="The run was ended. The next one sends what is left.")
+    return None
 
 
 def _upload_all(engine: Engine, may_begin: threading.Event) -> None:
@@ -188,17 +239,19 @@ def _upload_all(engine: Engine, may_begin: threading.Event) -> None:
         while not may_begin.wait(LOOK_UP_S):
             engine.raise_if_stopped()
         current = upload_batch.map(window, unmapped(engine))
-        _await(earlier)
+        _await(earlier, engine)
         earlier = cast("list[PrefectConcurrentFuture[Any]]", current)  # of a ThreadPoolTaskRunner
-    _await(earlier)
+    _await(earlier, engine)
 
 
-def _await(futures: list[PrefectConcurrentFuture[Any]]) -> None:
-    """Raises what a task raised."""
+def _await(futures: list[PrefectConcurrentFuture[Any]], engine: Engine) -> None:
+    """Raises what a task raised, and why the run was ended when a batch was."""
     for future in futures:
         while not future.wrapped_future.done():
             future.wait(LOOK_UP_S)
         future.result()
+        if future.state.name == _INTERRUPTED:
+            engine.raise_if_stopped()
 
 
 def _windows(batch_nos: Iterator[int], size: int) -> Iterator[list[int]]:
@@ -219,15 +272,20 @@ def _final_state(summary: Summary, incomplete: int) -> State[dict[str, Any]]:
     return asked or _failed(error)
 
 
-def _failed(error: NotAllStoredError) -> State[Any]:
-    """Failed, with counts. Files that fail are no error of the program: no worker logs a traceback."""
+def _failed(error: IngestError) -> State[Any]:
+    """Failed, with one sentence. An error of ours says what there is to say: no worker logs a traceback."""
     for name in ("prefect.flow_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_is_news)
-    return Failed(message=str(error), data=error)
+    return Failed(message=one_sentence(error), data=error)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], NotAllStoredError))
+    return not (record.exc_info and isinstance(record.exc_info[1], IngestError))
+
+
+def one_sentence(error: object) -> str:
+    """What the UI shows of an error; a command line has room for every fault of a manifest."""
+    return error.summary if isinstance(error, ManifestError) else str(error)
 
 
 def _why_failed(summary: Summary, incomplete: int) -> str:

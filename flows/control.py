@@ -1,7 +1,8 @@
 """What a person does to a run in Prefect's UI, heeded while it runs.
 
     Suspend   it ends in order, with its report; Resume starts it again, and the ledger knows what is left
-    Pause     no further batch begins until it is resumed
+    Pause     no further batch begins until it is resumed; when the time that it was given is over, Prefect
+              fails the run, and it ends in order
     Cancel    whoever runs it sends SIGTERM; where nobody does (`dicom-ingest run`), it ends by itself
 
 A run that is part of another (a manifest of a folder, a shard) heeds that one, too. A server that does not
@@ -81,6 +82,11 @@ class _Heed:
     def _reason_to_end(self, states: list[State[Any]]) -> IngestError | None:
         if any(_is_suspended(state) for state in states):
             return InterruptedRunError("Suspended in Prefect: resume it there, and it goes on from here.")
+        if any(state.is_failed() for state in states):
+            return InterruptedRunError(
+                "Failed in Prefect while it was at work, as it is when the time of a pause is over. "
+                "Retry it there, and it goes on from here."
+            )
         if not any(state.type in _CANCELLED for state in states):
             return None
         self._cancelled_at = self._cancelled_at or time.monotonic()

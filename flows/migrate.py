@@ -8,7 +8,6 @@ process gives no sign of life is marked Crashed and started again. Parameters ar
 """
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -24,15 +23,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.artifacts import published
-from flows.backfill import campaign_run_name, carried_out, ended, settings_for
+from flows.backfill import carried_out, ended, final_state, holder_of, settings_for
 from flows.control import heeded
 from flows.follower import Follower, Part
 from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
+from flows.names import prefix_label, run_name
 from flows.progress import shown
-from flows.slots import slots_of_platform, taken
+from flows.slots import fixed_slots, slots_of_platform
 from tasks.core.errors import UsageError
 from tasks.core.words import counted
-from tasks.engine import BATCHES_IN_FLIGHT, ended_by, safe_errors
+from tasks.engine import BATCHES_IN_FLIGHT, ended_by
 from tasks.load import load_manifest
 from tasks.settings import Options
 from tasks.shards import MOST_SHARDS, Balance, Migration, run_id_for, shard_engine
@@ -44,7 +44,7 @@ _DEFAULTS: Final = Options()
 
 @flow(
     name="migrate",
-    flow_run_name=campaign_run_name,
+    flow_run_name=run_name,
     description="Cuts a manifest into shards, has many workers upload them, and merges one report.",
     persist_result=False,
 )
@@ -71,9 +71,11 @@ def migrate(
         options: How the run behaves. Empty: the settings of the workers, or the default. The ledger is a
             database that all workers reach.
     """
-    with safe_errors():
+
+    def run() -> State[dict[str, Any]]:
         settings = settings_for(api_endpoint, report_dir, api, options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
+        prefix_label(entries, settings.campaign)
         require_deployment(deployment)
         run_id = run_id_for(UUID(flow_run.id).hex, settings)
         progress = Progress()
@@ -90,6 +92,8 @@ def migrate(
             with heeded(follower.interrupt):
                 summary = migration.finish(ended_by(follower, follower.follow))
         return ended("migrate", summary, settings.report_dir)
+
+    return final_state(run)
 
 
 @flow(
@@ -120,12 +124,14 @@ def migrate_shard(
         api: Name of a block dicom-upload-api; empty: the worker's settings.
         options: How the run behaves.
     """
-    with safe_errors():
+
+    def run() -> State[dict[str, Any]]:
         ours = options.model_copy(update={"parallel": slots})
         settings = settings_for(api_endpoint, report_dir, api, ours)
         engine = shard_engine(settings, migration, shard_no)
-        taking = partial(taken, limit, slots, engine.raise_if_stopped, engine.stop)
-        return carried_out("migrate-shard", engine, taking)
+        return carried_out("migrate-shard", engine, lambda: fixed_slots(limit, slots, holder_of(engine)))
+
+    return final_state(run)
 
 
 def require_deployment(name: str) -> None:

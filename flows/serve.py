@@ -32,6 +32,7 @@ def serve(port: int) -> None:
 
 def _serve_deployments(url: str) -> None:
     from prefect import serve
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.types.entrypoint import EntrypointType
 
     from flows.backfill import backfill
@@ -40,11 +41,15 @@ def _serve_deployments(url: str) -> None:
         "manual",
         description="Uploads the studies of one manifest; the same parameters go on from there.",
         tags=["dicom-ingest", "backfill"],
+        concurrency_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
+        ),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     ui = url.removesuffix("/api")
     print(f"The UI is at {ui}/v2/deployments. Ctrl-C stops it.", file=sys.stderr, flush=True)
-    serve(deployment, print_starting_message=False)  # type: ignore[arg-type]
+    # A schedule is the operator's: whoever else serves this deployment, or deployed it since, has it go on.
+    serve(deployment, print_starting_message=False, pause_on_shutdown=False)  # type: ignore[arg-type]
 
 
 @contextmanager

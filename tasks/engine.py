@@ -91,7 +91,7 @@ class Engine:
         self._stopping = threading.Event()
         self._territory: Territory = survey(entries, settings.root or None)
         self._rules = _rules(settings, self._started_ns)
-        self._slots = Slots(settings.parallel)
+        self._began = time.monotonic()
         with ExitStack() as undo:
             self._client = connect(settings)
             undo.callback(self._client.close)
@@ -118,10 +118,18 @@ class Engine:
                     "Nothing was sent."
                 )
             undo.pop_all()
-        the_carrier = carrier(settings, self._client, self._ledger, self._slots, self._stopping)
-        self._uploader = Uploader(
-            the_carrier, self._ledger, self._slots, self._stopping, self.progress, settings
-        )
+        self._uploader = self._new_uploader()
+        self._is_drained = False
+
+    def limit_parallel(self, parallel: int) -> None:
+        """So many uploads at once and no more, of those that the settings allow. Before `batches`."""
+        before = self._uploader
+        self.settings = self.settings.model_copy(update={"parallel": parallel})
+        self._uploader = self._new_uploader()
+        try:
+            before.raise_if_stopped()
+        except IngestError as why:  # somebody stopped the run a moment ago
+            self._uploader.stop(why)
 
     def batches(self) -> Iterator[int]:
         """Scans lazily; yields the number of each batch that has files to send, as soon as it is full."""
@@ -151,10 +159,16 @@ class Engine:
         """Why the run stops, when it does."""
         self._uploader.raise_if_stopped()
 
+    def drain(self) -> None:
+        """Ends the workers: no PUT is under way any more. Nothing follows but `finish`."""
+        if not self._is_drained:
+            self._uploader.drain()
+            self._is_drained = True
+
     def finish(self, why: IngestError | None = None) -> Summary:
         """Ends the workers and writes the report; `why` is what stopped the run before its end."""
         try:
-            self._uploader.drain()
+            self.drain()
             if why is not None:
                 self._ledger.enrol_unscanned()
             facts = RunFacts(
@@ -175,6 +189,11 @@ class Engine:
             self._ledger.close()
             self._trail.close()
             self._client.close()
+
+    def _new_uploader(self) -> Uploader:
+        slots = Slots(self.settings.parallel, began=self._began)
+        the_carrier = carrier(self.settings, self._client, self._ledger, slots, self._stopping)
+        return Uploader(the_carrier, self._ledger, slots, self._stopping, self.progress, self.settings)
 
     def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
         """The scan's rows, each with its study_no; after a study's last row comes None."""

@@ -18,7 +18,7 @@ from tests.processes import await_answer, free_port
 class PrefectServer:
     """`prefect server start` on a port and in a session of its own; it can be killed and started again."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **settings: str) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
         self.environment = {  # of whoever uses it
@@ -29,6 +29,7 @@ class PrefectServer:
         }
         prefect = Path(sys.executable).with_name("prefect")
         self._command = [str(prefect), "server", "start", "--no-ui", "--port", str(port)]
+        self._settings = settings  # of the server alone
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -36,7 +37,7 @@ class PrefectServer:
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(
             self._command,
-            env=os.environ | self.environment,
+            env=os.environ | self.environment | self._settings,
             stdin=quiet,
             stdout=quiet,
             stderr=quiet,

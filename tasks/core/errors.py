@@ -62,6 +62,16 @@ class ManifestError(UsageError):
         count = counted(len(problems), "fault")
         super().__init__("\n".join([f"The manifest was refused: {count}. Nothing was sent.", *lines]))
 
+    @property
+    def summary(self) -> str:
+        """One sentence, with the first fault."""
+        first, others = self.problems[0], len(self.problems) - 1
+        more = f", and {others} more that `dicom-ingest run` shows at a terminal" if others else ""
+        return f"The manifest was refused, nothing was sent: {first}{more}."
+
+    def __reduce__(self) -> tuple[type["ManifestError"], tuple[list[Problem]]]:
+        return type(self), (list(self.problems),)
+
 
 class StoppedError(IngestError):
     """The run can't go on: credentials refused, far side down, ledger not writable."""

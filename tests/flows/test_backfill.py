@@ -1,9 +1,11 @@
 """The backfill flow under Prefect: its state counts, the report tells, and Prefect learns nothing more."""
 
 import binascii
+import logging
+import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.flows.conftest import Objects, Plant, cut
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "at_sandbox")
 
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 # What two runs over the same files may differ in.
 OF_ONE_RUN = ("key", "started_at", "finished_at", "duration_s", "run_id")
 
@@ -169,10 +172,60 @@ class TestWrongManifest:
         assert objects() == before
         assert not (tmp_path / "report").exists()
 
-    def test_that_is_not_there_fails_the_run(self, tmp_path: Path) -> None:
+    def test_is_one_sentence_in_the_ui(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The first fault, and how many more there are: no list of them, no traceback."""
+        manifest = write_manifest(tmp_path / "manifest.csv", *[""] * 35)
+        manifest.write_text("study_dir,label\n" + ",x\n" * 35)
+        state = run(manifest, tmp_path / "report")
+        assert state.message == (
+            "The manifest was refused, nothing was sent: row 1, study_dir: is empty, and 34 more that "
+            "`dicom-ingest run` shows at a terminal."
+        )
+        logs = [record for record in caplog.records if record.name.startswith("prefect.flow_runs")]
+        assert [
+            record.getMessage() for record in logs if "\n" in record.getMessage() or record.exc_info
+        ] == []
+        assert [record for record in logs if record.levelno >= logging.ERROR] == []
+
+    def test_is_told_whole_at_a_terminal(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        manifest = tmp_path / "manifest.csv"
+        manifest.write_text("study_dir,label\n" + ",x\n" * 3)
+        report = str(tmp_path / "report")
+        assert execute(["run", str(manifest), "--report-dir", report]) == 2
+        told = capfd.readouterr().err
+        assert [f"row {row}, study_dir: is empty" in told for row in (1, 2, 3)] == [True] * 3
+
+    def test_that_is_not_there_fails_the_run(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """One sentence of ours, not a traceback of the operating system's."""
         state = run(tmp_path / "manifest.csv", tmp_path / "report")
         assert isinstance(state.result(raise_on_failure=False), IngestError)
+        assert str(state.message).startswith("The manifest can't be read: No such file or directory.")
+        assert "Traceback" not in caplog.text
+
+
+class TestName:
+    @pytest.fixture
+    def named(self, tmp_path: Path, plant: Plant) -> Callable[[str], str]:
+        """What a run is called whose manifest has these rows."""
+
+        def named(rows: str) -> str:
+            for study in ("a", "b"):
+                plant(tmp_path / study)
+            manifest = tmp_path / "manifest.csv"
+            manifest.write_text(f"study_dir,label\n{rows}")
+            state = run(manifest, tmp_path / "report", campaign="spring")
+            with get_client(sync_client=True) as client:
+                flow_run_id = state.state_details.flow_run_id
+                assert flow_run_id
+                return client.read_flow_run(flow_run_id).name
+
+        return named
+
+    def test_has_the_manifests_label_then_campaign_and_time(self, named: Callable[[str], str]) -> None:
+        assert re.fullmatch(rf"CT of 2019 spring {TIME}", named("a,CT of 2019\nb,CT of 2019\n"))
+
+    def test_has_no_label_where_rows_differ(self, named: Callable[[str], str]) -> None:
+        assert re.fullmatch(rf"spring {TIME}", named("a,first\nb,second\n"))
 
 
 class TestBothShells:
@@ -237,7 +290,9 @@ class TestWhatPrefectLearns:
         self, secrets: list[str], prefect_server: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Not in a parameter, result, state, name or log, nor in what Prefect keeps in its home."""
-        told = database_with("batch 1", "entries in the manifest", "outside --root", "refused the client")
+        told = database_with(
+            "batch 1", "entries in the manifest", "manifest was refused", "refused the client"
+        )
         told = "\n".join([told, *texts_below(prefect_server), caplog.text]).lower()
         assert [secret for secret in secrets if secret.lower() in told] == []
 

@@ -1,9 +1,11 @@
 """What a person does to a run in Prefect's UI, by the requests that the UI makes."""
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,6 +28,7 @@ FILES = 60
 PARALLEL = 2
 SUSPENDED = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
 CANCELLING = {"type": "CANCELLING", "name": "Cancelling"}
+CANCELLED = {"type": "CANCELLED", "name": "Cancelled"}
 RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry"}
 
 
@@ -56,7 +59,7 @@ def quick(_request: Request) -> None:
 class Run:
     """One run of backfill/manual, and what the UI may ask of it."""
 
-    def __init__(self, serving: Served, far_side: FarSide, directory: Path) -> None:
+    def __init__(self, serving: Served, far_side: FarSide, directory: Path, **named: str) -> None:
         self.asked = serving.asked
         self.far_side = far_side
         self.report_dir = directory / "report"
@@ -69,7 +72,7 @@ class Run:
             "options": {"parallel": PARALLEL},
         }
         path = f"/deployments/{deployment['id']}/create_flow_run"
-        self.id = UUID(self.asked("POST", path, {"parameters": parameters})["id"])
+        self.id = UUID(self.asked("POST", path, {"parameters": parameters, **named})["id"])
 
     def set(self, state: dict[str, Any], *, force: bool = True) -> None:
         self.asked("POST", f"/flow_runs/{self.id}/set_state", {"state": state, "force": force})
@@ -89,8 +92,30 @@ class Run:
     def _told(self) -> Any:
         return self.asked("GET", f"/flow_runs/{self.id}")
 
+    def name(self) -> str:
+        return str(self._told()["name"])
+
     def state(self) -> str:
         return str(self._told()["state_name"])
+
+    def assert_no_alarm(self) -> None:
+        """No batch is red, and nothing in the logs of run and batches is an error or a traceback."""
+        of_it = {"flow_runs": {"id": {"any_": [str(self.id)]}}}
+        await_that(lambda: "Finished in state" in self._log())
+        batches = self.asked("POST", "/task_runs/filter", of_it)
+        assert batches
+        assert {batch["state_type"] for batch in batches} == {"COMPLETED"}, batches
+        logs = self._logs()
+        assert [each["message"] for each in logs if each["level"] >= logging.ERROR] == []
+        assert "Traceback" not in self._log()
+
+    def _log(self) -> str:
+        return "\n".join(each["message"] for each in self._logs())
+
+    def _logs(self) -> list[dict[str, Any]]:
+        of_it = {"logs": {"flow_run_id": {"any_": [str(self.id)]}}, "limit": 200}
+        logs: list[dict[str, Any]] = self.asked("POST", "/logs/filter", of_it)
+        return logs
 
     def assert_interrupted(self) -> None:
         """A whole report, in which what was not tried says so."""
@@ -132,6 +157,7 @@ def test_suspended_it_ends_in_order_and_resumed_it_goes_on(run: Run) -> None:
     run.set(SUSPENDED)
     run.assert_interrupted()
     assert run.state() == "Suspended"
+    run.assert_no_alarm()
     run.far_side.script = quick
     run.resume()
     assert run.ended()["state_type"] == "COMPLETED"
@@ -142,12 +168,53 @@ def test_cancelled_it_ends_in_order_and_retried_it_goes_on(run: Run) -> None:
     run.set(CANCELLING)
     assert run.ended()["state_type"] == "CANCELLED"
     run.assert_interrupted()
+    run.assert_no_alarm()
     run.far_side.script = quick
     await_that(run.is_let_go)
     run.set(RETRY, force=False)
     await_that(lambda: run.state() not in ("Cancelled", "AwaitingRetry"))
     assert run.ended()["state_type"] == "COMPLETED"
     run.assert_all_stored_once()
+
+
+def test_paused_it_ends_in_order_when_the_pauses_time_is_over(run: Run) -> None:
+    """Prefect, whose dialog asks for that time, fails it then."""
+    run.set(paused(timedelta(seconds=1)))
+    run.assert_interrupted()
+    assert run.ended()["state_type"] == "FAILED"
+    run.assert_no_alarm()
+
+
+def test_paused_it_ends_the_batches_under_way_and_then_itself(run: Run) -> None:
+    """No batch is left that a pause could hold up."""
+    run.set(paused(timedelta(minutes=5)))
+    run.far_side.script = quick
+    assert run.ended()["state_type"] == "COMPLETED"
+    run.assert_no_alarm()
+    run.assert_all_stored_once()
+
+
+def paused(timeout: timedelta) -> dict[str, Any]:
+    """What the UI's dialog asks for."""
+    until = (datetime.now(UTC) + timeout).isoformat()
+    return {
+        "type": "PAUSED",
+        "name": "Paused",
+        "state_details": {"pause_timeout": until, "pause_reschedule": False},
+    }
+
+
+def test_another_waits_for_its_end_under_the_name_that_was_typed(run: Run, serving: Served) -> None:
+    """As many PUTs as one run makes, whatever is clicked; and what is typed is what it is found by."""
+    directory = run.report_dir.parent
+    another = Run(serving, run.far_side, directory, name="night-run")
+    await_that(lambda: another.state() == "AwaitingConcurrencySlot")
+    assert another.name() == "night-run"
+    another.set(CANCELLED)
+    run.far_side.script = quick
+    assert run.ended()["state_type"] == "COMPLETED"
+    assert run.far_side.most_puts_under_way == PARALLEL
+    assert run.name().startswith("default 2")
 
 
 class Stops(list[IngestError]):

@@ -1,12 +1,16 @@
 """A folder of manifests, as a schedule finds it: each is run until it is finished, whatever others are."""
 
+import logging
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.backfill import backfill
 from tasks.core.errors import UsageError
@@ -28,9 +32,21 @@ def run(place: Path | str, report_dir: Path) -> State[Any]:
     return backfill(manifest=str(place), report_dir=str(report_dir), return_state=True)
 
 
+def parts_of(state: State[Any]) -> list[str]:
+    """The names of the flow runs that are part of this one, in their order."""
+    parent = FlowRunFilterParentFlowRunId(any_=[state.state_details.flow_run_id])
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(parent_flow_run_id=parent), sort=FlowRunSort.START_TIME_ASC
+        )
+    return [run.name for run in runs]
+
+
 @pytest.mark.usefixtures("prefect_server", "at_sandbox")
 class TestFolder:
-    def test_is_run_manifest_by_manifest(self, tmp_path: Path, plant: Plant, objects: Objects) -> None:
+    def test_is_run_manifest_by_manifest(
+        self, tmp_path: Path, plant: Plant, objects: Objects, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """Wrong ones and incomplete ones keep no other back; finished ones are left alone."""
         plant(tmp_path / "a", 2)
         plant(tmp_path / "b", 1)
@@ -46,6 +62,12 @@ class TestFolder:
         assert state.is_failed()
         assert state.message == "4 manifests: 2 done, 1 incomplete, 1 wrong"
         assert len(objects() - before) == 3
+        assert [name[: len("manifest 1 of 4 default 2")] for name in parts_of(state)] == [
+            f"manifest {number} of 4 default 2" for number in (1, 2, 3, 4)
+        ], "told apart by number, nothing of a path"
+        (error,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+        assert error.startswith("Manifest 2 of 4: The manifest was refused, nothing was sent: ")
+        assert "\n" not in error
         assert [row["status"] for row in read_report(tmp_path / "report" / "1.csv")] == ["uploaded"] * 2
         write(folder / "2.csv", "../a")
         (tmp_path / "c" / "IM0001.dcm").unlink()

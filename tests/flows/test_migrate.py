@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.slots import limit_name
 from tasks.report import read_report
 from tests.conftest import Dicom
 from tests.databases import PostgreSQL
@@ -74,7 +75,7 @@ def test_a_killed_worker_costs_nothing(
     assert len(keys) == STUDIES * FILES
     assert keys <= set(far_side.bodies) <= told, "what a kill left there is in the report"
     assert far_side.most_puts_under_way <= 20
-    await_no_slot_taken(server.url)
+    await_no_slot_taken(server.url, far_side)
     told = site.told("migration")
     assert "gives no sign of life: its run has crashed" in told
     assert "started again" in told
@@ -162,9 +163,10 @@ def await_shards_of(site: Site, far_side: FarSide, name: str, puts: int = 60) ->
         time.sleep(0.05)
 
 
-def await_no_slot_taken(api: str) -> None:
+def await_no_slot_taken(api: str, far_side: FarSide) -> None:
     """The killed worker's are free again when their lease is over, by themselves."""
     until = time.monotonic() + 240
-    while httpx.get(f"{api}/v2/concurrency_limits/dicom-ingest 127.0.0.1").json()["active_slots"]:
+    limit = f"{api}/v2/concurrency_limits/{limit_name(far_side.url)}"
+    while httpx.get(limit).json()["active_slots"]:
         assert time.monotonic() < until
         time.sleep(1)
