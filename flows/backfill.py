@@ -13,14 +13,14 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectConcurrentFuture
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -30,14 +30,26 @@ from flows.control import asked_end, heeded
 from flows.events import emit_end, emit_stopped
 from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
 from flows.progress import shown
-from tasks.core.errors import IngestError, InterruptedRunError, NotAllStoredError, StoppedError, UsageError
+from tasks.core.errors import (
+    CredentialsRefusedError,
+    IngestError,
+    InterruptedRunError,
+    NotAllStoredError,
+    StoppedError,
+    UsageError,
+)
 from tasks.core.models import EXIT_ONE, Summary
+from tasks.core.options import unknown_variables
 from tasks.engine import BATCHES_IN_FLIGHT, LOOK_UP_S, Engine, ended_by, safe_errors
 from tasks.load import load_manifest
 from tasks.manifests import is_finished, manifests_at
 from tasks.settings import PREFIX, Options, Settings, load
 
+if TYPE_CHECKING:
+    from tasks.shards import Migration
+
 _DEFAULTS: Final = Options()
+_Begun = TypeVar("_Begun", "Engine", "Migration")
 
 
 def campaign_run_name() -> str:
@@ -76,18 +88,36 @@ def backfill(
         if (manifests := manifests_at(manifest)) is not None:
             return _each(manifests, settings, api_endpoint=api_endpoint, api=api, options=options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
+        engine = begun("backfill", settings, lambda: Engine(entries, settings))
         get_run_logger().info("%d study entries in the manifest", len(entries))
-        return carried_out("backfill", Engine(entries, settings))
+        return carried_out("backfill", engine)
 
 
 def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options) -> Settings:
     """A flow's parameters, and for what they leave open the block, then the worker's settings."""
+    for sentence in unknown_variables(os.environ) if deployment.id else ():  # else a command has said them
+        get_run_logger().warning(sentence)
     return load(
         **(settings_of(api) if api else {})
         | ({"report_dir": report_dir} if report_dir else {})
         | ({"api_endpoint": api_endpoint} if api_endpoint else {})
         | options.model_dump(exclude_unset=True)
     )
+
+
+def begun(name: str, settings: Settings, begin: Callable[[], _Begun]) -> _Begun:
+    """A run that may begin; that it makes a ledger anew is the first line of its log.
+
+    Credentials that are refused are an event: a schedule would find them refused again.
+    """
+    try:
+        run = begin()
+    except CredentialsRefusedError as error:
+        emit_stopped(name, settings.campaign, {"exit_code": error.exit_code})
+        raise
+    if sentence := run.begins.sentence(settings.campaign):
+        get_run_logger().info(sentence)
+    return run
 
 
 def carried_out(

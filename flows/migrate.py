@@ -24,7 +24,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.artifacts import published
-from flows.backfill import campaign_run_name, carried_out, ended, settings_for
+from flows.backfill import begun, campaign_run_name, carried_out, ended, settings_for
 from flows.control import heeded
 from flows.follower import Follower, Part
 from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
@@ -77,7 +77,9 @@ def migrate(
         run_id = run_id_for(UUID(flow_run.id).hex, settings)
         progress = Progress()
         with shown(progress), published("migrate", progress):
-            migration = Migration(entries, settings, run_id, shards, balance, progress)
+            migration = begun(
+                "migrate", settings, lambda: Migration(entries, settings, run_id, shards, balance, progress)
+            )
             progress.scanning = False
             standings = migration.standings()
             get_run_logger().info("%d study entries in %d shards", len(entries), len(standings))
@@ -121,7 +123,7 @@ def migrate_shard(
     with safe_errors():
         ours = options.model_copy(update={"parallel": slots})
         settings = settings_for(api_endpoint, report_dir, api, ours)
-        engine = shard_engine(settings, migration, shard_no)
+        engine = begun("migrate-shard", settings, lambda: shard_engine(settings, migration, shard_no))
         taking = partial(taken, limit, slots, engine.raise_if_stopped, engine.stop)
         return carried_out("migrate-shard", engine, taking)
 

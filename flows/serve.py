@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tasks.core.errors import StoppedError
+from tasks.core.errors import StoppedError, UsageError
 
+_LAST_PORT: Final = 65_535
 _START_TIMEOUT_S: Final = 300.0  # the first start prepares a database
 _STOP_TIMEOUT_S: Final = 15.0
 _SERVER_ENVIRONMENT: Final = {
@@ -25,6 +26,8 @@ _SERVER_ENVIRONMENT: Final = {
 
 def serve(port: int) -> None:
     """Until SIGINT or SIGTERM. Serves at the server that is configured, or else starts one."""
+    if not 1 <= port <= _LAST_PORT:
+        raise UsageError(f"--port has to be a number from 1 to {_LAST_PORT}. Nothing was started.")
     url = os.environ.get("PREFECT_API_URL")
     if url:
         _serve_deployments(url)

@@ -35,7 +35,7 @@ class Trail:
             path = report_dir / AUDIT_JSONL
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                self._take()
+                _take(self._file)
                 self._size, self.chain, torn = _end(self._file)
                 os.ftruncate(self._file, self._size)
             except BaseException:
@@ -65,15 +65,6 @@ class Trail:
         finally:
             os.close(self._file)
 
-    def _take(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                "Another run writes into this report directory. Nothing was sent. Wait for its end, or name "
-                "another --report-dir."
-            ) from None
-
     def _append(self, waiting: list[tuple[str, Event, dict[str, Any]]]) -> None:
         chain = Chain(self.chain.lines, self.chain.head)
         lines = b"".join(chain.line(at, event, facts) for at, event, facts in waiting)
@@ -86,6 +77,30 @@ class Trail:
             os.ftruncate(self._file, self._size)  # half a line would break the chain
             raise
         self._size, self.chain = self._size + len(lines), chain
+
+
+def require_free(report_dir: Path) -> None:
+    """Raises UsageError when another run has the trail of this directory, or it is none. Makes nothing."""
+    with _sentences():
+        try:
+            file = os.open(report_dir / AUDIT_JSONL, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            _take(file)
+            _end(file)
+        finally:
+            os.close(file)
+
+
+def _take(file: int) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            "Another run writes into this report directory. Nothing was sent. Wait for its end, or name "
+            "another --report-dir."
+        ) from None
 
 
 def _end(file: int) -> tuple[int, Chain, int]:

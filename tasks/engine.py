@@ -7,7 +7,8 @@
     summary = ingest(load_manifest(Path("manifest.csv")), load(api_endpoint="https://api.example.org"))
 
 `ingest` returns the Summary that is also in summary.json; `summary.exit_code` is the command line's. It
-raises UsageError when nothing was attempted, and StoppedError when no report could be written.
+raises UsageError when nothing was attempted, CredentialsRefusedError when it was because of credentials, and
+StoppedError when no report could be written.
 """
 
 import logging
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -27,10 +28,19 @@ from tasks.assembly import carrier, connect
 from tasks.audit import Trail
 from tasks.certificate import sha256_of, signing_key, write_certificate
 from tasks.core.audit import Event
-from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RefusedError, UsageError
+from tasks.core.errors import (
+    Fault,
+    FaultKind,
+    IngestError,
+    InternalError,
+    InterruptedRunError,
+    UsageError,
+    ending,
+)
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules, batch_target
-from tasks.ledger import Ledger
+from tasks.ledger import Begins, Ledger, begins
+from tasks.preflight import FirstAnswer, first_answer, require_report_dir
 from tasks.report import REPORT_CSV, write_report
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
@@ -74,7 +84,7 @@ class Engine:
         scan: Scan = walk_study,
         shard: Collection[int] | None = None,
     ) -> None:
-        """Opens the ledger and asks the API for any answer: UsageError comes before anything is sent.
+        """Asks the API for one URL, then opens the ledger: what is wrong is raised before anything is made.
 
         `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/shards.py`).
         """
@@ -92,8 +102,10 @@ class Engine:
         with ExitStack() as undo:
             self._client = connect(settings)
             undo.callback(self._client.close)
-            self._client.reach()
             self._key = signing_key(settings.signing_key)
+            require_report_dir(settings.report_dir)
+            self.begins = begins(settings.ledger_at, settings.campaign)
+            answer = first_answer(settings, self._client)
             make_private(settings.report_dir)
             self._trail = Trail(settings.report_dir)
             undo.callback(self._trail.close)
@@ -107,6 +119,7 @@ class Engine:
             )
             undo.callback(self._ledger.close)
             tell_start(self._trail, self.run_id, settings, len(ours))
+            refusal = keep_unused(self._ledger, answer)
             if shard is None:
                 self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
             elif not self._ledger.take_up(self._started_ns, settings.report_dir):
@@ -116,9 +129,12 @@ class Engine:
                 )
             undo.pop_all()
         the_carrier = carrier(settings, self._client, self._ledger, self._slots, self._stopping)
+        the_carrier.any_granted = bool(answer.key)
         self._uploader = Uploader(
             the_carrier, self._ledger, self._slots, self._stopping, self.progress, settings
         )
+        if refusal:
+            self._uploader.stop(refusal)
 
     def batches(self) -> Iterator[int]:
         """Scans lazily; yields the number of each batch that has files to send, as soon as it is full."""
@@ -162,7 +178,7 @@ class Engine:
                 peak_parallel=self._uploader.peak,
                 parallel_course=self._uploader.course,
                 problems=self._problems(why),
-                stopped_exit_code=self._exit_code(why),
+                stopped_exit_code=why.exit_code if why else None,
             )
             self._ledger.end(facts)
             return write(
@@ -180,11 +196,6 @@ class Engine:
                 yield row, entry.study_no
             yield None, entry.study_no
 
-    def _exit_code(self, why: IngestError | None) -> int | None:
-        if isinstance(why, RefusedError) and not self._uploader.any_granted:
-            return UsageError.exit_code
-        return why.exit_code if why else None
-
     def _problems(self, why: IngestError | None) -> list[str]:
         return ([str(why)] if why else []) + problems_of(self._territory)
 
@@ -194,9 +205,14 @@ def ingest(
     settings: Settings,
     watch: Watch = nullcontext,
     scan: Scan = walk_study,
+    announce: Callable[[Begins], None] | None = None,
 ) -> Summary:
-    """A whole run without Prefect; `watch` may show its progress meanwhile."""
+    """A whole run without Prefect; `watch` may show its progress meanwhile, `announce` what begins anew."""
     engine = Engine(entries, settings, scan=scan)
+    if announce:
+        announce(engine.begins)
+    elif sentence := engine.begins.sentence(settings.campaign):
+        log.warning(sentence)
     with watch(engine.progress):
         return engine.finish(ended_by(engine, lambda: _upload_all(engine)))
 
@@ -224,6 +240,7 @@ def write(
     key: "Ed25519PrivateKey | None",
 ) -> Summary:
     """The report, the trail's last line, and the certificate over both."""
+    facts = replace(facts, unused_keys=ledger.unused_keys())
     summary = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
     trail.tell(
         event,
@@ -250,6 +267,13 @@ def tell_start(trail: Trail, run_id: str, settings: Settings, studies: int) -> N
         studies=studies,
     )
     trail.tell(Event.CREDENTIAL, credential=settings.credential)
+
+
+def keep_unused(ledger: Ledger, answer: FirstAnswer) -> IngestError | None:
+    """Makes the key durable that was handed out at the start; the run's end when it is an old one."""
+    if not answer.key or ledger.issue_unused(answer.key, answer.asked_ns):
+        return None
+    return ending(Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before"))
 
 
 def account_for_all(ledger: Ledger, ledger_at: str | Path) -> None:
