@@ -13,7 +13,7 @@ EXIT_CODES_HELP: Final = """\
 Exit codes: 0 every file is where it should be; 1 some are not, and the report
 says which and why; 2 the command, a setting or the manifest is wrong, or the
 API does not answer at the start, and nothing was attempted; 3 stopped early;
-4 credentials refused; 130 interrupted. Once files were looked at, the report is
+4 credentials refused; 130 interrupted. Once the scan has begun, the report is
 complete whatever the code, and the same command goes on from there."""
 
 FIRST_PAGE: Final = f"""\
