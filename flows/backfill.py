@@ -6,19 +6,21 @@ result, a state's message or a log line.
 """
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectConcurrentFuture
 from prefect.logging import get_run_logger
+from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -32,6 +34,7 @@ from flows.names import prefix_label, run_name
 from flows.progress import shown
 from flows.slots import Holder, free_slots, is_standing_server
 from tasks.core.errors import (
+    CredentialsRefusedError,
     IngestError,
     InterruptedRunError,
     ManifestError,
@@ -40,14 +43,19 @@ from tasks.core.errors import (
     UsageError,
 )
 from tasks.core.models import EXIT_ONE, Summary
+from tasks.core.options import unknown_variables
 from tasks.core.words import counted
 from tasks.engine import BATCHES_IN_FLIGHT, LOOK_UP_S, Engine, ended_by, safe_errors
 from tasks.load import load_manifest
 from tasks.manifests import is_finished, manifests_at
 from tasks.settings import Options, Settings, load
 
+if TYPE_CHECKING:
+    from tasks.shards import Migration
+
 _DEFAULTS: Final = Options()
 _INTERRUPTED: Final = "Interrupted"  # of a batch whose run a person ended
+_Begun = TypeVar("_Begun", "Engine", "Migration")
 
 
 @flow(
@@ -81,8 +89,8 @@ def backfill(
             return _each(manifests, settings, api_endpoint=api_endpoint, api=api, options=options)
         entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
         prefix_label(entries, settings.campaign)
+        engine = begun("backfill", settings, lambda: Engine(entries, settings))
         get_run_logger().info("%s in the manifest", counted(len(entries), "study entry"))
-        engine = Engine(entries, settings)
         return carried_out("backfill", engine, lambda: _slots_of(engine))
 
     return final_state(run)
@@ -99,12 +107,29 @@ def final_state(run: Callable[[], State[dict[str, Any]]]) -> State[dict[str, Any
 
 def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options) -> Settings:
     """A flow's parameters, and for what they leave open the block, then the worker's settings."""
+    for sentence in unknown_variables(os.environ) if deployment.id else ():  # else a command has said them
+        get_run_logger().warning(sentence)
     return load(
         **(settings_of(api) if api else {})
         | ({"report_dir": report_dir} if report_dir else {})
         | ({"api_endpoint": api_endpoint} if api_endpoint else {})
         | options.model_dump(exclude_unset=True)
     )
+
+
+def begun(name: str, settings: Settings, begin: Callable[[], _Begun]) -> _Begun:
+    """A run that may begin; that it makes a ledger anew is the first line of its log.
+
+    Credentials that are refused are an event: a schedule would find them refused again.
+    """
+    try:
+        run = begin()
+    except CredentialsRefusedError as error:
+        emit_stopped(name, settings.campaign, {"exit_code": error.exit_code})
+        raise
+    if sentence := run.begins.sentence(settings.campaign):
+        get_run_logger().info(sentence)
+    return run
 
 
 def carried_out(

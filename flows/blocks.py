@@ -26,6 +26,8 @@ class DicomUploadApi(Block):
     token_url: str = Field("", description=HELP["token_url"])
     client_id: str = Field("", description=HELP["client_id"])
     client_secret: SecretStr = Field(SecretStr(""), description=HELP["client_secret"])
+    api_key: SecretStr = Field(SecretStr(""), description=HELP["api_key"])
+    api_key_header: str = Field("", description=HELP["api_key_header"])
     scope: str = Field("", description=HELP["scope"])
     audience: str = Field("", description=HELP["audience"])
     ca_bundle: str = Field("", description=HELP["ca_bundle"])

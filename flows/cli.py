@@ -61,7 +61,10 @@ def _run(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
     from flows.commands import app
+    from tasks.core.options import unknown_variables
 
+    for sentence in unknown_variables(os.environ):
+        say(sentence)
     try:
         return int(app(arguments, exit_on_error=False, print_error=True) or 0)
     except CycloptsError:

@@ -13,9 +13,12 @@ from tasks.core.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from tasks.core.models import StudyEntry, Summary
+    from tasks.ledger import Begins
     from tasks.scan import Territory
+    from tasks.settings import Settings
 
 
 def _version() -> str:
@@ -94,7 +97,9 @@ def upload(
     with safe_errors():
         entry, scan = _what_to_upload(path)
         settings = load(**options.given())
-        summary = ingest([entry], settings, watch=shown, scan=scan)
+        summary = ingest(
+            [entry], settings, shown, scan, announce=lambda begins: _say_what_begins(settings, begins)
+        )
     if list_files:
         _print_files(settings.report_dir)
     _print_summary(summary, settings.report_dir)
@@ -121,13 +126,15 @@ def run(manifest: Path, /, *, options: RunOptions = RunOptions()) -> int:
     with safe_errors():  # what can be known to be wrong is said before Prefect takes seconds to start
         settings = load(**given)
         load_manifest(manifest, Path(settings.root) if settings.root else None)
-    summary = run_flow(
-        "backfill",
-        manifest=str(manifest.absolute()),
-        api_endpoint=settings.api_endpoint,
-        report_dir=str(settings.report_dir.absolute()),
-        options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
-    )
+        checked = _check(settings)
+    with checked:
+        summary = run_flow(
+            "backfill",
+            manifest=str(manifest.absolute()),
+            api_endpoint=settings.api_endpoint,
+            report_dir=str(settings.report_dir.absolute()),
+            options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
+        )
     _print_summary(summary, settings.report_dir)
     return summary.exit_code
 
@@ -170,15 +177,17 @@ def migrate(
                 "migrate needs the Prefect server that the workers have: set PREFECT_API_URL. "
                 "Nothing was sent."
             )
-    summary = run_flow(
-        "migrate",
-        manifest=str(manifest.absolute()),
-        api_endpoint=settings.api_endpoint,
-        report_dir=str(settings.report_dir.absolute()),
-        shards=shards,
-        balance=balance,
-        options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
-    )
+        checked = _check(settings)
+    with checked:
+        summary = run_flow(
+            "migrate",
+            manifest=str(manifest.absolute()),
+            api_endpoint=settings.api_endpoint,
+            report_dir=str(settings.report_dir.absolute()),
+            shards=shards,
+            balance=balance,
+            options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
+        )
     _print_summary(summary, settings.report_dir)
     return summary.exit_code
 
@@ -352,6 +361,26 @@ def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Terr
     if path.exists():
         return StudyEntry(1, str(path.absolute().parent)), just_file(path.absolute())
     raise UsageError("--path: there is no such file or directory. Nothing was sent.")
+
+
+def _check(settings: "Settings") -> "AbstractContextManager[None]":
+    """Finds what is wrong before Prefect takes seconds to start; what the flow is to run within."""
+    from tasks.ledger import begins
+    from tasks.preflight import check, handed_over
+
+    anew = begins(settings.ledger_at, settings.campaign)
+    answer = check(settings)
+    _say_what_begins(settings, anew)
+    return handed_over(answer)
+
+
+def _say_what_begins(settings: "Settings", begins: "Begins") -> None:
+    from tasks.core.escape import escape
+
+    where = settings.ledger_at
+    place = escape(str(where.absolute() if isinstance(where, Path) else where))
+    if sentence := begins.sentence(settings.campaign, place):
+        say(sentence)
 
 
 def _print_files(report_dir: Path) -> None:

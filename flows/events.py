@@ -3,7 +3,8 @@
     dicom-ingest.<flow>.completed       exit code 0; the flow is backfill, migrate or migrate-shard
     dicom-ingest.<flow>.incomplete      exit code 1: the report says which files, and why
     dicom-ingest.<flow>.interrupted     suspended or cancelled by a person, or the machine shut down
-    dicom-ingest.<flow>.stopped         stopped early: credentials refused, far side down for too long
+    dicom-ingest.<flow>.stopped         stopped early: the platform down for too long; credentials refused,
+                                        also before the run could begin
     dicom-ingest.study.incomplete       one study, by its number and label; the first twenty of a run
 
 The resource is the campaign (`dicom-ingest.campaign.<name>`) or a study of it (`....study.<number>`). Prefect

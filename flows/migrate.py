@@ -23,7 +23,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.artifacts import published
-from flows.backfill import carried_out, ended, final_state, holder_of, settings_for
+from flows.backfill import begun, carried_out, ended, final_state, holder_of, settings_for
 from flows.control import heeded
 from flows.follower import Follower, Part
 from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
@@ -80,7 +80,9 @@ def migrate(
         run_id = run_id_for(UUID(flow_run.id).hex, settings)
         progress = Progress()
         with shown(progress), published("migrate", progress):
-            migration = Migration(entries, settings, run_id, shards, balance, progress)
+            migration = begun(
+                "migrate", settings, lambda: Migration(entries, settings, run_id, shards, balance, progress)
+            )
             progress.scanning = False
             standings = migration.standings()
             parts = counted(len(standings), "shard")
@@ -128,7 +130,7 @@ def migrate_shard(
     def run() -> State[dict[str, Any]]:
         ours = options.model_copy(update={"parallel": slots})
         settings = settings_for(api_endpoint, report_dir, api, ours)
-        engine = shard_engine(settings, migration, shard_no)
+        engine = begun("migrate-shard", settings, lambda: shard_engine(settings, migration, shard_no))
         return carried_out("migrate-shard", engine, lambda: fixed_slots(limit, slots, holder_of(engine)))
 
     return final_state(run)

@@ -8,7 +8,9 @@ from typing import Final
 
 from flows.home import require_home
 from flows.server import NO_TELEMETRY, Server
+from tasks.core.errors import UsageError
 
+_LAST_PORT: Final = 65_535
 _SERVER_ENVIRONMENT: Final = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
@@ -16,6 +18,8 @@ _SERVER_ENVIRONMENT: Final = {
 
 def serve(port: int) -> None:
     """Until SIGINT or SIGTERM. Serves at the server that is configured, or else starts one."""
+    if not 1 <= port <= _LAST_PORT:
+        raise UsageError(f"--port has to be a number from 1 to {_LAST_PORT}. Nothing was started.")
     for name, value in NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
     url = os.environ.get("PREFECT_API_URL")

@@ -9,13 +9,14 @@ SETTINGS_HELP: Final = """\
 Every option is also a setting DICOM_INGEST_<NAME>, such as
 DICOM_INGEST_API_ENDPOINT. Secrets are settings only: DICOM_INGEST_TOKEN, or
 DICOM_INGEST_TOKEN_URL with DICOM_INGEST_CLIENT_ID and
-DICOM_INGEST_CLIENT_SECRET."""
+DICOM_INGEST_CLIENT_SECRET; an API key is DICOM_INGEST_API_KEY."""
 
 EXIT_CODES_HELP: Final = """\
 Exit codes: 0 every file is where it should be; 1 some are not, and the report
-says which and why; 2 the command, a setting or the manifest is wrong, and
-nothing was attempted; 3 stopped early; 130 interrupted. After 1, 3 and 130 the
-report is complete, and the same command goes on from there."""
+says which and why; 2 the command, a setting or the manifest is wrong, or the
+API does not answer at the start, and nothing was attempted; 3 stopped early;
+4 credentials refused; 130 interrupted. Once the scan has begun, the report is
+complete whatever the code, and the same command goes on from there."""
 
 FIRST_PAGE: Final = f"""\
 Usage: dicom-ingest COMMAND [OPTIONS]

@@ -7,9 +7,9 @@ from functools import cache
 from httpx import URL
 
 from tasks.client import UploadClient
-from tasks.core.errors import RefusedError, UsageError
+from tasks.core.errors import CredentialsRefusedError, UsageError
 from tasks.core.hosts import is_loopback
-from tasks.credentials import Credentials, StaticToken, TokenFile, secret_in
+from tasks.credentials import ApiKey, Credentials, StaticToken, TokenFile, secret_in
 from tasks.http import Connections, Timeouts, transport_to, trust
 from tasks.settings import Settings
 from tasks.slots import Slots
@@ -28,6 +28,8 @@ def connect(settings: Settings) -> UploadClient:
         settings.api_endpoint,
         _credentials(settings, connections),
         connections,
+        api_key=_api_key(settings),
+        signs_in_by=_signs_in_by(settings),
         storage_hosts=settings.allow_storage_host,
         allow_http=settings.allow_http,
     )
@@ -54,6 +56,12 @@ def carrier(
     )
 
 
+def warn_without_credentials(settings: Settings) -> None:
+    """An API on another machine that lets anybody upload is hardly what was meant."""
+    if not settings.credential_settings and not is_loopback(URL(settings.api_endpoint).host):
+        log.warning("No credentials are set: files go to an API that lets anybody upload.")
+
+
 def _credentials(settings: Settings, connections: Connections) -> Credentials:
     if settings.token_file:
         return TokenFile(settings.token_file)
@@ -68,9 +76,20 @@ def _credentials(settings: Settings, connections: Connections) -> Credentials:
             settings.scope,
             settings.audience,
         )
-    if not settings.token and not is_loopback(URL(settings.api_endpoint).host):
-        log.warning("No credentials are set: files go to an API that lets anybody upload.")
     return StaticToken(settings.token.get_secret_value())
+
+
+def _api_key(settings: Settings) -> ApiKey | None:
+    if (path := settings.api_key_file) is not None:
+        return ApiKey(settings.api_key_header, lambda: secret_in(path, "DICOM_INGEST_API_KEY_FILE"))
+    if settings.api_key:
+        return ApiKey(settings.api_key_header, settings.api_key.get_secret_value)
+    return None
+
+
+def _signs_in_by(settings: Settings) -> str:
+    names = settings.credential_settings
+    return f"with what {names} says" if names else "without credentials"
 
 
 def _client_secret(settings: Settings) -> str:
@@ -78,5 +97,5 @@ def _client_secret(settings: Settings) -> str:
         return settings.client_secret.get_secret_value()
     try:
         return secret_in(settings.client_secret_file, "DICOM_INGEST_CLIENT_SECRET_FILE")
-    except RefusedError as error:
+    except CredentialsRefusedError as error:
         raise UsageError(f"{error} Nothing was sent.") from None

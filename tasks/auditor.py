@@ -17,7 +17,7 @@ from tasks.certificate import is_signed, read_certificate, sha256_of
 from tasks.core.audit import Break, Event, follow
 from tasks.core.errors import UsageError
 from tasks.core.models import Status
-from tasks.report import FILES, REPORT_CSV, RUNS, read_report, read_summary
+from tasks.report import FILES, REPORT_CSV, RUNS, SUMMARY_JSON, read_report, read_summary
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -110,15 +110,33 @@ def _check_certificate(
 
 
 def _check_report(report_dir: Path, keys: "_Keys", found: Audited) -> None:
-    run_id = read_summary(report_dir).run_id
+    summary = read_summary(report_dir)
+    run_id = summary.run_id
     if run_id not in keys.runs:
         found.fault(f"The trail does not know run {run_id}, whose report {REPORT_CSV} is.")
     for row in read_report(report_dir):
         for sentence in _disagreements(row, keys, found):
             found.fault(f"study {row['study_no']} file {row['file_no']}: {sentence}")
         keys.told(row["key"], *row["superseded_keys"].split(";"))
-    for study_no, file_no in keys.untold(run_id):
-        found.fault(f"study {study_no} file {file_no}: a key was issued for it that the report does not name")
+    _check_unused(summary.unused_keys, keys, found)
+    for state, study_no, file_no in keys.untold(run_id):
+        if state == Event.KEY_UNUSED:
+            found.fault(
+                f"A key was handed out at the start that unused_keys of {SUMMARY_JSON} does not name."
+            )
+        else:
+            found.fault(
+                f"study {study_no} file {file_no}: a key was issued for it that the report does not name"
+            )
+
+
+def _check_unused(unused_keys: list[str], keys: "_Keys", found: Audited) -> None:
+    """Those of shards are in the shards' own trails."""
+    for key in unused_keys:
+        known = keys.get(key)
+        if known and known[0] != Event.KEY_UNUSED:
+            found.fault(f"A key is in unused_keys of {SUMMARY_JSON} that is {known[0]} in the trail.")
+    keys.told(*unused_keys)
 
 
 def _disagreements(row: dict[str, str], keys: "_Keys", found: Audited) -> Iterator[str]:
@@ -145,7 +163,9 @@ _TAKE: Final = """
 INSERT INTO key (key, state, sha256, run_id, study_no, file_no) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET state = excluded.state, sha256 = max(sha256, excluded.sha256)
 """
-_UNTOLD: Final = "SELECT study_no, file_no FROM key WHERE run_id = ? AND NOT told ORDER BY study_no, file_no"
+_UNTOLD: Final = """
+SELECT state, study_no, file_no FROM key WHERE run_id = ? AND NOT told ORDER BY study_no, file_no
+"""
 
 
 class _Keys:
@@ -163,7 +183,7 @@ class _Keys:
             case Event.RUN_STARTED:
                 self._run_id = str(facts.get("run_id"))
                 self.runs.add(self._run_id)
-            case Event.KEY_ISSUED | Event.STORED | Event.SUPERSEDED as state:
+            case Event.KEY_ISSUED | Event.KEY_UNUSED | Event.STORED | Event.SUPERSEDED as state:
                 names = ("key", "sha256", "study_no", "file_no")
                 key, sha256, study_no, file_no = (facts.get(name, "") for name in names)
                 self._database.execute(_TAKE, (key, state, sha256, self._run_id, study_no, file_no))
@@ -178,6 +198,6 @@ class _Keys:
         """The report names them."""
         self._database.executemany("UPDATE key SET told = 1 WHERE key = ?", [(key,) for key in keys if key])
 
-    def untold(self, run_id: str) -> Iterator[tuple[int, int]]:
-        """The files of keys that a run was given and the report does not name."""
+    def untold(self, run_id: str) -> Iterator[tuple[str, int, int]]:
+        """What became of the keys that a run was given and the report does not name, and their files."""
         yield from self._database.execute(_UNTOLD, (run_id,))

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 
 import httpx
 
-from tasks.core.errors import Fault, FaultKind, RefusedError, UsageError
+from tasks.core.errors import Fault, FaultKind
 from tasks.core.hosts import is_private, why_not
-from tasks.credentials import Credentials
+from tasks.credentials import ApiKey, Credentials
 from tasks.http import Answer, Connections
 
 CONTENT_TYPE = "application/dicom"
@@ -59,13 +59,18 @@ class UploadClient:
         credentials: Credentials,
         connections: Connections,
         *,
+        api_key: ApiKey | None = None,
+        signs_in_by: str = "",
         storage_hosts: Sequence[str] = (),
         allow_http: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`signs_in_by`: the settings that hold the credentials, for the sentence about a refusal."""
         self._api = httpx.URL(f"{api_endpoint.rstrip('/')}/")
         self._upload = httpx.URL(f"{self._api}upload/")
         self._credentials = credentials
+        self._api_key = api_key
+        self._signs_in_by = signs_in_by
         self._connections = connections
         self._storage_hosts = tuple(storage_hosts)
         self._allow_http = allow_http
@@ -73,22 +78,6 @@ class UploadClient:
         self._clock = clock
         self._skew_s = 0.0  # the server's clock less ours, from the last presign answer
         self._permitted: set[tuple[str, str]] = set()
-
-    def reach(self) -> None:
-        """Ask the API for any answer at all, and the credentials for a token: no key is handed out.
-
-        Raises UsageError when nothing answers, or the credentials are refused.
-        """
-        try:
-            self._connections.send("HEAD", self._api, {"Accept": "*/*"})
-            self._credentials.authorization()
-        except Fault as fault:
-            raise UsageError(
-                f"The upload API or its token endpoint can't be reached: {fault}. Nothing was sent. "
-                "Check --api-endpoint, DICOM_INGEST_TOKEN_URL and the network, then run it again."
-            ) from None
-        except RefusedError as refused:
-            raise UsageError(f"{refused} Nothing was sent.") from None
 
     def presign(self) -> Ticket:
         """A URL and key for one file that is ready to be sent."""
@@ -148,18 +137,22 @@ class UploadClient:
 
     def _ask_for_url(self) -> Answer:
         """GET /upload/; a refused token is renewed once, by whoever sees it first."""
-        authorization = self._credentials.authorization()
-        answer = self._get_upload(authorization)
+        signed = self._signed()
+        answer = self._get_upload(signed)
         if answer.status in (401, 403):
-            renewed = self._credentials.authorization(refused=authorization)
-            if renewed != authorization:
+            renewed = self._signed(refused=signed.get("Authorization", ""))
+            if renewed != signed:
                 answer = self._get_upload(renewed)
         return answer
 
-    def _get_upload(self, authorization: str) -> Answer:
-        headers = {"Accept": "application/json", "Cache-Control": "no-store"}
-        if authorization:
-            headers["Authorization"] = authorization
+    def _signed(self, refused: str = "") -> dict[str, str]:
+        """The headers that sign in; `refused`: the Authorization that the API has just refused."""
+        authorization = self._credentials.authorization(refused)
+        token = {"Authorization": authorization} if authorization else {}
+        return token | (self._api_key.headers() if self._api_key else {})
+
+    def _get_upload(self, signed: Mapping[str, str]) -> Answer:
+        headers = {"Accept": "application/json", "Cache-Control": "no-store", **signed}
         return self._connections.send("GET", self._upload, headers)
 
     def _check_host(self, url: httpx.URL) -> None:
@@ -182,10 +175,9 @@ class UploadClient:
         what = f"the API answered {status} to GET /upload/"
         if common := answer.trouble():
             return Fault(common, what, status, answer.retry_after_s())
-        if status == 401:
-            return Fault(FaultKind.UNAUTHORIZED, what, status)
-        if status == 403:
-            return Fault(FaultKind.FORBIDDEN, what, status)
+        if status in (401, 403):
+            kind = FaultKind.UNAUTHORIZED if status == 401 else FaultKind.FORBIDDEN
+            return Fault(kind, f"{what} {self._signs_in_by}".rstrip(), status)
         return Fault(FaultKind.SETTINGS if 300 <= status < 500 else FaultKind.PRESIGN, what, status)
 
     def _put_fault(self, answer: Answer, ticket: Ticket) -> Fault:
@@ -215,12 +207,45 @@ def _s3_code(answer: Answer) -> str:
 def _key_and_url(answer: Answer) -> tuple[str, httpx.URL]:
     try:
         told = json.loads(answer.body)
-        key, url = told["key"], httpx.URL(told["url"])
-        if url.host and 0 < len(key.encode()) <= _MAX_KEY_BYTES and key.isprintable():
-            return key, url
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, httpx.InvalidURL):
-        pass
-    raise Fault(FaultKind.PRESIGN, "the API's answer is not JSON with a url and a key", answer.status)
+    except (ValueError, RecursionError):
+        raise _wrong_shape(answer, _what_it_is(answer.body)) from None
+    if not isinstance(told, dict):
+        raise _wrong_shape(answer, "is JSON, but no object")
+    if missing := [name for name in ("url", "key") if name not in told]:
+        raise _wrong_shape(answer, f"has no {' and no '.join(missing)}")
+    if (url := _url(told["url"])) is None:
+        raise _wrong_shape(answer, "has a url that is no absolute URL")
+    if not _is_key(told["key"]):
+        raise _wrong_shape(answer, "has a key that can be none of S3's")
+    return told["key"], url
+
+
+def _wrong_shape(answer: Answer, what: str) -> Fault:
+    return Fault(
+        FaultKind.PRESIGN, f"the API's answer {what}: it has to be JSON with a url and a key", answer.status
+    )
+
+
+def _what_it_is(body: bytes) -> str:
+    """Of a body that is no JSON, in a closed form."""
+    if not body.strip():
+        return "is empty"
+    return "is HTML or XML" if body.lstrip().startswith(b"<") else "is no JSON"
+
+
+def _url(told: object) -> httpx.URL | None:
+    try:
+        url = httpx.URL(told) if isinstance(told, str) else None
+    except httpx.InvalidURL:
+        return None
+    return url if url is not None and url.host else None
+
+
+def _is_key(told: object) -> bool:
+    try:
+        return isinstance(told, str) and 0 < len(told.encode()) <= _MAX_KEY_BYTES and told.isprintable()
+    except UnicodeEncodeError:  # of a lone surrogate
+        return False
 
 
 def expiry(url: httpx.URL) -> float:

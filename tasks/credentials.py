@@ -1,9 +1,11 @@
-"""The bearer token for the upload API, when it is a static one; `oauth2.py` is for the others."""
+"""How a request signs in at the upload API: a static token, an API key; `oauth2.py` is for other tokens."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from tasks.core.errors import RefusedError
+from tasks.core.errors import CredentialsRefusedError
 
 _MAX_SECRET: Final = 64 * 1024
 
@@ -35,18 +37,32 @@ class TokenFile:
         self._path = path
 
     def authorization(self, refused: str = "") -> str:
-        """What the file holds now. Raises RefusedError when it can't be read."""
+        """What the file holds now. Raises CredentialsRefusedError when it can't be read."""
         del refused
         return f"Bearer {secret_in(self._path, 'DICOM_INGEST_TOKEN_FILE')}"
 
 
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that is sent to the upload API beside a token, or in place of one."""
+
+    header: str
+    value: Callable[[], str] = field(repr=False)  # asked for every request: a file may be renewed
+
+    def headers(self) -> dict[str, str]:
+        """For a request to the API's own host. Raises CredentialsRefusedError when a file can't be read."""
+        return {self.header: self.value()}
+
+
 def secret_in(path: Path, setting: str) -> str:
-    """The one line of a file; RefusedError, which names the setting, when there is none."""
+    """The one line of a file; CredentialsRefusedError, which names the setting, when there is none."""
     try:
         with path.open(encoding="ascii") as file:
             secret = file.read(_MAX_SECRET).strip()
     except (OSError, ValueError):
         secret = ""
     if not secret or not secret.isprintable():
-        raise RefusedError(f"The file that {setting} names can't be read, or holds no line of ASCII text.")
+        raise CredentialsRefusedError(
+            f"The file that {setting} names can't be read, or holds no line of ASCII text."
+        )
     return secret

@@ -1,9 +1,35 @@
 """Directories for their owner alone; those that a run which attempted nothing has made are removed again."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from tasks.core.errors import UsageError
+
+log = logging.getLogger("dicom_ingest")
+
+
+def make_private(report_dir: Path) -> list[Path]:
+    """A report that can't be written is known before anything is sent. Gives the directories that it made."""
+    made: list[Path] = []
+    try:
+        made = make_directories(report_dir)
+        with TemporaryFile(dir=report_dir):
+            pass
+    except OSError as error:
+        remove_empty(made)
+        raise UsageError(
+            f"The report directory can't be written: {error.strerror}. Nothing was sent. Name another "
+            "--report-dir."
+        ) from None
+    if report_dir.stat().st_mode & 0o077:
+        log.warning(
+            "The report directory is open to other users of this machine: chmod 700 keeps it private."
+        )
+    return made
 
 
 def make_directories(directory: Path) -> list[Path]:

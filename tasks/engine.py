@@ -7,7 +7,8 @@
     summary = ingest(load_manifest(Path("manifest.csv")), load(api_endpoint="https://api.example.org"))
 
 `ingest` returns the Summary that is also in summary.json; `summary.exit_code` is the command line's. It
-raises UsageError when nothing was attempted, and StoppedError when no report could be written.
+raises UsageError when nothing was attempted, CredentialsRefusedError when it was because of credentials, and
+StoppedError when no report could be written.
 """
 
 import logging
@@ -17,21 +18,30 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from tasks.assembly import carrier, connect
 from tasks.audit import Trail
 from tasks.certificate import sha256_of, signing_key, write_certificate
 from tasks.core.audit import Event
-from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RefusedError, UsageError
+from tasks.core.errors import (
+    Fault,
+    FaultKind,
+    IngestError,
+    InternalError,
+    InterruptedRunError,
+    UsageError,
+    ending,
+)
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules, batch_target
 from tasks.core.words import counted
-from tasks.directories import make_directories, remove_empty
-from tasks.ledger import Ledger
+from tasks.directories import make_private, remove_empty
+from tasks.ledger import Begins, Ledger, begins
+from tasks.preflight import FirstAnswer, first_answer
 from tasks.report import REPORT_CSV, write_report
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
@@ -75,7 +85,7 @@ class Engine:
         scan: Scan = walk_study,
         shard: Collection[int] | None = None,
     ) -> None:
-        """Opens the ledger and asks the API for any answer: UsageError comes before anything is sent.
+        """Asks the API for one URL, then opens the ledger: what is wrong is raised before anything is made.
 
         Whatever refuses the run leaves nothing of it behind. The ledger is opened last, for a new one may be
         another run's by the time that it would be removed.
@@ -95,11 +105,12 @@ class Engine:
         with ExitStack() as undo:
             self._client = connect(settings)
             undo.callback(self._client.close)
-            self._client.reach()
             self._key = signing_key(settings.signing_key)
             undo.callback(remove_empty, make_private(settings.report_dir))
             self._trail = Trail(settings.report_dir)
             undo.callback(self._trail.undo)
+            self.begins = begins(settings.ledger_at, settings.campaign)
+            answer = first_answer(settings, self._client)
             self._ledger = Ledger(
                 settings.ledger_at,
                 settings.campaign,
@@ -110,6 +121,7 @@ class Engine:
             )
             undo.callback(self._ledger.close)
             tell_start(self._trail, self.run_id, settings, len(ours))
+            refusal = keep_unused(self._ledger, answer)
             if shard is None:
                 self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
             elif not self._ledger.take_up(self._started_ns, settings.report_dir):
@@ -118,8 +130,11 @@ class Engine:
                     "Nothing was sent."
                 )
             undo.pop_all()
+        self._any_granted = bool(answer.key)
         self._uploader = self._new_uploader()
         self._is_drained = False
+        if refusal:
+            self._uploader.stop(refusal)
 
     def limit_parallel(self, parallel: int) -> None:
         """So many uploads at once and no more, of those that the settings allow. Before `batches`."""
@@ -179,7 +194,7 @@ class Engine:
                 peak_parallel=self._uploader.peak,
                 parallel_course=self._uploader.course,
                 problems=self._problems(why),
-                stopped_exit_code=self._exit_code(why),
+                stopped_exit_code=why.exit_code if why else None,
             )
             self._ledger.end(facts)
             return write(
@@ -193,6 +208,7 @@ class Engine:
     def _new_uploader(self) -> Uploader:
         slots = Slots(self.settings.parallel, began=self._began)
         the_carrier = carrier(self.settings, self._client, self._ledger, slots, self._stopping)
+        the_carrier.any_granted = self._any_granted
         return Uploader(the_carrier, self._ledger, slots, self._stopping, self.progress, self.settings)
 
     def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
@@ -201,11 +217,6 @@ class Engine:
             for row in self._scan(entry, self._territory):
                 yield row, entry.study_no
             yield None, entry.study_no
-
-    def _exit_code(self, why: IngestError | None) -> int | None:
-        if isinstance(why, RefusedError) and not self._uploader.any_granted:
-            return UsageError.exit_code
-        return why.exit_code if why else None
 
     def _problems(self, why: IngestError | None) -> list[str]:
         return ([str(why)] if why else []) + problems_of(self._territory)
@@ -216,9 +227,14 @@ def ingest(
     settings: Settings,
     watch: Watch = nullcontext,
     scan: Scan = walk_study,
+    announce: Callable[[Begins], None] | None = None,
 ) -> Summary:
-    """A whole run without Prefect; `watch` may show its progress meanwhile."""
+    """A whole run without Prefect; `watch` may show its progress meanwhile, `announce` what begins anew."""
     engine = Engine(entries, settings, scan=scan)
+    if announce:
+        announce(engine.begins)
+    elif sentence := engine.begins.sentence(settings.campaign):
+        log.warning(sentence)
     with watch(engine.progress):
         return engine.finish(ended_by(engine, lambda: _upload_all(engine)))
 
@@ -246,6 +262,7 @@ def write(
     key: "Ed25519PrivateKey | None",
 ) -> Summary:
     """The report, the trail's last line, and the certificate over both."""
+    facts = replace(facts, unused_keys=ledger.unused_keys())
     summary = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
     trail.tell(
         event,
@@ -272,6 +289,13 @@ def tell_start(trail: Trail, run_id: str, settings: Settings, studies: int) -> N
         studies=studies,
     )
     trail.tell(Event.CREDENTIAL, credential=settings.credential)
+
+
+def keep_unused(ledger: Ledger, answer: FirstAnswer) -> IngestError | None:
+    """Makes the key durable that was handed out at the start; the run's end when it is an old one."""
+    if not answer.key or ledger.issue_unused(answer.key, answer.asked_ns):
+        return None
+    return ending(Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before"))
 
 
 def account_for_all(ledger: Ledger, ledger_at: str | Path) -> None:
@@ -344,26 +368,6 @@ def _without_done(futures: set[Future[None]]) -> set[Future[None]]:
     for future in done:
         future.result()
     return pending
-
-
-def make_private(report_dir: Path) -> list[Path]:
-    """A report that can't be written is known before anything is sent. Gives the directories that it made."""
-    made: list[Path] = []
-    try:
-        made = make_directories(report_dir)
-        with TemporaryFile(dir=report_dir):
-            pass
-    except OSError as error:
-        remove_empty(made)
-        raise UsageError(
-            f"The report directory can't be written: {error.strerror}. Nothing was sent. Name another "
-            "--report-dir."
-        ) from None
-    if report_dir.stat().st_mode & 0o077:
-        log.warning(
-            "The report directory is open to other users of this machine: chmod 700 keeps it private."
-        )
-    return made
 
 
 def _rules(settings: Settings, now_ns: int) -> Rules:

@@ -139,7 +139,6 @@ class Hand:
         self._ready = threading.Event()
         self._leaving = False
         self.capacity = 0
-        self.any_granted = False
         self.peak = 0
         self.course: list[tuple[float, int]] = []
         self.platform = PlatformState(processes=0)  # as it last said
@@ -213,12 +212,7 @@ class Hand:
     def _take(self, kind: str, what: Any) -> None:
         match kind:
             case "asks":
-                answers = self._ledger.answer(what)
-                self.any_granted |= any(
-                    method == "issue" and answer is True
-                    for (method, _), answer in zip(what, answers, strict=True)
-                )
-                self._link.send("answers", answers)
+                self._link.send("answers", self._ledger.answer(what))
             case "ended":
                 self._ended(what)
             case "failed":

@@ -5,7 +5,8 @@
     file          what is known of a path: the report's columns, as of the last look at it
     listing       the rows of a run's report: which file, which batch, settled in this run or not
     instance      the claim on a SOP Instance UID: first come; with a key once it is stored
-    issued_key    every key ever handed out; those that are not their file's key are superseded
+    issued_key    every key ever handed out; those that are not their file's key are superseded, and
+                  those of no file (file_id 0) were asked for at a run's start and are unused
 
 All writes go through one thread that commits in groups: whoever writes waits until his row is durable, and
 shares the commit with all who wait at that moment. Paths are stored escaped (`core/escape.py`).
@@ -17,6 +18,7 @@ import heapq
 import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from enum import StrEnum
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self
@@ -41,7 +43,7 @@ from tasks.core.models import (
 )
 from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.core.reconcile import Claim
-from tasks.database import Writer, connect, execute_many, has_ledger, prepare, told
+from tasks.database import Writer, connect, execute_many, has_ledger, patiently, prepare, told
 from tasks.derived import report_select
 from tasks.schema import (
     CLAIMED,
@@ -71,6 +73,30 @@ _NO_RUN: Final = (
 _PLACE: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)  # of a row in the report
 _REPORT_PAGE: Final = 5000
 _PAGE: Final = 1000  # rows read or looked up at once
+_NO_FILE: Final = 0  # in place of a file_id
+
+
+class Begins(StrEnum):
+    """What a run makes anew, so that it knows nothing of what earlier runs stored."""
+
+    NOTHING = ""
+    CAMPAIGN = "campaign"
+    LEDGER = "ledger"
+
+    def sentence(self, campaign: str, where: str = "") -> str:
+        """What that means; empty for nothing. `where` the ledger is may be said on a terminal alone."""
+        if self is Begins.LEDGER:
+            place = f" in {where}" if where else ""
+            return (
+                f"A new ledger begins{place}: what earlier runs stored with another ledger is not known to "
+                "it, and is sent again."
+            )
+        if self is Begins.CAMPAIGN:
+            return (
+                f"Campaign {campaign} is new in this ledger: what other campaigns stored is not known to it, "
+                "and is sent again."
+            )
+        return ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -255,6 +281,10 @@ class Ledger:
         """Makes the intent to send durable. False when the key was handed out before: it must not be used."""
         return bool(self._write(Ledger._issue, (todo, sop_instance_uid, key, now_ns)))
 
+    def issue_unused(self, key: str, now_ns: int) -> bool:
+        """Makes a key durable to which nothing is sent. False when it was handed out before."""
+        return bool(self._write(Ledger._issue_unused, (key, now_ns)))
+
     def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
         """Makes an outcome durable; only then does the file count as done.
 
@@ -310,6 +340,18 @@ class Ledger:
                     tuple((name, text) for name, text in row.extra),
                     row.expected_bytes,
                 )
+
+    def unused_keys(self) -> list[str]:
+        """Those that this run, and each of its shards, was given at its start; oldest first."""
+        run_ids = [self.run_id, *(shard.run_id for shard in self.shards())]
+        query = (
+            sa.select(issued_key.c.key)
+            .where(issued_key.c.file_id == _NO_FILE, issued_key.c.run_id.in_(run_ids))
+            .where(issued_key.c.campaign == self.campaign)
+            .order_by(issued_key.c.issued_ns)
+        )
+        with told(), self._engine.connect() as db:
+            return list(db.scalars(query))
 
     def overlaps(self) -> dict[int, int]:
         """study_no to the earlier study_no that it shares files with."""
@@ -501,6 +543,19 @@ class Ledger:
                 self._tell(Event.KEY_ISSUED, todo, key=key, sop_instance_uid=uid)
         return [item in owned for item in wanted]
 
+    def _issue_unused(self, db: sa.Connection, items: list[tuple[str, int]]) -> list[bool]:
+        return [self._issue_unused_one(db, *item) for item in items]
+
+    def _issue_unused_one(self, db: sa.Connection, key: str, now_ns: int) -> bool:
+        ours = {"campaign": self.campaign, "run_id": self.run_id}
+        row = {"file_id": _NO_FILE, "key": key, "issued_ns": now_ns, "sop_instance_uid": ""}
+        execute_many(db, self._new(issued_key), [row | ours])
+        found = db.execute(ISSUED, {"in_campaign": self.campaign, "in_run": self.run_id, "keys": [key]})
+        is_new = [tuple(each) for each in found] == [(_NO_FILE, key, now_ns, "")]
+        if is_new and self._trail:
+            self._trail.tell(Event.KEY_UNUSED, key=key)
+        return is_new
+
     def _settle(self, db: sa.Connection, items: list[tuple[Todo, Outcome, Collection[str]]]) -> list[None]:
         groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for todo, outcome, claimed in items:
@@ -627,6 +682,25 @@ class Ledger:
 
     def _write(self, handler: Any, item: Any) -> Any:
         return self._writer.submit(handler.__get__(self), item)
+
+
+def begins(url: str | Path, campaign: str) -> Begins:
+    """What a run of this campaign would make anew. It makes nothing itself."""
+    if isinstance(url, Path) and not (url.is_file() and url.stat().st_size):
+        return Begins.LEDGER
+    engine = connect(url)
+    try:
+        return patiently(lambda: _begins(engine, campaign))
+    finally:
+        engine.dispose()
+
+
+def _begins(engine: sa.Engine, campaign: str) -> Begins:
+    with engine.connect() as db:
+        if not sa.inspect(db).has_table(run.name):
+            return Begins.LEDGER
+        is_known = db.scalar(sa.select(sa.exists().where(run.c.campaign == campaign)))
+        return Begins.NOTHING if is_known else Begins.CAMPAIGN
 
 
 def shard_run_id(run_id: str, shard_no: int) -> str:

@@ -3,13 +3,16 @@
 import base64
 import threading
 import time
+from typing import Final
 from urllib.parse import quote
 
 from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
-from tasks.core.errors import Fault, RefusedError
-from tasks.http import Connections
+from tasks.core.errors import CredentialsRefusedError, Fault, WrongSettingsError
+from tasks.http import Answer, Connections
 from tasks.turn import waiting
+
+_REFUSING: Final = frozenset({400, 401, 403})  # RFC 6749, 5.2; 403 is what gateways answer in its place
 
 
 class ClientCredentials:
@@ -41,7 +44,8 @@ class ClientCredentials:
     def authorization(self, refused: str = "") -> str:
         """The current token; the first caller who finds it dying or refused fetches the next one for all.
 
-        Raises Fault when the token endpoint does not answer, RefusedError when it refuses the client.
+        Raises Fault when the token endpoint does not answer, CredentialsRefusedError when it refuses the
+        client, WrongSettingsError when its answer is that of no token endpoint.
         """
         with waiting(), self._lock:
             if self._value == refused or time.monotonic() >= self._good_until:
@@ -63,9 +67,19 @@ class ClientCredentials:
             token = self._oauth.parse_request_body_response(answer.text())
             self._value = f"Bearer {token['access_token']}"
         except (OAuth2Error, ValueError, TypeError, AttributeError, Warning):  # also JSON that is no object
-            raise RefusedError(
-                f"The token endpoint refused the client credentials (HTTP {answer.status}). "
-                "Check DICOM_INGEST_TOKEN_URL, _CLIENT_ID, _CLIENT_SECRET and _SCOPE."
-            ) from None
+            raise _refusal(answer) from None
         lifetime_s = float(token.get("expires_in") or 300)
         self._good_until = time.monotonic() + max(lifetime_s - self._EARLY_S, lifetime_s / 2)
+
+
+def _refusal(answer: Answer) -> CredentialsRefusedError | WrongSettingsError:
+    """A refused client, or an address at which there is no token endpoint."""
+    if answer.status in _REFUSING:
+        return CredentialsRefusedError(
+            f"The token endpoint refused the client credentials (HTTP {answer.status}). "
+            "Check DICOM_INGEST_TOKEN_URL, _CLIENT_ID, _CLIENT_SECRET and _SCOPE."
+        )
+    return WrongSettingsError(
+        f"What is at DICOM_INGEST_TOKEN_URL answers like no token endpoint (HTTP {answer.status}). "
+        "Check that address, and _CLIENT_ID, _CLIENT_SECRET and _SCOPE."
+    )

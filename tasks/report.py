@@ -361,6 +361,7 @@ def _summary(run: RunFacts, totals: _Totals) -> Summary:
         exit_code=told if run.stopped_exit_code is None else run.stopped_exit_code,
         parallel_course=list(run.parallel_course),
         problems=list(run.problems),
+        unused_keys=list(run.unused_keys),
     )
 
 

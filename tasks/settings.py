@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from pydantic import (
     BaseModel,
@@ -26,11 +26,18 @@ from tasks.core.errors import FaultKind, UsageError
 from tasks.core.hosts import why_not
 from tasks.core.models import OnConflict
 from tasks.core.options import HELP
+from tasks.core.options import PREFIX as PREFIX
 from tasks.core.retry import BUDGETS
 
-PREFIX = "DICOM_INGEST_"
 MOST_PARALLEL: Final = 20  # what the platform asks for
 
+# RFC 9110, 5.1; not one that says who asks, what is asked, or where a message ends.
+_HEADER: Final = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+\Z")
+_NOT_FOR_KEYS: Final = re.compile(
+    r"(authorization|host|cookie|accept|cache-control|connection|keep-alive|expect|te|trailer|upgrade"
+    r"|transfer-encoding|(content|proxy|if|accept)-.*)\Z",
+    re.IGNORECASE,
+)
 # For the form: Prefect's server checks them before it keeps what was filled in.
 _LEDGER: Final = r"^(?![^:]+://[^:/@]*:[^@]*@)"
 _RETRY: Final = rf"^({'|'.join(BUDGETS)})=[0-9]+$"
@@ -97,11 +104,25 @@ class Settings(BaseSettings, Options):
     client_id: str = Field("", description=HELP["client_id"])
     client_secret: SecretStr = Field(SecretStr(""), description=HELP["client_secret"])
     client_secret_file: Path | None = Field(None, description=HELP["client_secret_file"])
+    api_key: SecretStr = Field(SecretStr(""), description=HELP["api_key"])
+    api_key_file: Path | None = Field(None, description=HELP["api_key_file"])
+    api_key_header: str = Field("x-api-key", description=HELP["api_key_header"])
     scope: str = Field("", description=HELP["scope"])
     audience: str = Field("", description=HELP["audience"])
     user_id: str = Field("", description=HELP["user_id"])
     signing_key: Path | None = Field(None, description=HELP["signing_key"])
     ca_bundle: Path | None = Field(None, description=HELP["ca_bundle"])
+
+    @field_validator("api_endpoint")
+    @classmethod
+    def _without_upload(cls, url: str) -> str:
+        """The address of GET /upload/, which the platform's pages name, means the API that answers there."""
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return url  # what is wrong with it, `_whole` says
+        path = parts.path.rstrip("/").removesuffix("/upload").rstrip("/")  # one of two, where an API has that
+        return urlunsplit(parts._replace(path=path))
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -110,6 +131,8 @@ class Settings(BaseSettings, Options):
         ways = (self.token, self.token_file, self.token_url)
         if sum(map(bool, ways)) > 1:
             raise ValueError("TOKEN, TOKEN_FILE and TOKEN_URL: only one of them can be the way to a token")
+        if fault := self._fault_of_api_key():
+            raise ValueError(fault)
         if has_password(self.ledger):
             raise ValueError("LEDGER must not hold a password: it comes from PGPASSWORD or PGPASSFILE")
         for name, url in (("API_ENDPOINT", self.api_endpoint), ("TOKEN_URL", self.token_url)):
@@ -117,26 +140,54 @@ class Settings(BaseSettings, Options):
                 raise ValueError(f"{name} {objection}")
         return self
 
+    def _fault_of_api_key(self) -> str:
+        """What is wrong with how the API key is given; empty when nothing is."""
+        key = self.api_key.get_secret_value()
+        if key and self.api_key_file:
+            return "API_KEY and API_KEY_FILE: only one of them can hold the key"
+        if not (key.isascii() and key.isprintable()):
+            return "API_KEY is not one line of ASCII text"
+        if not _HEADER.match(self.api_key_header) or _NOT_FOR_KEYS.match(self.api_key_header):
+            return "API_KEY_HEADER is no name of a header that an API key can be sent in, such as x-api-key"
+        return ""
+
     @property
     def digest(self) -> str:
         """SHA-256 of everything but the secrets: two runs with the same were told the same."""
-        told = self.model_dump(mode="json", exclude={"token", "client_secret"})
+        told = self.model_dump(mode="json", exclude={"token", "client_secret", "api_key"})
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     @property
     def credential(self) -> str:
-        """By what name the API knows us: a client's id, a digest of a static token; never a secret."""
-        if self.token_url:
-            return f"client {self.client_id}"
-        if self.token_file:
-            return "token file"
-        token = self.token.get_secret_value().encode()
-        return f"token {hashlib.sha256(token).hexdigest()[:16]}" if token else "none"
+        """By what name the API knows us: a client's id, digests of token and API key; never a secret."""
+        token = f"client {self.client_id}" if self.token_url else _digest("token", self.token)
+        names = (
+            "token file" if self.token_file else token,
+            "API key file" if self.api_key_file else _digest("API key", self.api_key),
+        )
+        return " and ".join(filter(None, names)) or "none"
+
+    @property
+    def credential_settings(self) -> str:
+        """Which settings hold the credentials, in words; empty without any."""
+        given = (
+            ("TOKEN", self.token),
+            ("TOKEN_FILE", self.token_file),
+            ("TOKEN_URL", self.token_url),
+            ("API_KEY", self.api_key),
+            ("API_KEY_FILE", self.api_key_file),
+        )
+        return " and ".join(f"{PREFIX}{name}" for name, value in given if value)
 
     @property
     def ledger_at(self) -> Path | str:
         """The SQLite file, or the URL of another database."""
         return ledger_at(self.ledger, self.report_dir)
+
+
+def _digest(name: str, secret: SecretStr) -> str:
+    text = secret.get_secret_value().encode()
+    return f"{name} {hashlib.sha256(text).hexdigest()[:16]}" if text else ""
 
 
 def ledger_at(ledger: str, report_dir: Path) -> Path | str:

@@ -13,16 +13,18 @@ from enum import StrEnum
 from typing import Final
 from uuid import uuid4
 
+from tasks.assembly import connect
 from tasks.audit import Trail
 from tasks.certificate import signing_key
 from tasks.core.audit import Event
-from tasks.core.errors import IngestError, StoppedError, UsageError
+from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
 from tasks.database import has_ledger
-from tasks.directories import remove_empty
-from tasks.engine import Engine, account_for_all, make_private, problems_of, tell_start, write
-from tasks.ledger import Ledger, ShardStanding, shard_run_id
+from tasks.directories import make_private, remove_empty
+from tasks.engine import Engine, account_for_all, keep_unused, problems_of, tell_start, write
+from tasks.ledger import Ledger, ShardStanding, begins, shard_run_id
+from tasks.preflight import first_answer
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
 from tasks.slots import summed
@@ -66,9 +68,14 @@ class Migration:
             undo.callback(remove_empty, make_private(settings.report_dir))
             self._trail = Trail(settings.report_dir)
             undo.callback(self._trail.undo)
-            self._ledger = _ledger(settings, run_id)
+            self.begins = begins(settings.ledger_at, settings.campaign)
+            with closing(connect(settings)) as client:
+                answer = first_answer(settings, client)
+            self._ledger = _ledger(settings, run_id, self._trail)
             undo.callback(self._ledger.close)
             tell_start(self._trail, run_id, settings, len(entries))
+            if refusal := keep_unused(self._ledger, answer):
+                raise refusal
             if not self.standings():
                 weights = weigh(entries, territory, balance, progress)
                 by_no = {entry.study_no: entry for entry in entries}
@@ -123,7 +130,7 @@ class Migration:
             peak_parallel=min(self.settings.parallel, sum(facts.peak_parallel for facts in ended)),
             parallel_course=summed([self._course(facts) for facts in ended]),
             problems=list(dict.fromkeys(told)),
-            stopped_exit_code=why.exit_code if why else max(codes, default=None),
+            stopped_exit_code=_exit_code(why, codes),
         )
 
     def _course(self, facts: RunFacts) -> list[tuple[float, int]]:
@@ -186,5 +193,12 @@ def require_shared(settings: Settings) -> None:
         )
 
 
-def _ledger(settings: Settings, run_id: str) -> Ledger:
-    return Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after)
+def _exit_code(why: IngestError | None, codes: Sequence[int]) -> int | None:
+    """Why it stopped; that one of its shards stopped, is told by that shard's code."""
+    if CredentialsRefusedError.exit_code in codes and (why is None or isinstance(why, StoppedError)):
+        return CredentialsRefusedError.exit_code
+    return why.exit_code if why else max(codes, default=None)
+
+
+def _ledger(settings: Settings, run_id: str, trail: Trail | None = None) -> Ledger:
+    return Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after, trail)

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from tasks.client import Stored, Ticket, UploadClient
 from tasks.content import Budget, Content, opened
-from tasks.core.errors import Fault, FaultKind, InterruptedRunError, RefusedError, StoppedError
+from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
 from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.reconcile import Claim, Verdict, judge
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
@@ -108,7 +108,7 @@ class Carrier:
         self._held = Budget(held_bytes)
         self._lock = threading.Lock()
         self._forbidden_in_a_row = 0
-        self.any_granted = False  # a key was handed out in this run: something may have been sent
+        self.any_granted = False  # a key was handed out in this run: the credentials are good
 
     def start(self, todo: Todo) -> Trip:
         """The trip that `carry` is to make."""
@@ -117,7 +117,8 @@ class Carrier:
     def carry(self, trip: Trip) -> Outcome | None:
         """The file's outcome; None when a twin of it is under way elsewhere and has to settle first.
 
-        Raises RefusedError when no file can do better, InterruptedRunError when the run stops before a PUT.
+        Raises what `ending` says when no file can do better, InterruptedRunError when the run stops before
+        a PUT.
         """
         while True:
             try:
@@ -200,7 +201,7 @@ class Carrier:
         log.info("%s: %s; %s", trip.todo, fault, action)
         if action is Action.STOP:
             trip.reason = fault.reason
-            raise RefusedError(_sentence(fault))
+            raise ending(fault)
         if action is Action.FAIL:
             status = Status.CHANGED if fault.kind is FaultKind.CHANGED else Status.FAILED
             return trip.ends(self._clock_ns(), status, fault.reason)
@@ -253,12 +254,3 @@ class Carrier:
             started_ns=trip.started_ns,
             finished_ns=self._clock_ns(),
         )
-
-
-def _sentence(fault: Fault) -> str:
-    advice = {
-        FaultKind.UNAUTHORIZED: "The credentials are refused: check the token or OAuth2 settings.",
-        FaultKind.FORBIDDEN: "The credentials may not upload: ask for the permission, or use others.",
-        FaultKind.KEY_REUSED: "A cache before the API would make images overwrite each other: mend that.",
-    }.get(fault.kind, "The settings are wrong: check --api-endpoint and --allow-storage-host.")
-    return f"Stopped: {fault}. {advice} Then run the same command again."

@@ -118,11 +118,6 @@ class Uploader:
         progress.platform = self.platform
 
     @property
-    def any_granted(self) -> bool:
-        """Whether a key was handed out in this run: something may have been sent."""
-        return self._carrier.any_granted or any(hand.any_granted for hand in self._hands)
-
-    @property
     def peak(self) -> int:
         """Most PUTs at once; of several processes the sum of each one's most."""
         together = sum(hand.peak for hand in self._hands)

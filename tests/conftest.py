@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 import tasks.assembly
+import tasks.preflight
 from tasks.core.models import StudyEntry, Summary
 from tasks.engine import Engine, ended_by, ingest
 from tasks.report import read_report
@@ -47,6 +48,7 @@ def far_side(only_our_settings: None) -> Iterator[FarSide]:
 def not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Full jitter's shortest draw, each time: only what the far side asks for is waited."""
     monkeypatch.setattr(tasks.assembly, "Carrier", partial(Carrier, jitter=lambda: 0.0))
+    monkeypatch.setattr(tasks.preflight, "_LONGEST_PAUSE_S", 0.0)
 
 
 @pytest.fixture(scope="session")
@@ -92,8 +94,9 @@ class Run:
 
     @property
     def keys_told(self) -> set[str]:
-        """Every key that the report names, superseded ones too."""
-        return {key for row in self.rows.values() for key in (row["key"], *superseded(row)) if key}
+        """Every key that the report names, superseded and unused ones too."""
+        told = {key for row in self.rows.values() for key in (row["key"], *superseded(row)) if key}
+        return told | set(self.summary.unused_keys)
 
 
 def superseded(row: Row) -> list[str]:

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from email.utils import formatdate
 from enum import StrEnum
@@ -117,6 +117,17 @@ def always(step: Step, deviation: Deviation) -> Script:
     return lambda request: deviation if request.step is step else None
 
 
+def once_begun(script: Script) -> Script:
+    """The URL that a run asks for at its start is a good one, and is not counted."""
+
+    def counted(request: Request) -> Deviation | None:
+        if request.step is not Step.PRESIGN:
+            return script(request)
+        return script(replace(request, n=request.n - 1)) if request.n > 1 else None
+
+    return counted
+
+
 def interrupting(n: int) -> Script:
     """At the nth PUT, of which each takes a while, comes a signal that ends no wait of the main thread."""
 
@@ -161,6 +172,7 @@ class FarSide:
         self.requests: list[Request] = []
         self.clock_skew_s = 0.0
         self.tokens = {f"Bearer {TOKEN}"}
+        self.api_keys: set[str] = set()  # accepted in x-api-key in place of a token
         self.token_lifetime_s = 3600
         self.puts_under_way = 0
         self.most_puts_under_way = 0
@@ -233,6 +245,9 @@ class FarSide:
     def store(self, key: str, body: bytes) -> None:
         with self.lock:
             self.objects.setdefault(key, []).append(body)
+
+    def knows(self, headers: Message) -> bool:
+        return headers.get("Authorization") in self.tokens or headers.get("x-api-key") in self.api_keys
 
     def mint(self, wanted: Minted) -> Reply:
         key = wanted.key or f"uploads/{secrets.token_hex(12)}"
@@ -319,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
         elif isinstance(deviation, Reply):
             self._answer(deviation)
-        elif self.headers.get("Authorization") not in self.far_side.tokens:
+        elif not self.far_side.knows(self.headers):
             self._answer(_json(401, {"detail": "not authorised"}))
         else:
             self._answer(self.far_side.mint(deviation if isinstance(deviation, Minted) else Minted()))

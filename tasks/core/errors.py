@@ -1,15 +1,17 @@
 """Everything that ends a run early, and every fault of one request, as a tree.
 
-    IngestError                 one clear sentence; `exit_code` is what the process ends with
-    ├── UsageError          2   settings, manifest or arguments are wrong: nothing was attempted
-    │   └── ManifestError       every fault by row and column
-    ├── StoppedError        3   the run can't go on; the report says what was not attempted
-    │   └── RefusedError        the far side refuses us: 2 as long as nothing was sent
-    ├── InterruptedRunError 130 Ctrl-C or SIGTERM
-    ├── InternalError       3   a defect, told without the text of the exception that it was
-    └── NotAllStoredError   1   a run that came to its end: what Prefect's failed state carries
+    IngestError                     one clear sentence; `exit_code` is what the process ends with
+    ├── UsageError              2   settings, manifest or arguments are wrong: nothing was attempted
+    │   └── ManifestError           every fault by row and column
+    ├── StoppedError            3   the run can't go on; the report says what was not attempted
+    │   └── WrongSettingsError      a server's answer shows that a setting is wrong: UsageError at the start
+    ├── CredentialsRefusedError 4   whoever refuses them, at the start (no report) or at any later moment
+    ├── InterruptedRunError     130 Ctrl-C or SIGTERM
+    ├── InternalError           3   a defect, told without the text of the exception that it was
+    └── NotAllStoredError       1   a run that came to its end: what Prefect's failed state carries
 
-    Fault                       one presign or PUT that did not work; `core/retry.py` says what follows
+    Fault                           one presign or PUT that did not work; `core/retry.py` says what follows,
+                                    `ending` which of the errors above it is when that is the run's end
 
 A message names a study and a file by their numbers, a setting by its name, a manifest cell by row and column.
 It never holds a path, a UID, a cell's text, a token or a URL's query: messages reach logs and Prefect.
@@ -74,11 +76,17 @@ class ManifestError(UsageError):
 
 
 class StoppedError(IngestError):
-    """The run can't go on: credentials refused, far side down, ledger not writable."""
+    """The run can't go on: platform down, ledger not writable, a key handed out twice."""
 
 
-class RefusedError(StoppedError):
-    """The far side refuses the settings or the credentials; the same for every file."""
+class WrongSettingsError(StoppedError):
+    """An answer shows that a setting is wrong, for every file; at the start it becomes a UsageError."""
+
+
+class CredentialsRefusedError(IngestError):
+    """The API, or its token endpoint, refuses the credentials, or a file that holds them can't be read."""
+
+    exit_code = 4
 
 
 class InterruptedRunError(IngestError):
@@ -166,3 +174,29 @@ class Fault(Exception):  # noqa: N818 - data that travels by raise, not the end 
     def reason(self) -> Reason:
         """The report's word for it."""
         return REASONS[self.kind]
+
+
+def ending(fault: Fault) -> IngestError:
+    """The error that ends a run when no file can do better than this fault."""
+    kind, advice = _ENDINGS.get(fault.kind, _ENDINGS[FaultKind.SETTINGS])
+    return kind(f"Stopped: {fault}. {advice} Then run the same command again.")
+
+
+_ENDINGS: Final[dict[FaultKind, tuple[type[IngestError], str]]] = {
+    FaultKind.UNAUTHORIZED: (
+        CredentialsRefusedError,
+        "The credentials are refused: check the settings that hold them.",
+    ),
+    FaultKind.FORBIDDEN: (
+        CredentialsRefusedError,
+        "The credentials may not upload: ask for the permission, or use others.",
+    ),
+    FaultKind.KEY_REUSED: (
+        StoppedError,
+        "A cache before the API would make images overwrite each other: mend that.",
+    ),
+    FaultKind.SETTINGS: (
+        WrongSettingsError,
+        "The settings are wrong: check --api-endpoint and --allow-storage-host.",
+    ),
+}

@@ -231,7 +231,8 @@ class RunFacts:
         default_factory=list
     )  # (seconds since the start, slots in use)
     problems: list[str] = field(default_factory=list)
-    stopped_exit_code: int | None = None  # 3 or 130 when the run ended early; wins over 0 and 1
+    stopped_exit_code: int | None = None  # 3, 4 or 130 when the run ended early; wins over 0 and 1
+    unused_keys: list[str] = field(default_factory=list)  # of the URLs that were asked for at the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,3 +255,4 @@ class Summary:
     exit_code: int
     parallel_course: list[tuple[float, int]] = field(default_factory=list)  # (seconds, slots) at each change
     problems: list[str] = field(default_factory=list)  # what the operator should know
+    unused_keys: list[str] = field(default_factory=list)  # handed out at the start; nothing was sent to them

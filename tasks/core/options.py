@@ -1,7 +1,10 @@
 """What each option means, said once: for the command line, the settings and the flow's form."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Final
 
+from tasks.core.escape import escape
 from tasks.core.retry import BUDGETS
 
 _BUDGETS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
@@ -17,7 +20,7 @@ DEFAULTS: Final = {
     "max_outage": "3600",
 }
 HELP: Final = {
-    "api_endpoint": "The upload API. A URL for each file is asked for at {api-endpoint}/upload/.",
+    "api_endpoint": "The upload API, with or without the /upload/ at which it is asked for each file's URL.",
     "report_dir": "Where the report is written, and the ledger unless --ledger names it.",
     "ledger": "SQLite path, or SQLAlchemy URL without a password. Default: ledger.sqlite by the report.",
     "campaign": "The name under which files and UIDs are known to the ledger, from run to run.",
@@ -38,6 +41,9 @@ HELP: Final = {
     "client_id": "The OAuth2 client.",
     "client_secret": "The OAuth2 client's secret.",
     "client_secret_file": "A file that holds the OAuth2 client's secret.",
+    "api_key": "A key for the API, beside a token or in place of one.",
+    "api_key_file": "A file that holds the API key; read for every request, so it may be renewed meanwhile.",
+    "api_key_header": "The header that the API key is sent in, to the API's host alone.",
     "audience": "The audience to ask a token for, where the token endpoint wants one.",
     "scope": "The OAuth2 scope to ask for.",
     "ca_bundle": "PEM certificates of a private certificate authority, beside the system's.",
@@ -45,3 +51,38 @@ HELP: Final = {
     "signing_key": "An Ed25519 key in PEM that signs the certificate of completion.",
     "debug": "Show where an error came from.",
 }
+
+PREFIX: Final = "DICOM_INGEST_"
+# Variables that are no setting of a run: of the sandbox, of deployments/prefect.yaml, between our processes.
+_SANDBOX: Final = (
+    "client_id",
+    "client_secret",
+    "scope",
+    "token_lifetime_s",
+    "url_lifetime_s",
+    "key_prefix",
+    "bucket",
+    "s3_endpoint",
+    "region",
+    "access_key_id",
+    "secret_access_key",
+    "data_dir",
+    "host",
+    "port",
+)
+_OTHERS: Final = ("home", "embedded_server")
+VARIABLES: Final = frozenset(
+    PREFIX + name.upper() for name in (*HELP, *_OTHERS, *(f"sandbox_{each}" for each in _SANDBOX))
+)
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """A sentence for each name of an environment variable that looks like a setting and is none."""
+    ours = sorted(name for name in names if name.upper().startswith(PREFIX))
+    return [_unknown(name) for name in ours if name.upper() not in VARIABLES]
+
+
+def _unknown(name: str) -> str:
+    by_rest = {each.removeprefix(PREFIX): each for each in VARIABLES}
+    (nearest,) = get_close_matches(name.upper().removeprefix(PREFIX), sorted(by_rest), 1, cutoff=0.0)
+    return f"{escape(name)} is no setting and changes nothing; the nearest one is {by_rest[nearest]}."

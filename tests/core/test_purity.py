@@ -15,8 +15,19 @@ CORE = sorted((ROOT / "tasks" / "core").glob("*.py"))
 MODULES = sorted((ROOT / "tasks").rglob("*.py"))
 
 # Of the standard library, what neither touches the world outside nor asks for the time: add with care.
-PURE = {"abc", "bisect", "collections", "dataclasses", "enum", "fnmatch", "functools", "hashlib", "heapq"}
-PURE |= {"ipaddress", "itertools", "json", "math", "operator", "posixpath", "re", "typing", "unicodedata"}
+PURE = {"abc", "bisect", "collections", "dataclasses", "difflib", "enum", "fnmatch", "functools", "hashlib"}
+PURE |= {
+    "heapq",
+    "ipaddress",
+    "itertools",
+    "json",
+    "math",
+    "operator",
+    "posixpath",
+    "re",
+    "typing",
+    "unicodedata",
+}
 IMPURE_CALLS = frozenset({"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"})
 # DESIGN.md section 3; a stage's name is its module. All that a module imports, and so on, counts as its own.
 STAGES = ("load", "scan", "upload", "report", "engine")

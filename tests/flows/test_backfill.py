@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -19,11 +20,11 @@ from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill, upload_batch
 from flows.cli import execute
-from tasks.core.errors import IngestError, ManifestError, NotAllStoredError
+from tasks.core.errors import CredentialsRefusedError, IngestError, ManifestError, NotAllStoredError
 from tasks.core.plan import batch_target
 from tasks.report import read_report, read_summary
 from tasks.settings import Options
-from tests.far_side import TOKEN, FarSide, interrupting
+from tests.far_side import TOKEN, FarSide, Step, always, interrupting, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "at_sandbox")
@@ -111,16 +112,50 @@ class TestFinalState:
         assert rows_of(tmp_path / "report", "status") == first
 
     def test_of_a_run_that_was_stopped_says_so(
+        self, tmp_path: Path, plant: Plant, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Refused credentials end the run: Failed, with a row for every file and none stored."""
+        plant(tmp_path / "a", 3)
+        monkeypatch.delenv("DICOM_INGEST_TOKEN_URL")
+        monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
+        monkeypatch.setenv("DICOM_INGEST_API_ENDPOINT", far_side.url)
+        far_side.script = once_begun(always(Step.PRESIGN, status(401)))
+        state = run(write_manifest(tmp_path / "manifest.csv", "a"), tmp_path / "report")
+        assert state.is_failed()
+        assert str(state.message).startswith("stopped early (exit code 4): 3 of 3 files")
+        assert {row["status"] for row in read_report(tmp_path / "report")} <= {"not_attempted", "failed"}
+
+    def test_of_a_run_that_never_began_says_why(
         self, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A refused static token ends the run: Failed, with a row for every file and none stored."""
+        """One sentence of ours; there is no report."""
         plant(tmp_path / "a", 3)
         monkeypatch.delenv("DICOM_INGEST_TOKEN_URL")
         monkeypatch.setenv("DICOM_INGEST_TOKEN", "nobody-knows-this-one")
         state = run(write_manifest(tmp_path / "manifest.csv", "a"), tmp_path / "report")
         assert state.is_failed()
-        assert str(state.message).startswith("stopped early (exit code 2): 3 of 3 files")
-        assert {row["status"] for row in read_report(tmp_path / "report")} <= {"not_attempted", "failed"}
+        assert isinstance(state.result(raise_on_failure=False), CredentialsRefusedError)
+        assert "The credentials are refused" in str(state.message)
+        assert not (tmp_path / "report").exists()
+
+
+class TestLog:
+    def test_of_a_deployments_run_warns_of_variables_that_nobody_reads(
+        self, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """No command has said it before; once, and not the value."""
+        plant(tmp_path / "a", 1)
+        monkeypatch.setenv("DICOM_INGEST_PARALEL", "hush")
+        manifest = write_manifest(tmp_path / "manifest.csv", "a")
+        for deployment_id, times in (("", 0), (str(uuid4()), 1)):
+            monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", deployment_id)
+            caplog.clear()
+            logging.getLogger("prefect.flow_runs").addHandler(caplog.handler)
+            run(manifest, tmp_path / "report")
+            logging.getLogger("prefect.flow_runs").removeHandler(caplog.handler)
+            told = {record.getMessage() for record in caplog.records if "PARALEL" in record.getMessage()}
+            assert len(told) == times
+            assert "hush" not in caplog.text
 
 
 class TestInterrupt:

@@ -15,6 +15,7 @@ from tasks.report import read_report
 from tests.flows.conftest import Plant
 
 SECRET = "a-client-secret-of-a-block"
+KEY = "an-api-key-of-a-block"
 
 
 @pytest.fixture
@@ -25,6 +26,8 @@ def block(prefect_server: Path) -> str:
         token_url="https://idp.example.org/token",
         client_id="archive",
         client_secret=SecretStr(SECRET),
+        api_key=SecretStr(KEY),
+        api_key_header="x-platform-key",
         allow_storage_host=["*.amazonaws.com"],
     ).save("every-field", overwrite=True)
     return "every-field"
@@ -37,6 +40,8 @@ class TestBlock:
             "token_url": "https://idp.example.org/token",
             "client_id": "archive",
             "client_secret": SecretStr(SECRET),
+            "api_key": SecretStr(KEY),
+            "api_key_header": "x-platform-key",
             "allow_storage_host": ["*.amazonaws.com"],
         }
 
@@ -45,15 +50,14 @@ class TestBlock:
         with get_client(sync_client=True) as client:
             document = client.read_block_document_by_name(block, "dicom-upload-api", include_secrets=False)
         assert SECRET not in document.model_dump_json()
+        assert KEY not in document.model_dump_json()
         assert document.data["client_id"] == "archive"
 
     def test_marks_its_secrets_for_the_ui(self) -> None:
         schema: dict[str, Any] = DicomUploadApi.model_json_schema()
-        assert set(schema["secret_fields"]) == {"token", "client_secret"}
-        assert {name for name, field in schema["properties"].items() if field.get("writeOnly")} == {
-            "token",
-            "client_secret",
-        }
+        secrets = {"token", "client_secret", "api_key"}
+        assert set(schema["secret_fields"]) == secrets
+        assert {name for name, field in schema["properties"].items() if field.get("writeOnly")} == secrets
 
     def test_that_is_not_there_is_a_usage_error(self, prefect_server: Path) -> None:
         with pytest.raises(UsageError, match="no block dicom-upload-api"):

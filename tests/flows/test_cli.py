@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import signal
@@ -14,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from deployments.sandbox.gateway import Settings as SandboxSettings
 from deployments.sandbox.sandbox import Sandbox
 from flows.cli import execute
 from flows.commands import RunOptions, app
 from tasks.core.escape import escape
-from tasks.core.options import DEFAULTS
+from tasks.core.options import DEFAULTS, VARIABLES, unknown_variables
 from tasks.core.retry import BUDGETS
+from tasks.ledger import Begins
 from tasks.report import read_report, read_summary
 from tasks.settings import Settings, load
-from tests.far_side import TOKEN, FarSide, Request, Step, all_good
+from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
 
 COMMANDS = [name for name in app if not name.startswith("-")]
@@ -42,8 +45,9 @@ def study(here: Path, plant: Plant) -> Path:
 
 
 @pytest.fixture
-def nobody() -> str:
-    """The URL of a port that nobody listens on."""
+def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a port that nobody listens on; no pause is made before it is asked again."""
+    monkeypatch.setattr("tasks.preflight._LONGEST_PAUSE_S", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -82,6 +86,11 @@ class TestWhatIsWrong:
             ("manifest study -o manifest.txt", "A manifest's name ends in one of"),
             ("sandbox --port 70000", "Port 70000 cannot be used"),
             ("sandbox --port many", "--port"),
+            ("serve --port 99999", "--port has to be a number from 1 to 65535. Nothing was started."),
+            ("serve --port 0", "--port has to be a number from 1 to 65535. Nothing was started."),
+            ("serve --port -1", "--port has to be a number from 1 to 65535. Nothing was started."),
+            ("serve --port many", "--port"),
+            ("run manifest.csv -u {api}", "can't be reached"),
             ("upload -u {api} -p study", "can't be reached"),
         ],
     )
@@ -163,7 +172,7 @@ class TestRefusal:
         (here / "manifest.csv").write_text("study_dir\nstudy\n")
         return {"upload": ["upload", "-p", str(study)], "run": ["run", "manifest.csv"]}[request.param]
 
-    def test_by_the_token_endpoint_is_a_wrong_setting(
+    def test_by_the_token_endpoint_ends_with_4(
         self,
         command: list[str],
         at_sandbox: None,
@@ -174,14 +183,15 @@ class TestRefusal:
         """A wrong client secret ends the run before anything is sent; the sentence names the settings."""
         monkeypatch.setenv("DICOM_INGEST_CLIENT_SECRET", "hush-not-the-secret")
         before = objects()
-        assert execute(command) == 2
+        assert execute(command) == 4
         assert objects() == before
+        assert not Path("report").exists()
         err = told_by_us(capsys.readouterr().err)
         assert "refused the client credentials" in err
         assert "_CLIENT_SECRET" in err
         assert "hush" not in err
 
-    def test_of_a_token_is_a_wrong_setting_and_the_report_is_complete(
+    def test_of_a_token_ends_with_4(
         self,
         command: list[str],
         sandbox: Sandbox,
@@ -189,14 +199,36 @@ class TestRefusal:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """A static token that the API does not know: each file has its row, and none is stored."""
+        """A static token that the API does not know: found before Prefect starts, and nothing is left."""
         monkeypatch.setenv("DICOM_INGEST_TOKEN", "hush-not-a-token")
-        assert execute([*command, "-u", sandbox.api_url]) == 2
-        rows = list(read_report(here / "report"))
-        assert [row["status"] for row in rows] == ["not_attempted"] * 3
+        monkeypatch.setattr("flows.local.run_flow", lambda *_, **__: pytest.fail("Prefect was started"))
+        assert execute([*command, "-u", sandbox.api_url]) == 4
+        assert not (here / "report").exists()
         err = told_by_us(capsys.readouterr().err)
         assert "credentials are refused" in err
+        assert len(err.splitlines()) == 1
         assert "hush" not in err
+
+    def test_of_a_token_later_ends_with_4_and_a_complete_report(
+        self, command: list[str], far_side: FarSide, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each file has its row."""
+        monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
+        far_side.script = once_begun(always(Step.PRESIGN, status(401)))
+        assert execute([*command, "-u", far_side.url]) == 4
+        assert [row["status"] for row in read_report(here / "report")] == ["not_attempted"] * 3
+        assert read_summary(here / "report").exit_code == 4
+
+    def test_is_looked_for_with_one_url_that_is_accounted_for(
+        self, command: list[str], far_side: FarSide, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`run` asks before Prefect starts, and its flow does not ask again."""
+        monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
+        assert execute([*command, "-u", far_side.url]) == 0
+        assert len(far_side.asked(Step.PRESIGN)) == 3 + 1
+        unused = set(read_summary(here / "report").unused_keys)
+        assert unused == far_side.keys_handed_out - set(far_side.objects)
+        assert len(unused) == 1
 
     def test_to_connect_is_told_in_one_sentence(
         self, command: list[str], nobody: str, here: Path, capsys: pytest.CaptureFixture[str]
@@ -397,6 +429,157 @@ class TestSettings:
         """What they share is shared."""
         arguments = "--rehash", "--min-age", "3", "--parallel", "2"
         assert settings_of("upload", "-p", "x", *arguments) == settings_of("run", "x.csv", *arguments)
+
+
+class TestApiEndpoint:
+    @pytest.mark.parametrize(
+        ("given", "meant"),
+        [
+            ("https://api.example.com", "https://api.example.com"),
+            ("https://api.example.com/", "https://api.example.com"),
+            ("https://api.example.com/upload", "https://api.example.com"),
+            ("https://api.example.com/upload/", "https://api.example.com"),
+            ("https://api.example.com/v1/upload//", "https://api.example.com/v1"),
+            ("https://api.example.com/v1/upload/upload/", "https://api.example.com/v1/upload"),
+            ("https://api.example.com/bulk-upload/", "https://api.example.com/bulk-upload"),
+            ("https://upload/upload/", "https://upload"),
+            ("https://upload", "https://upload"),
+        ],
+    )
+    def test_may_be_what_people_copy_from_the_platforms_pages(self, given: str, meant: str) -> None:
+        """The address of GET /upload/ itself: one such segment at the end is taken off."""
+        assert settings_of("upload", "-p", "x", "-u", given).api_endpoint == meant
+
+    def test_with_upload_is_the_same_platform(
+        self, study: Path, here: Path, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
+        assert execute(["upload", "-p", "study", "-u", f"{far_side.url}/upload/"]) == 0
+        assert execute(["upload", "-p", "study", "-u", far_side.url]) == 0
+        assert read_summary(here / "report").by_status == {"already_uploaded": 3}
+
+
+class TestApiKey:
+    @pytest.mark.parametrize(
+        ("settings", "told"),
+        [
+            ({"API_KEY": "hush", "API_KEY_FILE": "key"}, "DICOM_INGEST_API_KEY and API_KEY_FILE"),
+            ({"API_KEY": "hush\nhush"}, "DICOM_INGEST_API_KEY is not one line of ASCII text"),
+            ({"API_KEY": "hush\u00e9"}, "DICOM_INGEST_API_KEY is not one line of ASCII text"),
+            *(
+                ({"API_KEY": "hush", "API_KEY_HEADER": header}, "DICOM_INGEST_API_KEY_HEADER is no name")
+                for header in (
+                    "",
+                    "x key",
+                    "x:key",
+                    "Authorization",
+                    "host",
+                    "Content-MD5",
+                    "Transfer-Encoding",
+                )
+            ),
+        ],
+    )
+    def test_that_cannot_be_sent_is_a_wrong_setting(
+        self,
+        settings: dict[str, str],
+        told: str,
+        study: Path,
+        nobody: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"DICOM_INGEST_{name}", value)
+        assert execute(["upload", "-p", "study", "-u", nobody]) == 2
+        err = capsys.readouterr().err
+        assert told in err
+        assert "hush" not in err
+
+    def test_is_part_of_no_digest_and_of_the_credentials_name(self) -> None:
+        """As a token."""
+        one, other = (load(api_endpoint="https://a.example.org", api_key=key) for key in ("x", "y"))
+        assert one.digest == other.digest
+        assert one.credential != other.credential
+        assert one.credential.startswith("API key ")
+        both = load(api_endpoint="https://a.example.org", api_key="x", token="t").credential
+        assert re.fullmatch("token [0-9a-f]{16} and API key [0-9a-f]{16}", both)
+
+
+class TestUnknownVariable:
+    @pytest.mark.parametrize("command", ["upload -p study", "manifest . -o manifest.csv", "audit gone"])
+    def test_is_warned_of_with_the_nearest_name(
+        self,
+        command: str,
+        study: Path,
+        far_side: FarSide,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """By every command, in one line, once; it changes nothing, and its value is not shown."""
+        code = {"upload": 0, "manifest": 0, "audit": 2}[command.split()[0]]
+        monkeypatch.setenv("DICOM_INGEST_API_ENDPOINT", far_side.url)
+        monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
+        monkeypatch.setenv("DICOM_INGEST_PARALEL", "hush")
+        assert execute(command.split()) == code
+        err = capsys.readouterr().err
+        assert err.count("DICOM_INGEST_PARALEL is no setting and changes nothing") == 1
+        assert "the nearest one is DICOM_INGEST_PARALLEL." in err
+        assert "hush" not in err
+
+    def test_is_none_of_those_that_something_reads(
+        self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
+        names = [*Settings.model_fields, *(f"sandbox_{name}" for name in SandboxSettings.model_fields)]
+        names += ["home", "debug", "embedded_server"]
+        assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES
+        assert unknown_variables([*VARIABLES, "dicom_ingest_token", "PATH", "DICOM_INGEST"]) == []
+
+    def test_is_written_so_that_it_can_not_paint_a_terminal(self) -> None:
+        (sentence,) = unknown_variables(["DICOM_INGEST_\x1b[31m"])
+        assert "\x1b" not in sentence
+
+
+@pytest.mark.usefixtures("at_sandbox")
+class TestFirstLine:
+    """A run that begins a new ledger says so, and what that means."""
+
+    def test_of_upload_says_what_begins(
+        self, study: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        first = {}
+        for campaign in ("a", "a", "b"):
+            assert execute(["upload", "-p", "study", "--campaign", campaign]) == 0
+            first.setdefault(campaign, []).append(capsys.readouterr().err.splitlines()[0])
+        assert first["a"][0].startswith(f"A new ledger begins in {here / 'report' / 'ledger.sqlite'}: ")
+        assert first["a"][0].endswith("is sent again.")
+        assert "begins" not in first["a"][1]
+        assert first["b"] == [Begins.CAMPAIGN.sentence("b")]
+
+    def test_of_run_says_so_before_prefect_starts_and_in_its_log_without_the_path(
+        self,
+        study: Path,
+        here: Path,
+        prefect_server: Path,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        (here / "manifest.csv").write_text("study_dir\nstudy\n")
+        logged = logging.getLogger("prefect.flow_runs")
+        with caplog.at_level(logging.INFO, "prefect.flow_runs"):
+            logged.addHandler(caplog.handler)
+            try:
+                assert execute(["run", "manifest.csv"]) == 0
+                assert execute(["run", "manifest.csv"]) == 0
+            finally:
+                logged.removeHandler(caplog.handler)
+        err = capsys.readouterr().err
+        assert err.splitlines()[0].startswith(f"A new ledger begins in {here / 'report' / 'ledger.sqlite'}: ")
+        assert err.count(f"A new ledger begins in {here}") == 1
+        told = [record.getMessage() for record in caplog.records if "ledger begins" in record.getMessage()]
+        assert set(told) == {Begins.LEDGER.sentence("default")}
+        assert str(here) not in "".join(told)
 
 
 def settings_of(*arguments: str) -> Settings:
@@ -631,7 +814,9 @@ class TestInterrupted:
         assert kept <= sent_before
         assert {len(bodies) for bodies in far_side.objects.values()} == {1}
         told = (f"{row['key']};{row['superseded_keys']}".split(";") for row in rows)
-        assert far_side.keys_handed_out <= set().union(*told)
+        unused = far_side.keys_handed_out - set().union(*told)
+        assert len(unused) == 2  # of each run's start
+        assert not unused & set(far_side.objects)
 
 
 def interrupted(command: list[str], number: signal.Signals, far_side: FarSide) -> tuple[int, str]:

@@ -15,9 +15,11 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.backfill import backfill
 from tasks.settings import Options
+from tests.far_side import TOKEN, FarSide, Step, always, once_begun, status
 from tests.flows.conftest import Plant, cut
 
 AUTOMATIONS = Path(__file__).parents[2] / "deployments" / "automations.yaml"
+AUTOMATION_DATA = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
 
 
 def events_of(campaign: str, expected: int) -> list[dict[str, Any]]:
@@ -59,6 +61,41 @@ class TestEvents:
         options = Options(campaign="events-2")
         backfill(str(manifest), report_dir=str(tmp_path / "report"), options=options, return_state=True)
         assert [event["event"] for event in events_of("events-2", 1)] == ["dicom-ingest.backfill.completed"]
+
+    @pytest.mark.parametrize("from_the_start", [True, False])
+    def test_tell_that_credentials_were_refused(
+        self,
+        tmp_path: Path,
+        plant: Plant,
+        far_side: FarSide,
+        monkeypatch: pytest.MonkeyPatch,
+        from_the_start: bool,
+    ) -> None:
+        """Whenever that is: the automation pauses the schedule for either."""
+        monkeypatch.delenv("DICOM_INGEST_TOKEN_URL")
+        monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
+        refused = always(Step.PRESIGN, status(401))
+        far_side.script = refused if from_the_start else once_begun(refused)
+        plant(tmp_path / "good", 1)
+        manifest = tmp_path / "manifest.csv"
+        manifest.write_text("study_dir\ngood\n")
+        campaign = f"events-refused-{from_the_start}"
+        state = backfill(
+            str(manifest),
+            api_endpoint=far_side.url,
+            report_dir=str(tmp_path / "report"),
+            options=Options(campaign=campaign),
+            return_state=True,
+        )
+        assert state.is_failed()
+        end = next(
+            each for each in events_of(campaign, 1) if each["event"] == "dicom-ingest.backfill.stopped"
+        )
+        assert end["payload"]["exit_code"] == 4
+        stopped = [
+            data for data in AUTOMATION_DATA if "dicom-ingest.backfill.stopped" in str(data["trigger"])
+        ]
+        assert [data["actions"][0]["type"] for data in stopped] == ["pause-deployment"]
 
 
 class TestAutomations:

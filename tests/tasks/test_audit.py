@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -37,7 +38,9 @@ class TestTrail:
             near_side.put(f"study/{number}", dicom(f"1.{number}"))
         run = near_side.run(user_id="j.doe")
         told = events(near_side.report_dir)
-        assert [each["event"] for each in told[:3]] == ["run_started", "credential", "batch_started"]
+        names = [each["event"] for each in told[:4]]
+        assert names == ["run_started", "credential", "key_unused", "batch_started"]
+        assert [told[2]["key"]] == run.summary.unused_keys
         assert told[0]["user_id"] == "j.doe"
         assert told[0]["run_id"] == run.summary.run_id
         assert Counter(each["event"] for each in told)["key_issued"] == 3
@@ -226,6 +229,11 @@ class TestAudit:
                 "study 1 file 3: a key was issued",
             ),
             ("studies.csv", lambda text: text.replace("true", "false"), "studies.csv is not as it was"),
+            (
+                "summary.json",
+                lambda text: re.sub(r'"unused_keys": \[[^]]*\]', '"unused_keys": []', text),
+                "A key was handed out at the start that unused_keys of summary.json does not name",
+            ),
             ("summary.json", lambda text: text.replace('"files": 3', '"files": 4'), "summary.json is not"),
             ("certificate.json", lambda text: "", "no certificate.json that can be read"),
         ],
@@ -243,6 +251,11 @@ class TestAudit:
         edit(reported / "report.csv", lambda text: text.replace(stored[1]["sha256"], "0" * 64))
         assert "the trail does not know its key" in faults(reported)
         assert "other bytes were stored" in faults(reported)
+
+    def test_says_that_something_was_sent_to_an_unused_key(self, reported: Path) -> None:
+        stored = next(each["key"] for each in events(reported) if each["event"] == "stored")
+        edit(reported / "summary.json", lambda text: re.sub(r'(?<="unused_keys": \[)', f'"{stored}",', text))
+        assert "that is stored in the trail" in faults(reported)
 
     def test_of_files_stored_by_a_run_elsewhere_counts_them(
         self, near_side: NearSide, reported: Path

@@ -361,19 +361,6 @@ class TestSilence:
         assert client.put(ticket, body, len(BODY)).http_status == 200
 
 
-class TestReach:
-    def test_asks_for_no_key(self, client: UploadClient, far_side: FarSide) -> None:
-        """Any answer will do."""
-        client.reach()
-        assert far_side.keys_handed_out == set()
-
-    def test_of_nothing_is_a_usage_error(self, opened: Open) -> None:
-        """With what to check, and without the address."""
-        with pytest.raises(UsageError, match="--api-endpoint") as raised:
-            opened(endpoint="http://127.0.0.1:1").reach()
-        assert "127.0.0.1" not in str(raised.value)
-
-
 class TestTrust:
     def test_in_a_bundle_that_is_none_is_a_usage_error(self, tmp_path: Path) -> None:
         """Missing, or not PEM."""

@@ -11,9 +11,9 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from tasks.core.errors import Fault, FaultKind, RefusedError, UsageError
+from tasks.assembly import connect, warn_without_credentials
+from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, UsageError, WrongSettingsError
 from tasks.credentials import StaticToken, TokenFile
-from tasks.engine import connect
 from tasks.http import Connections, Timeouts
 from tasks.oauth2 import ClientCredentials
 from tasks.settings import load
@@ -105,6 +105,19 @@ class TestClientCredentials:
             Reply(400, b'{"error": "invalid_client"}'),
             Reply(401, b'{"error": "invalid_client"}'),
             Reply(403, b""),
+        ],
+    )
+    def test_that_are_refused_stop_the_run(self, credentials: Make, far_side: FarSide, answer: Reply) -> None:
+        """With a sentence that names the settings to check; nothing of the secret is in it."""
+        far_side.script = always(Step.TOKEN, answer)
+        with pytest.raises(CredentialsRefusedError, match="_CLIENT_SECRET") as refused:
+            credentials().authorization()
+        assert refused.value.exit_code == 4
+        assert CLIENT_SECRET not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
             Reply(404, b"<html></html>"),
             Reply(200, b"<html>Please log in</html>"),
             Reply(200, b"{}"),
@@ -114,13 +127,15 @@ class TestClientCredentials:
             Reply(302, headers={"Location": "/login"}),
         ],
     )
-    def test_that_are_refused_stop_the_run(self, credentials: Make, far_side: FarSide, answer: Reply) -> None:
-        """With a sentence that names the settings to check; nothing of the secret or the answer is in it."""
+    def test_asked_for_where_no_token_endpoint_is_are_a_wrong_setting(
+        self, credentials: Make, far_side: FarSide, answer: Reply
+    ) -> None:
+        """With a sentence that names it; nothing of the secret or the answer is in it."""
         far_side.script = always(Step.TOKEN, answer)
-        with pytest.raises(RefusedError, match="_CLIENT_SECRET") as refused:
+        with pytest.raises(WrongSettingsError, match="DICOM_INGEST_TOKEN_URL") as wrong:
             credentials().authorization()
-        assert CLIENT_SECRET not in str(refused.value)
-        assert "log in" not in str(refused.value)
+        assert CLIENT_SECRET not in str(wrong.value)
+        assert "log in" not in str(wrong.value)
 
     @pytest.mark.parametrize(
         ("answer", "kind"),
@@ -163,7 +178,7 @@ class TestFiles:
         path = tmp_path / "token"
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(RefusedError) as refused:
+        with pytest.raises(CredentialsRefusedError) as refused:
             TokenFile(path).authorization()
         assert "DICOM_INGEST_TOKEN_FILE" in str(refused.value)
         assert str(tmp_path) not in str(refused.value)
@@ -201,7 +216,7 @@ class TestSettings:
     def test_without_credentials_are_warned_of_unless_the_api_is_here(
         self, endpoint: str, warned: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
-        connect(load(api_endpoint=endpoint)).close()
+        warn_without_credentials(load(api_endpoint=endpoint))
         assert ("No credentials are set" in caplog.text) is warned
 
     @pytest.mark.parametrize(

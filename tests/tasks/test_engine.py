@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydicom.data.data_manager import DATA_ROOT
 
-from tasks.core.errors import IngestError, InterruptedRunError, UsageError
+from tasks.core.errors import CredentialsRefusedError, IngestError, InterruptedRunError, UsageError
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
 from tasks.engine import Engine, ingest
 from tasks.scan import Territory, just_file, walk_study
@@ -35,6 +35,7 @@ from tests.far_side import (
     all_good,
     always,
     interrupting,
+    once_begun,
     s3_error,
     scripted,
     status,
@@ -168,7 +169,8 @@ class TestTwins:
             near_side.put(name, dicom("1.1"))
         run = near_side.run()
         assert sorted(run.statuses.values()) == ["duplicate", "duplicate", "uploaded"]
-        assert {row["key"] for row in run.rows.values()} == set(far_side.objects) == far_side.keys_handed_out
+        assert {row["key"] for row in run.rows.values()} == set(far_side.objects)
+        assert run.keys_told == far_side.keys_handed_out
         assert run.exit_code == 0
 
     def test_with_other_bytes_are_a_conflict(
@@ -224,7 +226,8 @@ class TestRerun:
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         rerun = near_side.run()
         assert rerun.row("study/a") == first.row("study/a") | {"status": "already_uploaded"}
-        assert (far_side.objects, far_side.keys_handed_out) == (stored, handed_out)
+        assert far_side.objects == stored
+        assert far_side.keys_handed_out == handed_out | set(rerun.summary.unused_keys)
         assert rerun.exit_code == 0
 
     def test_with_rehash_finds_what_kept_its_size_and_time(
@@ -358,30 +361,31 @@ class TestRefusal:
         return near_side
 
     @pytest.mark.parametrize(
-        "answer",
-        [status(401), status(403), status(404), Minted(host="storage.example.org")],
+        ("answer", "code"),
+        [(status(401), 4), (status(403), 4), (status(404), 3), (Minted(host="storage.example.org"), 3)],
         ids=["401", "403", "404", "storage host"],
     )
-    def test_before_anything_was_sent_ends_with_2(
-        self, studies: NearSide, far_side: FarSide, answer: Deviation
+    def test_once_the_scan_has_begun_leaves_a_row_for_each_file(
+        self, studies: NearSide, far_side: FarSide, answer: Deviation, code: int
     ) -> None:
-        """Each file has its row all the same."""
-        far_side.script = always(Step.PRESIGN, answer)
+        """Nothing was sent, and the report says so."""
+        far_side.script = once_begun(always(Step.PRESIGN, answer))
         run = studies.run(allow_storage_host=["127.0.0.1"])
-        assert run.exit_code == 2
-        assert set(run.statuses.values()) == {"not_attempted/stopped"}
+        assert run.exit_code == code
+        assert set(run.statuses.values()) <= {"not_attempted/stopped", "failed/auth"}
         assert len(run.rows) == 60
         assert far_side.asked(Step.PUT) == []
-        assert len(far_side.asked(Step.PRESIGN)) <= 40  # places: slots and what is to follow
+        assert len(far_side.asked(Step.PRESIGN)) <= 41  # places: slots and what is to follow; the first
         assert len(run.summary.problems) == 1
 
-    def test_later_ends_with_3_and_a_full_report(self, studies: NearSide, far_side: FarSide) -> None:
+    @pytest.mark.parametrize(("answer", "code"), [(status(401), 4), (status(404), 3)])
+    def test_later_ends_with_a_full_report(
+        self, studies: NearSide, far_side: FarSide, answer: Deviation, code: int
+    ) -> None:
         """What was sent is told, and what was not."""
-        far_side.script = lambda request: (
-            status(401) if request.step is Step.PRESIGN and request.n > 10 else None
-        )
+        far_side.script = lambda request: answer if request.step is Step.PRESIGN and request.n > 10 else None
         run = studies.run(parallel=2)
-        assert run.exit_code == 3
+        assert run.exit_code == code
         assert len(run.rows) == 60
         assert {row["key"] for row in run.rows.values()} - {""} == set(far_side.objects)
         assert run.keys_told == far_side.keys_handed_out
@@ -395,7 +399,7 @@ class TestRefusal:
         monkeypatch.setattr("tasks.engine._ENROLLED_AT_ONCE", 5)
         for study in "abcdefghij":
             put_many(near_side, dicom, 10, study)
-        far_side.script = always(Step.PRESIGN, status(401))
+        far_side.script = once_begun(always(Step.PRESIGN, status(401)))
         run = near_side.run()
         unscanned = {name for name, told in run.statuses.items() if told == "not_attempted/not_scanned"}
         assert unscanned
@@ -418,15 +422,16 @@ class TestRefusal:
             status(403) if request.step is Step.PRESIGN and request.n > 10 else None
         )
         run = studies.run(parallel=2)
-        assert run.exit_code == 3
+        assert run.exit_code == 4
         assert len(far_side.asked(Step.PRESIGN)) < 30
 
-    def test_of_client_credentials_ends_with_2(self, studies: NearSide, far_side: FarSide) -> None:
-        """Nothing was attempted: a wrong secret is a wrong setting."""
-        with pytest.raises(IngestError) as refused:
+    def test_of_client_credentials_ends_with_4(self, studies: NearSide, far_side: FarSide) -> None:
+        """Nothing was attempted, and nothing is left."""
+        with pytest.raises(CredentialsRefusedError) as refused:
             studies.run(**{**OAUTH2, "client_secret": "wrong", "token_url": far_side.token_url})
-        assert refused.value.exit_code == 2
+        assert refused.value.exit_code == 4
         assert "wrong" not in str(refused.value)
+        assert not studies.report_dir.exists()
 
     def test_before_the_run_leaves_no_connection_open(self, studies: NearSide, far_side: FarSide) -> None:
         """The engine is part of other people's programs too."""
@@ -434,7 +439,7 @@ class TestRefusal:
             studies.run(**{**OAUTH2, "client_secret": "wrong", "token_url": far_side.token_url})
         gc.collect()  # what is told here becomes an error at the end of this test
 
-    def test_of_client_credentials_later_ends_with_3(self, studies: NearSide, far_side: FarSide) -> None:
+    def test_of_client_credentials_later_ends_with_4(self, studies: NearSide, far_side: FarSide) -> None:
         """The token expired and no new one is given."""
 
         def script(request: Request) -> Deviation | None:
@@ -447,7 +452,7 @@ class TestRefusal:
 
         far_side.script = script
         run = studies.run(**OAUTH2, token_url=far_side.token_url, parallel=2)
-        assert run.exit_code == 3
+        assert run.exit_code == 4
         assert len(run.rows) == 60
         assert run.keys_told == far_side.keys_handed_out
 
@@ -466,16 +471,18 @@ class TestRefusal:
     def test_by_a_key_of_an_earlier_run_stops_too(
         self, near_side: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
-        """The ledger knows every key that was ever handed out."""
+        """The ledger knows every key that was ever handed out; it is noticed at the start."""
         same = always(Step.PRESIGN, Minted(key="uploads/the-same"))
         near_side.put("study/a", dicom("1.1"))
-        far_side.script = same
+        far_side.script = once_begun(same)
         assert near_side.run().exit_code == 0
         near_side.put("study/b", dicom("1.2"))
+        far_side.script = same
         run = near_side.run()
         assert run.exit_code == 3
-        assert run.statuses["study/a"] == "already_uploaded"
+        assert run.statuses == {"study/a": "already_uploaded", "study/b": "not_attempted/stopped"}
         assert far_side.objects == {"uploads/the-same": [dicom("1.1")]}
+        assert (run.summary.unused_keys, len(far_side.asked(Step.PRESIGN))) == ([], 3)
 
     def test_after_a_put_that_went_wrong_says_that_it_was_tried(
         self, near_side: NearSide, far_side: FarSide, dicom: Dicom
@@ -484,10 +491,10 @@ class TestRefusal:
         near_side.put("study/a", dicom("1.1"))
         far_side.script = scripted(
             (Step.PUT, 1, s3_error(403, "AccessDenied", "Request has expired")),
-            (Step.PRESIGN, 2, status(401)),
+            (Step.PRESIGN, 3, status(401)),
         )
         run = near_side.run()
-        assert run.exit_code == 3
+        assert run.exit_code == 4
         assert (run.row("study/a")["status"], run.row("study/a")["attempts"]) == ("failed", "1")
 
 
@@ -502,7 +509,7 @@ class TestApi:
     ) -> None:
         """No PUT is counted for it."""
         near_side.put("study/a", dicom("1.1"))
-        far_side.script = scripted((Step.PRESIGN, 1, answer))
+        far_side.script = once_begun(scripted((Step.PRESIGN, 1, answer)))
         row = near_side.run().row("study/a")
         assert (row["status"], row["attempts"], superseded(row)) == ("uploaded", "1", [])
 
@@ -511,7 +518,7 @@ class TestApi:
     ) -> None:
         """The run goes on."""
         near_side.put("study/a", dicom("1.1"))
-        far_side.script = always(Step.PRESIGN, Reply(200, b"[]"))
+        far_side.script = once_begun(always(Step.PRESIGN, Reply(200, b"[]")))
         run = near_side.run()
         assert (run.statuses, run.exit_code) == ({"study/a": "failed/presign"}, 1)
         assert run.row("study/a")["attempts"] == "0"
@@ -810,7 +817,8 @@ class TestCampaign:
         assert {first.row("study/a")["key"], second.row("study/a")["key"]} == set(far_side.objects)
         again = near_side.run()
         assert again.statuses == {"study/a": "already_uploaded"}
-        assert again.keys_told == first.keys_told
+        unused = {*first.summary.unused_keys, *again.summary.unused_keys}
+        assert again.keys_told - unused == first.keys_told - unused == {first.row("study/a")["key"]}
 
 
 class TestProgress:
@@ -850,7 +858,7 @@ class TestProgress:
 
 class TestWhatIsNoInstance:
     def test_is_told_and_not_sent(self, near_side: NearSide, far_side: FarSide, dicom: Dicom) -> None:
-        """No key is asked for; a good file beside it is sent."""
+        """No key is asked for it; a good file beside it is sent."""
         near_side.put("study/good", dicom("1.1"))
         near_side.put("study/empty", b"")
         near_side.put("study/notes.txt", b"The patient moved.\n")
@@ -862,5 +870,6 @@ class TestWhatIsNoInstance:
             "study/notes.txt": "not_dicom/text",
             "study/cut": "invalid/truncated",
         }
-        assert len(far_side.keys_handed_out) == 1
+        assert len(far_side.keys_handed_out) == 2
+        assert run.keys_told == far_side.keys_handed_out
         assert run.exit_code == 1

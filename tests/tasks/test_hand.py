@@ -25,6 +25,8 @@ from tests.far_side import (
     Request,
     Step,
     all_good,
+    always,
+    once_begun,
     status,
 )
 
@@ -162,9 +164,9 @@ class TestTwoProcesses:
     def test_that_are_refused_stop_the_run(self, two: NearSide, far_side: FarSide, dicom: Dicom) -> None:
         """The reason is the run's, and every file has its row."""
         put_many(two, dicom, 30)
-        far_side.script = lambda request: status(401) if request.step is Step.PRESIGN else None
+        far_side.script = once_begun(always(Step.PRESIGN, status(401)))
         run = two.run()
-        assert run.exit_code == 2
+        assert run.exit_code == 4
         assert len(run.rows) == 30
         assert "credentials" in run.summary.problems[0]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.auditor import audit
-from tasks.core.errors import InterruptedRunError, UsageError
+from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
 from tasks.engine import Engine, ended_by, report_again
 from tasks.report import read_report
 from tasks.scan import survey
@@ -18,6 +18,7 @@ from tasks.shards import Balance, Migration, run_id_for, shard_engine, weigh
 from tasks.upload import Progress
 from tests.conftest import Dicom, NearSide, Row, padded
 from tests.databases import PostgreSQL
+from tests.far_side import Deviation, Step, always, status
 
 # What is the same in a report of one run and in one of shards (DESIGN.md, section 6) ...
 _OF_FILE = (
@@ -106,6 +107,8 @@ class TestMerged:
         by_status = merged.summary.by_status
         assert (by_status["uploaded"], by_status["duplicate"], by_status["conflict"]) == (41, 2, 1)
         assert audit(near_side.report_dir, None).faults == []
+        assert len(merged.summary.unused_keys) == 1 + 3, "of the migration, and of each shard"
+        assert merged.keys_told == near_side.far_side.keys_handed_out
         near_side.run(report_dir=tmp_path / "single", ledger=postgresql.new_database())
         assert same(merged.rows.values()) == same(read_report(tmp_path / "single"))
         assert (near_side.report_dir / "studies.csv").read_text() == (
@@ -205,6 +208,25 @@ class TestRefused:
         near_side.options["ledger"] = "ledger.sqlite"
         with pytest.raises(UsageError, match="one database that all workers reach"):
             migration(near_side, 1)
+
+    def test_when_credentials_are_and_leaves_nothing(self, near_side: NearSide, dicom: Dicom) -> None:
+        near_side.put("0/a", dicom("1.7"))
+        near_side.far_side.script = always(Step.PRESIGN, status(401))
+        with pytest.raises(CredentialsRefusedError):
+            migration(near_side, 1)
+        assert not near_side.report_dir.exists()
+
+    @pytest.mark.parametrize(("answer", "code"), [(status(401), 4), (status(404), 3)])
+    def test_when_a_shards_credentials_are_ends_with_its_exit_code(
+        self, near_side: NearSide, dicom: Dicom, answer: Deviation, code: int
+    ) -> None:
+        """Also when the migration itself is stopped because that one was."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 2)
+        engines = [engine(near_side, number) for number in (1, 2)]
+        near_side.far_side.script = always(Step.PRESIGN, answer)
+        assert [carry_out(each) for each in engines] == [code, code]
+        assert whole.finish(StoppedError("Shard 1 stopped early.")).exit_code == code
 
     def test_a_shard_that_nobody_made(self, near_side: NearSide, dicom: Dicom) -> None:
         near_side.put("0/a", dicom("1.7"))
