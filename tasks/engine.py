@@ -121,7 +121,6 @@ class Engine:
             )
             undo.callback(self._ledger.close)
             tell_start(self._trail, self.run_id, settings, len(ours))
-            refusal = keep_unused(self._ledger, answer)
             if shard is None:
                 self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
             elif not self._ledger.take_up(self._started_ns, settings.report_dir):
@@ -129,6 +128,7 @@ class Engine:
                     f"This shard is at work, or was killed less than {settings.dead_after:.0f} s ago. "
                     "Nothing was sent."
                 )
+            refusal = keep_unused(self._ledger, answer)
             undo.pop_all()
         self._any_granted = bool(answer.key)
         self._uploader = self._new_uploader()
