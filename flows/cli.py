@@ -2,14 +2,11 @@
 
 import gc
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from flows.terminal import FIRST_PAGE, has_no_reader, list_out, say
+from flows.termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
     from tasks.core.errors import IngestError
@@ -46,7 +43,7 @@ def execute(arguments: list[str]) -> int:
         arguments = [*arguments[1:], "--help"]
     debug = "--debug" in arguments or os.environ.get("DICOM_INGEST_DEBUG", "").lower() in ("1", "true")
     try:
-        with _terminated_like_interrupted():
+        with terminated_like_interrupted():
             return _run(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
         if isinstance(error, BrokenPipeError) and has_no_reader():
@@ -87,20 +84,6 @@ def _tell(error: "IngestError", *, debug: bool) -> int:
     else:
         say(f"dicom-ingest: {error}")
     return error.exit_code
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: in order, with a report."""
-
-    def interrupt(_signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

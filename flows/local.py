@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from flows.home import temporary_home
 from flows.server import NO_TELEMETRY, START_TIMEOUT_S, Server
 from flows.terminal import say
+from flows.termination import raise_if_terminated
 from tasks.proxies import complete_environment
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summar
     report_dir = Path(parameters["report_dir"])
     before = _last_run_id(report_dir)
     _say_warnings_of_flows()
+    raise_if_terminated()
     try:
         state = flow(**parameters, return_state=True)
         result = state.result(raise_on_failure=False)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from flows.termination import raise_if_terminated
 from tasks.core.errors import UsageError
 
 NO_TELEMETRY: Final = {
@@ -119,6 +120,7 @@ def _await_answer(address: tuple[str, int], process: "subprocess.Popen[bytes]", 
     with suppress(OSError), socket.create_connection(address, _LOOK_UP_S) as connection:
         connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         while process.poll() is None and not select.select([connection], [], [], _LOOK_UP_S)[0]:
+            raise_if_terminated()
             if time.monotonic() > until:
                 raise _failure(f"does not answer after {timeout_s:.0f} s")
         if connection.recv(1):

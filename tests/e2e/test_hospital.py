@@ -149,8 +149,8 @@ class TestProxy:
         assert len(upload.said.splitlines()) == 1
 
     @pytest.mark.long
-    @pytest.mark.parametrize("url", [DEAD, "socks5h://gate:1080", "nonsense", "http://gate:port"])
-    @pytest.mark.parametrize("command", ["run manifest.csv", "upload -p study", "demo --slices 1"])
+    @pytest.mark.parametrize("command", ["run manifest.csv", "demo --slices 1"])
+    @pytest.mark.parametrize("url", [DEAD, "socks5h://gate:1080", "http://gate:port"])
     def test_keeps_no_command_from_this_machine_whatever_it_is(
         self, url: str, command: str, start: Start
     ) -> None:
@@ -289,8 +289,9 @@ class TestEmbeddedServer:
             run = start("run", "manifest.csv")
             time.sleep(dice.random() * 6)
             run.note_children()
+            had_ended = run.process.poll() is not None
             run.process.terminate()
-            assert run.ended(60) in (130, -signal.SIGTERM, 0), run.said
+            assert had_ended or run.ended(60) in (130, -signal.SIGTERM), run.said
             assert "Traceback" not in run.said
             run.assert_no_process_is_left()
 

@@ -19,6 +19,7 @@ from deployments.sandbox.gateway import Settings as SandboxSettings
 from deployments.sandbox.sandbox import Sandbox
 from flows.cli import execute
 from flows.commands import RunOptions, app
+from flows.termination import raise_if_terminated, terminated_like_interrupted
 from tasks.core.escape import escape
 from tasks.core.options import DEFAULTS, VARIABLES, unknown_variables
 from tasks.core.retry import BUDGETS
@@ -736,6 +737,25 @@ def test_a_command_that_is_interrupted_says_what_to_do(
     monkeypatch.setattr("deployments.sandbox.demo.run_demo", interrupted)
     assert execute(["demo"]) == 130
     assert "The same command goes on from here" in capsys.readouterr().err
+
+
+def test_sigterm_is_not_lost_where_python_drops_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a callback of garbage collection, as imports make thousands: it is found at the next look."""
+
+    class Garbage:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    with terminated_like_interrupted():
+        raise_if_terminated()
+        Garbage()
+        assert len(dropped) == 1
+        with pytest.raises(KeyboardInterrupt):
+            raise_if_terminated()
+    with terminated_like_interrupted():
+        raise_if_terminated()
 
 
 class TestInterrupted:
