@@ -97,7 +97,12 @@ def backfill(
 
 
 def final_state(run: Callable[[], State[dict[str, Any]]]) -> State[dict[str, Any]]:
-    """The state that the run ends with; Failed, with one sentence and no traceback, where it can't go on."""
+    """The state that the run ends with; Failed, with one sentence, where it can't go on.
+
+    An error of ours says what there is to say: Prefect logs no traceback of it.
+    """
+    for name in ("prefect.flow_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_is_news)
     try:
         with safe_errors():
             return run()
@@ -298,9 +303,6 @@ def _final_state(summary: Summary, incomplete: int) -> State[dict[str, Any]]:
 
 
 def _failed(error: IngestError) -> State[Any]:
-    """Failed, with one sentence. An error of ours says what there is to say: no worker logs a traceback."""
-    for name in ("prefect.flow_runs", "prefect.engine"):
-        logging.getLogger(name).addFilter(_is_news)
     return Failed(message=one_sentence(error), data=error)
 
 

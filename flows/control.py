@@ -1,8 +1,8 @@
 """What a person does to a run in Prefect's UI, heeded while it runs.
 
-    Suspend   it ends in order, with its report; Resume starts it again, and the ledger knows what is left
-    Pause     no further batch begins until it is resumed; when the time that it was given is over, Prefect
-              fails the run, and it ends in order
+    Suspend   it ends in order, with its report; Resume starts it again, and the ledger knows what is left.
+              So does Pause in the UI, with a time: when that is over, Prefect fails the run
+    Pause     by the API: no further batch begins until it is resumed
     Cancel    whoever runs it sends SIGTERM; where nobody does (`dicom-ingest run`), it ends by itself
 
 A run that is part of another (a manifest of a folder, a shard) heeds that one, too. A server that does not

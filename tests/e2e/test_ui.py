@@ -3,13 +3,14 @@
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, TimeoutError, expect, sync_playwright
 
 from deployments.sandbox.check import compare
 from deployments.sandbox.samples import Planted, build
@@ -18,6 +19,7 @@ from flows.backfill import backfill
 from tasks.core.models import EXIT_ONE, OnConflict
 from tasks.report import read_report, read_summary
 from tasks.settings import Options
+from tests.far_side import FarSide, Request, Step
 from tests.served import Served, served
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -241,6 +243,63 @@ def test_a_form_filled_in_by_hand_runs_to_a_true_report(form: Page, site: Site, 
     keys = {path.relative_to(bucket).as_posix() for path in bucket.rglob("*") if path.is_file()}
     rows = read_report(site.directory / "report")
     assert compare(site.planted, rows, site.sandbox.object_path, keys) == []
+
+
+def test_a_cancelled_run_shows_no_failure_and_has_the_name_that_was_typed(
+    form: Page, site: Site, far_side: FarSide
+) -> None:
+    """Ended from its menu: no batch is red, and nobody reads a traceback or an error in its logs."""
+
+    def slow(request: Request) -> None:
+        if request.step is Step.PRESIGN:
+            far_side.tokens.add(request.headers["Authorization"])  # the sandbox's
+        elif request.step is Step.PUT:
+            time.sleep(1)
+
+    far_side.script = slow
+    text(form, "Run Name").fill("night-run")
+    for name, filled_in in {
+        "Manifest": "archive/manifest.csv",
+        "API Endpoint": far_side.url,
+        "Report Directory": "cancelled",
+        "Ledger": "cancelled.sqlite",
+    }.items():
+        text(form, name).fill(filled_in)
+    with form.expect_response(re.compile("create_flow_run$")) as answer:
+        submit(form)
+    page = form
+    page.goto(f"{site.served.ui.removesuffix('/deployments')}/runs/flow-run/{answer.value.json()['id']}")
+    assert far_side.wait_for_puts(1, timeout_s=120)
+    page.reload()
+    expect(page.get_by_text("Running", exact=True).first).to_be_visible()
+    page.locator("button[aria-haspopup=menu]").last.click()
+    page.get_by_role("menuitem", name="Cancel").click()
+    dialog = page.get_by_role("dialog").or_(page.get_by_role("alertdialog"))
+    dialog.get_by_role("button", name="Cancel Flow Run").click()
+    expect(page.get_by_text("Cancelled", exact=True).first).to_be_visible()
+    expect(page.get_by_text("night-run", exact=True).first).to_be_visible()
+    await_log(page, "Finished in state Cancelled")
+    expect(page.get_by_text(re.compile("Finished in state Interrupted"))).to_be_visible()
+    for alarm in ("Traceback", "Failed", "Crashed", "ERROR", "CRITICAL"):
+        assert page.get_by_text(alarm).count() == 0, alarm
+    page.get_by_role("tab", name="Task Runs").click()
+    expect(page.get_by_text("batch 1", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Interrupted", exact=True).first).to_be_visible()
+    assert page.get_by_text("Failed", exact=True).count() == 0
+
+
+def await_log(page: Page, line: str) -> None:
+    """Logs come on reload, some time after what they tell of; what follows this line is there, too."""
+    until = time.monotonic() + PATIENCE_MS / 1000
+    while True:
+        time.sleep(3)
+        page.reload()
+        try:
+            page.get_by_text(line).first.wait_for(timeout=5000)
+        except TimeoutError:
+            assert time.monotonic() < until, line
+        else:
+            return
 
 
 def message(planted: Planted) -> re.Pattern[str]:
