@@ -28,7 +28,8 @@ from tasks.header import examine
 from tasks.scan import Territory, walk_study
 from tasks.turn import computing, waiting
 
-_READERS: Final = 8  # twice as many are no faster, whether a file is there at once or after some milliseconds
+# Files a second where each is there after 10 ms: one reader 77, 8 of them 660, 16 of them 1,100.
+_READERS: Final = 16
 _AHEAD: Final = 64  # files, and ends of studies, that are asked for and not counted yet
 _HEAD_BYTES: Final = 1 << 15
 _LOOK_UP_S: Final = 0.5  # a signal is heeded at the latest then: see tasks/engine.py

@@ -6,8 +6,8 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from io import TextIOWrapper
@@ -47,7 +47,7 @@ def write_manifest(roots: Sequence[Path], out: Path, watch: Watch = nullcontext)
     leads out of the roots: the run's report says so. Links are not followed. Memory: names along one path.
     """
 
-    def rows(finder: _Finder, counts: Counts, _spool: Path) -> Iterator[Cells]:
+    def rows(finder: _Finder, counts: Counts, _spool: Path) -> Generator[Cells, None, None]:
         for found in finder.study_dirs(counts):
             yield (escape(found.path),)
 
@@ -61,7 +61,7 @@ def scan_manifest(roots: Sequence[Path], out: Path, watch: Watch = nullcontext) 
     they are in a file beside the manifest.
     """
 
-    def rows(finder: _Finder, counts: Counts, spool: Path) -> Iterator[Cells]:
+    def rows(finder: _Finder, counts: Counts, spool: Path) -> Generator[Cells, None, None]:
         with _spooled(finder.study_dirs(counts), spool) as study_dirs:
             counts.finding = False
             for found, expected in expectations(study_dirs, finder.real_roots, finder.is_own, counts):
@@ -74,7 +74,7 @@ def _write(
     roots: Sequence[Path],
     out: Path,
     columns: Sequence[str],
-    rows: "Callable[[_Finder, Counts, Path], Iterator[Cells]]",
+    rows: "Callable[[_Finder, Counts, Path], Generator[Cells, None, None]]",
     watch: Watch,
 ) -> Counts:
     write = for_suffix(_WRITERS, out)
@@ -86,7 +86,8 @@ def _write(
         with _replacing(out) as file, watch(counts):
             spool = Path(file.name).with_suffix(".found")
             finder = _Finder(roots, frozenset(os.path.realpath(path) for path in (out, file.name, spool)))
-            write(file, columns, rows(finder, counts, spool))
+            with closing(rows(finder, counts, spool)) as cells:  # also when the writer is interrupted
+                write(file, columns, cells)
     except OSError as error:
         raise UsageError(f"The manifest can't be written: {cause(error)}.") from None
     return counts
@@ -99,13 +100,13 @@ def _cells(found: StudyDir, expected: Expected) -> Cells:
 @contextmanager
 def _spooled(study_dirs: Iterator[StudyDir], spool: Path) -> Iterator[Iterator[StudyDir]]:
     """The same study directories once all are known, from a file: memory should not hold them all."""
-    with open(spool, "x+b", opener=_private) as file:
-        try:
+    try:
+        with open(spool, "x+b", opener=_private) as file:
             file.writelines(json.dumps([each.path, each.is_whole]).encode() + b"\n" for each in study_dirs)
             file.seek(0)
             yield (StudyDir(*json.loads(line)) for line in file)
-        finally:
-            spool.unlink()
+    finally:
+        spool.unlink(missing_ok=True)
 
 
 # --- finding study directories ---

@@ -30,9 +30,7 @@ _UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)+")  # DICOM PS3.5 9.1, and leading
 _MAX_UID_CHARS: Final = 64
 _WHOLE: Final = re.compile(r"(-?[0-9]{1,15})(?:\.0)?")  # pandas writes 12.0 where a column has gaps
 _MAX_DIGITS: Final = 9
-_MAX_DIGITS_OF_BYTES: Final = (
-    15  # a float, which is what pandas makes of a column with gaps, has them exactly
-)
+_MAX_DIGITS_OF_BYTES: Final = 15  # a float has them exactly, too
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 Row = tuple[int, Mapping[str, str]]

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -252,6 +252,24 @@ class TestAManifestIsWritten:
         assert there == [beside]
         assert os.listdir(out.parent) == ["m.csv"]
         assert out.read_text() == "old"
+
+    def test_or_an_interrupt_of_the_writer_leaves_the_old_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between two rows; at once, not when the exception is forgotten."""
+        for number in range(3):
+            dicom(tmp_path / "root" / str(number) / "1", f"1.{number}")
+
+        def interrupted(_file: object, _columns: object, rows: Iterator[object]) -> None:
+            next(rows)
+            raise KeyboardInterrupt
+
+        monkeypatch.setitem(_WRITERS, ".csv", interrupted)  # type: ignore[arg-type]
+        (tmp_path / "out").mkdir()
+        with pytest.raises(KeyboardInterrupt) as raised:
+            scan_manifest([tmp_path / "root"], tmp_path / "out" / "m.csv")
+        assert raised.tb
+        assert os.listdir(tmp_path / "out") == []
 
     def test_or_the_old_one_stays(self, tmp_path: Path) -> None:
         """What can't be finished leaves no half of it."""
