@@ -684,6 +684,7 @@ def without_reader(stream: str, *arguments: str) -> "subprocess.CompletedProcess
     try:
         return subprocess.run(
             [sys.executable, "-m", "flows.cli", *arguments],
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
             text=True,
             timeout=120,
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: writer},
