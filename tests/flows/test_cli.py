@@ -662,7 +662,7 @@ class TestNoReader:
             cut(study / "IM0003.dcm")
         done = without_reader("stdout", "upload", "-p", str(study), "--list")
         assert done.returncode == read_summary(here / "report").exit_code == code
-        assert done.stderr.startswith("203 files: ")
+        assert "\n203 files: " in done.stderr
         assert done.stderr.splitlines()[-1] == f"Report: {here / 'report' / 'report.csv'}"
         assert len(done.stderr.splitlines()) == 4
 

@@ -86,7 +86,7 @@ class TestTerminal:
         (here / "manifest.csv").write_text(f"study_dir,expected_instances\ndisc,{expected}\n")
         assert execute(["run", "manifest.csv"]) == code
         err = capsys.readouterr().err.splitlines()
-        assert ("0 of 1 studies complete, 1 without an image" in err) == (code == 0)
+        assert ("0 of 1 study complete, 1 without an image" in err) == (code == 0)
         assert ("  study 1: 1 fewer than expected; no image" in err) == (code == 1)
         (study,) = read_report(here / "report" / "studies.csv")
         assert (study["complete"], study["files"]) == ("false" if code else "", "2")
@@ -124,7 +124,7 @@ class TestStudiesCsv:
         (here / "manifest.csv").write_text("study_dir\ngone\n")
         assert execute(["run", "manifest.csv"]) == 1
         err = capsys.readouterr().err.splitlines()
-        assert err[err.index("0 of 1 studies complete") + 1] == "  and 1 more: studies.csv"
+        assert err[err.index("0 of 1 study complete") + 1] == "  and 1 more: studies.csv"
 
 
 @pytest.mark.usefixtures("at_sandbox", "prefect_server")
@@ -167,7 +167,7 @@ class TestPrefect:
         artifacts = self.artifacts_of(here)
         assert self.state.is_completed()
         assert "backfill-incomplete-studies" not in artifacts
-        assert "0 of 1 studies complete, 1 without an image." in artifacts["backfill-summary"]
+        assert "0 of 1 study complete, 1 without an image." in artifacts["backfill-summary"]
 
 
 class TestEarlierReport:
