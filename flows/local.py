@@ -81,6 +81,7 @@ def _prepare() -> None:
     """Before Prefect is imported: its settings are read then. What the operator has set is left as it is."""
     if has_own_server():
         return
+    _set_defaults()
     if has_server():
         _reach()
     else:

@@ -23,19 +23,21 @@ class TestServer:
     def test_that_ends_is_noticed_at_once(self, environ: dict[str, str], tmp_path: Path) -> None:
         """Its database can't be made."""
         environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{tmp_path}/gone/prefect.db"
+        before = descendants(os.getpid())
         with pytest.raises(UsageError, match="ended while it started"):
             Server.start(environ)
-        assert descendants(os.getpid()) == []
+        assert set(descendants(os.getpid())) <= set(before)
 
     def test_that_lives_and_does_not_answer_is_given_up(
         self, environ: dict[str, str], tmp_path: Path
     ) -> None:
         """It waits for another one's start in the same home."""
+        before = descendants(os.getpid())
         with (tmp_path / "dicom-ingest-start.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with pytest.raises(UsageError, match="does not answer after 3 s"):
                 Server.start(environ, timeout_s=3)
-        assert descendants(os.getpid()) == []
+        assert set(descendants(os.getpid())) <= set(before)
 
     def test_is_given_two_minutes(self) -> None:
         """A first start prepares a database."""
