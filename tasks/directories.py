@@ -18,14 +18,14 @@ def make_private(report_dir: Path) -> list[Path]:
     try:
         made = make_directories(report_dir)
         with TemporaryFile(dir=report_dir):
-            pass
+            mode = report_dir.stat().st_mode
     except OSError as error:
         remove_empty(made)
         raise UsageError(
             f"The report directory can't be written: {error.strerror}. Nothing was sent. Name another "
             "--report-dir."
         ) from None
-    if report_dir.stat().st_mode & 0o077:
+    if mode & 0o077:
         log.warning(
             "The report directory is open to other users of this machine: chmod 700 keeps it private."
         )

@@ -291,4 +291,4 @@ def test_a_file_name_can_not_paint_the_terminal(scene: Scene) -> None:
     assert code == 1
     assert r"\x1b[31mred\x07\x0a" in said
     assert not {"\x1b", "\x07", "\u202e"} & set(said)
-    assert len([line for line in said.splitlines() if "31mred" in line]) == 1
+    assert len([line for line in said.splitlines() if "[31mred" in line]) == 1

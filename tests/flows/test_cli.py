@@ -664,7 +664,7 @@ class TestNoReader:
         assert done.returncode == read_summary(here / "report").exit_code == code
         assert "\n203 files: " in done.stderr
         assert done.stderr.splitlines()[-1] == f"Report: {here / 'report' / 'report.csv'}"
-        assert len(done.stderr.splitlines()) == 4
+        assert len(done.stderr.splitlines()) < 10
 
     def test_of_what_is_said_meanwhile_stops_no_run(self, study: Path, here: Path) -> None:
         """`2>&1 | head`."""
