@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
-from flows.terminal import FIRST_PAGE, has_no_reader, list_out, say
+from flows.terminal import FIRST_PAGE, discard_unread_output, list_out, say
 from flows.termination import terminated_like_interrupted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def execute(arguments: list[str]) -> int:
         with terminated_like_interrupted():
             return _run(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
-        if isinstance(error, BrokenPipeError) and has_no_reader():
+        if isinstance(error, BrokenPipeError) and discard_unread_output():
             return _NO_READER
         return _tell(_error_to_tell(error), debug=debug)
 

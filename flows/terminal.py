@@ -72,8 +72,8 @@ def list_out(lines: Iterable[str]) -> None:
         _discard(sys.stdout)
 
 
-def has_no_reader() -> bool:
-    """Whether nobody reads standard output any more; what was to be written there is discarded then."""
+def discard_unread_output() -> bool:
+    """Discards what goes to standard output from now on, if nobody reads it any more; whether that is so."""
     from select import POLLERR, POLLHUP, poll
 
     output = poll()

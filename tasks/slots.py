@@ -41,6 +41,7 @@ class Slots:
         self._places = 0
         self._busy = 0
         self._waiting = 0  # for a slot
+        self._waiting_for_place = 0
         self._usual_s = dict.fromkeys(Step, 0.0)  # moving average of how long each takes
         self._closed = False
         self._last_status: dict[Step, int | None] = {}  # of each step's last transient fault
@@ -174,10 +175,14 @@ class Slots:
         )
 
     def _next_try_at(self) -> float | None:
-        """None while one is under way, or about to be."""
-        if self._breaker.is_open:
-            return self._breaker.next_probe_at
-        return None if self._places else min(self._resumes_at.values(), default=None)
+        """None while one is under way. Where all files pause, not before the first of them goes on."""
+        resumes_at = min(self._resumes_at.values(), default=None)
+        if not self._breaker.is_open:
+            return None if self._places else resumes_at
+        probe_at = self._breaker.next_probe_at
+        if probe_at is None or resumes_at is None or self._waiting_for_place:
+            return probe_at
+        return max(probe_at, resumes_at)
 
     def close(self) -> None:
         """Let nobody in any more: whoever waits, or comes, gets InterruptedRunError."""
@@ -188,9 +193,11 @@ class Slots:
 
     def _wait_for_place(self) -> bool:
         """Also for the breaker; whether this is a probe."""
+        self._waiting_for_place += 1
         while not (self._closed or self._has_place()):
             wait_s = self._breaker.wait_s(self._clock())
             self._place_free.wait(wait_s if 0 < wait_s < math.inf else None)
+        self._waiting_for_place -= 1
         return self._enter()
 
     def _has_place(self) -> bool:

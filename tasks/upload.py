@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError
 from tasks.core.models import EXIT_ONE, Status, Todo
-from tasks.core.weather import PlatformState, together
+from tasks.core.weather import PlatformState, joint_state
 from tasks.ledger import Ledger
 from tasks.settings import Settings
 from tasks.slots import Slots, summed
@@ -130,7 +130,7 @@ class Uploader:
 
     def platform(self) -> PlatformState:
         """How the platform is, as all who send see it together; a moment late where they are processes."""
-        return together([self._slots.state(), *(hand.platform for hand in self._hands)])
+        return joint_state([self._slots.state(), *(hand.platform for hand in self._hands)])
 
     def upload(self, todos: Iterable[Todo]) -> None:
         """Sends a batch; returns when each of its files is settled, raises when the run stops before."""

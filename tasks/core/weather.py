@@ -46,7 +46,7 @@ class PlatformState:
     processes_failing: int = 0
 
 
-def together(states: Sequence[PlatformState]) -> PlatformState:
+def joint_state(states: Sequence[PlatformState]) -> PlatformState:
     """What several processes know, each of its own requests: of failing ones the worst, with the next try."""
     failing = [state for state in states if state.failing]
     worst = min(failing, key=lambda state: (not state.is_down, state.failing_since), default=PlatformState())

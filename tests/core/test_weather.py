@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.core.weather import Breaker, PlatformState, Step, Throttle, together
+from tasks.core.weather import Breaker, PlatformState, Step, Throttle, joint_state
 
 Weather = Callable[[Throttle], None]
 
@@ -147,7 +147,7 @@ class TestTogether:
     def test_slots_are_added_up(self) -> None:
         first = PlatformState(slots=10, slots_in_use=3, slots_withheld=5, throttled_since=7.0)
         second = PlatformState(slots=10, slots_in_use=4, slots_withheld=8, throttled_since=6.0)
-        both = together([first, second])
+        both = joint_state([first, second])
         assert (both.slots, both.slots_in_use, both.slots_withheld) == (20, 7, 13)
         assert (both.throttled_since, both.processes, both.processes_failing) == (6, 2, 0)
 
@@ -163,19 +163,19 @@ class TestTogether:
         second = PlatformState(
             failing=Step.PUT, failing_since=4, is_down=True, next_try_at=30, processes_failing=1
         )
-        both = together([first, PlatformState(), second])
+        both = joint_state([first, PlatformState(), second])
         assert (both.failing, both.is_down, both.failing_since, both.next_try_at) == (Step.PUT, True, 4, 30)
         assert (both.http_status, both.processes_failing, both.processes) == (None, 2, 3)
         trying = replace(first, next_try_at=None)
-        assert together([trying, second]).next_try_at is None, "one is under way"
+        assert joint_state([trying, second]).next_try_at is None, "one is under way"
 
     def test_down_is_worse_than_a_few_faults(self) -> None:
         few = PlatformState(failing=Step.PRESIGN, failing_since=1, next_try_at=2)
         down = PlatformState(failing=Step.PUT, failing_since=9, is_down=True, next_try_at=10)
-        assert together([few, down]).failing is Step.PUT
+        assert joint_state([few, down]).failing is Step.PUT
 
     def test_a_process_without_slots_does_not_count(self) -> None:
-        assert together([PlatformState(processes=0), PlatformState(slots=20)]).processes == 1
+        assert joint_state([PlatformState(processes=0), PlatformState(slots=20)]).processes == 1
 
 
 def down(retry_after_s: float = 0.0) -> Breaker:

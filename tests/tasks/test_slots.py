@@ -272,6 +272,17 @@ class TestState:
         upload(slots, 1, int)
         assert slots.state().failing is None
 
+    def test_says_no_next_try_for_which_there_is_no_file(self) -> None:
+        """One may be tried in a second, but all that are left pause for longer, or for less."""
+        slots = Slots(2, clock=lambda: 10.0)
+        for file_id in range(5):
+            self.fail(slots, file_id)
+        assert slots.state().next_try_at == 11
+        with slots.pausing(1, 8):
+            assert slots.state().next_try_at == 18
+        with slots.pausing(1, 0.5):
+            assert slots.state().next_try_at == 11
+
     def test_tells_three_faults_in_a_row_while_others_are_under_way(self) -> None:
         slots = Slots(2)
         for file_id in range(3):
