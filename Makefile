@@ -6,7 +6,7 @@ LOCK := deployments/requirements.lock
 # uv trusts whom the operating system trusts.
 export UV_SYSTEM_CERTS := true
 
-.PHONY: demo test test-kill check format lock audit-deps bench clean
+.PHONY: demo test test-kill test-long check format lock audit-deps bench clean
 
 demo: $(VENV)/ready ## sample studies through a real far side on this machine, to a report
 	@$(BIN)/dicom-ingest demo
@@ -33,6 +33,9 @@ audit-deps: $(VENV)/ready ## known vulnerabilities of what the lock names; asks 
 
 test-kill: $(VENV)/ready ## killed 300 times at random moments: a quarter of an hour
 	@KILLS=300 $(BIN)/pytest tests/e2e/test_kill.py
+
+test-long: $(VENV)/ready ## the tests that take minutes each
+	@$(BIN)/pytest -m long
 
 bench: $(VENV)/ready ## how fast, side by side
 	@$(BIN)/python -m tests.benchmarks
