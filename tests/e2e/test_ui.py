@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
-from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
+from playwright.sync_api import TimeoutError as NotInTimeError
 
 from deployments.sandbox.check import compare
 from deployments.sandbox.samples import Planted, build
@@ -297,7 +297,7 @@ def await_log(page: Page, line: str) -> None:
         page.reload()
         try:
             page.get_by_text(line).first.wait_for(timeout=5000)
-        except PlaywrightTimeoutError:
+        except NotInTimeError:
             assert time.monotonic() < until, line
         else:
             return

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -873,3 +873,47 @@ class TestWhatIsNoInstance:
         assert len(far_side.keys_handed_out) == 2
         assert run.keys_told == far_side.keys_handed_out
         assert run.exit_code == 1
+
+
+class TestLimitParallel:
+    """What the shell has to share with others is known once the engine is there."""
+
+    def test_is_what_the_run_uses_from_then_on(self, near_side: NearSide, dicom: Dicom) -> None:
+        for number in range(30):
+            near_side.put(f"study/{number:02}", dicom(f"1.2.{number}"))
+        near_side.far_side.script = lambda request: time.sleep(0.02) if request.step is Step.PUT else None
+        engine = near_side.engine(parallel=20)
+        engine.limit_parallel(3)
+        summary = near_side.finished(engine).summary
+        assert near_side.far_side.most_puts_under_way == 3
+        assert summary.peak_parallel == 3
+        assert [slots for _, slots in summary.parallel_course] == [3]
+
+    def test_changes_nothing_about_a_run_that_was_stopped(self, near_side: NearSide, dicom: Dicom) -> None:
+        near_side.put("study/a", dicom("1.2"))
+        engine = near_side.engine()
+        engine.stop(InterruptedRunError("Enough."))
+        engine.limit_parallel(3)
+        with pytest.raises(InterruptedRunError, match="Enough"):
+            engine.raise_if_stopped()
+        assert near_side.finished(engine).exit_code == 130
+
+    def test_no_put_is_under_way_once_it_is_drained(self, near_side: NearSide, dicom: Dicom) -> None:
+        """So that what was shared may be given back before the report is written."""
+        for number in range(10):
+            near_side.put(f"study/{number}", dicom(f"1.2.{number}"))
+        engine = near_side.engine(parallel=4)
+
+        def slow(request: Request) -> None:
+            if request.step is Step.PUT:
+                if request.n == 3:
+                    engine.stop(InterruptedRunError("Enough."))
+                time.sleep(0.3)
+
+        near_side.far_side.script = slow
+        with suppress(InterruptedRunError):
+            for batch_no in engine.batches():
+                engine.upload(batch_no)
+        engine.drain()
+        assert near_side.far_side.puts_under_way == 0
+        assert near_side.finished(engine).summary.exit_code == 130
