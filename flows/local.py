@@ -67,7 +67,21 @@ def _last_run_id(report_dir: Path) -> str:
         return ""
 
 
+def require_server() -> None:
+    """A server that the operator named has to answer before anything is asked of the platform."""
+    _set_defaults()
+    if has_server():
+        _reach()
+
+
 def _prepare() -> None:
+    require_server()
+    if not has_server():
+        say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
+        _start_embedded_server()
+
+
+def _set_defaults() -> None:
     """Before Prefect is imported: its settings are read then. What the operator has set is left as it is."""
     defaults = {
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
@@ -79,11 +93,6 @@ def _prepare() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    if has_server():
-        _reach()
-    else:
-        say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
-        _start_embedded_server()
 
 
 def has_server() -> bool:

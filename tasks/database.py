@@ -172,6 +172,17 @@ def connect(url: str | Path) -> sa.Engine:
         ) from None
 
 
+def sqlite_file(url: str | Path) -> Path | None:
+    """Where a ledger in SQLite lies; None for another database, and for a URL that is none."""
+    if isinstance(url, Path):
+        return url
+    try:
+        parsed = sa.make_url(url)
+    except SQLAlchemyError:
+        return None
+    return Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
+
+
 def prepare(engine: sa.Engine) -> None:
     """Makes a new ledger, and brings an older one to the newest schema. UsageError for one of the future."""
     patiently(lambda: _prepare(engine))  # SQLite does not wait when two make a new one at the same moment

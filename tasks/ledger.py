@@ -43,7 +43,7 @@ from tasks.core.models import (
 )
 from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.core.reconcile import Claim
-from tasks.database import Writer, connect, execute_many, patiently, prepare, told
+from tasks.database import Writer, connect, execute_many, patiently, prepare, sqlite_file, told
 from tasks.derived import report_select
 from tasks.schema import (
     CLAIMED,
@@ -676,13 +676,21 @@ class Ledger:
 
 def begins(url: str | Path, campaign: str) -> Begins:
     """What a run of this campaign would make anew. It makes nothing itself."""
-    if isinstance(url, Path) and not (url.is_file() and url.stat().st_size):
+    file = sqlite_file(url)
+    if file and not _has_content(file):
         return Begins.LEDGER
     engine = connect(url)
     try:
         return patiently(lambda: _begins(engine, campaign))
     finally:
         engine.dispose()
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except OSError:  # also of one that can't be looked at: who opens it says so
+        return False
 
 
 def _begins(engine: sa.Engine, campaign: str) -> Begins:

@@ -21,7 +21,7 @@ from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
 from tasks.engine import Engine, account_for_all, keep_unused, make_private, problems_of, tell_start, write
-from tasks.ledger import Ledger, ShardStanding, begins, shard_run_id
+from tasks.ledger import Begins, Ledger, ShardStanding, begins, shard_run_id
 from tasks.preflight import first_answer, require_report_dir
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
@@ -145,6 +145,8 @@ def run_id_for(flow_run_id: str, settings: Settings) -> str:
     what somebody has mended since, is tried again as a whole: its shards are over.
     """
     require_shared(settings)
+    if begins(settings.ledger_at, settings.campaign) is not Begins.NOTHING:
+        return flow_run_id
     with closing(_ledger(settings, flow_run_id)) as ledger:
         return uuid4().hex if ledger.is_over else flow_run_id
 
