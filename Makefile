@@ -43,9 +43,6 @@ test-long: $(VENV)/ready ## what takes minutes each, and 300 kills: three quarte
 test-kill: $(VENV)/ready ## killed 300 times at random moments: a quarter of an hour
 	@KILLS=300 $(BIN)/pytest tests/e2e/test_kill.py
 
-test-long: $(VENV)/ready ## the tests that take minutes each
-	@$(BIN)/pytest -m long
-
 bench: $(VENV)/ready ## how fast, side by side
 	@$(BIN)/python -m tests.benchmarks
 

@@ -365,9 +365,11 @@ def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Terr
 
 def _check(settings: "Settings") -> "AbstractContextManager[None]":
     """Finds what is wrong before Prefect takes seconds to start; what the flow is to run within."""
+    from flows.local import require_server
     from tasks.ledger import begins
     from tasks.preflight import check, handed_over
 
+    require_server()  # a key that is handed out needs a run that accounts for it
     anew = begins(settings.ledger_at, settings.campaign)
     answer = check(settings)
     _say_what_begins(settings, anew)

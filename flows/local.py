@@ -77,14 +77,19 @@ def _last_run_id(report_dir: Path) -> str:
         return ""
 
 
+def require_server() -> None:
+    """A server that the operator named has to answer before anything is asked of the platform."""
+    _set_defaults()
+    if has_server():
+        _reach()
+
+
 def _prepare() -> None:
     """Before Prefect is imported: its settings are read then. What the operator has set is left as it is."""
     if has_own_server():
         return
-    _set_defaults()
-    if has_server():
-        _reach()
-    else:
+    require_server()
+    if not has_server():
         say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
         _start_own_server()
 

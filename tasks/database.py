@@ -176,8 +176,8 @@ def connect(url: str | Path) -> sa.Engine:
 
 def has_ledger(url: str | Path) -> bool:
     """Whether there is a database with a ledger in it; nothing is made. What can't be told counts as one."""
-    if isinstance(url, Path):
-        return _is_ledger(url)
+    if file := _sqlite_file(url):
+        return _is_ledger(file)
     engine = connect(url)
     try:
         return patiently(lambda: sa.inspect(engine).has_table(revision.name))
@@ -197,6 +197,17 @@ def _is_ledger(path: Path) -> bool:
         return False
     except sqlite3.Error:
         return True
+
+
+def _sqlite_file(url: str | Path) -> Path | None:
+    """Where a ledger in SQLite lies; None for another database, and for a URL that is none."""
+    if isinstance(url, Path):
+        return url
+    try:
+        parsed = sa.make_url(url)
+    except SQLAlchemyError:
+        return None
+    return Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
 
 
 def prepare(engine: sa.Engine) -> None:

@@ -686,7 +686,7 @@ class Ledger:
 
 def begins(url: str | Path, campaign: str) -> Begins:
     """What a run of this campaign would make anew. It makes nothing itself."""
-    if isinstance(url, Path) and not (url.is_file() and url.stat().st_size):
+    if not has_ledger(url):
         return Begins.LEDGER
     engine = connect(url)
     try:
@@ -697,8 +697,6 @@ def begins(url: str | Path, campaign: str) -> Begins:
 
 def _begins(engine: sa.Engine, campaign: str) -> Begins:
     with engine.connect() as db:
-        if not sa.inspect(db).has_table(run.name):
-            return Begins.LEDGER
         is_known = db.scalar(sa.select(sa.exists().where(run.c.campaign == campaign)))
         return Begins.NOTHING if is_known else Begins.CAMPAIGN
 

@@ -23,7 +23,7 @@ from tasks.core.plan import cut
 from tasks.database import has_ledger
 from tasks.directories import make_private, remove_empty
 from tasks.engine import Engine, account_for_all, keep_unused, problems_of, tell_start, write
-from tasks.ledger import Ledger, ShardStanding, begins, shard_run_id
+from tasks.ledger import Begins, Ledger, ShardStanding, begins, shard_run_id
 from tasks.preflight import first_answer
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
@@ -147,6 +147,8 @@ def run_id_for(flow_run_id: str, settings: Settings) -> str:
     what somebody has mended since, is tried again as a whole: its shards are over.
     """
     require_shared(settings)
+    if begins(settings.ledger_at, settings.campaign) is not Begins.NOTHING:
+        return flow_run_id
     with closing(_ledger(settings, flow_run_id)) as ledger:
         return uuid4().hex if ledger.is_over else flow_run_id
 

@@ -255,7 +255,7 @@ class TestAudit:
     def test_says_that_something_was_sent_to_an_unused_key(self, reported: Path) -> None:
         stored = next(each["key"] for each in events(reported) if each["event"] == "stored")
         edit(reported / "summary.json", lambda text: re.sub(r'(?<="unused_keys": \[)', f'"{stored}",', text))
-        assert "that is stored in the trail" in faults(reported)
+        assert "the trail has what was stored there" in faults(reported)
 
     def test_of_files_stored_by_a_run_elsewhere_counts_them(
         self, near_side: NearSide, reported: Path

@@ -24,10 +24,12 @@ from tests.databases import PostgreSQL
 from tests.far_side import (
     CLIENT_ID,
     CLIENT_SECRET,
+    TOKEN,
     Deviation,
     FarSide,
     Minted,
     Reply,
+    Request,
     Reset,
     Step,
     always,
@@ -136,6 +138,27 @@ class TestFirstAnswer:
         with pytest.raises(UsageError, match="the token endpoint answered 500"):
             asked(token="", token_url=far_side.token_url, **secret)
         assert len(far_side.asked(Step.TOKEN)) > 2
+
+
+def test_a_token_file_that_is_lost_later_ends_the_run_with_4_and_a_full_report(
+    near_side: NearSide, far_side: FarSide, dicom: Dicom
+) -> None:
+    for number in range(30):
+        near_side.put(f"study/{number}", dicom(f"1.{number}"))
+    file = near_side.directory / "token"
+    file.write_text(TOKEN)
+
+    def script(request: Request) -> None:
+        if request.step is Step.PUT and request.n == 3:
+            file.unlink()
+
+    far_side.script = script
+    run = near_side.run(token="", token_file=file, parallel=1)
+    assert run.exit_code == 4
+    assert "DICOM_INGEST_TOKEN_FILE" in run.summary.problems[0]
+    assert len(run.rows) == 30
+    assert {"uploaded", "not_attempted/stopped"} <= set(run.statuses.values())
+    assert run.keys_told == far_side.keys_handed_out
 
 
 Break = Callable[[FarSide, NearSide], dict[str, object]]
@@ -254,6 +277,7 @@ class TestUnusedKey:
         run = near_side.run()
         assert (run.exit_code, far_side.objects) == (3, {})
         assert run.summary.unused_keys == ["uploads/the-same"]
+        assert audit(near_side.report_dir).faults == []
 
     def test_is_none_while_the_platform_throttles(
         self, near_side: NearSide, far_side: FarSide, dicom: Dicom
@@ -340,9 +364,12 @@ class TestWhatBegins:
         assert "in /mnt/ledger.sqlite" in Begins.LEDGER.sentence("a", "/mnt/ledger.sqlite")
         assert "Campaign trial is new" in Begins.CAMPAIGN.sentence("trial")
 
-    def test_is_a_ledger_where_an_empty_file_lies(self, tmp_path: Path) -> None:
+    def test_is_a_ledger_where_an_empty_file_lies_or_none(self, tmp_path: Path) -> None:
+        """However it is named; none is made."""
         (tmp_path / "ledger.sqlite").touch()
         assert begins(tmp_path / "ledger.sqlite", "a") is Begins.LEDGER
+        assert begins(f"sqlite:///{tmp_path}/other.sqlite", "a") is Begins.LEDGER
+        assert os.listdir(tmp_path) == ["ledger.sqlite"]
 
 
 class TestApiKey:
@@ -386,7 +413,7 @@ class TestApiKey:
         file.write_text("first\n")
         far_side.api_keys.add("first")
 
-        def script(request: object) -> None:
+        def script(_request: Request) -> None:
             if len(far_side.asked(Step.PRESIGN)) == 2:
                 far_side.api_keys = {"second"}
                 file.write_text("second\n")

@@ -11,6 +11,7 @@ import pytest
 from tasks.auditor import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
 from tasks.engine import Engine, ended_by, report_again
+from tasks.ledger import Begins, begins
 from tasks.report import read_report
 from tasks.scan import survey
 from tasks.settings import Settings
@@ -200,6 +201,14 @@ class TestTriedAgain:
             carry_out(engine(near_side, number))
         whole.finish()
         assert run_id_for("m", near_side.settings()) != "m"
+
+
+class TestRunId:
+    def test_is_found_without_making_a_ledger(self, near_side: NearSide) -> None:
+        """Else the migration could not say that one begins."""
+        settings = near_side.settings()
+        assert run_id_for("m", settings) == "m"
+        assert begins(settings.ledger_at, settings.campaign) is Begins.LEDGER
 
 
 class TestRefused:
