@@ -32,7 +32,7 @@ from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, Run
 from flows.incomplete import not_complete
 from flows.names import prefix_label, run_name
 from flows.progress import shown
-from flows.slots import Holder, free_slots, is_standing_server
+from flows.slots import Awaited, Holder, free_slots, is_standing_server
 from tasks.core.errors import (
     CredentialsRefusedError,
     IngestError,
@@ -174,10 +174,10 @@ def holder_of(engine: Engine) -> Holder:
     """The run as a holder of slots: in its progress and its log it says what it waits for."""
     log = get_run_logger()
 
-    def waits_for(what: str) -> None:
-        engine.progress.waiting_for = what.partition(". ")[0].removeprefix("Waiting for ")
-        if what:
-            log.warning("%s", what)
+    def waits_for(awaited: Awaited | None) -> None:
+        engine.progress.waiting_for = awaited.what if awaited else ""
+        if awaited:
+            log.warning("%s", awaited)
 
     return Holder(engine.raise_if_stopped, engine.stop, waits_for)
 

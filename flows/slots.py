@@ -49,12 +49,23 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
+class Awaited:
+    """What a run waits for, and what a person may do about it. Its text is for a log."""
+
+    what: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"Waiting for {self.what}. {self.advice}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
 class Holder:
     """The run that slots are for: why it stops while it waits, what stops it, and whom it says things to."""
 
     raise_if_stopped: Callable[[], None]
     stop: Callable[[IngestError], None]
-    waits_for: Callable[[str], None]  # a sentence; empty when it waits no more
+    waits_for: Callable[[Awaited | None], None]  # None when it waits no more
 
 
 def is_standing_server() -> bool:
@@ -131,11 +142,11 @@ class _Lease:
         return time.monotonic() - self.renewed_at < self.lease_s
 
 
-def _wait(acquire: Callable[[], _Lease | str], holder: Holder) -> _Lease:
+def _wait(acquire: Callable[[], _Lease | Awaited], holder: Holder) -> _Lease:
     """Asks until there is a lease, and says what is waited for when that takes more than a moment."""
-    began, said = time.monotonic(), ""
+    began, said = time.monotonic(), None
     try:
-        while isinstance(answer := acquire(), str):
+        while isinstance(answer := acquire(), Awaited):
             holder.raise_if_stopped()
             if answer != said and time.monotonic() - began >= _SAID_AFTER_S:
                 said = answer
@@ -143,11 +154,11 @@ def _wait(acquire: Callable[[], _Lease | str], holder: Holder) -> _Lease:
             time.sleep(_ASKED_EVERY_S)
     finally:
         if said:
-            holder.waits_for("")
+            holder.waits_for(None)
     return answer
 
 
-def _acquire_free(limit: str, most: int, lease_s: float) -> _Lease | str:
+def _acquire_free(limit: str, most: int, lease_s: float) -> _Lease | Awaited:
     """A lease on what is free now, or what is waited for."""
     try:
         wanted = min(most, _free(limit))
@@ -185,7 +196,7 @@ def _read_or_make(limit: str) -> GlobalConcurrencyLimitResponse | None:
             return None
 
 
-def _acquire(limit: str, slots: int, lease_s: float, taken: Collection[int] = (_LOCKED,)) -> _Lease | str:
+def _acquire(limit: str, slots: int, lease_s: float, taken: Collection[int] = (_LOCKED,)) -> _Lease | Awaited:
     """The lease, or what is waited for."""
     renewed_at = time.monotonic()
     try:
@@ -200,8 +211,8 @@ def _acquire(limit: str, slots: int, lease_s: float, taken: Collection[int] = (_
     return _Lease(limit, slots, UUID(answer.json()["lease_id"]), lease_s, renewed_at)
 
 
-def _all_taken(limit: str) -> str:
-    return f"Waiting for upload slots: other runs have what there is. {_how_to_free(limit)}"
+def _all_taken(limit: str) -> Awaited:
+    return Awaited("upload slots: other runs have what there is", _how_to_free(limit))
 
 
 def _how_to_free(limit: str) -> str:
@@ -211,14 +222,14 @@ def _how_to_free(limit: str) -> str:
     )
 
 
-def _away(error: Exception, limit: str) -> str:
+def _away(error: Exception, limit: str) -> Awaited:
     """What is waited for. StoppedError when the server answered that it will not: it would again."""
     if isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500:
         raise StoppedError(
             f"Prefect's server refuses slots of the limit {limit} ({error.response.status_code})."
         ) from None
     log.info("Prefect's server gave no answer about slots (%s)", type(error).__name__)
-    return "Waiting for upload slots: Prefect's server does not answer."
+    return Awaited("upload slots: Prefect's server does not answer")
 
 
 @contextmanager
@@ -272,7 +283,7 @@ def _replace(lease: _Lease) -> bool:
         again = _acquire(lease.limit, lease.slots, lease.lease_s)
     except StoppedError:
         return False
-    if isinstance(again, str):
+    if isinstance(again, Awaited):
         return False
     lease.lease_id, lease.renewed_at = again.lease_id, again.renewed_at
     return True

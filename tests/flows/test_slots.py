@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.slots import (
     EMBEDDED_SERVER,
+    Awaited,
     Holder,
     _acquire,
     fixed_slots,
@@ -66,7 +67,10 @@ class Run:
 
     @property
     def holder(self) -> Holder:
-        return Holder(self.raise_if_stopped, self.stops.append, self.said.append)
+        return Holder(self.raise_if_stopped, self.stops.append, self.waits_for)
+
+    def waits_for(self, awaited: Awaited | None) -> None:
+        self.said.append(str(awaited or ""))
 
 
 @pytest.fixture
