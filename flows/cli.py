@@ -23,7 +23,6 @@ _COLLECTED_AFTER: Final = 50_000
 def main() -> None:
     """The console script."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in tasks/hand.py
-    _ask_this_machine_directly()
     gc.set_threshold(_COLLECTED_AFTER)
     sys.exit(execute(sys.argv[1:]))
 
@@ -52,6 +51,7 @@ def _run(arguments: list[str]) -> int:
     if arguments in _ASKING_FOR_HELP:
         print(FIRST_PAGE, end="", flush=True)
         return 0
+    _ask_this_machine_directly()
     from cyclopts import CycloptsError
 
     from flows.commands import app
