@@ -25,7 +25,6 @@ _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that
 def main() -> None:
     """The console script."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in tasks/hand.py
-    _ask_this_machine_directly()
     gc.set_threshold(_COLLECTED_AFTER)
     sys.exit(execute(sys.argv[1:]))
 
@@ -56,6 +55,7 @@ def _run(arguments: list[str]) -> int:
     if arguments in _ASKING_FOR_HELP:
         list_out([FIRST_PAGE.rstrip("\n")])
         return 0
+    _ask_this_machine_directly()
     from cyclopts import CycloptsError
 
     from flows.commands import app
