@@ -8,7 +8,6 @@ never more PUTs at once than the platform allows. A run with a Prefect server of
 
 import contextvars
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -25,14 +24,12 @@ from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
+from flows.local import has_own_server
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.words import counted
 from tasks.settings import MOST_PARALLEL
 
 log = logging.getLogger("dicom_ingest")
-
-# Set to 1 by whoever starts a Prefect server for one run alone: no setting of an operator's.
-EMBEDDED_SERVER: Final = "DICOM_INGEST_EMBEDDED_SERVER"
 
 LEASE_S: Final = 120.0  # an outage of Prefect's server may take so long; 60 is the least that it grants
 _RENEWED_EVERY_S: Final = 20.0
@@ -70,7 +67,7 @@ class Holder:
 
 def is_standing_server() -> bool:
     """Whether this run is at a Prefect server that other runs may be at, too."""
-    return bool(PREFECT_API_URL.value()) and os.environ.get(EMBEDDED_SERVER) != "1"
+    return bool(PREFECT_API_URL.value()) and not has_own_server()
 
 
 def limit_name(api_endpoint: str) -> str:

@@ -70,7 +70,7 @@ _SANDBOX: Final = (
     "host",
     "port",
 )
-_OTHERS: Final = ("home", "embedded_server")
+_OTHERS: Final = ("home",)
 VARIABLES: Final = frozenset(
     PREFIX + name.upper() for name in (*HELP, *_OTHERS, *(f"sandbox_{each}" for each in _SANDBOX))
 )

@@ -131,13 +131,18 @@ def stuck_server(home: Path) -> Iterator[None]:
 
 
 class TestProxy:
-    def test_is_asked_for_the_platform_and_never_for_this_machine(self, start: Start, proxy: Proxy) -> None:
+    def test_is_asked_for_the_platform_and_never_for_this_machine(
+        self, start: Start, proxy: Proxy, home: Path
+    ) -> None:
         """The flow, its embedded server, its events and its logs; API and store are elsewhere."""
         platform = {"DICOM_INGEST_API_ENDPOINT": API, "DICOM_INGEST_ALLOW_HTTP": "true"}
         run = start("run", "manifest.csv", **through(proxy.url), **platform)
         assert run.ended() == 0, run.said
         assert set(proxy.asked) == {"api.example.org", "store.example.org"}
         assert len(proxy.asked) >= 80  # a URL and a PUT for each file
+        with closing(sqlite3.connect(home / "prefect.db")) as database:
+            limits = {name for (name,) in database.execute("SELECT name FROM concurrency_limit_v2")}
+        assert "dicom-ingest api.example.org:80" not in limits, "at a server of its own it shares no slots"
 
     def test_that_cannot_be_used_is_told_when_it_is_needed(self, start: Start) -> None:
         """Exit code 2, one sentence."""

@@ -534,7 +534,7 @@ class TestUnknownVariable:
     ) -> None:
         """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
         names = [*Settings.model_fields, *(f"sandbox_{name}" for name in SandboxSettings.model_fields)]
-        names += ["home", "debug", "embedded_server"]
+        names += ["home", "debug"]
         assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES
         assert unknown_variables([*VARIABLES, "dicom_ingest_token", "PATH", "DICOM_INGEST"]) == []
 

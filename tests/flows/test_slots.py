@@ -12,7 +12,6 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.slots import (
-    EMBEDDED_SERVER,
     Awaited,
     Holder,
     _acquire,
@@ -108,7 +107,7 @@ class TestStandingServer:
 
     def test_is_none_of_a_run_that_has_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whose address is set, too, in that run's process."""
-        monkeypatch.setenv(EMBEDDED_SERVER, "1")
+        monkeypatch.setattr("flows.slots.has_own_server", lambda: True)
         assert not is_standing_server()
 
     def test_is_none_where_none_is_named(self) -> None:
