@@ -296,9 +296,10 @@ def _give_back(lease: _Lease) -> None:
 
 
 def _release(lease: _Lease) -> None:
-    if _renew(lease) is _Renewal.GONE:
-        if lease.was_forgotten:
-            _give_back(lease)
+    renewal = _renew(lease)
+    if renewal is _Renewal.GONE and lease.was_forgotten:
+        _give_back(lease)
+    if renewal is not _Renewal.RENEWED:  # away: the lease ends by itself
         return
     try:
         with get_client(sync_client=True) as client:
