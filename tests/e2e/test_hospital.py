@@ -17,7 +17,7 @@ import pytest
 
 from tasks.report import read_summary
 from tests.conftest import Dicom
-from tests.far_side import TOKEN, FarSide
+from tests.far_side import TOKEN, FarSide, Step
 from tests.processes import await_gone, command_line, descendants
 from tests.proxy import API, DEAD, Proxy, running_proxy, through
 from tests.served import served
@@ -260,7 +260,7 @@ class TestEmbeddedServer:
         assert "Interrupted." in run.said
         assert "Traceback" not in run.said
         run.assert_no_process_is_left()
-        assert far_side.requests == []
+        assert far_side.asked(Step.PUT) == []
 
     @pytest.mark.long
     def test_that_ends_is_known_at_once(self, start: Start, far_side: FarSide, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ class TestEmbeddedServer:
         sentence = run.said.splitlines()[-1]
         assert "Prefect's server on this machine ended while it started. Nothing was sent." in sentence
         assert "Traceback" not in run.said
-        assert far_side.requests == []
+        assert far_side.asked(Step.PUT) == []
 
     @pytest.mark.long
     def test_that_lives_and_does_not_answer_is_given_up(self, start: Start, stuck_server: None) -> None:
