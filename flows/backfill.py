@@ -240,7 +240,8 @@ def _asked_or_raise(result: object, error: NotAllStoredError, campaign: str) -> 
     """The end that a person asked for, or else what stopped the manifest's run."""
     if asked := asked_end(error):
         return asked
-    emit_stopped("backfill", campaign, dict(error.counts))
+    if not isinstance(result, UsageError):  # as of a run of one manifest
+        emit_stopped("backfill", campaign, dict(error.counts))
     if isinstance(result, IngestError) and not isinstance(result, NotAllStoredError):
         raise result
     raise StoppedError(str(error))

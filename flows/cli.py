@@ -24,9 +24,17 @@ _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that
 
 def main() -> None:
     """The console script."""
+    _open_standard_streams()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in tasks/hand.py
     gc.set_threshold(_COLLECTED_AFTER)
     sys.exit(execute(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Those that whoever started us has closed: nobody reads what is said, and that is no fault."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - for as long as the process
 
 
 def _ask_this_machine_directly() -> None:

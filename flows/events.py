@@ -48,7 +48,7 @@ def emit_end(flow: str, summary: Summary, report_dir: Path) -> None:
 
 
 def emit_stopped(flow: str, campaign: str, counts: dict[str, Any]) -> None:
-    """A run of several manifests was stopped. The deployment is known of this run, not of its parts."""
+    """A run was stopped that has no summary: of several manifests, or before it could begin."""
     _emit(f"{flow}.stopped", f"dicom-ingest.campaign.{campaign}", campaign, counts)
 
 

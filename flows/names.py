@@ -58,9 +58,9 @@ def common_label(entries: Sequence[StudyEntry]) -> str:
 
 def is_made_up(name: str) -> bool:
     """Whether Prefect named the run for want of a name: its server, or the form of one of its UIs."""
-    if _OF_V2_FORM.fullmatch(name):
-        return True
     adjective, _, noun = name.rpartition("-")
+    if adjective in _V2_ADJECTIVES.split():
+        return noun in _V2_ANIMALS.split()
     return adjective in _adjectives() and noun in _nouns()
 
 
@@ -84,11 +84,32 @@ def _words(part: str) -> frozenset[str]:
     return frozenset(word for words in _VOCABULARY[part]["lists"] for word in _VOCABULARY[words]["words"])
 
 
-# The form of the UI fills in "Generic-Ocelot": one of these, and an animal of at most six letters.
-_OF_V2_FORM: Final = re.compile(
-    "(Awesome|Rustic|Small|Gorgeous|Fantastic|Sleek|Intelligent|Unbranded|Refined|Licensed|Generic|Practical"
-    "|Ergonomic|Handcrafted|Tasty|Handmade|Incredible)-[A-Z][a-z]{1,5}"
-)
+# The form of the UI (V2) fills in "Generic-Ocelot".
+_V2_ADJECTIVES: Final = """
+Awesome Ergonomic Fantastic Generic Gorgeous Handcrafted Handmade Incredible Intelligent Licensed Practical
+Refined Rustic Sleek Small Tasty Unbranded
+"""
+_V2_ANIMALS: Final = """
+Addax Aidi Ainu Akbash Akita Alabai Alpaca Alusky Ant Ape Asp Avocet Baboon Badger Baiji Barb Barbet Bass
+Bat Baya Beagle Beago Bear Beaski Beaver Bee Beetle Bichir Bilby Bird Birman Bison Boas Bobcat Boggle
+Boiga Bombay Bongo Bonobo Booby Borkie Bowfin Boxsky Briard Brug Caiman Camel Cantil Carp Cat Chipit
+Chipoo Chiton Chusky Cicada Coati Cobras Cockle Collie Conure Coral Corkie Cougar Cow Coyote Crab Crane
+Crow Cuckoo Cuscus Daniff Danios Daug Deer Dhole Dingo Discus Dodo Dog Donkey Dorgi Dorkie Douc Doxle
+Drever Duck Dugong Dunker Eagle Earwig Eel Egret Eider Eland Elk Emu Ermine Eryops Falcon Feist Ferret
+Fish Flea Fly Fossa Fox Frog Frug Gar Gecko Genet Gerbil Gibbon Gnat Goat Gollie Goose Gopher Grebe
+Grouse Guppy Hare Hawk Heron Hoopoe Horgi Hornet Horse Human Husky Hyena Ibex Ibis Iguana Impala Indri
+Insect Jabiru Jacana Jackal Jaguar Jerboa Kagu Kakapo Kea Keagle Kishu Kiwi Koala Kodkod Koolie Kowari
+Krait Krill Kudu Kuvasz Leech Lemur Liger Limpet Linnet Lion Lizard Llama Loach Locust Loris Lynx Macaw
+Maggot Magpie Malchi Mamba Marmot Mauzer Mayfly Meagle Miki Mink Mole Molly Monkey Moose Morkie Moth
+Mouse Mudi Mule Muskox Newt Nilgai Numbat Nutria Nyala Ocelot Okapi Olingo Olm Onager Opah Oribi Osprey
+Otter Owl Ox Oyster Parrot Peagle Pig Pigeon Pika Pitsky Pomchi Pomsky Poodle Poogle Possum Potoo Prawn
+Puffin Pug Puggle Puli Puma Pumi Python Quagga Quail Quokka Quoll Rabbit Raggle Rat Rhea Robin Sable
+Saiga Salmon Saluki Sambar Saola Seal Serval Shark Sheep Shichi Shrew Shrimp Skua Skunk Sloth Slug Snail
+Snake Somali Sphynx Spider Sponge Squid Stoat Stork Swan Taipan Takin Tang Tapir Tarpon Tetra Thrush Tick
+Tiger Torkie Tosa Toucan Towhee Trout Tuna Turaco Turkey Uakari Uguisu Unau Urial Vicuña Viper Vizsla
+Vole Walrus Wasp Weasel Wolf Wombat Worm Wrasse Xeme Xerus Yak Yarara Zebra Zebu Zokor Zonkey Zorse
+Zuchon
+"""
 # The form of the earlier UI (V1) has these beside the server's own.
 _V1_ADJECTIVES: Final = """
 affectionate agreeable alert amicable amused boundless broad-minded coherent comfortable communicative

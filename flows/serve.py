@@ -1,16 +1,17 @@
 """`dicom-ingest serve`: a Prefect server with its UI, and the deployments, ready to click "Run"."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from flows.home import require_home
-from flows.server import NO_TELEMETRY, Server
-from tasks.core.errors import UsageError
+from flows.server import LAST_PORT, NO_TELEMETRY, Server
+from tasks.core.errors import StoppedError, UsageError
 
-_LAST_PORT: Final = 65_535
 _SERVER_ENVIRONMENT: Final = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
@@ -18,8 +19,8 @@ _SERVER_ENVIRONMENT: Final = {
 
 def serve(port: int) -> None:
     """Until SIGINT or SIGTERM. Serves at the server that is configured, or else starts one."""
-    if not 1 <= port <= _LAST_PORT:
-        raise UsageError(f"--port has to be a number from 1 to {_LAST_PORT}. Nothing was started.")
+    if not 1 <= port <= LAST_PORT:
+        raise UsageError(f"--port has to be a number from 1 to {LAST_PORT}. Nothing was started.")
     for name, value in NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
     url = os.environ.get("PREFECT_API_URL")
@@ -61,7 +62,19 @@ def _server(port: int) -> Iterator[str]:
     """Its URL. In a session of its own: what is under way ends in order before its server does."""
     print("Starting a Prefect server (its first start takes up to a minute) ...", file=sys.stderr, flush=True)
     server = Server.start(_SERVER_ENVIRONMENT | os.environ, port)
+    stopping, is_lost = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        server.wait()
+        if not stopping.is_set():
+            is_lost.set()
+            os.kill(os.getpid(), signal.SIGTERM)  # what is under way ends in order, as at any end
+
+    threading.Thread(target=watch, name="server", daemon=True).start()
     try:
         yield server.url
     finally:
+        stopping.set()
         server.stop()
+        if is_lost.is_set():
+            raise StoppedError("Prefect's server on this machine has ended. Run the command again.")

@@ -24,7 +24,7 @@ NO_TELEMETRY: Final = {
 START_TIMEOUT_S: Final = 120.0  # the first start prepares a database: 20 s, on a slow machine a minute
 _LOOK_UP_S: Final = 0.5  # for the server's end, and for a signal that came in the moment before a wait
 _STOP_TIMEOUT_S: Final = 10.0  # the process ends itself before that
-_LAST_PORT: Final = 65_535
+LAST_PORT: Final = 65_535
 _EPHEMERAL: Final = {  # as Prefect's own ephemeral server: no UI, no scheduler
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -64,6 +64,10 @@ class Server:
             raise
         return server
 
+    def wait(self) -> None:
+        """Until it has ended, by itself or by `stop`."""
+        self._process.wait()
+
     def stop(self) -> None:
         """In order; returns when there is no process any more."""
         assert self._process.stdin
@@ -87,7 +91,7 @@ def _listening(port: int) -> socket.socket:
         f"Port {port} can't be used for Prefect's server: another program may have it. "
         "`dicom-ingest serve --port 4300` takes another."
     )
-    if not 0 <= port <= _LAST_PORT:  # create_server would leave its socket open
+    if not 0 <= port <= LAST_PORT:  # create_server would leave its socket open
         raise unusable
     try:
         with socket.create_server(("127.0.0.1", port), backlog=128) as bound:

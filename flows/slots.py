@@ -8,11 +8,12 @@ never more PUTs at once than the platform allows. A run with a Prefect server of
 
 import contextvars
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -123,20 +124,34 @@ class _Renewal(StrEnum):
     GONE = "gone"
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """Now, by both clocks: the monotonic one stands still while a machine sleeps, the other one is set."""
+
+    monotonic_s: float = field(default_factory=time.monotonic)
+    wall_s: float = field(default_factory=time.time)
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long ago at the most; endless when the clock was set back."""
+        by_wall = time.time() - self.wall_s
+        return max(time.monotonic() - self.monotonic_s, by_wall) if by_wall >= 0 else math.inf
+
+
 @dataclass(slots=True)
 class _Lease:
-    """Slots of a limit, held until `renewed_at + lease_s` at the least (by the monotonic clock)."""
+    """Slots of a limit, held until `lease_s` after `renewed_at` at the least."""
 
     limit: str
     slots: int
     lease_id: UUID
     lease_s: float
-    renewed_at: float
+    renewed_at: _Moment
 
     @property
     def was_forgotten(self) -> bool:
         """Of one that is gone: it was not over yet, so the server lost it and still counts its slots."""
-        return time.monotonic() - self.renewed_at < self.lease_s
+        return self.renewed_at.elapsed_s < self.lease_s
 
 
 def _wait(acquire: Callable[[], _Lease | Awaited], holder: Holder) -> _Lease:
@@ -195,7 +210,7 @@ def _read_or_make(limit: str) -> GlobalConcurrencyLimitResponse | None:
 
 def _acquire(limit: str, slots: int, lease_s: float, taken: Collection[int] = (_LOCKED,)) -> _Lease | Awaited:
     """The lease, or what is waited for."""
-    renewed_at = time.monotonic()
+    renewed_at = _Moment()
     try:
         with get_client(sync_client=True) as client:
             answer = client.increment_concurrency_slots_with_lease([limit], slots, "concurrency", lease_s)
@@ -259,7 +274,7 @@ def _hold(lease: _Lease, ended: threading.Event, stop: Callable[[IngestError], N
 
 
 def _renew(lease: _Lease) -> _Renewal:
-    now = time.monotonic()
+    now = _Moment()
     try:
         with get_client(sync_client=True) as client:
             client.renew_concurrency_lease(lease.lease_id, lease.lease_s)

@@ -41,7 +41,7 @@ from tasks.core.plan import Rules, batch_target
 from tasks.core.words import counted
 from tasks.directories import make_private, remove_empty
 from tasks.ledger import Begins, Ledger, begins
-from tasks.preflight import FirstAnswer, first_answer
+from tasks.preflight import NOT_ASKED, FirstAnswer, first_answer
 from tasks.report import REPORT_CSV, write_report
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
@@ -87,6 +87,8 @@ class Engine:
     ) -> None:
         """Asks the API for one URL, then opens the ledger: what is wrong is raised before anything is made.
 
+        A shard does not ask, for its migration has: what is wrong since then is its report's, and a platform
+        that is down is waited for.
         Whatever refuses the run leaves nothing of it behind. The ledger is opened last, for a new one may be
         another run's by the time that it would be removed.
         `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/shards.py`).
@@ -110,7 +112,7 @@ class Engine:
             self._trail = Trail(settings.report_dir)
             undo.callback(self._trail.undo)
             self.begins = begins(settings.ledger_at, settings.campaign)
-            answer = first_answer(settings, self._client)
+            answer = first_answer(settings, self._client) if shard is None else NOT_ASKED
             self._ledger = Ledger(
                 settings.ledger_at,
                 settings.campaign,

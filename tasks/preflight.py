@@ -5,6 +5,7 @@ trail and `unused_keys` of summary.json. So refused credentials and wrong settin
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -33,6 +34,7 @@ log = logging.getLogger("dicom_ingest")
 
 _TRIES: Final = 5
 _LAST_TRY_AFTER_S: Final = 20.0  # a server that lets each try run into a time-out is not asked for minutes
+_SAID_AFTER_S: Final = 3.0
 _LONGEST_PAUSE_S: Final = 10.0  # whatever Retry-After says: the run itself waits for longer
 _FINAL: Final = frozenset({FaultKind.UNAUTHORIZED, FaultKind.FORBIDDEN, FaultKind.SETTINGS})
 
@@ -43,6 +45,9 @@ class FirstAnswer:
 
     key: str
     asked_ns: int  # Unix nanoseconds
+
+
+NOT_ASKED: Final = FirstAnswer("", 0)
 
 
 def check(settings: Settings) -> FirstAnswer:
@@ -59,6 +64,22 @@ def check(settings: Settings) -> FirstAnswer:
         return ask(client)
 
 
+@contextmanager
+def _said_when_slow() -> Iterator[None]:
+    """A person who waits is told for what."""
+    what = (
+        "Waiting for a good answer of the upload API: it is asked a few times, for a minute at the most ..."
+    )
+    timer = threading.Timer(_SAID_AFTER_S, log.warning, [what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@_said_when_slow()
 def ask(
     client: UploadClient,
     sleep: Callable[[float], None] = time.sleep,

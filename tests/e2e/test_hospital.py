@@ -324,6 +324,24 @@ class TestEmbeddedServer:
             serve.process.kill()
             await_gone(children, within_s=10)
 
+    @pytest.mark.long
+    def test_of_serve_that_ends_by_itself_ends_serve(
+        self,
+        environment: dict[str, str],
+        tmp_path: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> None:
+        """At once, with one sentence: nobody is to look at a page that nothing is behind."""
+        with served(tmp_path, tmp_path_factory, environment) as serve:
+            (server,) = [
+                pid for pid in descendants(serve.process.pid) if "flows.server_process" in command_line(pid)
+            ]
+            os.kill(server, signal.SIGKILL)
+            assert serve.process.wait(60) == 3
+        said = serve.log.read_text()
+        assert said.splitlines()[-1].startswith("dicom-ingest: Prefect's server on this machine has ended.")
+        assert "Traceback" not in said
+
 
 def test_the_port_that_serve_is_to_take_is_somebody_elses(start: Start) -> None:
     """Exit code 2, before anything is started."""

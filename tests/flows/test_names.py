@@ -1,5 +1,6 @@
 """What flow runs are called: a typed name stays, one that Prefect made up gives way to ours."""
 
+import re
 from pathlib import Path
 
 import prefect
@@ -10,10 +11,13 @@ from flows.names import common_label, is_made_up, run_name
 from tasks.core.models import StudyEntry
 
 
-def asset(ui: str, pattern: str) -> str:
-    """A script of Prefect's UI."""
-    assets = Path(prefect.__file__).parent / "server" / ui / "assets"
-    return "\n".join(path.read_text() for path in assets.glob(pattern))
+def animals_of_the_form() -> list[str]:
+    """Those that a script of Prefect's UI has, and takes for names."""
+    assets = Path(prefect.__file__).parent / "server" / "ui_v2_build" / "assets"
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in assets.glob("deployment_*.js"))
+    found = re.search(r"`(Aardvark\.[^`]*)`", scripts)
+    assert found, "where the form takes its names from has changed"
+    return [animal for animal in found[1].split(".") if len(animal) <= 6]
 
 
 class TestMadeUp:
@@ -21,10 +25,18 @@ class TestMadeUp:
         """By the very function that its server calls; thousands, for its vocabulary has odd corners."""
         assert [name for name in (generate_slug(2) for _ in range(5000)) if not is_made_up(name)] == []
 
+    def test_is_every_name_that_the_form_fills_in(self) -> None:
+        """By the very list that its script has."""
+        animals = animals_of_the_form()
+        assert len(animals) > 300
+        assert [animal for animal in animals if not is_made_up(f"Generic-{animal}")] == []
+
     @pytest.mark.parametrize(
         "name",
         [
             "night-run",
+            "Small-Batch",
+            "Practical-Test",
             "second-half",
             "CT",
             "quick-light",

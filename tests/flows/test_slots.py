@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -15,6 +16,8 @@ from flows.slots import (
     Awaited,
     Holder,
     _acquire,
+    _Lease,
+    _Moment,
     fixed_slots,
     free_slots,
     is_standing_server,
@@ -247,6 +250,18 @@ class TestFree:
 class TestLost:
     """Prefect's server was away for longer than the lease."""
 
+    @pytest.mark.parametrize(
+        ("monotonic_ago_s", "wall_ago_s", "forgotten"),
+        [(10, 10, True), (130, 130, False), (10, 130, False), (10, -5, False)],
+        ids=["just now", "long ago", "the machine slept", "the clock was set back"],
+    )
+    def test_that_is_gone_too_early_was_forgotten(
+        self, monotonic_ago_s: float, wall_ago_s: float, forgotten: bool
+    ) -> None:
+        """Only then the server still counts its slots. One that may be over is no reason to take others'."""
+        renewed_at = _Moment(time.monotonic() - monotonic_ago_s, time.time() - wall_ago_s)
+        assert _Lease("limit", 5, uuid4(), 120.0, renewed_at).was_forgotten is forgotten
+
     @pytest.fixture
     def lose(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         """Ends the lease that was taken first, which was over."""
@@ -258,7 +273,6 @@ class TestLost:
 
         def lose() -> None:
             leases[0].lease_s = 60.0
-            leases[0].renewed_at = float("-inf")
             monkeypatch.setattr("flows.slots._Lease.was_forgotten", False)
             with get_client(sync_client=True) as client:
                 client.release_concurrency_slots_with_lease(leases[0].lease_id)

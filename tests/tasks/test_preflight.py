@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -74,6 +75,18 @@ class TestFirstAnswer:
         pauses = asked.pauses  # type: ignore[attr-defined]
         assert pauses == sorted(pauses)
         assert len(pauses) == 2
+
+    def test_that_lets_a_person_wait_is_said_to_be_waited_for(
+        self,
+        asked: Callable[..., FirstAnswer],
+        far_side: FarSide,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(preflight, "_SAID_AFTER_S", 0.01)
+        far_side.script = lambda _request: time.sleep(0.5)
+        asked()
+        assert "Waiting for a good answer of the upload API" in caplog.text
 
     @pytest.mark.parametrize(
         ("answer", "told"),

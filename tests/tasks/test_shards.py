@@ -19,7 +19,7 @@ from tasks.shards import Balance, Migration, run_id_for, shard_engine, weigh
 from tasks.upload import Progress
 from tests.conftest import Dicom, NearSide, Row, padded
 from tests.databases import PostgreSQL
-from tests.far_side import Deviation, Step, always, status
+from tests.far_side import Deviation, Step, always, scripted, status
 
 # What is the same in a report of one run and in one of shards (DESIGN.md, section 6) ...
 _OF_FILE = (
@@ -108,7 +108,7 @@ class TestMerged:
         by_status = merged.summary.by_status
         assert (by_status["uploaded"], by_status["duplicate"], by_status["conflict"]) == (41, 2, 1)
         assert audit(near_side.report_dir, None).faults == []
-        assert len(merged.summary.unused_keys) == 1 + 3, "of the migration, and of each shard"
+        assert len(merged.summary.unused_keys) == 1, "of the migration: a shard asks for no URL at its start"
         assert merged.keys_told == near_side.far_side.keys_handed_out
         near_side.run(report_dir=tmp_path / "single", ledger=postgresql.new_database())
         assert same(merged.rows.values()) == same(read_report(tmp_path / "single"))
@@ -232,10 +232,19 @@ class TestRefused:
         """Also when the migration itself is stopped because that one was."""
         plant(near_side, dicom)
         whole = migration(near_side, 2)
-        engines = [engine(near_side, number) for number in (1, 2)]
         near_side.far_side.script = always(Step.PRESIGN, answer)
-        assert [carry_out(each) for each in engines] == [code, code]
+        assert [carry_out(engine(near_side, number)) for number in (1, 2)] == [code, code]
         assert whole.finish(StoppedError("Shard 1 stopped early.")).exit_code == code
+
+    def test_a_shard_that_begins_while_the_platform_is_down_waits_for_it(
+        self, near_side: NearSide, dicom: Dicom
+    ) -> None:
+        """Its migration has asked at the start: from there on a run's own patience counts."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 1)
+        near_side.far_side.script = scripted(*((Step.PRESIGN, n, status(502)) for n in range(2, 12)))
+        assert carry_out(engine(near_side, 1)) == 1
+        assert whole.finish().by_status["uploaded"] == 41
 
     def test_a_shard_that_nobody_made(self, near_side: NearSide, dicom: Dicom) -> None:
         near_side.put("0/a", dicom("1.7"))
