@@ -67,9 +67,7 @@ def check(settings: Settings) -> FirstAnswer:
 @contextmanager
 def _said_when_slow() -> Iterator[None]:
     """A person who waits is told for what."""
-    what = (
-        "Waiting for a good answer of the upload API: it is asked a few times, for a minute at the most ..."
-    )
+    what = "Waiting for a good answer of the upload API; it is asked a few times, for a minute or so ..."
     timer = threading.Timer(_SAID_AFTER_S, log.warning, [what])
     timer.daemon = True
     timer.start()

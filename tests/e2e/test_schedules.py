@@ -75,9 +75,10 @@ class Deployments:
     def pause(self, name: str) -> None:
         self.asked("POST", f"/deployments/{self.named(name)['id']}/pause_deployment")
 
-    def remove(self, name: str) -> None:
-        """With the place that a killed run has of it."""
-        self.asked("DELETE", f"/deployments/{self.named(name)['id']}")
+    def remove_all(self) -> None:
+        """With the place that a killed run has of one: other tests use this home, too."""
+        for deployment in self.asked("POST", "/deployments/filter", {}):
+            self.asked("DELETE", f"/deployments/{deployment['id']}")
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,7 @@ def site(server: PrefectServer, tmp_path: Path, far_side: FarSide) -> Iterator[S
         yield site
     finally:
         site.end()
-        for name in ("backfill/scheduled", "backfill/manual"):
-            Deployments(server.url).remove(name)
+        Deployments(server.url).remove_all()
 
 
 def start_worker(site: Site) -> None:
