@@ -47,7 +47,7 @@ bench: $(VENV)/ready ## how fast, side by side
 	@$(BIN)/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-lock
 
 # Hashes are checked, nothing is resolved, nothing is built but this project itself.
 $(VENV)/ready: $(LOCK) pyproject.toml

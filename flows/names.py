@@ -20,7 +20,8 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from tasks.core.models import StudyEntry
-from tasks.settings import PREFIX, Options
+from tasks.core.options import PREFIX
+from tasks.settings import Options
 
 log = logging.getLogger("dicom_ingest")
 

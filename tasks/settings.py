@@ -25,8 +25,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from tasks.core.errors import FaultKind, UsageError
 from tasks.core.hosts import why_not
 from tasks.core.models import OnConflict
-from tasks.core.options import HELP
-from tasks.core.options import PREFIX as PREFIX
+from tasks.core.options import HELP, PREFIX
 from tasks.core.retry import BUDGETS
 
 MOST_PARALLEL: Final = 20  # what the platform asks for

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError
 from tasks.core.models import EXIT_ONE, Status, Todo
 from tasks.core.weather import PlatformState, joint_state
+from tasks.core.words import counted
 from tasks.ledger import Ledger
 from tasks.settings import Settings
 from tasks.slots import Slots, summed
@@ -139,10 +140,14 @@ class Uploader:
             self._hand_over(todo, batch)
         pause_s, longest_s = _TWIN_PAUSE_S
         while waiting := self._settled_but(batch):
+            if pause_s == longest_s:  # as for what a killed run had claimed, until that one counts as dead
+                whose = f"{counted(len(waiting), 'file')} with a SOP Instance UID that is claimed"
+                self._progress.waiting_for = whose
             self._stopping.wait(pause_s)
             pause_s = min(longest_s, 2 * pause_s)
             for todo in waiting:
                 self._hand_over(todo, batch)
+        self._progress.waiting_for = ""
 
     def count_listed(self, rows: int, to_do: int) -> None:
         """What the scan found, and how much of it is to be sent or looked at."""
