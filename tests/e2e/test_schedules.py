@@ -103,6 +103,7 @@ def site(server: PrefectServer, tmp_path: Path, far_side: FarSide) -> Iterator[S
             deployment["schedules"] = [{"slug": "short", "interval": _EVERY_S, "active": True}]
     (tmp_path / "manifests").mkdir()
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(config))
+    Deployments(server.url).remove_all()
     site.do("work-pool", "create", "archive", "--type", "process", "--overwrite")
     site.do("--no-prompt", "deploy", "--all", "--prefect-file", str(tmp_path / "prefect.yaml"))
     try:
