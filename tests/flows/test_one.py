@@ -8,6 +8,7 @@ import pytest
 from flows.artifacts import markdown
 from flows.backfill import backfill
 from flows.cli import execute
+from flows.incomplete import not_complete
 from tasks.core.errors import ManifestError
 from tasks.load import load_manifest
 from tasks.report import read_summary
@@ -48,7 +49,9 @@ def test_in_states_and_artifacts(study: Path, tmp_path: Path, caplog: pytest.Log
     stored = state_of("manifests/one.csv")
     assert stored.message == "1 file, 1 stored, 0 already there"
     assert "1 study entry in the manifest" in caplog.text
-    words = markdown(read_summary(tmp_path / "report"), tmp_path / "report")
+    report_dir = tmp_path / "report"
+    summary = read_summary(report_dir)
+    words = markdown(summary, not_complete(summary, report_dir, most=1), report_dir)
     assert "1 of 1 study complete.\n1 file in " in words
     cut(study / "IM0001.dcm")
     assert state_of("manifests/one.csv").message == "1 of 1 file, 1 study incomplete, see report"
