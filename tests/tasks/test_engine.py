@@ -881,7 +881,13 @@ class TestLimitParallel:
     def test_is_what_the_run_uses_from_then_on(self, near_side: NearSide, dicom: Dicom) -> None:
         for number in range(30):
             near_side.put(f"study/{number:02}", dicom(f"1.2.{number}"))
-        near_side.far_side.script = lambda request: time.sleep(0.02) if request.step is Step.PUT else None
+
+        def together(request: Request) -> None:
+            if request.step is Step.PUT:
+                near_side.far_side.wait_for_puts(3)
+                time.sleep(0.02)
+
+        near_side.far_side.script = together
         engine = near_side.engine(parallel=20)
         engine.limit_parallel(3)
         summary = near_side.finished(engine).summary

@@ -242,7 +242,7 @@ class TestRefused:
         """Its migration has asked at the start: from there on a run's own patience counts."""
         plant(near_side, dicom)
         whole = migration(near_side, 1)
-        near_side.far_side.script = scripted(*((Step.PRESIGN, n, status(502)) for n in range(2, 12)))
+        near_side.far_side.script = scripted(*((Step.PRESIGN, n, status(502)) for n in range(2, 8)))
         assert carry_out(engine(near_side, 1)) == 1
         assert whole.finish().by_status["uploaded"] == 41
 
