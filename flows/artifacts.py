@@ -4,11 +4,10 @@ Counts, study numbers, labels and the report's directory alone: no path of a fil
 not take an artifact costs that artifact, never the run.
 """
 
-import contextvars
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.background import running_beside
 from flows.incomplete import in_words, not_complete
 from flows.progress import Sampler, sentence
 from tasks.core.errors import IngestError
@@ -35,20 +35,9 @@ _STUDIES_SHOWN: Final = 50
 _STUDY_CELLS: Final = ("study_no", "label", "files", "stored", "failed", "expected", "why")
 
 
-@contextmanager
-def published(flow: str, progress: Progress, every_s: float = _UPDATE_S) -> Iterator[None]:
+def published(flow: str, progress: Progress, every_s: float = _UPDATE_S) -> AbstractContextManager[None]:
     """Keeps a progress artifact up to date until the block ends."""
-    ended = threading.Event()
-    context = contextvars.copy_context()  # of the flow run, to which the artifact belongs
-    thread = threading.Thread(
-        target=context.run, args=(_publish, flow, progress, ended, every_s), name="artifact", daemon=True
-    )
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return running_beside(lambda ended: _publish(flow, progress, ended, every_s), "artifact")
 
 
 def publish_summary(flow: str, summary: Summary, report_dir: Path) -> None:

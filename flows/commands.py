@@ -117,26 +117,7 @@ def run(manifest: Path, /, *, options: RunOptions = RunOptions()) -> int:
     manifest
         CSV, JSON Lines or Parquet with one row per study directory: see `dicom-ingest manifest`.
     """
-    from flows.local import run_flow
-    from tasks.engine import safe_errors
-    from tasks.load import load_manifest
-    from tasks.settings import Options, load
-
-    given = options.given()
-    with safe_errors():  # what can be known to be wrong is said before Prefect takes seconds to start
-        settings = load(**given)
-        load_manifest(manifest, Path(settings.root) if settings.root else None)
-        checked = _check(settings)
-    with checked:
-        summary = run_flow(
-            "backfill",
-            manifest=str(manifest.absolute()),
-            api_endpoint=settings.api_endpoint,
-            report_dir=str(settings.report_dir.absolute()),
-            options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
-        )
-    _print_summary(summary, settings.report_dir)
-    return summary.exit_code
+    return _run_flow("backfill", manifest, options)
 
 
 @app.command
@@ -160,36 +141,7 @@ def migrate(
     manifest
         CSV, JSON Lines or Parquet with one row per study directory: see `dicom-ingest manifest`.
     """
-    from flows.local import has_server, run_flow
-    from tasks.core.errors import UsageError
-    from tasks.engine import safe_errors
-    from tasks.load import load_manifest
-    from tasks.settings import Options, load
-    from tasks.shards import require_shared
-
-    given = options.given()
-    with safe_errors():
-        settings = load(**given)
-        require_shared(settings)
-        load_manifest(manifest, Path(settings.root) if settings.root else None)
-        if not has_server():
-            raise UsageError(
-                "migrate needs the Prefect server that the workers have: set PREFECT_API_URL. "
-                "Nothing was sent."
-            )
-        checked = _check(settings)
-    with checked:
-        summary = run_flow(
-            "migrate",
-            manifest=str(manifest.absolute()),
-            api_endpoint=settings.api_endpoint,
-            report_dir=str(settings.report_dir.absolute()),
-            shards=shards,
-            balance=balance,
-            options=Options(**{name: value for name, value in given.items() if name in Options.model_fields}),
-        )
-    _print_summary(summary, settings.report_dir)
-    return summary.exit_code
+    return _run_flow("migrate", manifest, options, _require_workers, shards=shards, balance=balance)
 
 
 @app.command(help_epilogue="")
@@ -348,6 +300,51 @@ def demo(
     from deployments.sandbox.demo import run_demo
 
     return run_demo(directory, slices)
+
+
+def _run_flow(
+    name: Literal["backfill", "migrate"],
+    manifest: Path,
+    options: RunOptions,
+    require: "Callable[[Settings], None]" = lambda _settings: None,
+    **parameters: Any,
+) -> int:
+    """Runs a flow over a manifest in this process: what the command ends with."""
+    from flows.local import run_flow
+    from tasks.engine import safe_errors
+    from tasks.load import load_manifest
+    from tasks.settings import Options, load
+
+    given = options.given()
+    with safe_errors():  # what can be known to be wrong is said before Prefect takes seconds to start
+        settings = load(**given)
+        require(settings)
+        load_manifest(manifest, Path(settings.root) if settings.root else None)
+        checked = _check(settings)
+    with checked:
+        summary = run_flow(
+            name,
+            manifest=str(manifest.absolute()),
+            api_endpoint=settings.api_endpoint,
+            report_dir=str(settings.report_dir.absolute()),
+            options=Options(**{each: value for each, value in given.items() if each in Options.model_fields}),
+            **parameters,
+        )
+    _print_summary(summary, settings.report_dir)
+    return summary.exit_code
+
+
+def _require_workers(settings: "Settings") -> None:
+    """UsageError unless other machines can be reached: through a database, and a Prefect server."""
+    from flows.local import has_server
+    from tasks.core.errors import UsageError
+    from tasks.shards import require_shared
+
+    require_shared(settings)
+    if not has_server():
+        raise UsageError(
+            "migrate needs the Prefect server that the workers have: set PREFECT_API_URL. Nothing was sent."
+        )
 
 
 def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Territory], Iterator[Any]]]":

@@ -1,35 +1,24 @@
 """What a person sees of `manifest`: a bar on a terminal, or a line now and then, and what a scan found."""
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Final
 
-from flows.terminal import say
-from tasks.core.words import counted
+from flows.background import running_beside
+from flows.terminal import FIRST_LINE_S, LINE_EVERY_S, say
+from tasks.core.words import counted, duration
 from tasks.expected import Counts
 
-_FIRST_LINE_S: Final = 4.0
-_LINE_EVERY_S: Final = 30.0
 _BAR_AFTER_S: Final = 1.0  # what ends sooner needs none
 _REDRAW_S: Final = 0.2
-_UNITS: Final = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
-@contextmanager
-def shown(counts: Counts) -> Iterator[None]:
+def shown(counts: Counts) -> AbstractContextManager[None]:
     """Shows the counts on standard error until the block ends."""
     show = _show_bar if sys.stderr.isatty() else show_lines
-    ended = threading.Event()
-    thread = threading.Thread(target=show, args=(counts, ended.wait), name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return running_beside(lambda ended: show(counts, ended.wait), "progress")
 
 
 def scan_sentences(counts: Counts) -> Iterator[str]:
@@ -57,12 +46,7 @@ def _pace(counts: Counts, scanning_s: float) -> str:
     if not (counts.scanned and scanning_s):
         return ""
     left_s = scanning_s / counts.scanned * (counts.study_dirs - counts.scanned)
-    return f", {counts.files / scanning_s:,.0f} files/s, about {_duration(left_s)} left"
-
-
-def _duration(seconds: float) -> str:
-    length_s, unit = next((each for each in _UNITS if seconds >= 2 * each[0]), _UNITS[-1])
-    return f"{seconds / length_s:.0f} {unit}"
+    return f", {counts.files / scanning_s:,.0f} files/s, about {duration(left_s)} left"
 
 
 class _Clock:
@@ -85,10 +69,10 @@ def show_lines(
 ) -> None:
     """A line within five seconds and every half minute, until `wait` says that it is over."""
     clock = _Clock(counts)
-    pause_s = _FIRST_LINE_S
+    pause_s = FIRST_LINE_S
     while not wait(pause_s):
         write(sentence(counts, clock.scanning_s()))
-        pause_s = _LINE_EVERY_S
+        pause_s = LINE_EVERY_S
 
 
 def _show_bar(counts: Counts, wait: Callable[[float], bool]) -> None:

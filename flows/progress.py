@@ -3,28 +3,27 @@
 `sentence` makes the words, for these and for the artifact in Prefect's UI, of one `Snapshot`.
 """
 
-import math
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from flows.terminal import say
+from flows.background import running_beside
+from flows.terminal import FIRST_LINE_S, LINE_EVERY_S, say
 from tasks.core.weather import PlatformState, Step
-from tasks.core.words import counted
+from tasks.core.words import counted, duration
 from tasks.upload import Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _REDRAW_S: Final = 0.5
-_FIRST_LINE_S: Final = 3.0
-_LINE_EVERY_S: Final = 30.0
 _SAMPLED_EVERY_S: Final = 1.0
 _RECENT_S: Final = 60.0  # what the pace is taken from
 _MIB: Final = 1024 * 1024
@@ -183,43 +182,22 @@ def _rate(per_s: float) -> str:
     return f"{per_s:,.0f}" if per_s >= 10 or not per_s else f"{per_s:.2g}"
 
 
-def duration(seconds: float) -> str:
-    """As exact as a forecast may be, rounded up: "40 s", "12 min", "3 h 20 min", "2 days 5 h"."""
-    minutes = math.ceil(seconds / 60)
-    if seconds <= 60:
-        return f"{max(1, math.ceil(seconds))} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    hours = math.ceil(minutes / 60)
-    return f"{counted(hours // 24, 'day')} {hours % 24} h"
-
-
-@contextmanager
-def shown(progress: Progress) -> Iterator[None]:
+def shown(progress: Progress) -> AbstractContextManager[None]:
     """Shows the progress on standard error until the block ends."""
     show = _show_bar if sys.stderr.isatty() else _show_lines
-    ended = threading.Event()
-    thread = threading.Thread(target=show, args=(progress, ended), name="progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return running_beside(partial(show, progress), "progress")
 
 
 def _show_lines(
     progress: Progress, ended: threading.Event, clock: Callable[[], float] = time.monotonic
 ) -> None:
     sampler = Sampler(progress, clock)
-    due = clock() + _FIRST_LINE_S
+    due = clock() + FIRST_LINE_S
     while not ended.wait(_SAMPLED_EVERY_S):
         seen = sampler.snapshot()
         if clock() >= due:
             say(sentence(seen))
-            due = clock() + _LINE_EVERY_S
+            due = clock() + LINE_EVERY_S
 
 
 def _show_bar(progress: Progress, ended: threading.Event) -> None:

@@ -5,6 +5,10 @@ import sys
 from collections.abc import Iterable
 from typing import Final, TextIO
 
+# Progress, where standard error is no terminal: within five seconds somebody knows that it is at work.
+FIRST_LINE_S: Final = 3.0
+LINE_EVERY_S: Final = 30.0
+
 SETTINGS_HELP: Final = """\
 Every option is also a setting DICOM_INGEST_<NAME>, such as
 DICOM_INGEST_API_ENDPOINT. Secrets are settings only: DICOM_INGEST_TOKEN, or

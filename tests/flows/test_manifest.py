@@ -125,7 +125,7 @@ class TestWhatIsSaid:
             (
                 Counts(100, finding=False, scanned=1, files=10),
                 600,
-                "1 of 100 study directories scanned, 10 files read, 0 files/s, about 16 h left",
+                "1 of 100 study directories scanned, 10 files read, 0 files/s, about 16 h 30 min left",
             ),
         ],
     )

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.progress import Sampler, Snapshot, _bar, _show_lines, duration, sentence
+from flows.progress import Sampler, Snapshot, _bar, _show_lines, sentence
 from tasks.core.weather import PlatformState, Step
 from tasks.upload import Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
@@ -138,22 +138,6 @@ class TestSentence:
         """`...`: the counts as they always are."""
         counts = f"{seen.files_done:,} of {seen.files_listed:,} files done, 990 uploaded, 2 failed"
         assert sentence(seen) == words.replace("...", counts)
-
-    @pytest.mark.parametrize(
-        ("seconds", "words"),
-        [
-            (0.01, "1 s"),
-            (59.5, "60 s"),
-            (61, "2 min"),
-            (3599, "1 h 0 min"),
-            (3 * 3600 + 1190, "3 h 20 min"),
-            (47 * 3600, "47 h 0 min"),
-            (53 * 3600, "2 days 5 h"),
-        ],
-    )
-    def test_says_how_long_no_more_exactly_than_a_forecast_is(self, seconds: float, words: str) -> None:
-        """Rounded up."""
-        assert duration(seconds) == words
 
 
 @dataclass
