@@ -18,7 +18,8 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
@@ -71,6 +72,17 @@ class Stoppable(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Where a run is written down, open for it alone, and what was found out before that began."""
+
+    trail: Trail
+    ledger: Ledger
+    key: "Ed25519PrivateKey | None"  # that signs the certificate
+    begins: Begins
+    first: FirstAnswer
+
+
 class Engine:
     """One run in one process. `batches` scans and plans, `upload` sends one batch, `finish` reports.
 
@@ -89,8 +101,6 @@ class Engine:
 
         A shard does not ask, for its migration has: what is wrong since then is its report's, and a platform
         that is down is waited for.
-        Whatever refuses the run leaves nothing of it behind. The ledger is opened last, for a new one may be
-        another run's by the time that it would be removed.
         `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/shards.py`).
         """
         self.run_id = run_id or uuid.uuid4().hex
@@ -107,32 +117,14 @@ class Engine:
         with ExitStack() as undo:
             self._client = connect(settings)
             undo.callback(self._client.close)
-            self._key = signing_key(settings.signing_key)
-            undo.callback(remove_empty, make_private(settings.report_dir))
-            self._trail = Trail(settings.report_dir)
-            undo.callback(self._trail.undo)
-            self.begins = begins(settings.ledger_at, settings.campaign)
-            answer = first_answer(settings, self._client) if shard is None else NOT_ASKED
-            self._ledger = Ledger(
-                settings.ledger_at,
-                settings.campaign,
-                self.run_id,
-                settings.dead_after,
-                self._trail,
-                self.progress.counters,
-            )
-            undo.callback(self._ledger.close)
-            tell_start(self._trail, self.run_id, settings, len(ours))
-            if shard is None:
-                self._ledger.begin(self._started_ns, settings.report_dir, entries, self._territory.overlaps)
-            elif not self._ledger.take_up(self._started_ns, settings.report_dir):
-                raise UsageError(
-                    f"This shard is at work, or was killed less than {settings.dead_after:.0f} s ago. "
-                    "Nothing was sent."
-                )
-            refusal = keep_unused(self._ledger, answer)
+            ask = (lambda: NOT_ASKED) if shard is not None else partial(first_answer, settings, self._client)
+            records = open_records(undo, settings, self.run_id, len(ours), ask, self.progress.counters)
+            self._trail, self._ledger = records.trail, records.ledger
+            self._key, self.begins = records.key, records.begins
+            self._begin(entries, is_shard=shard is not None)
+            refusal = keep_unused(self._ledger, records.first)
             undo.pop_all()
-        self._any_granted = bool(answer.key)
+        self._any_granted = bool(records.first.key)
         self._uploader = self._new_uploader()
         self._is_drained = False
         if refusal:
@@ -207,6 +199,17 @@ class Engine:
             self._trail.close()
             self._client.close()
 
+    def _begin(self, entries: Sequence[StudyEntry], *, is_shard: bool) -> None:
+        """The ledger knows from here on that the run is at work."""
+        at = self._started_ns, self.settings.report_dir
+        if not is_shard:
+            self._ledger.begin(*at, entries, self._territory.overlaps)
+        elif not self._ledger.take_up(*at):
+            raise UsageError(
+                f"This shard is at work, or was killed less than {self.settings.dead_after:.0f} s ago. "
+                "Nothing was sent."
+            )
+
     def _new_uploader(self) -> Uploader:
         slots = Slots(self.settings.parallel, began=self._began)
         the_carrier = carrier(self.settings, self._client, self._ledger, slots, self._stopping)
@@ -277,6 +280,31 @@ def write(
     trail.flush()
     write_certificate(report_dir, summary, trail.chain, key)
     return summary
+
+
+def open_records(
+    undo: ExitStack,
+    settings: Settings,
+    run_id: str,
+    studies: int,
+    ask: Callable[[], FirstAnswer],
+    counters: Callable[[], dict[str, int]] = dict,
+) -> Records:
+    """Opens what a run is written down in, and `ask`s the platform before there is a ledger of it.
+
+    `undo` takes all of it back: whatever refuses the run leaves nothing. The ledger is opened last, for a new
+    one may be another run's by the time that it would be removed.
+    """
+    key = signing_key(settings.signing_key)
+    undo.callback(remove_empty, make_private(settings.report_dir))
+    trail = Trail(settings.report_dir)
+    undo.callback(trail.undo)
+    anew = begins(settings.ledger_at, settings.campaign)
+    first = ask()
+    ledger = Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after, trail, counters)
+    undo.callback(ledger.close)
+    tell_start(trail, run_id, settings, studies)
+    return Records(trail, ledger, key, anew, first)
 
 
 def tell_start(trail: Trail, run_id: str, settings: Settings, studies: int) -> None:

@@ -10,19 +10,17 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from enum import StrEnum
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
 from tasks.assembly import connect
-from tasks.audit import Trail
-from tasks.certificate import signing_key
 from tasks.core.audit import Event
 from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
 from tasks.database import has_ledger
-from tasks.directories import make_private, remove_empty
-from tasks.engine import Engine, account_for_all, keep_unused, problems_of, tell_start, write
+from tasks.engine import Engine, account_for_all, keep_unused, open_records, problems_of, write
 from tasks.ledger import Begins, Ledger, ShardStanding, begins, shard_run_id
 from tasks.preflight import first_answer
 from tasks.scan import Territory, survey, walk_study
@@ -63,18 +61,12 @@ class Migration:
         self._started_ns = time.time_ns()
         territory = survey(entries, settings.root or None)
         self._problems = problems_of(territory)
-        with ExitStack() as undo:
-            self._key = signing_key(settings.signing_key)
-            undo.callback(remove_empty, make_private(settings.report_dir))
-            self._trail = Trail(settings.report_dir)
-            undo.callback(self._trail.undo)
-            self.begins = begins(settings.ledger_at, settings.campaign)
-            with closing(connect(settings)) as client:
-                answer = first_answer(settings, client)
-            self._ledger = _ledger(settings, run_id, self._trail)
-            undo.callback(self._ledger.close)
-            tell_start(self._trail, run_id, settings, len(entries))
-            if refusal := keep_unused(self._ledger, answer):
+        with closing(connect(settings)) as client, ExitStack() as undo:
+            ask = partial(first_answer, settings, client)
+            records = open_records(undo, settings, run_id, len(entries), ask)
+            self._trail, self._ledger = records.trail, records.ledger
+            self._key, self.begins = records.key, records.begins
+            if refusal := keep_unused(self._ledger, records.first):
                 raise refusal
             if not self.standings():
                 weights = weigh(entries, territory, balance, progress)
@@ -202,5 +194,5 @@ def _exit_code(why: IngestError | None, codes: Sequence[int]) -> int | None:
     return why.exit_code if why else max(codes, default=None)
 
 
-def _ledger(settings: Settings, run_id: str, trail: Trail | None = None) -> Ledger:
-    return Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after, trail)
+def _ledger(settings: Settings, run_id: str) -> Ledger:
+    return Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after)
