@@ -40,9 +40,8 @@ from tasks.core.errors import (
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules, batch_target
 from tasks.core.words import counted
-from tasks.directories import make_private, remove_empty
 from tasks.ledger import Begins, Ledger, begins
-from tasks.preflight import NOT_ASKED, FirstAnswer, first_answer
+from tasks.preflight import NOT_ASKED, FirstAnswer, first_answer, open_trail
 from tasks.report import REPORT_CSV, write_report
 from tasks.scan import Territory, survey, walk_study
 from tasks.settings import Settings
@@ -296,9 +295,7 @@ def open_records(
     one may be another run's by the time that it would be removed.
     """
     key = signing_key(settings.signing_key)
-    undo.callback(remove_empty, make_private(settings.report_dir))
-    trail = Trail(settings.report_dir)
-    undo.callback(trail.undo)
+    trail = open_trail(undo, settings.report_dir)
     anew = begins(settings.ledger_at, settings.campaign)
     first = ask()
     ledger = Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after, trail, counters)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from tasks.assembly import connect, warn_without_credentials
@@ -57,11 +58,18 @@ def check(settings: Settings) -> FirstAnswer:
     """
     with ExitStack() as undo:
         signing_key(settings.signing_key)
-        undo.callback(remove_empty, make_private(settings.report_dir))
-        undo.callback(Trail(settings.report_dir).undo)
+        open_trail(undo, settings.report_dir)
         warn_without_credentials(settings)
         client = undo.enter_context(closing(connect(settings)))
         return ask(client)
+
+
+def open_trail(undo: ExitStack, report_dir: Path) -> Trail:
+    """The trail of a report directory, which is made when missing; `undo` takes both back."""
+    undo.callback(remove_empty, make_private(report_dir))
+    trail = Trail(report_dir)
+    undo.callback(trail.undo)
+    return trail
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -21,7 +22,7 @@ from tasks.report import read_report
 from tasks.settings import Settings, load
 from tasks.transfer import Carrier
 from tests.databases import PostgreSQL, server
-from tests.far_side import TOKEN, FarSide
+from tests.far_side import TOKEN, FarSide, Request, Step
 
 Row = dict[str, str]
 MIB = 1024 * 1024
@@ -43,6 +44,20 @@ def far_side(only_our_settings: None) -> Iterator[FarSide]:
     """Works as it should until a test gives it a script."""
     with FarSide() as far_side:
         yield far_side
+
+
+@pytest.fixture
+def let_go(far_side: FarSide) -> Iterator[threading.Event]:
+    """Until it is set no PUT is answered: whoever sends is at work."""
+    let_go = threading.Event()
+
+    def script(request: Request) -> None:
+        if request.step is Step.PUT:
+            let_go.wait(240)
+
+    far_side.script = script
+    yield let_go
+    let_go.set()
 
 
 def not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

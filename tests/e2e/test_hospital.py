@@ -20,7 +20,7 @@ from tests.conftest import Dicom
 from tests.far_side import TOKEN, FarSide, Step
 from tests.processes import await_gone, command_line, descendants
 from tests.proxy import API, DEAD, Proxy, running_proxy, through
-from tests.served import served
+from tests.served import Served, served
 
 DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))
 # Root would write where nobody may.
@@ -114,6 +114,14 @@ def start(tmp_path: Path, environment: dict[str, str], dicom: Dicom) -> Iterator
         if command.process.poll() is None:
             os.killpg(command.process.pid, signal.SIGKILL)
             command.process.wait()
+
+
+@pytest.fixture
+def serve(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> Iterator[Served]:
+    with served(tmp_path, tmp_path_factory, environment) as serve:
+        yield serve
 
 
 @pytest.fixture
@@ -312,32 +320,19 @@ class TestEmbeddedServer:
             assert database.execute("SELECT count(*) FROM flow_run").fetchone() == (2,)
 
     @pytest.mark.long
-    def test_of_serve_leaves_no_process_when_serve_is_killed(
-        self,
-        environment: dict[str, str],
-        tmp_path: Path,
-        tmp_path_factory: pytest.TempPathFactory,
-    ) -> None:
-        with served(tmp_path, tmp_path_factory, environment) as serve:
-            children = descendants(serve.process.pid)
-            assert any("flows.server_process" in command_line(pid) for pid in children)
-            serve.process.kill()
-            await_gone(children, within_s=10)
+    def test_of_serve_leaves_no_process_when_serve_is_killed(self, serve: Served) -> None:
+        children = descendants(serve.process.pid)
+        assert any("flows.server_process" in command_line(pid) for pid in children)
+        serve.process.kill()
+        await_gone(children, within_s=10)
 
     @pytest.mark.long
-    def test_of_serve_that_ends_by_itself_ends_serve(
-        self,
-        environment: dict[str, str],
-        tmp_path: Path,
-        tmp_path_factory: pytest.TempPathFactory,
-    ) -> None:
+    def test_of_serve_that_ends_by_itself_ends_serve(self, serve: Served) -> None:
         """At once, with one sentence: nobody is to look at a page that nothing is behind."""
-        with served(tmp_path, tmp_path_factory, environment) as serve:
-            (server,) = [
-                pid for pid in descendants(serve.process.pid) if "flows.server_process" in command_line(pid)
-            ]
-            os.kill(server, signal.SIGKILL)
-            assert serve.process.wait(60) == 3
+        children = descendants(serve.process.pid)
+        (server,) = [pid for pid in children if "flows.server_process" in command_line(pid)]
+        os.kill(server, signal.SIGKILL)
+        assert serve.process.wait(60) == 3
         said = serve.log.read_text()
         assert said.splitlines()[-1].startswith("dicom-ingest: Prefect's server on this machine has ended.")
         assert "Traceback" not in said

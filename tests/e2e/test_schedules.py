@@ -18,7 +18,7 @@ import yaml
 
 from tasks.report import read_report, read_summary
 from tests.conftest import Dicom
-from tests.far_side import TOKEN, FarSide, Reply, Request, Step
+from tests.far_side import TOKEN, FarSide, Reply, Step
 from tests.prefect_server import PrefectServer
 from tests.served import served
 from tests.work_pool import ROOT, Site
@@ -130,20 +130,6 @@ def drop(folder: Path, archive: Path, name: str, dicom: Dicom, uid: str) -> Path
 
 def is_stored(report_dir: Path) -> bool:
     return (report_dir / "summary.json").exists() and read_summary(report_dir).exit_code == 0
-
-
-@pytest.fixture
-def let_go(far_side: FarSide) -> Iterator[threading.Event]:
-    """Until it is set no PUT is answered: whoever sends is at work."""
-    let_go = threading.Event()
-
-    def script(request: Request) -> None:
-        if request.step is Step.PUT:
-            let_go.wait(240)
-
-    far_side.script = script
-    yield let_go
-    let_go.set()
 
 
 def test_a_manifest_dropped_into_the_folder_is_moved(

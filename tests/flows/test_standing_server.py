@@ -19,7 +19,7 @@ from flows.serve import _SERVER_ENVIRONMENT
 from flows.slots import fixed_slots, limit_name, slots_of_platform
 from tasks.report import read_report, read_summary
 from tasks.settings import MOST_PARALLEL
-from tests.far_side import TOKEN, FarSide, Request, Step
+from tests.far_side import TOKEN, FarSide
 from tests.flows.conftest import Plant
 from tests.flows.test_control import await_that
 from tests.flows.test_slots import Run
@@ -72,24 +72,11 @@ class Command:
 
 
 class TestTwentyPuts:
-    @pytest.fixture
-    def all_wait(self, far_side: FarSide) -> Iterator[threading.Event]:
-        """Every PUT takes until this is set."""
-        go_on = threading.Event()
-
-        def wait(request: Request) -> None:
-            if request.step is Step.PUT:
-                go_on.wait(120)
-
-        far_side.script = wait
-        yield go_on
-        go_on.set()
-
     def test_are_all_that_runs_at_one_server_make_together(
         self,
         server: PrefectServer,
         far_side: FarSide,
-        all_wait: threading.Event,
+        let_go: threading.Event,
         tmp_path: Path,
         plant: Plant,
     ) -> None:
@@ -113,7 +100,7 @@ class TestTwentyPuts:
             assert waiting.ended() == 130
             assert {row["status"] for row in read_report(waiting.report_dir)} == {"not_attempted"}
         finally:
-            all_wait.set()
+            let_go.set()
         assert (first.ended(), later.ended()) == (0, 0), first.said + later.said
         assert far_side.most_puts_under_way == MOST_PARALLEL
         assert [limit for _, limit in read_summary(later.report_dir).parallel_course] == [8]
