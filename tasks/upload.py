@@ -140,14 +140,18 @@ class Uploader:
             self._hand_over(todo, batch)
         pause_s, longest_s = _TWIN_PAUSE_S
         while waiting := self._settled_but(batch):
-            if pause_s == longest_s:  # as for what a killed run had claimed, until that one counts as dead
-                whose = f"{counted(len(waiting), 'file')} with a SOP Instance UID that is claimed"
-                self._progress.waiting_for = whose
+            self._progress.waiting_for = self._claimed(waiting) if pause_s == longest_s else ""
             self._stopping.wait(pause_s)
             pause_s = min(longest_s, 2 * pause_s)
             for todo in waiting:
                 self._hand_over(todo, batch)
         self._progress.waiting_for = ""
+
+    def _claimed(self, waiting: Sequence[Todo]) -> str:
+        """What is waited for when nothing else is left: a killed run keeps its claims until it is dead."""
+        if self._under_way:
+            return ""
+        return f"{counted(len(waiting), 'file')} with a SOP Instance UID that is claimed"
 
     def count_listed(self, rows: int, to_do: int) -> None:
         """What the scan found, and how much of it is to be sent or looked at."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from tasks.core.models import EXIT_ONE, OnConflict, Status, StudyEntry
+from tasks.core.words import counted
 
 STORED: Final = frozenset({Status.UPLOADED, Status.ALREADY_UPLOADED, Status.DUPLICATE})
 
@@ -276,8 +277,7 @@ def not_stored(by_status: Mapping[str, int]) -> str:
     bad, files = sum(by_status.get(status, 0) for status in EXIT_ONE), sum(by_status.values())
     if not bad:
         return ""
-    noun, verb = "file" if files == 1 else "files", "is" if bad == 1 else "are"
-    return f"{bad:,} of {files:,} {noun} {verb} not stored"
+    return f"{bad:,} of {counted(files, 'file')} {'is' if bad == 1 else 'are'} not stored"
 
 
 def exit_code(by_status: Mapping[str, int], incomplete_studies: int) -> int:
