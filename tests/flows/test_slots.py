@@ -148,10 +148,19 @@ class TestFixed:
 
 
 class TestFree:
-    def test_are_taken_as_far_as_they_go(self, limit: str, run: Run) -> None:
+    def test_are_taken_as_far_as_they_go(self, limit: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """At the first try: how many there are was looked up."""
+        tries: list[int] = []
+
+        def acquire(limit: str, slots: int, *args: Any, **named: Any) -> Any:
+            tries.append(slots)
+            return _acquire(limit, slots, *args, **named)
+
+        monkeypatch.setattr("flows.slots._acquire", acquire)
         with free_slots(_API, 12, run.holder) as first, free_slots(_API, 20, run.holder) as second:
             assert (first, second) == (12, 8)
             assert active_slots() == 20
+        assert tries == [12, 8]
         assert active_slots() == 0
         assert run.said == []
 
