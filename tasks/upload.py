@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError
@@ -37,18 +37,6 @@ _SHORT_OF_CPU: Final = 0.8  # of a core: one interpreter has no more
 _SEEN_OVER_S: Final = 1.0
 
 
-# What shards tell with each sign of life: the fields of Progress that can be added up, and files_listed.
-COUNTERS: Final = (
-    "files_listed",
-    "files_done",
-    "files_settled",
-    "files_stored",
-    "files_failed",
-    "files_held_back",
-    "bytes_stored",
-)
-
-
 def _unknown() -> PlatformState | None:
     return None
 
@@ -71,6 +59,10 @@ class Progress:
     def counters(self) -> dict[str, int]:
         """The numbers alone, by name."""
         return {name: getattr(self, name) for name in COUNTERS}
+
+
+# What shards tell with each sign of life: what can be added up.
+COUNTERS: Final = tuple(each.name for each in fields(Progress) if each.type is int)
 
 
 class Sender(Protocol):

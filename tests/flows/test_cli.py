@@ -678,6 +678,40 @@ class TestNoReader:
         assert without_reader("stdout", *arguments).stderr == ""
 
 
+class TestClosedStreams:
+    """Whoever starts us may have closed them, as some service managers do."""
+
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+    def test_are_no_defect(self, closed: str, study: Path, here: Path, far_side: FarSide) -> None:
+        """The run has its report, and its exit code."""
+        command = [
+            sys.executable,
+            "-m",
+            "flows.cli",
+            "upload",
+            "-p",
+            str(study),
+            "-u",
+            far_side.url,
+            "--list",
+        ]
+        done = subprocess.run(
+            ["sh", "-c", f'"$@" {closed}', "sh", *command],
+            env=os.environ | {"DICOM_INGEST_TOKEN": TOKEN},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert len(list(read_report(here / "report"))) == 3
+        assert done.stdout.count("uploaded") == (0 if " >&-" in f" {closed}" else 3)
+
+    def test_are_none_for_help_either(self) -> None:
+        command = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "flows.cli", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 def without_reader(stream: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """A command of which one of the streams is a pipe that nobody reads any more."""
     reader, writer = os.pipe()
