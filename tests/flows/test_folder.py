@@ -81,7 +81,10 @@ class TestFolder:
     def test_stops_with_the_first_when_the_far_side_is_down(
         self, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The next would fare no better: a good manifest is not told to be wrong."""
+        """The next would fare no better: a good manifest is not told to be wrong. No event, which would pause
+        a schedule: tomorrow it may be up."""
+        stopped: list[str] = []
+        monkeypatch.setattr("flows.backfill.emit_stopped", lambda flow, *_: stopped.append(flow))
         plant(tmp_path / "a")
         for name in ("1.csv", "2.csv"):
             write(tmp_path / "manifests" / name, "../a")
@@ -90,6 +93,7 @@ class TestFolder:
         assert state.is_failed()
         assert "can't be reached" in str(state.message)
         assert not (tmp_path / "report" / "2.csv").exists()
+        assert stopped == []
 
     def test_with_nothing_in_it_is_no_trouble(self, tmp_path: Path) -> None:
         assert run(tmp_path, tmp_path / "report").message == "0 manifests: nothing to do"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,31 @@ class Command:
 
 
 class TestTwentyPuts:
+    def test_are_kept_by_an_interrupted_run_until_its_last_put_has_ended(
+        self,
+        server: PrefectServer,
+        far_side: FarSide,
+        let_go: threading.Event,
+        tmp_path: Path,
+        plant: Plant,
+    ) -> None:
+        """Others would begin theirs beside it."""
+        plant(tmp_path / "run" / "study", 1)
+        (tmp_path / "run" / "manifest.csv").write_text("study_dir\nstudy\n")
+        settings = {"DICOM_INGEST_API_ENDPOINT": far_side.url, "DICOM_INGEST_TOKEN": TOKEN}
+        run = Command(
+            tmp_path / "run", server.environment | settings, "run", "manifest.csv", "--parallel", "3"
+        )
+        assert far_side.wait_for_puts(1, timeout_s=120), run.said
+        run.process.send_signal(signal.SIGINT)
+        until = time.monotonic() + 3  # of the ten seconds that a PUT has
+        while time.monotonic() < until:
+            assert taken(server, limit_name(far_side.url)) == 3
+            time.sleep(0.1)
+        let_go.set()
+        assert run.ended() == 130
+        assert taken(server, limit_name(far_side.url)) == 0
+
     def test_are_all_that_runs_at_one_server_make_together(
         self,
         server: PrefectServer,

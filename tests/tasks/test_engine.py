@@ -874,6 +874,35 @@ class TestWhatIsNoInstance:
         assert run.keys_told == far_side.keys_handed_out
         assert run.exit_code == 1
 
+    def test_says_that_it_waits_for_what_another_run_has_claimed(
+        self,
+        near_side: NearSide,
+        far_side: FarSide,
+        dicom: Dicom,
+        ledger: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """One that was killed, too, has its claims until it counts as dead: no forecast is true till then."""
+        monkeypatch.setattr("tasks.upload._TWIN_PAUSE_S", (0.01, 0.02))
+        near_side.put("study/image", dicom("1.7"))
+        near_side.options["ledger"] = ledger or str(near_side.directory / "ledger.sqlite")
+        let_go = threading.Event()
+        far_side.script = lambda request: (request.step is Step.PUT and let_go.wait(60)) and None
+        engines = [near_side.engine(report_dir=near_side.directory / name) for name in ("one", "two")]
+        threads = [threading.Thread(target=carry_out, args=(engine,)) for engine in engines]
+        threads[0].start()
+        assert far_side.wait_for_puts(1)
+        threads[1].start()
+        until = time.monotonic() + 60
+        while not (said := engines[1].progress.waiting_for):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        let_go.set()
+        for thread in threads:
+            thread.join()
+        assert said == "1 file with a SOP Instance UID that is claimed"
+        assert engines[1].progress.waiting_for == ""
+
 
 class TestLimitParallel:
     """What the shell has to share with others is known once the engine is there."""
@@ -923,35 +952,6 @@ class TestLimitParallel:
         engine.drain()
         assert near_side.far_side.puts_under_way == 0
         assert near_side.finished(engine).summary.exit_code == 130
-
-    def test_says_that_it_waits_for_what_another_run_has_claimed(
-        self,
-        near_side: NearSide,
-        far_side: FarSide,
-        dicom: Dicom,
-        ledger: str,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        """One that was killed, too, has its claims until it counts as dead: no forecast is true till then."""
-        monkeypatch.setattr("tasks.upload._TWIN_PAUSE_S", (0.01, 0.02))
-        near_side.put("study/image", dicom("1.7"))
-        near_side.options["ledger"] = ledger or str(near_side.directory / "ledger.sqlite")
-        let_go = threading.Event()
-        far_side.script = lambda request: (request.step is Step.PUT and let_go.wait(60)) and None
-        engines = [near_side.engine(report_dir=near_side.directory / name) for name in ("one", "two")]
-        threads = [threading.Thread(target=carry_out, args=(engine,)) for engine in engines]
-        threads[0].start()
-        assert far_side.wait_for_puts(1)
-        threads[1].start()
-        until = time.monotonic() + 60
-        while not (said := engines[1].progress.waiting_for):
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        let_go.set()
-        for thread in threads:
-            thread.join()
-        assert said == "1 file with a SOP Instance UID that is claimed"
-        assert engines[1].progress.waiting_for == ""
 
 
 def carry_out(engine: Engine) -> None:
