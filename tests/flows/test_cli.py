@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.sandbox.gateway import Settings as SandboxSettings
 from deployments.sandbox.sandbox import Sandbox
@@ -85,6 +86,7 @@ class TestWhatIsWrong:
             ("manifest gone -o manifest.csv", "ROOT 1 is not a directory"),
             ("manifest study", "--output"),
             ("manifest study -o manifest.txt", "A manifest's name ends in one of"),
+            ("migrate manifest.csv -u {api}", "--ledger: shards need one database that all workers reach"),
             ("sandbox --port 70000", "Port 70000 cannot be used"),
             ("sandbox --port many", "--port"),
             ("serve --port 99999", "--port has to be a number from 1 to 65535. Nothing was started."),
@@ -115,6 +117,16 @@ class TestWhatIsWrong:
         assert "hush" not in err
         assert not (here / "report").exists()
         assert (here / "manifest.csv").read_text() == "study_dir\nstudy\n"
+
+    def test_a_migration_without_a_server_that_workers_have_is_told(
+        self, study: Path, here: Path, nobody: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Before anything is asked of the ledger or the platform."""
+        (here / "manifest.csv").write_text("study_dir\nstudy\n")
+        ledger = "postgresql://127.0.0.1:1/nowhere"
+        with temporary_settings(restore_defaults={PREFECT_API_URL}):
+            assert execute(["migrate", "manifest.csv", "-u", nobody, "--ledger", ledger]) == 2
+        assert "migrate needs the Prefect server that the workers have" in capsys.readouterr().err
 
     def test_no_command_is_answered_with_the_help(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Nothing was asked for, and nothing is wrong."""

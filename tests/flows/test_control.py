@@ -15,7 +15,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Cancelling, Paused, Running, Suspended
+from prefect.states import Cancelling, Failed, Paused, Running, Suspended
 
 from flows.control import heeded
 from tasks.core.errors import IngestError, UsageError
@@ -264,6 +264,20 @@ class TestHeeded:
 
         whole()
         assert "Suspended in Prefect" in str(stops[0])
+
+    def test_failed_while_it_is_at_work_it_ends(self) -> None:
+        """As Prefect fails it when the time of a pause is over: nobody would look after what it sends."""
+        stops = Stops()
+
+        @flow(name="failed")
+        def failed() -> None:
+            with heeded(stops, look_s=0.05):
+                told(Failed())
+                await_that(lambda: bool(stops))
+                told(Running())
+
+        failed()
+        assert "Failed in Prefect while it was at work" in str(stops[0])
 
     def test_cancelled_it_ends_by_itself_where_nobody_terminates_it(
         self, monkeypatch: pytest.MonkeyPatch

@@ -186,18 +186,21 @@ class TestSlots:
 
 class TestServe:
     @contextmanager
-    def serving(self, server: PrefectServer, directory: Path) -> Iterator[Command]:
+    def serving(self, server: PrefectServer, directory: Path, end: signal.Signals) -> Iterator[Command]:
         serve = Command(directory, server.environment, "serve")
         try:
             yield serve
         finally:
-            serve.process.terminate()
+            serve.process.send_signal(end)
             serve.process.wait(60)
 
-    def test_leaves_a_deployment_as_others_wrote_it(self, server: PrefectServer, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+    def test_leaves_a_deployment_as_others_wrote_it(
+        self, server: PrefectServer, tmp_path: Path, end: signal.Signals
+    ) -> None:
         """Somebody gave it a schedule, or serves it from elsewhere: it is not paused when this one ends."""
         by_name = f"{server.url}/deployments/name/backfill/manual"
-        with self.serving(server, tmp_path):
+        with self.serving(server, tmp_path, end):
             await_that(lambda: httpx.get(by_name).status_code == 200, within_s=120)
             deployment = httpx.get(by_name).json()
             assert deployment["global_concurrency_limit"]["limit"] == 1
