@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import slots
@@ -205,9 +208,11 @@ class TestServe:
             deployment = httpx.get(by_name).json()
             assert deployment["global_concurrency_limit"]["limit"] == 1
             assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-            schedules = f"{server.url}/deployments/{deployment['id']}/schedules"
-            nightly = {"active": True, "schedule": {"cron": "0 20 * * *"}}
-            assert httpx.post(schedules, json=[nightly]).status_code == 201
+            with get_client(sync_client=True) as client:  # tries again while SQLite is locked
+                client.create_deployment_schedules(
+                    UUID(deployment["id"]), [(CronSchedule(cron="0 20 * * *"), True)]
+                )
         after = httpx.get(by_name).json()
         assert after["paused"] is False
         assert [each["active"] for each in after["schedules"]] == [True]
+        httpx.delete(f"{server.url}/deployments/{after['id']}").raise_for_status()
