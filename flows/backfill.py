@@ -24,15 +24,15 @@ from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.artifacts import publish_summary, published
-from flows.blocks import settings_of
-from flows.control import asked_end, heeded
-from flows.events import emit_end, emit_stopped
-from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
-from flows.incomplete import not_complete
-from flows.names import prefix_label, run_name
-from flows.progress import shown
-from flows.slots import Awaited, Holder, free_slots, is_standing_server
+from flows.cli.progress import shown
+from flows.orchestration.artifacts import publish_summary, published
+from flows.orchestration.blocks import settings_of
+from flows.orchestration.events import emit_end, emit_stopped
+from flows.orchestration.incomplete import not_complete
+from flows.orchestration.parameters import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
+from flows.orchestration.run_control import asked_end, heeded
+from flows.orchestration.run_names import prefix_label, run_name
+from flows.shards.slot_lease import Awaited, Holder, free_slots, is_standing_server
 from tasks.core.errors import (
     CredentialsRefusedError,
     IngestError,
@@ -45,13 +45,13 @@ from tasks.core.errors import (
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.options import unknown_variables
 from tasks.core.words import counted
-from tasks.engine import BATCHES_IN_FLIGHT, LOOK_UP_S, Engine, ended_by, safe_errors
-from tasks.load import load_manifest
-from tasks.manifests import is_finished, manifests_at
+from tasks.run.engine import BATCHES_IN_FLIGHT, LOOK_UP_S, Engine, ended_by, safe_errors
 from tasks.settings import Options, Settings, load
+from tasks.source.manifest_folder import is_finished, manifests_at
+from tasks.source.manifest_reader import load_manifest
 
 if TYPE_CHECKING:
-    from tasks.shards import Migration
+    from tasks.run.shards import Migration
 
 _DEFAULTS: Final = Options()
 _INTERRUPTED: Final = "Interrupted"  # of a batch whose run a person ended

@@ -22,21 +22,21 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.artifacts import published
 from flows.backfill import begun, carried_out, ended, final_state, holder_of, settings_for
-from flows.control import heeded
-from flows.follower import Follower, Part
-from flows.form import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
-from flows.names import prefix_label, run_name
-from flows.progress import shown
-from flows.slots import fixed_slots, slots_of_platform
+from flows.cli.progress import shown
+from flows.orchestration.artifacts import published
+from flows.orchestration.parameters import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
+from flows.orchestration.run_control import heeded
+from flows.orchestration.run_names import prefix_label, run_name
+from flows.shards.slot_lease import fixed_slots, slots_of_platform
+from flows.shards.supervisor import Follower, Part
 from tasks.core.errors import UsageError
 from tasks.core.words import counted
-from tasks.engine import BATCHES_IN_FLIGHT, ended_by
-from tasks.load import load_manifest
+from tasks.run.engine import BATCHES_IN_FLIGHT, ended_by
+from tasks.run.shards import MOST_SHARDS, Balance, Migration, run_id_for, shard_engine
 from tasks.settings import Options
-from tasks.shards import MOST_SHARDS, Balance, Migration, run_id_for, shard_engine
-from tasks.upload import Progress, shares
+from tasks.source.manifest_reader import load_manifest
+from tasks.upload.uploader import Progress, shares
 
 SHARD_DEPLOYMENT: Final = "migrate-shard/worker"
 _DEFAULTS: Final = Options()

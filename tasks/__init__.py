@@ -1,1 +1,1 @@
-"""The work: load, scan, plan, upload, reconcile, report. `tasks.engine` puts it together."""
+"""The work: load, scan, plan, upload, reconcile, report. `tasks.run.engine` puts it together."""

@@ -22,8 +22,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from tasks.core.allowed_hosts import why_not
 from tasks.core.errors import FaultKind, UsageError
-from tasks.core.hosts import why_not
 from tasks.core.models import OnConflict
 from tasks.core.options import HELP, PREFIX
 from tasks.core.retry import BUDGETS

@@ -14,13 +14,13 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-import tasks.assembly
-import tasks.preflight
+import tasks.run.preflight
+import tasks.upload.assembly
 from tasks.core.models import StudyEntry, Summary
-from tasks.engine import Engine, ended_by, ingest
-from tasks.report import read_report
+from tasks.report.directory import read_report
+from tasks.run.engine import Engine, ended_by, ingest
 from tasks.settings import Settings, load
-from tasks.transfer import Carrier
+from tasks.upload.transfer import Carrier
 from tests.databases import PostgreSQL, server
 from tests.far_side import TOKEN, FarSide, Request, Step
 
@@ -62,8 +62,8 @@ def let_go(far_side: FarSide) -> Iterator[threading.Event]:
 
 def not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Full jitter's shortest draw, each time: only what the far side asks for is waited."""
-    monkeypatch.setattr(tasks.assembly, "Carrier", partial(Carrier, jitter=lambda: 0.0))
-    monkeypatch.setattr(tasks.preflight, "_LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(tasks.upload.assembly, "Carrier", partial(Carrier, jitter=lambda: 0.0))
+    monkeypatch.setattr(tasks.run.preflight, "_LONGEST_PAUSE_S", 0.0)
 
 
 @pytest.fixture(scope="session")

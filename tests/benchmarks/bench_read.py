@@ -11,8 +11,8 @@ from pathlib import Path
 import pydicom
 
 from tasks.core.models import Listed, StudyEntry
-from tasks.header import examine
-from tasks.scan import survey, walk_study
+from tasks.source.dicom_header import examine
+from tasks.source.scan import survey, walk_study
 from tests.benchmarks.archives import scratch
 from tests.benchmarks.table import Row
 

@@ -22,7 +22,7 @@ from tasks.core.models import (
     StudyEntry,
     Todo,
 )
-from tasks.ledger import Ledger
+from tasks.ledger.ledger import Ledger
 from tests.benchmarks.archives import archive, scratch
 from tests.benchmarks.far_process import far_process
 from tests.benchmarks.nginx import nginx
@@ -88,7 +88,7 @@ def main() -> None:
     """One rerun; prints its seconds and its largest memory."""
     import resource
 
-    from tasks.engine import ingest
+    from tasks.run.engine import ingest
     from tasks.settings import load
 
     url, directory, studies = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])

@@ -11,11 +11,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tasks.client
-import tasks.content
-import tasks.engine
+import tasks.remote.upload_api
+import tasks.run.engine
+import tasks.source.file_content
 from tasks.core.models import StudyEntry
-from tasks.engine import ingest
+from tasks.run.engine import ingest
 from tasks.settings import load
 from tests.benchmarks.senders import timed
 
@@ -37,11 +37,11 @@ def measured(url: str, directory: Path) -> dict[str, float]:
 def main() -> None:
     """Prints the parts as JSON."""
     url, directory = sys.argv[1], Path(sys.argv[2])
-    _watch(tasks.content, "examine", "header")
-    _watch(tasks.content, "_digests", "hashes")
-    _watch(tasks.client.UploadClient, "presign", "presign")
-    _watch(tasks.client.UploadClient, "put", "PUT")
-    _watch(tasks.engine, "write", "report")
+    _watch(tasks.source.file_content, "examine", "header")
+    _watch(tasks.source.file_content, "_digests", "hashes")
+    _watch(tasks.remote.upload_api.UploadClient, "presign", "presign")
+    _watch(tasks.remote.upload_api.UploadClient, "put", "PUT")
+    _watch(tasks.run.engine, "write", "report")
     settings = load(api_endpoint=url, report_dir=directory / "report-of-parts", processes=1)
     began = time.process_time()
     with _LedgerClock() as clock:

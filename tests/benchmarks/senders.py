@@ -17,7 +17,7 @@ BIN = Path(sys.executable).parent
 # A command of ours that prints how many MiB its process held at most.
 PEAK_OF = """
 import resource, sys
-from flows.cli import execute
+from flows.cli.__main__ import execute
 assert not execute(sys.argv[1:])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tasks.auditor import audit
-from tasks.database import connect
-from tasks.report import read_report
-from tasks.schema import file
+from tasks.audit.check import audit
+from tasks.ledger.database import connect
+from tasks.ledger.schema import file
+from tasks.report.directory import read_report
 from tests.conftest import Dicom, padded
 from tests.far_side import TOKEN, FarSide, Request, Reset, Step
 from tests.processes import await_gone, descendants

@@ -49,7 +49,7 @@ import sys, tasks.{module}
 def crash(*args, **kwargs):
     raise RuntimeError("crashed on " + repr(args) + repr(kwargs))
 {target} = crash
-from flows.cli import main
+from flows.cli.__main__ import main
 main()
 """
 
@@ -219,11 +219,11 @@ class TestNothingLeaks:
     @pytest.mark.parametrize(
         "crash",
         [
-            "tasks.content.examine",
-            "tasks.ledger.Ledger.settle",
-            "tasks.client.UploadClient.put",
-            "tasks.report.write_report",
-            "tasks.scan.walk_study",
+            "tasks.source.file_content.examine",
+            "tasks.ledger.ledger.Ledger.settle",
+            "tasks.remote.upload_api.UploadClient.put",
+            "tasks.report.directory.write_report",
+            "tasks.source.scan.walk_study",
         ],
     )
     def test_when_there_is_a_defect(self, scene: Scene, command: str, crash: str) -> None:

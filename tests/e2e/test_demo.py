@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands import app
+from flows.cli.commands import app
 from tasks.core.models import REPORT_COLUMNS, Status
-from tasks.report import FILES, read_report, read_summary
+from tasks.report.directory import FILES, read_report, read_summary
 from tests.proxy import Proxy, running_proxy, through
 
 DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.report import read_summary
+from tasks.report.directory import read_summary
 from tests.conftest import Dicom
 from tests.far_side import TOKEN, FarSide, Step
 from tests.processes import await_gone, command_line, descendants
@@ -248,7 +248,7 @@ class TestHome:
     def test_that_was_temporary_is_gone_after_kill_9_too(self, start: Start, tmp_path: Path) -> None:
         """The server removes it, once its run is gone."""
         run = start("run", "manifest.csv", HOME="/gone/home", PREFECT_HOME=None, TMPDIR=str(tmp_path))
-        run.await_child("flows.server_process")
+        run.await_child("flows.cli.server_process")
         time.sleep(3)
         run.process.kill()
         run.assert_no_process_is_left()
@@ -262,7 +262,7 @@ class TestEmbeddedServer:
     ) -> None:
         """Exit code 130, and no process is left."""
         run = start("run", "manifest.csv")
-        run.await_child("flows.server_process")
+        run.await_child("flows.cli.server_process")
         run.process.send_signal(number)
         assert run.ended(60) == 130, run.said
         assert "Interrupted." in run.said
@@ -286,7 +286,7 @@ class TestEmbeddedServer:
         """After two minutes."""
         began = time.monotonic()
         run = start("run", "manifest.csv")
-        run.await_child("flows.server_process")
+        run.await_child("flows.cli.server_process")
         assert run.ended(200) == 2, run.said
         assert time.monotonic() - began >= 120
         assert "does not answer after 120 s" in run.said
@@ -322,7 +322,7 @@ class TestEmbeddedServer:
     @pytest.mark.long
     def test_of_serve_leaves_no_process_when_serve_is_killed(self, serve: Served) -> None:
         children = descendants(serve.process.pid)
-        assert any("flows.server_process" in command_line(pid) for pid in children)
+        assert any("flows.cli.server_process" in command_line(pid) for pid in children)
         serve.process.kill()
         await_gone(children, within_s=10)
 
@@ -330,7 +330,7 @@ class TestEmbeddedServer:
     def test_of_serve_that_ends_by_itself_ends_serve(self, serve: Served) -> None:
         """At once, with one sentence: nobody is to look at a page that nothing is behind."""
         children = descendants(serve.process.pid)
-        (server,) = [pid for pid in children if "flows.server_process" in command_line(pid)]
+        (server,) = [pid for pid in children if "flows.cli.server_process" in command_line(pid)]
         os.kill(server, signal.SIGKILL)
         assert serve.process.wait(60) == 3
         said = serve.log.read_text()

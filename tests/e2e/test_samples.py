@@ -18,7 +18,7 @@ import pytest
 from pydicom.data.data_manager import DATA_ROOT
 from pydicom.errors import InvalidDicomError
 
-from deployments.sandbox.check import compare
+from deployments.sandbox.demo_check import compare
 from deployments.sandbox.samples import Expected, Planted, Twins, build
 from tasks.core.errors import UsageError
 from tasks.core.models import Reason, Status

@@ -20,7 +20,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from deployments.sandbox.gateway import MAX_LIVE_TOKENS, Settings, Tokens, presigner
+from deployments.sandbox.gateway.app import MAX_LIVE_TOKENS, Settings, Tokens, presigner
 from deployments.sandbox.sandbox import Sandbox
 from tasks.core.errors import StoppedError, UsageError
 

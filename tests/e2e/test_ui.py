@@ -13,12 +13,12 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 from playwright.sync_api import TimeoutError as NotInTimeError
 
-from deployments.sandbox.check import compare
+from deployments.sandbox.demo_check import compare
 from deployments.sandbox.samples import Planted, build
 from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill
 from tasks.core.models import EXIT_ONE, OnConflict
-from tasks.report import read_report, read_summary
+from tasks.report.directory import read_report, read_summary
 from tasks.settings import Options
 from tests.far_side import FarSide, Request, Step
 from tests.served import Served, served

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.slots import limit_name
-from tasks.report import read_report
+from flows.shards.slot_lease import limit_name
+from tasks.report.directory import read_report
 from tests.conftest import Dicom
 from tests.databases import PostgreSQL
 from tests.far_side import TOKEN, FarSide, Step

@@ -1,0 +1,1 @@
+"""The platform's API gateway: OAuth2 and presigned URLs."""

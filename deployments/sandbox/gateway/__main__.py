@@ -1,0 +1,5 @@
+"""`python -m deployments.sandbox.gateway`."""
+
+from deployments.sandbox.gateway.app import main
+
+main()

@@ -1,0 +1,1 @@
+"""The command `dicom-ingest`: options, commands, what a person reads."""

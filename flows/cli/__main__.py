@@ -1,0 +1,99 @@
+"""dicom-ingest: the console script. From arguments to an exit code, whatever happens in between."""
+
+import gc
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Final
+
+from flows.cli.help import FIRST_PAGE, discard_unread_output, list_out, say
+from flows.cli.termination import terminated_like_interrupted
+
+if TYPE_CHECKING:
+    from tasks.core.errors import IngestError
+
+_INTERRUPTED: Final = (
+    "Interrupted. The same command goes on from here; `dicom-ingest report` writes what a run has done "
+    "until now."
+)
+_ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"])
+# Objects; 700 is usual. Imports make a few hundred thousand, and among them is no garbage.
+_COLLECTED_AFTER: Final = 50_000
+_NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that SIGPIPE ended
+
+
+def main() -> None:
+    """The console script."""
+    _open_standard_streams()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in tasks/upload/hand.py
+    gc.set_threshold(_COLLECTED_AFTER)
+    sys.exit(execute(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Those that whoever started us has closed: nobody reads what is said, and that is no fault."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123 - for as long as the process
+
+
+def _ask_this_machine_directly() -> None:
+    """Before any library reads the environment, and for all processes that follow from this one."""
+    if any(name.lower().endswith("_proxy") for name in os.environ):
+        from tasks.remote.proxies import complete_environment
+
+        complete_environment(os.environ, os.environ.get("PREFECT_API_URL", ""))
+
+
+def execute(arguments: list[str]) -> int:
+    """Runs one command; its exit code. An error is one clear sentence; `--debug` says where it came from."""
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    debug = "--debug" in arguments or os.environ.get("DICOM_INGEST_DEBUG", "").lower() in ("1", "true")
+    try:
+        with terminated_like_interrupted():
+            return _run(arguments)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
+        if isinstance(error, BrokenPipeError) and discard_unread_output():
+            return _NO_READER
+        return _tell(_error_to_tell(error), debug=debug)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments in _ASKING_FOR_HELP:
+        list_out([FIRST_PAGE.rstrip("\n")])
+        return 0
+    _ask_this_machine_directly()
+    from cyclopts import CycloptsError
+
+    from flows.cli.commands import app
+    from tasks.core.options import unknown_variables
+
+    for sentence in unknown_variables(os.environ):
+        say(sentence)
+    try:
+        return int(app(arguments, exit_on_error=False, print_error=True) or 0)
+    except CycloptsError:
+        return 2  # as UsageError; the library has said what is wrong
+
+
+def _error_to_tell(error: BaseException) -> "IngestError":
+    from tasks.core.errors import IngestError, InternalError, InterruptedRunError
+
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedRunError(_INTERRUPTED)
+    return error if isinstance(error, IngestError) else InternalError.hiding(error)
+
+
+def _tell(error: "IngestError", *, debug: bool) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    else:
+        say(f"dicom-ingest: {error}")
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""What a person sees while files move: a bar on a terminal, a line now and then anywhere else.
+
+`sentence` makes the words, for these and for the artifact in Prefect's UI, of one `Snapshot`.
+"""
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from flows.cli.help import FIRST_LINE_S, LINE_EVERY_S, say
+from flows.orchestration.background import running_beside
+from tasks.core.circuit_breaker import PlatformState, Step
+from tasks.core.words import counted, duration
+from tasks.upload.uploader import Progress
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_REDRAW_S: Final = 0.5
+_SAMPLED_EVERY_S: Final = 1.0
+_RECENT_S: Final = 60.0  # what the pace is taken from
+_MIB: Final = 1024 * 1024
+_STEP_NAMES: Final = {Step.PRESIGN: "the upload API", Step.PUT: "the object store"}
+_TOO_MANY_REQUESTS: Final = 429
+_NO_TIME: Final = datetime.fromtimestamp(0, UTC)  # of a snapshot that tells none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A run at one moment."""
+
+    files_listed: int = 0
+    files_done: int = 0
+    files_stored: int = 0
+    files_failed: int = 0
+    files_held_back: int = 0
+    scanning: bool = False
+    waiting_for: str = ""
+    files_per_s: float | None = None  # settled, recently; None while unknown
+    bytes_per_s: float = 0.0
+    platform: PlatformState | None = None  # None: not known here
+    now: datetime = _NO_TIME
+    now_s: float = 0.0  # the same moment by the platform's clock
+
+
+class _Sample(NamedTuple):
+    at: float
+    files: int
+    bytes_stored: int
+
+
+class Sampler:
+    """Snapshots of one run, with the pace of the last minute. Call `snapshot` every few seconds."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`clock` is the one that the run's slots have."""
+        self._progress = progress
+        self._clock = clock
+        self._now = now
+        self._samples: deque[_Sample] = deque()
+        self._sample()
+
+    def snapshot(self) -> Snapshot:
+        """The run now."""
+        newest, oldest = self._sample(), self._samples[0]
+        took_s = newest.at - oldest.at
+        is_known = took_s >= _SAMPLED_EVERY_S and newest.files > 0
+        return replace(
+            self.counts(),
+            scanning=self._progress.scanning,
+            waiting_for=self._progress.waiting_for,
+            files_per_s=(newest.files - oldest.files) / took_s if is_known else None,
+            bytes_per_s=(newest.bytes_stored - oldest.bytes_stored) / took_s if is_known else 0.0,
+            platform=self._progress.platform(),
+            now=self._now(),
+            now_s=newest.at,
+        )
+
+    def counts(self) -> Snapshot:
+        """The counters alone: of a run that is over nothing else is true any more."""
+        progress = self._progress
+        return Snapshot(
+            files_listed=max(progress.files_listed, progress.files_done),
+            files_done=progress.files_done,
+            files_stored=progress.files_stored,
+            files_failed=progress.files_failed,
+            files_held_back=progress.files_held_back,
+        )
+
+    def _sample(self) -> _Sample:
+        """Takes one, keeps one a second, and forgets those from before the last minute."""
+        newest = _Sample(self._clock(), self._progress.files_settled, self._progress.bytes_stored)
+        samples = self._samples
+        if samples and newest.files < samples[-1].files:  # a shard was started again, and counts anew
+            samples.clear()
+        if not samples or newest.at - samples[-1].at >= _SAMPLED_EVERY_S:
+            samples.append(newest)
+        while len(samples) > 1 and samples[1].at <= newest.at - _RECENT_S:
+            samples.popleft()
+        return newest
+
+
+def sentence(seen: Snapshot) -> str:
+    """A snapshot in words: "12 of 300 files done, 12 uploaded, 0 failed, 4 files/s, ..."."""
+    platform = _platform(seen, seen.platform) if seen.platform else ()
+    return ", ".join([*_counts(seen), *_pace(seen), *platform])
+
+
+def _counts(seen: Snapshot) -> Iterator[str]:
+    yield f"{seen.files_done:,} of {counted(seen.files_listed, 'file')} done"
+    if seen.scanning:
+        yield "still listing"
+    yield f"{seen.files_stored:,} uploaded"
+    yield f"{seen.files_failed:,} failed"
+    if seen.files_held_back:
+        yield f"{seen.files_held_back:,} held back"
+
+
+def _pace(seen: Snapshot) -> Iterator[str]:
+    """Time left is not known while nothing moves, and least of all while the platform is down."""
+    if seen.waiting_for:
+        yield f"waiting for {seen.waiting_for}"
+    if seen.files_per_s is None:
+        return
+    yield f"{_rate(seen.files_per_s)} files/s"
+    yield f"{seen.bytes_per_s / _MIB:,.1f} MiB/s"
+    left = seen.files_listed - seen.files_done
+    is_down = seen.platform is not None and seen.platform.is_down
+    if left and seen.files_per_s and not seen.waiting_for and not is_down:
+        yield f"{'at least' if seen.scanning else 'about'} {duration(left / seen.files_per_s)} left"
+
+
+def _platform(seen: Snapshot, platform: PlatformState) -> Iterator[str]:
+    if platform.slots:
+        yield f"{platform.slots_in_use} of {counted(platform.slots, 'slot')} in use"
+    if platform.throttled_since is not None and not platform.is_down:
+        since = f"the platform has been throttling since {_time(seen, platform.throttled_since)}"
+        fewer = f": slots reduced from {platform.slots} to {platform.slots - platform.slots_withheld}"
+        yield since + (fewer if platform.slots_withheld else "")
+    if platform.failing:
+        yield _trouble(seen, platform, _STEP_NAMES[platform.failing])
+        next_try_at = platform.next_try_at
+        yield "a try is under way" if next_try_at is None else f"next try {_next(seen, next_try_at)}"
+
+
+def _trouble(seen: Snapshot, platform: PlatformState, step: str) -> str:
+    since = f"since {_time(seen, platform.failing_since)}"
+    status = platform.http_status
+    answer = f"(it answers {status})" if status else "(no answer)"
+    part = platform.processes_failing < platform.processes
+    whom = f" for {platform.processes_failing} of {counted(platform.processes, 'process')}" if part else ""
+    if not platform.is_down:
+        return f"no request to {step} has worked{whom} {since} {answer}"
+    what = "has throttled every request" if status == _TOO_MANY_REQUESTS else "has been down"
+    return f"{step} {what}{whom} {since} {answer}"
+
+
+def _next(seen: Snapshot, at: float) -> str:
+    return f"at {_time(seen, at)}" if at > seen.now_s else "now"
+
+
+def _time(seen: Snapshot, at: float) -> str:
+    """By the wall clock in UTC, with the date when that is another one."""
+    moment = seen.now + timedelta(seconds=at - seen.now_s)
+    is_today = moment.date() == seen.now.date()
+    return f"{moment:%H:%M:%S} UTC" if is_today else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:,.0f}" if per_s >= 10 or not per_s else f"{per_s:.2g}"
+
+
+def shown(progress: Progress) -> AbstractContextManager[None]:
+    """Shows the progress on standard error until the block ends."""
+    show = _show_bar if sys.stderr.isatty() else _show_lines
+    return running_beside(partial(show, progress), "progress")
+
+
+def _show_lines(
+    progress: Progress, ended: threading.Event, clock: Callable[[], float] = time.monotonic
+) -> None:
+    sampler = Sampler(progress, clock)
+    due = clock() + FIRST_LINE_S
+    while not ended.wait(_SAMPLED_EVERY_S):
+        seen = sampler.snapshot()
+        if clock() >= due:
+            say(sentence(seen))
+            due = clock() + LINE_EVERY_S
+
+
+def _show_bar(progress: Progress, ended: threading.Event) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    sampler, began = Sampler(progress), time.monotonic()
+    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
+        while not ended.wait(_REDRAW_S):
+            live.update(_bar(sampler.snapshot(), time.monotonic() - began), refresh=True)
+
+
+def _bar(seen: Snapshot, elapsed_s: float) -> "RenderableType":
+    """The bar with the time since the start, and below it the sentence."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    total = None if seen.scanning else max(1, seen.files_listed)
+    bar = ProgressBar(total=total, completed=seen.files_done, width=40)
+    line = Table.grid(padding=(0, 1))
+    line.add_row(bar, Text(str(timedelta(seconds=int(elapsed_s)))))
+    return Group(line, Text(sentence(seen)))

@@ -1,0 +1,80 @@
+"""`dicom-ingest serve`: a Prefect server with its UI, and the deployments, ready to click "Run"."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from flows.cli.prefect_home import require_home
+from flows.cli.prefect_server import LAST_PORT, NO_TELEMETRY, Server
+from tasks.core.errors import StoppedError, UsageError
+
+_SERVER_ENVIRONMENT: Final = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}
+
+
+def serve(port: int) -> None:
+    """Until SIGINT or SIGTERM. Serves at the server that is configured, or else starts one."""
+    if not 1 <= port <= LAST_PORT:
+        raise UsageError(f"--port has to be a number from 1 to {LAST_PORT}. Nothing was started.")
+    for name, value in NO_TELEMETRY.items():
+        os.environ.setdefault(name, value)
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        _serve_deployments(url)
+        return
+    require_home(os.environ)
+    # A run starts so many seconds after the click; Prefect's own 10 spare a server that many ask.
+    os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "2")
+    with suppress(KeyboardInterrupt), _server(port) as url:
+        os.environ["PREFECT_API_URL"] = url  # before Prefect is imported: its settings are read then
+        _serve_deployments(url)
+
+
+def _serve_deployments(url: str) -> None:
+    from prefect import serve
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.backfill import backfill
+
+    deployment = backfill.to_deployment(
+        "manual",
+        description="Uploads the studies of one manifest; the same parameters go on from there.",
+        tags=["dicom-ingest", "backfill"],
+        concurrency_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
+        ),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    ui = url.removesuffix("/api")
+    print(f"The UI is at {ui}/v2/deployments. Ctrl-C stops it.", file=sys.stderr, flush=True)
+    # A schedule is the operator's: whoever else serves this deployment, or deployed it since, has it go on.
+    serve(deployment, print_starting_message=False, pause_on_shutdown=False)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _server(port: int) -> Iterator[str]:
+    """Its URL. In a session of its own: what is under way ends in order before its server does."""
+    print("Starting a Prefect server (its first start takes up to a minute) ...", file=sys.stderr, flush=True)
+    server = Server.start(_SERVER_ENVIRONMENT | os.environ, port)
+    stopping, is_lost = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        server.wait()
+        if not stopping.is_set():
+            is_lost.set()
+            os.kill(os.getpid(), signal.SIGTERM)  # what is under way ends in order, as at any end
+
+    threading.Thread(target=watch, name="server", daemon=True).start()
+    try:
+        yield server.url
+    finally:
+        stopping.set()
+        server.stop()
+        if is_lost.is_set():
+            raise StoppedError("Prefect's server on this machine has ended. Run the command again.")

@@ -1,0 +1,168 @@
+"""audit.jsonl: who sent what, when. Append-only; one chain of lines for a report directory.
+
+The ledger's writer hands over a group's events before it commits the group, so that after any crash the trail
+has at least what the ledger has. What it has in excess is a key to which the next run sends nothing any more;
+that run says so by a line of its own.
+"""
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from tasks.core.audit_chain import Chain, Event, digest
+from tasks.core.errors import StoppedError, UsageError
+
+AUDIT_JSONL: Final = "audit.jsonl"
+_LAST_BYTES: Final = 64 * 1024  # more than any line has
+
+
+class Trail:
+    """The trail of a report directory, open for one run alone. Thread-safe.
+
+    Raises UsageError when another run has it, StoppedError when it can't be written.
+    """
+
+    def __init__(self, report_dir: Path) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[str, Event, dict[str, Any]]] = []
+        self._path = report_dir / AUDIT_JSONL
+        with _sentences():
+            self._file, self._is_new = _locked(self._path)
+            try:
+                self._size, self.chain, torn = _end(self._file)
+                os.ftruncate(self._file, self._size)
+                if torn:
+                    self.tell(Event.LINE_CUT, bytes=torn)
+                    self.flush()
+            except BaseException:
+                self._close()
+                raise
+        self._began = self._size, self.chain
+
+    def tell(self, event: Event, **facts: Any) -> None:
+        """One line more, on the disk with the next flush."""
+        at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        with self._lock:
+            self._waiting.append((at, event, facts))
+
+    def flush(self) -> None:
+        """Returns when every line that was told is on the disk."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            if waiting:
+                with _sentences():
+                    self._append(waiting)
+
+    def close(self) -> None:
+        """Writes what waits, and lets the next run have it."""
+        try:
+            self.flush()
+        finally:
+            os.close(self._file)
+
+    def undo(self) -> None:
+        """Takes back every line since it was opened, of a run that attempted nothing, and lets it go.
+
+        A trail that began with this run is removed.
+        """
+        with self._lock:
+            self._waiting = []
+            self._size, self.chain = self._began
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            self._close()
+
+    def _close(self) -> None:
+        """Lets the next run have it; removes it first when it is empty and began here."""
+        with suppress(OSError):
+            if self._is_new and not os.fstat(self._file).st_size:
+                self._path.unlink()
+        os.close(self._file)
+
+    def _append(self, waiting: list[tuple[str, Event, dict[str, Any]]]) -> None:
+        chain = Chain(self.chain.lines, self.chain.head)
+        lines = b"".join(chain.line(at, event, facts) for at, event, facts in waiting)
+        try:
+            written = 0
+            while written < len(lines):
+                written += os.write(self._file, lines[written:])
+            os.fdatasync(self._file)
+        except OSError:
+            os.ftruncate(self._file, self._size)  # half a line would break the chain
+            raise
+        self._size, self.chain = self._size + len(lines), chain
+
+
+def _locked(path: Path) -> tuple[int, bool]:
+    """The file, opened and locked, and whether it was made here. UsageError when another run has it."""
+    while True:
+        file, is_new = _opened(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(file, path):
+                return file, is_new
+        except BlockingIOError:
+            os.close(file)
+            raise UsageError(
+                "Another run writes into this report directory. Nothing was sent. Wait for its end, or name "
+                "another --report-dir."
+            ) from None
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # whoever had it has removed it before the lock was given
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_CREAT
+    try:
+        return os.open(path, flags | os.O_EXCL, 0o600), True
+    except FileExistsError:
+        return os.open(path, flags, 0o600), False
+
+
+def _is_at(file: int, path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file), path.stat())
+    return False
+
+
+def _end(file: int) -> tuple[int, Chain, int]:
+    """Where the last whole line ends, the chain up to there, and how many bytes a crash left after it."""
+    size = os.fstat(file).st_size
+    tail = os.pread(file, _LAST_BYTES, max(0, size - _LAST_BYTES))
+    whole, newline, torn = tail.rpartition(b"\n")
+    end = size - len(torn)
+    if not newline:
+        if size >= _LAST_BYTES:
+            raise UsageError(_NO_TRAIL)
+        return 0, Chain(), len(torn)
+    last = whole.rpartition(b"\n")[2]
+    try:
+        lines = int(json.loads(last)["no"])
+    except (ValueError, TypeError, KeyError):
+        raise UsageError(_NO_TRAIL) from None
+    return end, Chain(lines, digest(last)), len(torn)
+
+
+_NO_TRAIL: Final = (
+    "audit.jsonl in the report directory is no audit trail of ours. Nothing was sent. Look into it with "
+    "`dicom-ingest audit`, and name another --report-dir for this run."
+)
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise StoppedError(
+            f"The audit trail can't be written: {why}. Mend that, then run the same command again."
+        ) from None

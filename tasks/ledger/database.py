@@ -1,0 +1,309 @@
+"""The ledger's connection, and the thread that writes: one commit for all who wait for one."""
+
+import contextlib
+import math
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from tasks.core.errors import StoppedError, UsageError
+from tasks.ledger.private_directories import make_directories, remove_empty
+from tasks.ledger.schema import HEAD, metadata, revision
+from tasks.turn import waiting
+
+_PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
+_BUSY_PAUSE_S: Final = 0.2
+_GATHER_S: Final = 0.02  # while many write, a commit waits so long for company: it costs the same for all
+_PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
+
+_Handler: TypeAlias = Callable[[sa.Connection, list[Any]], list[Any]]
+_Reply: TypeAlias = "queue.SimpleQueue[Any]"  # for one answer; a Future costs the writer four times as much
+_T = TypeVar("_T")
+_Entry: TypeAlias = tuple[_Handler, Any, _Reply]
+
+
+class BusyError(StoppedError):
+    """The database can't be used now, but may be in a moment."""
+
+
+class Writer:
+    """One thread, one connection: takes all that waits, commits it at once, and answers.
+
+    A handler takes a connection and the items that wait for it, and returns an answer to each. When the
+    database is locked, or its server restarts, the group is tried again for a while: a handler may run twice.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        beat: Callable[[sa.Connection], None],
+        heartbeat_s: float,
+        before_commit: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._beat = beat
+        self._before_commit = before_commit
+        self._heartbeat_s = heartbeat_s
+        self._beaten = -math.inf  # time.monotonic() of the last heartbeat
+        self._crowded = False  # the last commit had more than one to serve
+        self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    def submit(self, handler: _Handler, item: Any) -> Any:
+        """Blocks until the item is durable; returns the handler's answer to it."""
+        (answer,) = self.submit_all([(handler, item)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def submit_all(self, asks: Sequence[tuple[_Handler, Any]]) -> list[Any]:
+        """Blocks until all are durable, in one commit or two; returns an answer, or an exception, to each."""
+        replies: list[_Reply] = []
+        for handler, item in asks:
+            replies.append(queue.SimpleQueue())
+            self._waiting.put((handler, item, replies[-1]))
+        if not self._thread.is_alive():  # a worker that outlived the run's end
+            return [StoppedError("The ledger is closed.")] * len(replies)
+        with waiting():
+            return [reply.get() for reply in replies]
+
+    def close(self) -> None:
+        """After what waits."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        open_for_work = True
+        while open_for_work:
+            group = self._next_group()
+            open_for_work = None not in group
+            self._answer([entry for entry in group if entry is not None])
+
+    def _next_group(self) -> list["_Entry | None"]:
+        group: list[_Entry | None] = []
+        with contextlib.suppress(queue.Empty):
+            group.append(self._waiting.get(timeout=self._heartbeat_s))
+            if self._crowded:
+                time.sleep(_GATHER_S)
+            while True:
+                group.append(self._waiting.get_nowait())
+        return group
+
+    def _answer(self, group: list["_Entry"]) -> None:
+        self._crowded = len(group) > 1
+        try:
+            answers = patiently(lambda: self._commit(group))
+        except Exception as error:  # noqa: BLE001 - it is handed to those who wait
+            answers = [(reply, error) for _, _, reply in group]
+        for reply, answer in answers:
+            reply.put(answer)
+
+    def _commit(self, group: list["_Entry"]) -> list[tuple[_Reply, Any]]:
+        by_handler: dict[_Handler, list[tuple[Any, _Reply]]] = defaultdict(list)
+        for handler, item, reply in group:
+            by_handler[handler].append((item, reply))
+        answers: list[tuple[_Reply, Any]] = []
+        with self._engine.begin() as db:
+            if time.monotonic() - self._beaten >= self._heartbeat_s:
+                self._beat(db)
+                self._beaten = time.monotonic()
+            for handler, entries in by_handler.items():
+                results = handler(db, [item for item, _ in entries])
+                answers += zip((reply for _, reply in entries), results, strict=True)
+            self._before_commit()
+        return answers
+
+
+def patiently(work: Callable[[], _T]) -> _T:
+    """Does the work, again while the database is locked or its server restarts; BusyError after a while."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            with told():
+                return work()
+        except BusyError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+
+
+def execute_many(db: sa.Connection, statement: Any, rows: list[dict[str, Any]]) -> None:
+    """Executes a statement for each row, by the driver alone.
+
+    SQLAlchemy looks at every value of every row, which costs more than SQLite's own work. All rows have the
+    same names, and only values that the driver takes as they are.
+    """
+    sql, constants = _compiled(statement, db.dialect, tuple(rows[0]))
+    db.exec_driver_sql(sql, [constants | row for row in rows] if constants else rows)
+
+
+@cache
+def _compiled(statement: Any, dialect: sa.Dialect, names: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    compiled = statement.compile(dialect=dialect, column_keys=names)
+    return str(compiled), {name: value for name, value in compiled.params.items() if name not in names}
+
+
+def connect(url: str | Path) -> sa.Engine:
+    """The database: a SQLite file by its path, created 0600 when new, or any by its SQLAlchemy URL."""
+    if isinstance(url, Path):
+        return _sqlite(url)
+    try:
+        parsed = sa.make_url(url)
+        if parsed.password:
+            raise UsageError("--ledger must not contain a password: it comes from PGPASSWORD or PGPASSFILE.")
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(
+                drivername="postgresql+psycopg"
+            )  # asyncpg, which Prefect brings, has no threads
+        return sa.create_engine(parsed, pool_pre_ping=True)
+    except (SQLAlchemyError, ImportError):
+        raise UsageError(
+            "--ledger is neither a file path nor a SQLAlchemy URL that works here: postgresql://HOST/DB "
+            "needs the extra `postgresql` (pip install 'dicom-ingest[postgresql]')."
+        ) from None
+
+
+def has_ledger(url: str | Path) -> bool:
+    """Whether there is a database with a ledger in it; nothing is made. What can't be told counts as one."""
+    if file := _sqlite_file(url):
+        return _is_ledger(file)
+    engine = connect(url)
+    try:
+        return patiently(lambda: sa.inspect(engine).has_table(revision.name))
+    finally:
+        engine.dispose()
+
+
+def _is_ledger(path: Path) -> bool:
+    """SQLite: what is no database, or can't be read now, says so itself when it is opened."""
+    try:
+        if not path.stat().st_size:
+            return False
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            query = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+            return bool(db.execute(query, (revision.name,)).fetchone()[0])
+    except OSError:
+        return False
+    except sqlite3.Error:
+        return True
+
+
+def _sqlite_file(url: str | Path) -> Path | None:
+    """Where a ledger in SQLite lies; None for another database, and for a URL that is none."""
+    if isinstance(url, Path):
+        return url
+    try:
+        parsed = sa.make_url(url)
+    except SQLAlchemyError:
+        return None
+    return Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
+
+
+def prepare(engine: sa.Engine) -> None:
+    """Makes a new ledger, and brings an older one to the newest schema. UsageError for one of the future."""
+    patiently(lambda: _prepare(engine))  # SQLite does not wait when two make a new one at the same moment
+
+
+def _prepare(engine: sa.Engine) -> None:
+    with engine.execution_options(writes=True).begin() as db:
+        if db.dialect.name == "postgresql":  # two machines may come at once
+            db.execute(sa.select(sa.func.pg_advisory_xact_lock(_PREPARE_LOCK)))
+        if not sa.inspect(db).has_table(revision.name):
+            metadata.create_all(db)
+            revision.create(db)
+            db.execute(sa.insert(revision).values(version_num=HEAD))
+        elif db.scalar(sa.select(revision.c.version_num)) != HEAD:
+            _upgrade(db)
+
+
+def _upgrade(db: sa.Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", "tasks.ledger:migrations")
+    config.attributes["connection"] = db
+    try:
+        command.upgrade(config, "head")
+    except CommandError:
+        raise UsageError(
+            "The ledger was written by a newer version of dicom-ingest. Use that version, or name another "
+            "--ledger."
+        ) from None
+
+
+def _sqlite(path: Path) -> sa.Engine:
+    """WAL: readers and the writer do not wait for each other. FULL: a commit outlives a power cut."""
+    made: list[Path] = []
+    try:
+        made = make_directories(path.parent)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        remove_empty(made)
+        raise UsageError(f"The ledger can't be opened: {error.strerror}. Name another --ledger.") from None
+    engine = sa.create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": 60, "isolation_level": None},
+        paramstyle="named",  # as psycopg's: rows are dictionaries
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-32768"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+_BUSY_TEXTS: Final = (
+    "database is locked",
+    "deadlock detected",
+    "connection refused",
+    "server closed the connection",
+    "terminating connection",
+    "the database system is",  # starting up, shutting down, in recovery
+    "connection is lost",
+)
+_SAFE_TEXTS: Final = (
+    "disk is full",
+    "no space left on device",
+    "disk i/o error",
+    "readonly database",
+    "unable to open database file",
+    "file is not a database",
+    "no such table",
+    "password authentication failed",
+    "could not translate host name",
+)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """A database error as one sentence: its own text may quote rows."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        text = str(getattr(error, "orig", "")).lower()
+        busy = next((busy for busy in _BUSY_TEXTS if busy in text), "")
+        what = busy or next((safe for safe in _SAFE_TEXTS if safe in text), type(error).__name__)
+        raise (BusyError if busy else StoppedError)(
+            f"The ledger can't be used: {what}. Mend that, then run the same command again: "
+            "what was stored is not sent twice."
+        ) from None

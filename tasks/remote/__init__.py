@@ -1,0 +1,1 @@
+"""Whom files are sent to: HTTP, the upload API, credentials, proxies."""

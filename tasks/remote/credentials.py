@@ -1,0 +1,68 @@
+"""How a request signs in at the upload API: a static token, an API key."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from tasks.core.errors import CredentialsRefusedError
+
+_MAX_SECRET: Final = 64 * 1024
+
+
+class Credentials(Protocol):
+    """Where a request's Authorization header comes from."""
+
+    def authorization(self, refused: str = "") -> str:
+        """The header's value, empty for none. `refused` is the value that the API just answered 401 to."""
+        ...
+
+
+class StaticToken:
+    """One token for the whole run, or none."""
+
+    def __init__(self, token: str) -> None:
+        self._value = f"Bearer {token}" if token else ""
+
+    def authorization(self, refused: str = "") -> str:
+        """Always the same: a refused static token can't be renewed."""
+        del refused
+        return self._value
+
+
+class TokenFile:
+    """A token that something else renews in a file, as Kubernetes does with projected ones."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def authorization(self, refused: str = "") -> str:
+        """What the file holds now. Raises CredentialsRefusedError when it can't be read."""
+        del refused
+        return f"Bearer {secret_in(self._path, 'DICOM_INGEST_TOKEN_FILE')}"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key that is sent to the upload API beside a token, or in place of one."""
+
+    header: str
+    value: Callable[[], str] = field(repr=False)  # asked for every request: a file may be renewed
+
+    def headers(self) -> dict[str, str]:
+        """For a request to the API's own host. Raises CredentialsRefusedError when a file can't be read."""
+        return {self.header: self.value()}
+
+
+def secret_in(path: Path, setting: str) -> str:
+    """The one line of a file; CredentialsRefusedError, which names the setting, when there is none."""
+    try:
+        with path.open(encoding="ascii") as file:
+            secret = file.read(_MAX_SECRET).strip()
+    except (OSError, ValueError):
+        secret = ""
+    if not secret or not secret.isprintable():
+        raise CredentialsRefusedError(
+            f"The file that {setting} names can't be read, or holds no line of ASCII text."
+        )
+    return secret

@@ -1,0 +1,270 @@
+"""The upload API and the object store behind it: a presigned URL for one file, and the PUT.
+
+    GET {api}/upload/   Authorization: Bearer ...       ->  {"url": <presigned PUT URL>, "key": <object key>}
+    PUT {url}           Content-Type: application/dicom ->  2xx, ETag
+
+Every request that does not work raises a Fault of one kind; `core/retry.py` decides what follows.
+"""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import httpx
+
+from tasks.core.allowed_hosts import is_private, why_not
+from tasks.core.errors import Fault, FaultKind
+from tasks.remote.credentials import ApiKey, Credentials
+from tasks.remote.http_pool import Answer, Connections
+
+CONTENT_TYPE = "application/dicom"
+_MAX_KEY_BYTES = 1024  # S3: an object key is at most 1024 bytes of UTF-8
+_MAX_REDIRECTS = 3
+_MD5 = re.compile(r"[0-9a-f]{32}\Z")
+_CODE = re.compile(r"<Code>\s*(\w{1,64})\s*</Code>")
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A presigned URL with its key. The URL is a secret: it is never logged, stored or shown."""
+
+    key: str
+    url: httpx.URL = field(repr=False)
+    expires_at: float = float("inf")  # Unix seconds by our clock; infinite when the URL does not say
+
+    def lives(self, now: float) -> bool:
+        """Whether a PUT that starts now is in time."""
+        return now < self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A PUT that S3 answered with 2xx."""
+
+    http_status: int
+    etag: str
+    etag_is_md5: bool
+
+
+class UploadClient:
+    """Thread-safe: every request takes a connection of its own."""
+
+    def __init__(
+        self,
+        api_endpoint: str,
+        credentials: Credentials,
+        connections: Connections,
+        *,
+        api_key: ApiKey | None = None,
+        signs_in_by: str = "",
+        storage_hosts: Sequence[str] = (),
+        allow_http: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`signs_in_by`: the settings that hold the credentials, for the sentence about a refusal."""
+        self._api = httpx.URL(f"{api_endpoint.rstrip('/')}/")
+        self._upload = httpx.URL(f"{self._api}upload/")
+        self._credentials = credentials
+        self._api_key = api_key
+        self._signs_in_by = signs_in_by
+        self._connections = connections
+        self._storage_hosts = tuple(storage_hosts)
+        self._allow_http = allow_http
+        self._allow_private = is_private(self._api.host)
+        self._clock = clock
+        self._skew_s = 0.0  # the server's clock less ours, from the last presign answer
+        self._permitted: set[tuple[str, str]] = set()
+
+    def presign(self) -> Ticket:
+        """A URL and key for one file that is ready to be sent."""
+        answer = self._ask_for_url()
+        if not 200 <= answer.status < 300:
+            raise self._presign_fault(answer)
+        key, url = _key_and_url(answer)
+        self._check_host(url)
+        now = self._clock()
+        server_time = answer.server_time()
+        if server_time is not None:
+            self._skew_s = server_time - now
+        return Ticket(key, url, expiry(url) - self._skew_s)
+
+    def put(
+        self,
+        ticket: Ticket,
+        body: Callable[[], bytes | Iterable[bytes]],
+        size_bytes: int,
+        md5: str = "",
+    ) -> Stored:
+        """Send the bytes, with Content-Length, to where the ticket says; `md5` when known before the body.
+
+        `body` is asked for once more when the object store names another host of its own (307, 308).
+        """
+        if not ticket.lives(self._clock()):
+            raise Fault(FaultKind.EXPIRED, "the presigned URL expired before it was used")
+        headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size_bytes)}
+        if md5 and b"X-Amz-Signature=" in ticket.url.query:  # a SigV2 signature would have to cover it
+            headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
+        answer = self._put(ticket.url, headers, body)
+        if not 200 <= answer.status < 300:
+            raise self._put_fault(answer, ticket)
+        etag = answer.headers.get("etag", "").strip().strip('"')
+        return Stored(answer.status, etag if etag.isprintable() else "", _etag_is_md5(etag, answer.headers))
+
+    def _put(
+        self, url: httpx.URL, headers: Mapping[str, str], body: Callable[[], bytes | Iterable[bytes]]
+    ) -> Answer:
+        """Follows redirects that keep the method, to permitted hosts alone."""
+        answer = self._connections.send("PUT", url, headers, body())
+        for _ in range(_MAX_REDIRECTS):
+            location = answer.headers.get("location", "")
+            if answer.status not in (307, 308) or not location:
+                break
+            try:
+                url = url.join(location)
+                self._check_host(url)
+            except (httpx.InvalidURL, UnicodeError):  # of IDNA
+                break
+            answer = self._connections.send("PUT", url, headers, body())
+        return answer
+
+    def close(self) -> None:
+        """Give back the idle connections."""
+        self._connections.close()
+
+    def _ask_for_url(self) -> Answer:
+        """GET /upload/; a refused token is renewed once, by whoever sees it first."""
+        signed = self._signed()
+        answer = self._get_upload(signed)
+        if answer.status in (401, 403):
+            renewed = self._signed(refused=signed.get("Authorization", ""))
+            if renewed != signed:
+                answer = self._get_upload(renewed)
+        return answer
+
+    def _signed(self, refused: str = "") -> dict[str, str]:
+        """The headers that sign in; `refused`: the Authorization that the API has just refused."""
+        authorization = self._credentials.authorization(refused)
+        token = {"Authorization": authorization} if authorization else {}
+        return token | (self._api_key.headers() if self._api_key else {})
+
+    def _get_upload(self, signed: Mapping[str, str]) -> Answer:
+        headers = {"Accept": "application/json", "Cache-Control": "no-store", **signed}
+        return self._connections.send("GET", self._upload, headers)
+
+    def _check_host(self, url: httpx.URL) -> None:
+        origin = (url.scheme, url.host)
+        if origin in self._permitted:
+            return
+        objection = why_not(
+            url.scheme,
+            url.host,
+            allow_http=self._allow_http,
+            patterns=self._storage_hosts,
+            allow_private=self._allow_private,
+        )
+        if objection:
+            raise Fault(FaultKind.SETTINGS, f"the object store's URL {objection}")
+        self._permitted.add(origin)
+
+    def _presign_fault(self, answer: Answer) -> Fault:
+        status = answer.status
+        what = f"the API answered {status} to GET /upload/"
+        if common := answer.trouble():
+            return Fault(common, what, status, answer.retry_after_s())
+        if status in (401, 403):
+            kind = FaultKind.UNAUTHORIZED if status == 401 else FaultKind.FORBIDDEN
+            return Fault(kind, f"{what} {self._signs_in_by}".rstrip(), status)
+        return Fault(FaultKind.SETTINGS if 300 <= status < 500 else FaultKind.PRESIGN, what, status)
+
+    def _put_fault(self, answer: Answer, ticket: Ticket) -> Fault:
+        status, code = answer.status, _s3_code(answer)
+        what = f"the object store answered {status} {code}".rstrip()
+        if common := _S3_CODES.get(code) or answer.trouble():
+            return Fault(common, what, status, answer.retry_after_s())
+        if status in (400, 403) and (not ticket.lives(self._clock()) or "expired" in answer.text().lower()):
+            return Fault(FaultKind.EXPIRED, what, status)
+        return Fault(FaultKind.REFUSED if status == 403 else FaultKind.REJECTED, what, status)
+
+
+_S3_CODES = {
+    "RequestTimeout": FaultKind.NETWORK,
+    "SlowDown": FaultKind.THROTTLED,
+    "BadDigest": FaultKind.INTEGRITY,
+    "ExpiredToken": FaultKind.EXPIRED,
+}
+
+
+def _s3_code(answer: Answer) -> str:
+    """The error code of S3's XML answer, found by pattern: no XML parser meets bytes from outside."""
+    found = _CODE.search(answer.text())
+    return found.group(1) if found else ""
+
+
+def _key_and_url(answer: Answer) -> tuple[str, httpx.URL]:
+    try:
+        told = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise _wrong_shape(answer, _what_it_is(answer.body)) from None
+    if not isinstance(told, dict):
+        raise _wrong_shape(answer, "is JSON, but no object")
+    if missing := [name for name in ("url", "key") if name not in told]:
+        raise _wrong_shape(answer, f"has no {' and no '.join(missing)}")
+    if (url := _url(told["url"])) is None:
+        raise _wrong_shape(answer, "has a url that is no absolute URL")
+    if not _is_key(told["key"]):
+        raise _wrong_shape(answer, "has a key that can be none of S3's")
+    return told["key"], url
+
+
+def _wrong_shape(answer: Answer, what: str) -> Fault:
+    return Fault(
+        FaultKind.PRESIGN, f"the API's answer {what}: it has to be JSON with a url and a key", answer.status
+    )
+
+
+def _what_it_is(body: bytes) -> str:
+    """Of a body that is no JSON, in a closed form."""
+    if not body.strip():
+        return "is empty"
+    return "is HTML or XML" if body.lstrip().startswith(b"<") else "is no JSON"
+
+
+def _url(told: object) -> httpx.URL | None:
+    try:
+        url = httpx.URL(told) if isinstance(told, str) else None
+    except httpx.InvalidURL:
+        return None
+    return url if url is not None and url.host else None
+
+
+def _is_key(told: object) -> bool:
+    try:
+        return isinstance(told, str) and 0 < len(told.encode()) <= _MAX_KEY_BYTES and told.isprintable()
+    except UnicodeEncodeError:  # of a lone surrogate
+        return False
+
+
+def expiry(url: httpx.URL) -> float:
+    """When a presigned URL ends, in Unix seconds of the server's clock; infinity when it does not say.
+
+    SigV4 has X-Amz-Date and X-Amz-Expires (seconds), SigV2 and others have Expires (Unix seconds).
+    """
+    query = {name.lower(): value for name, value in url.params.items()}
+    try:
+        if "x-amz-date" in query and "x-amz-expires" in query:
+            signed = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            return signed.timestamp() + int(query["x-amz-expires"])
+        return float(int(query["expires"]))
+    except (KeyError, ValueError, OverflowError):
+        return float("inf")
+
+
+def _etag_is_md5(etag: str, headers: httpx.Headers) -> bool:
+    """Whether an ETag says the MD5 of the bytes: not with KMS or customer keys, nor after multipart."""
+    encryption = headers.get("x-amz-server-side-encryption", "")
+    customer_key = "x-amz-server-side-encryption-customer-algorithm" in headers
+    return bool(_MD5.match(etag.lower())) and not encryption.startswith("aws:kms") and not customer_key

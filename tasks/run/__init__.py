@@ -1,0 +1,1 @@
+"""Use cases that flows and commands call."""

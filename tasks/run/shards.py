@@ -1,0 +1,198 @@
+"""Shards: a manifest cut into parts that many workers move together, and one report of all of them.
+
+Each shard is a run of its own in one ledger, so any process can take it up, and take it up again where a
+killed one left it. Whose a directory is, and who is whose twin, is settled for the whole manifest: the merged
+report is what a single run would have written.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from enum import StrEnum
+from functools import partial
+from typing import Final
+from uuid import uuid4
+
+from tasks.core.audit_chain import Event
+from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
+from tasks.core.models import Listed, RunFacts, StudyEntry, Summary
+from tasks.core.plan import cut
+from tasks.ledger.database import has_ledger
+from tasks.ledger.ledger import Begins, Ledger, ShardStanding, begins, shard_run_id
+from tasks.run.engine import Engine, account_for_all, keep_unused, open_records, problems_of, write
+from tasks.run.preflight import first_answer
+from tasks.settings import Settings
+from tasks.source.scan import Territory, survey, walk_study
+from tasks.upload.assembly import connect
+from tasks.upload.slots import summed
+from tasks.upload.uploader import COUNTERS, Progress
+
+log = logging.getLogger("dicom_ingest")
+
+MOST_SHARDS: Final = 1000
+_NO_SHARD: Final = "The ledger knows no such shard: shards are made and started by `migrate`."
+
+
+class Balance(StrEnum):
+    """What is to be equal between shards."""
+
+    FILES = "files"
+    BYTES = "bytes"
+
+
+class Migration:
+    """A run that is cut into shards. It sends nothing itself; `finish` merges what the shards did."""
+
+    def __init__(
+        self,
+        entries: Sequence[StudyEntry],
+        settings: Settings,
+        run_id: str,
+        shards: int,
+        balance: Balance,
+        progress: Progress,
+    ) -> None:
+        """Weighs the studies and cuts them, unless the ledger has the shards of this run already."""
+        require_shared(settings)
+        self.run_id = run_id
+        self.settings = settings
+        self._progress = progress
+        self._started_ns = time.time_ns()
+        territory = survey(entries, settings.root or None)
+        self._problems = problems_of(territory)
+        with closing(connect(settings)) as client, ExitStack() as undo:
+            ask = partial(first_answer, settings, client)
+            records = open_records(undo, settings, run_id, len(entries), ask)
+            self._trail, self._ledger = records.trail, records.ledger
+            self._key, self.begins = records.key, records.begins
+            if refusal := keep_unused(self._ledger, records.first):
+                raise refusal
+            if not self.standings():
+                weights = weigh(entries, territory, balance, progress)
+                by_no = {entry.study_no: entry for entry in entries}
+                parts = [[by_no[study_no] for study_no in part] for part in cut(weights, shards)]
+                self._ledger.begin(self._started_ns, settings.report_dir, entries, territory.overlaps)
+                self._ledger.divide(parts, territory.overlaps)
+            elif not self._ledger.take_up(self._started_ns, settings.report_dir):
+                raise UsageError("This migration is at work already: follow the run that is.")
+            undo.pop_all()
+
+    def standings(self) -> list[ShardStanding]:
+        """Where each shard stands, in the order of their numbers from 1; the progress is what they tell."""
+        standings = self._ledger.shards()
+        at_least = {"files_listed": self._progress.files_listed}  # as weighed
+        for counter in COUNTERS:
+            total = sum(each.progress.get(counter, 0) for each in standings)
+            setattr(self._progress, counter, max(total, at_least.get(counter, 0)))
+        return standings
+
+    def finish(self, why: IngestError | None = None) -> Summary:
+        """The report of all shards together; `why` is what stopped the migration before its end."""
+        try:
+            standings = self.standings()
+            account_for_all(self._ledger, self.settings.ledger_at)
+            facts = self._facts(standings, why)
+            self._ledger.end(facts)
+            return write(
+                self.settings.report_dir, facts, self._ledger, self._trail, Event.RUN_ENDED, self._key
+            )
+        finally:
+            self._ledger.close()
+            self._trail.close()
+
+    def _facts(self, standings: Sequence[ShardStanding], why: IngestError | None) -> RunFacts:
+        ended = [standing.facts for standing in standings if standing.facts]
+        told = [str(why)] if why else []
+        told += self._problems
+        told += [
+            f"shard {number} was not ended: run the same command to go on"
+            for number, standing in enumerate(standings, 1)
+            if not standing.facts
+        ]
+        told += [problem for facts in ended for problem in facts.problems]
+        codes = [facts.stopped_exit_code for facts in ended if facts.stopped_exit_code is not None]
+        if len(ended) < len(standings):
+            codes.append(StoppedError.exit_code)
+        return RunFacts(
+            self.run_id,
+            self.settings.campaign,
+            self._started_ns,
+            time.time_ns(),
+            peak_parallel=min(self.settings.parallel, sum(facts.peak_parallel for facts in ended)),
+            parallel_course=summed([self._course(facts) for facts in ended]),
+            problems=list(dict.fromkeys(told)),
+            stopped_exit_code=_exit_code(why, codes),
+        )
+
+    def _course(self, facts: RunFacts) -> list[tuple[float, int]]:
+        """A shard's slots by the migration's clock; none once it has ended."""
+        ahead_s = (facts.started_ns - self._started_ns) / 1e9
+        course = [(round(ahead_s + at, 1), limit) for at, limit in facts.parallel_course]
+        return [*course, (round((facts.finished_ns - self._started_ns) / 1e9, 1), 0)]
+
+
+def run_id_for(flow_run_id: str, settings: Settings) -> str:
+    """The run of this flow run, to go on with; another, once that one has come to its end.
+
+    A migration that was killed or interrupted goes on with its shards. One that is done, or was stopped by
+    what somebody has mended since, is tried again as a whole: its shards are over.
+    """
+    require_shared(settings)
+    if begins(settings.ledger_at, settings.campaign) is not Begins.NOTHING:
+        return flow_run_id
+    with closing(_ledger(settings, flow_run_id)) as ledger:
+        return uuid4().hex if ledger.is_over else flow_run_id
+
+
+def shard_engine(settings: Settings, migration: str, shard_no: int) -> Engine:
+    """The engine of one shard. UsageError when the ledger does not know it, or another process is at it."""
+    require_shared(settings)
+    if not has_ledger(settings.ledger_at):
+        raise UsageError(_NO_SHARD)
+    run_id = shard_run_id(migration, shard_no)
+    with closing(_ledger(settings, migration)) as whole, closing(_ledger(settings, run_id)) as part:
+        entries = list(whole.studies())
+        shard = {entry.study_no for entry in part.studies()}
+    if not shard:
+        raise UsageError(_NO_SHARD)
+    return Engine(entries, settings, run_id, shard=shard)
+
+
+def weigh(
+    entries: Sequence[StudyEntry], territory: Territory, balance: Balance, progress: Progress
+) -> dict[int, int]:
+    """study_no to files or bytes. What the manifest tells is believed; other studies are listed."""
+    weights = {}
+    for entry in entries:
+        promised = entry.expected_instances if balance is Balance.FILES else entry.expected_bytes
+        if promised is not None:
+            weights[entry.study_no] = promised
+            progress.files_listed += entry.expected_instances or 0
+            continue
+        weights[entry.study_no] = 0
+        for row in walk_study(entry, territory):
+            size = row.size_bytes if isinstance(row, Listed) else 0
+            weights[entry.study_no] += size if balance is Balance.BYTES else 1
+            progress.files_listed += 1
+    return weights
+
+
+def require_shared(settings: Settings) -> None:
+    """Workers on other machines have to reach the ledger."""
+    if "://" not in settings.ledger or settings.ledger.startswith("sqlite"):
+        raise UsageError(
+            "--ledger: shards need one database that all workers reach, such as postgresql://HOST/DB; its "
+            "password comes from PGPASSWORD or PGPASSFILE. Nothing was sent."
+        )
+
+
+def _exit_code(why: IngestError | None, codes: Sequence[int]) -> int | None:
+    """Why it stopped; that one of its shards stopped, is told by that shard's code."""
+    if CredentialsRefusedError.exit_code in codes and (why is None or isinstance(why, StoppedError)):
+        return CredentialsRefusedError.exit_code
+    return why.exit_code if why else max(codes, default=None)
+
+
+def _ledger(settings: Settings, run_id: str) -> Ledger:
+    return Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after)

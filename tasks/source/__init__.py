@@ -1,0 +1,1 @@
+"""What there is to send: manifests, the scan, a file's content and its DICOM header."""

@@ -1,0 +1,192 @@
+"""One file's bytes: read once when small, streamed when too large to hold, hashed as it is sent."""
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from io import BytesIO
+from typing import BinaryIO, Protocol
+
+from tasks.core.errors import Fault, FaultKind
+from tasks.core.models import Digests, Header, Reason, Rejected, Status
+from tasks.source.dicom_header import examine
+from tasks.turn import waiting
+
+HELD_BYTES = 8 * 1024 * 1024  # a file up to this size is held while it is sent
+MAX_PUT_BYTES = 5 * 1024**3  # S3: the most that one PUT stores
+_CHUNK_BYTES = 1024 * 1024
+_READS = 3  # a file that changes while it is read is read again, this often
+
+
+class Content(Protocol):
+    """The bytes of one instance."""
+
+    header: Header
+    size_bytes: int
+    mtime_ns: int
+    digests: Digests | None  # None until it is known: a streamed file before its first pass
+
+    def body(self) -> bytes | Iterator[bytes]:
+        """The bytes, for one PUT; an iterator hashes as it goes and raises Fault when the file changed."""
+        ...
+
+    def hashed(self) -> Digests:
+        """The digests, from a pass of its own where no PUT has made them yet."""
+        ...
+
+
+class Held:
+    """A small file: one read for header, hashes and body."""
+
+    def __init__(self, data: bytes, header: Header, mtime_ns: int) -> None:
+        self._data = data
+        self.header = header
+        self.size_bytes = len(data)
+        self.mtime_ns = mtime_ns
+        self.digests: Digests | None = _digests(data)
+
+    def body(self) -> bytes:
+        """The very bytes that were hashed."""
+        return self._data
+
+    def hashed(self) -> Digests:
+        """Known from the start."""
+        assert self.digests is not None
+        return self.digests
+
+
+class Streamed:
+    """A file too large to hold: every PUT reads it once more, and hashes what it sends."""
+
+    def __init__(self, file: BinaryIO, header: Header, size_bytes: int, mtime_ns: int) -> None:
+        self._file = file
+        self.header = header
+        self.size_bytes = size_bytes
+        self.mtime_ns = mtime_ns
+        self.digests: Digests | None = None
+
+    def body(self) -> Iterator[bytes]:
+        """Chunks; short, grown or touched content ends in a Fault before the last of it is sent."""
+        self._file.seek(0)
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        left = self.size_bytes
+        while left:
+            chunk = self._file.read(min(_CHUNK_BYTES, left))
+            left -= len(chunk)
+            if not chunk or (not left and self._touched()):
+                raise Fault(FaultKind.CHANGED, "the file changed while it was sent")
+            sha256.update(chunk)
+            md5.update(chunk)
+            if not left:
+                self.digests = Digests(sha256.hexdigest(), md5.hexdigest())
+            yield chunk
+
+    def hashed(self) -> Digests:
+        """Reads the whole file when no PUT has done so yet."""
+        if self.digests is None:
+            with waiting():
+                for _ in self.body():
+                    pass
+        assert self.digests is not None
+        return self.digests
+
+    def _touched(self) -> bool:
+        now = os.fstat(self._file.fileno())
+        return (now.st_size, now.st_mtime_ns) != (self.size_bytes, self.mtime_ns)
+
+
+class Budget:
+    """How many bytes may be held at once, by all workers together."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self._free = total_bytes
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def room_for(self, size_bytes: int) -> Iterator[None]:
+        """Waits until there is room; a streamed file takes one chunk's."""
+        taken = size_bytes if size_bytes <= HELD_BYTES else _CHUNK_BYTES
+        with self._changed:
+            while self._free < taken:
+                self._changed.wait()
+            self._free -= taken
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += taken
+                self._changed.notify_all()
+
+
+@contextmanager
+def opened(path: str, budget: Budget) -> Iterator[Content | Rejected]:
+    """The file's content, ready to be sent, or why it is not to be. The path may be gone or not be a file."""
+    with ExitStack() as stack:
+        with waiting():  # for the disk, and for room
+            content = _opened(path, budget, stack)
+        yield content
+
+
+def _opened(path: str, budget: Budget, stack: ExitStack) -> Content | Rejected:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold us up
+        stack.callback(os.close, descriptor)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
+        stack.enter_context(budget.room_for(status.st_size))
+        name = os.path.basename(path)  # noqa: PTH119 - a tenth of what PurePath costs
+        return _content(descriptor, name, status)
+    except OSError as error:
+        return _unreadable(error)
+
+
+def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
+    for _ in range(_READS):
+        if status.st_size > MAX_PUT_BYTES:
+            return Rejected(Status.TOO_LARGE, Reason.NONE, size_bytes=status.st_size)
+        read = _streamed if status.st_size > HELD_BYTES else _held
+        content = read(descriptor, name, status)
+        before, status = status, os.fstat(descriptor)
+        if content is not None and (before.st_size, before.st_mtime_ns) == (
+            status.st_size,
+            status.st_mtime_ns,
+        ):
+            return replace(content, size_bytes=before.st_size) if isinstance(content, Rejected) else content
+    return Rejected(Status.CHANGED, Reason.NONE)
+
+
+def _held(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected | None:
+    data = _read(descriptor, status.st_size)
+    if len(data) != status.st_size:
+        return None
+    found = examine(BytesIO(data), len(data), name)
+    return found if isinstance(found, Rejected) else Held(data, found, status.st_mtime_ns)
+
+
+def _streamed(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    file = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - buffered for the header
+    found = examine(file, status.st_size, name)
+    return found if isinstance(found, Rejected) else Streamed(file, found, status.st_size, status.st_mtime_ns)
+
+
+def _read(descriptor: int, size_bytes: int) -> bytes:
+    """The first so many bytes; a read may be short without being at the end."""
+    data = os.pread(descriptor, size_bytes, 0)
+    while len(data) < size_bytes and (more := os.pread(descriptor, size_bytes - len(data), len(data))):
+        data += more
+    return data
+
+
+def _digests(data: bytes) -> Digests:
+    return Digests(hashlib.sha256(data).hexdigest(), hashlib.md5(data, usedforsecurity=False).hexdigest())
+
+
+def _unreadable(error: OSError) -> Rejected:
+    denied = error.errno in (errno.EACCES, errno.EPERM)
+    return Rejected(Status.UNREADABLE, Reason.PERMISSION if denied else Reason.IO_ERROR)

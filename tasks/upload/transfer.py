@@ -1,0 +1,256 @@
+"""The way of one file: read, claimed, a URL minted for it, sent. It goes forward only, to an Outcome.
+
+A transient fault starts the way anew after a pause: the file is read again, so nothing is held meanwhile, and
+what it is sent to is the same URL and key while that URL lives: an uncertain PUT is overwritten by itself.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from tasks.core.circuit_breaker import TRANSIENT
+from tasks.core.completeness import Claim, Verdict, judge
+from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
+from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
+from tasks.core.retry import BUDGETS, Action, backoff_s, decide
+from tasks.remote.upload_api import Stored, Ticket, UploadClient
+from tasks.source.file_content import Budget, Content, opened
+from tasks.turn import waiting
+from tasks.upload.slots import Slots
+
+log = logging.getLogger("dicom_ingest")
+
+HELD_BYTES_IN_ALL: Final = 256 * 1024 * 1024
+_NOT_SENT: Final = {
+    Verdict.KEEP: Status.ALREADY_UPLOADED,
+    Verdict.DUPLICATE: Status.DUPLICATE,
+    Verdict.CONFLICT: Status.CONFLICT,
+}
+
+
+class FileLedger(Protocol):
+    """What a file asks of the ledger on its way; `tasks.ledger.ledger.Ledger` says more."""
+
+    def claim(self, todo: Todo, sop_instance_uid: str) -> Claim:
+        """Claims a SOP Instance UID for a file, or tells whose it is."""
+        ...
+
+    def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
+        """Makes the intent to send durable. False when the key was handed out before."""
+        ...
+
+    def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
+        """Makes an outcome durable."""
+        ...
+
+
+@dataclass(slots=True)
+class Trip:
+    """One file under way: what has happened to it so far."""
+
+    todo: Todo
+    started_ns: int
+    content: Content | None = None
+    ticket: Ticket | None = None
+    attempts: int = 0  # PUTs
+    http_status: int | None = None
+    reason: Reason = Reason.INTERRUPTED  # why it ends, if it has to end now
+    claimed: set[str] = field(default_factory=set)  # SOP Instance UIDs
+    faults: Counter[FaultKind] = field(default_factory=Counter)
+
+    def ends(self, now_ns: int, status: Status, reason: Reason = Reason.NONE) -> Outcome:
+        """The outcome of a trip that stored nothing."""
+        content = self.content
+        return Outcome(
+            status=status,
+            reason=reason,
+            header=content.header if content else None,
+            digests=content.digests if content else None,
+            size_bytes=content.size_bytes if content else None,
+            mtime_ns=content.mtime_ns if content else None,
+            attempts=self.attempts,
+            http_status=self.http_status,
+            started_ns=self.started_ns,
+            finished_ns=now_ns,
+        )
+
+
+class Carrier:
+    """Carries files, each in the thread that asks; shared by all workers of a process."""
+
+    def __init__(
+        self,
+        client: UploadClient,
+        ledger: FileLedger,
+        slots: Slots,
+        stopping: threading.Event,
+        on_conflict: OnConflict = OnConflict.REPORT,
+        budgets: Mapping[FaultKind, int] = BUDGETS,
+        max_outage_s: float = 3600.0,
+        clock_ns: Callable[[], int] = time.time_ns,
+        jitter: Callable[[], float] = random.random,
+        held_bytes: int = HELD_BYTES_IN_ALL,
+    ) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._slots = slots
+        self._stopping = stopping
+        self._on_conflict = on_conflict
+        self._budgets = budgets
+        self._max_outage_s = max_outage_s
+        self._clock_ns = clock_ns
+        self._jitter = jitter
+        self._held = Budget(held_bytes)
+        self._lock = threading.Lock()
+        self._forbidden_in_a_row = 0
+        self.any_granted = False  # a key was handed out in this run: the credentials are good
+
+    def start(self, todo: Todo) -> Trip:
+        """The trip that `carry` is to make."""
+        return Trip(todo, self._clock_ns())
+
+    def carry(self, trip: Trip) -> Outcome | None:
+        """The file's outcome; None when a twin of it is under way elsewhere and has to settle first.
+
+        Raises what `ending` says when no file can do better, InterruptedRunError when the run stops before
+        a PUT.
+        """
+        while True:
+            try:
+                return self._try(trip)
+            except Fault as fault:
+                outcome = self._after(trip, fault)
+                if outcome is not None:
+                    return outcome
+            except OSError:  # of the file: those of the network are Faults
+                return trip.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
+
+    def _try(self, trip: Trip) -> Outcome | None:
+        with opened(trip.todo.path, self._held) as content:
+            if isinstance(content, Rejected):
+                if trip.content and content.status is Status.NOT_DICOM:  # that would end in exit code 0
+                    raise Fault(FaultKind.CHANGED, "what was an image is none any more")
+                return self._rejected(trip, content)
+            trip.content = content
+            claim = self._ledger.claim(trip.todo, content.header.sop_instance_uid)
+            if claim.mine and not claim.stored_sha256:
+                trip.claimed.add(content.header.sop_instance_uid)
+            verdict = self._verdict(trip.todo, claim, content)
+            if verdict is Verdict.WAIT:
+                return None
+            if verdict in _NOT_SENT:
+                return trip.ends(self._clock_ns(), _NOT_SENT[verdict])
+            stored = self._store(trip, content)
+            replaced = verdict is Verdict.REPLACE or trip.todo.stored_sha256
+            return self._uploaded(trip, content, stored, Reason.REPLACED if replaced else Reason.NONE)
+
+    def _verdict(self, todo: Todo, claim: Claim, content: Content) -> Verdict:
+        """Hashes a file that is too large to hold only when there is something to compare it with."""
+        if not claim.stored_sha256:
+            return judge(claim, "", self._on_conflict)
+        sha256 = content.hashed().sha256
+        if sha256 == todo.stored_sha256:
+            return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
+        return judge(claim, sha256, self._on_conflict)
+
+    def _store(self, trip: Trip, content: Content) -> Stored:
+        with self._slots.place():
+            if trip.ticket is None or not trip.ticket.lives(self._clock_ns() / 1e9):
+                trip.ticket = self._mint(trip.todo, content.header.sop_instance_uid)
+            with self._slots.slot(trip.todo.file_id):
+                trip.attempts += 1
+                known_md5 = content.digests.md5 if content.digests else ""
+                stored = self._client.put(trip.ticket, content.body, content.size_bytes, known_md5)
+        if stored.etag_is_md5 and stored.etag.lower() != content.hashed().md5:
+            raise Fault(FaultKind.INTEGRITY, "the ETag is not the MD5 of what was sent", stored.http_status)
+        return stored
+
+    def _mint(self, todo: Todo, sop_instance_uid: str) -> Ticket:
+        """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
+        with self._slots.minting(todo.file_id):
+            ticket = self._client.presign()
+            is_new = self._ledger.issue(todo, sop_instance_uid, ticket.key, self._clock_ns())
+        with self._lock:
+            self.any_granted = True
+            self._forbidden_in_a_row = 0
+        if not is_new:
+            raise Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before")
+        return ticket
+
+    def _after(self, trip: Trip, fault: Fault) -> Outcome | None:
+        """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
+        trip.http_status = fault.http_status
+        if fault.kind in TRANSIENT and self._far_side_is_down():
+            return None  # no file's budget pays for that: the next place opens when a probe gets through
+        trip.faults[fault.kind] += 1
+        seen = trip.faults[fault.kind]
+        with self._lock:
+            self._forbidden_in_a_row += fault.kind is FaultKind.FORBIDDEN
+            action = decide(
+                fault.kind,
+                seen,
+                any_granted=self.any_granted,
+                forbidden_in_a_row=self._forbidden_in_a_row,
+                budgets=self._budgets,
+            )
+        log.info("%s: %s; %s", trip.todo, fault, action)
+        if action is Action.STOP:
+            trip.reason = fault.reason
+            raise ending(fault)
+        if action is Action.FAIL:
+            status = Status.CHANGED if fault.kind is FaultKind.CHANGED else Status.FAILED
+            return trip.ends(self._clock_ns(), status, fault.reason)
+        if action is Action.NEW_URL:
+            trip.ticket = None
+        return self._pause(trip, backoff_s(fault, seen, self._jitter()))
+
+    def _far_side_is_down(self) -> bool:
+        """Whether the breaker is open. Raises StoppedError when it has been for too long."""
+        outage_s = self._slots.outage_s
+        if outage_s > self._max_outage_s:
+            raise StoppedError(
+                f"Stopped: the far side has been down for {outage_s:,.0f} s. When it is up again, run the "
+                "same command: it goes on from here. (--max-outage says how long to wait.)"
+            )
+        return outage_s > 0
+
+    def _pause(self, trip: Trip, seconds: float) -> Outcome | None:
+        with waiting(), self._slots.pausing(trip.todo.file_id, seconds):
+            stopping = self._stopping.wait(seconds)
+        if not stopping:
+            return None
+        if not trip.attempts:
+            raise InterruptedRunError("The run is stopping.")
+        return trip.ends(self._clock_ns(), Status.FAILED, Reason.INTERRUPTED)
+
+    def _rejected(self, trip: Trip, rejected: Rejected) -> Outcome:
+        return Outcome(
+            rejected.status,
+            rejected.reason,
+            header=rejected.header,
+            size_bytes=rejected.size_bytes,
+            started_ns=trip.started_ns,
+            finished_ns=self._clock_ns(),
+        )
+
+    def _uploaded(self, trip: Trip, content: Content, stored: Stored, reason: Reason) -> Outcome:
+        assert trip.ticket is not None
+        return Outcome(
+            Status.UPLOADED,
+            reason,
+            header=content.header,
+            digests=content.hashed(),
+            size_bytes=content.size_bytes,
+            mtime_ns=content.mtime_ns,
+            key=trip.ticket.key,
+            etag=stored.etag,
+            attempts=trip.attempts,
+            http_status=stored.http_status,
+            started_ns=trip.started_ns,
+            finished_ns=self._clock_ns(),
+        )

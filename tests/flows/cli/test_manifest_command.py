@@ -1,0 +1,225 @@
+"""`manifest --scan` as a person types it: what it says, and how a run bears it out."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deployments.sandbox.samples import Planted, build
+from flows.cli.__main__ import execute
+from flows.cli.manifest_progress import scan_sentences, sentence, show_lines
+from tasks.report.directory import read_report
+from tasks.source.expected_instances import Counts
+from tests.conftest import Dicom
+from tests.deflated import deflated_zeros
+
+ROOT = Path(__file__).parents[3]
+SLICES = 5
+STORED = ("uploaded", "duplicate")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class TestScannedAndRun:
+    @pytest.fixture
+    def planted(self, here: Path) -> Planted:
+        return build(here / "archive", SLICES)
+
+    def test_the_samples_are_stored_as_expected(
+        self,
+        planted: Planted,
+        here: Path,
+        prefect_server: Path,
+        at_sandbox: None,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Instances and bytes of each study; complete is each that can be. A conflict is stored once."""
+        assert execute(["manifest", "archive", "--scan", "-o", "scanned.csv"]) == 0
+        scanned = rows_of(here / "scanned.csv")
+        told = capsys.readouterr().err.splitlines()
+        assert told[0] == f"{len(scanned)} study directories found, and written to scanned.csv"
+        assert told[1].startswith(
+            f"Expected: {sum(int(row['expected_instances']) for row in scanned)} instances"
+        )
+        assert re.fullmatch(
+            r"Not counted: \d+ files that would not be sent \(.*\); .* can't be read .*", told[2]
+        )
+        assert execute(["run", "scanned.csv"]) == 1
+
+        conflicts: Counter[str] = Counter()
+        sizes: dict[str, dict[str, int]] = {}
+        for row in read_report(here / "report"):
+            conflicts[row["study_no"]] += row["status"] == "conflict"
+            if row["status"] in STORED:
+                sizes.setdefault(row["study_no"], {})[row["sop_instance_uid"]] = int(row["size_bytes"])
+        studies = rows_of(here / "report" / "studies.csv")
+        assert len(studies) == len(scanned) > 30
+        for study, row in zip(studies, scanned, strict=True):
+            number, lost = study["study_no"], conflicts[study["study_no"]]
+            assert int(study["expected"]) == int(row["expected_instances"]) == int(study["stored"]) + lost
+            assert lost or int(row["expected_bytes"]) == sum(sizes.get(number, {}).values())
+            failed, stored = int(study["failed"]), int(study["stored"])
+            assert study["complete"] == (str(not failed).lower() if failed or stored else "")
+        assert sum(study["complete"] == "true" for study in studies) >= 30
+
+    def test_the_samples_agree_with_who_planted_them(self, planted: Planted, here: Path) -> None:
+        """Study Instance UIDs and counts, of the studies in which all can be sent."""
+        execute(["manifest", "archive", "--scan", "-o", "scanned.jsonl"])
+        execute(["manifest", "archive", "--scan", "-o", "scanned.csv"])
+        scanned = {Path(row["study_dir"]).name: row for row in rows_of(here / "scanned.csv")}
+        agreed = 0
+        for row in rows_of(planted.manifest):
+            found = scanned.get(row["study_dir"])
+            if found and row["expected_instances"] == found["expected_instances"]:
+                assert found["study_instance_uid"] == row["study_instance_uid"]
+                agreed += 1
+        assert agreed >= 30
+
+
+class TestWhatIsSaid:
+    def test_within_five_seconds_and_then_every_half_minute(self) -> None:
+        """Of directories first, then of files and of the time that is left."""
+        counts = Counts(study_dirs=1200)
+        pauses: list[float] = []
+        said: list[str] = []
+
+        def wait(pause_s: float) -> bool:
+            pauses.append(pause_s)
+            counts.finding = len(pauses) < 2
+            return len(pauses) > 3
+
+        show_lines(counts, wait, said.append)
+        assert pauses[0] < 5
+        assert pauses[1:] == [30.0] * 3
+        assert said[0] == "1,200 study directories found, still looking"
+        assert said[1].startswith("0 of 1,200 study directories scanned, 0 files read")
+        assert len(said) == 3
+
+    @pytest.mark.parametrize(
+        ("counts", "scanning_s", "said"),
+        [
+            (Counts(study_dirs=1), 0, "1 study directory found, still looking"),
+            (Counts(1, finding=False, files=1), 9, "0 of 1 study directory scanned, 1 file read"),
+            (
+                Counts(1000, finding=False, scanned=250, files=5000),
+                100,
+                "250 of 1,000 study directories scanned, 5,000 files read, 50 files/s, about 5 min left",
+            ),
+            (
+                Counts(100, finding=False, scanned=1, files=10),
+                600,
+                "1 of 100 study directories scanned, 10 files read, 0 files/s, about 16 h 30 min left",
+            ),
+        ],
+    )
+    def test_in_words(self, counts: Counts, scanning_s: float, said: str) -> None:
+        assert sentence(counts, scanning_s) == said
+
+    def test_in_the_end(self) -> None:
+        """One line of what is not counted, or none."""
+        good = Counts(instances=1, size_bytes=12345)
+        assert list(scan_sentences(good)) == ["Expected: 1 instance, 12,345 bytes"]
+        expected, rest = scan_sentences(Counts(instances=2000, repeated=1, unsent=2, unreadable=3))
+        assert expected == "Expected: 2,000 instances, 0 bytes"
+        assert rest == (
+            "Not counted: 1 file with a SOP Instance UID of another file of the study; 2 files that would "
+            "not be sent (no image, not whole, over 5 GiB); 3 paths that can't be read (mend that, then scan "
+            "again)"
+        )
+
+
+class TestInterrupted:
+    """Exit code 130 at once; the manifest that was there stays, and nothing lies beside it."""
+
+    @pytest.fixture
+    def slow_archive(self, here: Path, dicom: Dicom) -> Path:
+        """Its files take minutes; only the directory's Study Instance UID is found at once."""
+        study = here / "archive" / "study"
+        study.mkdir(parents=True)
+        (study / "0").write_bytes(dicom("1.1"))
+        (here / "slow").write_bytes(deflated_zeros(1 << 30))
+        for number in range(1, 200):
+            os.link(here / "slow", study / str(number))
+        (here / "slow").unlink()
+        (here / "manifest.csv").write_text("study_dir\n/old\n")
+        return here
+
+    COMMAND = (sys.executable, "-m", "flows.cli", "manifest", "archive", "--scan", "-o", "manifest.csv")
+
+    def test_off_a_terminal(self, slow_archive: Path) -> None:
+        """After the first line, which comes by itself."""
+        with started(slow_archive, subprocess.PIPE) as process:
+            assert process.stderr
+            line = process.stderr.readline()
+            assert re.match(rb"0 of 1 study directory scanned, \d+ files? read$", line), line
+            os.killpg(process.pid, signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert err == b"dicom-ingest: " + INTERRUPTED
+        self.assert_untouched(slow_archive)
+
+    def test_on_a_terminal(self, slow_archive: Path) -> None:
+        """There is a bar; a machine that shuts down is as good as Ctrl-C."""
+        ours, theirs = os.openpty()
+        with started(slow_archive, theirs) as process:
+            os.close(theirs)
+            seen = b""
+            while b"0 of 1 study directory scanned" not in seen:
+                seen += os.read(ours, 4096)
+            os.killpg(process.pid, signal.SIGTERM)
+            seen += b"".join(iter(lambda: read_or_end(ours), b""))
+            process.wait(timeout=60)
+        os.close(ours)
+        assert process.returncode == 130
+        assert "━".encode() in seen
+        assert INTERRUPTED.strip() in seen
+        self.assert_untouched(slow_archive)
+
+    def assert_untouched(self, here: Path) -> None:
+        assert sorted(os.listdir(here)) == ["archive", "manifest.csv"]
+        assert (here / "manifest.csv").read_text() == "study_dir\n/old\n"
+
+
+INTERRUPTED = b"Interrupted. A manifest is written whole or not at all: the same command begins anew.\n"
+
+
+@contextmanager
+def started(here: Path, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in a session of its own; what still runs in the end is killed."""
+    process = subprocess.Popen(
+        TestInterrupted.COMMAND,
+        cwd=here,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "TERM": "xterm"},
+        stderr=stderr,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_or_end(descriptor: int) -> bytes:
+    """What a terminal shows; nothing once nobody has it any more, which Linux calls an I/O error."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""

@@ -1,0 +1,321 @@
+"""The platform's upload slots: what is free, or a fixed part, on a lease; given up when others have them."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.shards.slot_lease import (
+    Awaited,
+    Holder,
+    _acquire,
+    _Lease,
+    _Moment,
+    fixed_slots,
+    free_slots,
+    is_standing_server,
+    limit_name,
+    slots_of_platform,
+)
+from tasks.core.errors import IngestError, StoppedError, UsageError
+from tests.flows.orchestration.test_run_control import await_that
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+_API = "https://slots.example/api"
+_LIMIT = "dicom-ingest slots.example:443"
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Nobody has a slot of it."""
+    monkeypatch.setattr("flows.shards.slot_lease._RENEWED_EVERY_S", 0.1)
+    monkeypatch.setattr("flows.shards.slot_lease._AWAY_S", 0.1)
+    monkeypatch.setattr("flows.shards.slot_lease._ASKED_EVERY_S", 0.05)
+    monkeypatch.setattr("flows.shards.slot_lease._SAID_AFTER_S", 0.1)
+    yield slots_of_platform(_API, 20)
+    with get_client(sync_client=True) as client:
+        client.delete_global_concurrency_limit_by_name(_LIMIT)
+
+
+def active_slots() -> int:
+    answer = httpx.get(f"{PREFECT_API_URL.value()}/v2/concurrency_limits/{_LIMIT}")
+    return int(answer.json()["active_slots"])
+
+
+def change(**what: Any) -> None:
+    """As `prefect gcl` does."""
+    with get_client(sync_client=True) as client:
+        client._client.patch(f"/v2/concurrency_limits/{_LIMIT}", json=what)
+
+
+@dataclass(slots=True)
+class Run:
+    """Whom slots are for. It goes on unless `stopped` says why not."""
+
+    stopped: IngestError | None = None
+    stops: list[IngestError] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def raise_if_stopped(self) -> None:
+        if self.stopped:
+            raise self.stopped
+
+    @property
+    def holder(self) -> Holder:
+        return Holder(self.raise_if_stopped, self.stops.append, self.waits_for)
+
+    def waits_for(self, awaited: Awaited | None) -> None:
+        self.said.append(str(awaited or ""))
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Of which nobody was stopped, unless the test has looked at it."""
+    run = Run()
+    yield run
+    assert run.stops == []
+
+
+class TestTheLimit:
+    @pytest.mark.parametrize(
+        ("api_endpoint", "name"),
+        [
+            ("https://api.example.org", "dicom-ingest api.example.org:443"),
+            ("https://API.example.org:443/api/", "dicom-ingest api.example.org:443"),
+            ("http://api.example.org/", "dicom-ingest api.example.org:80"),
+            ("http://127.0.0.1:8000", "dicom-ingest 127.0.0.1:8000"),
+            ("http://[::1]:8000", "dicom-ingest [::1]:8000"),
+        ],
+    )
+    def test_is_named_after_host_and_port_of_the_api(self, api_endpoint: str, name: str) -> None:
+        """Two gateways of one machine are two platforms; how the address is written is no matter."""
+        assert limit_name(api_endpoint) == name
+
+    def test_that_is_too_small_for_a_shard_is_told_before_anything_is_sent(self, limit: str) -> None:
+        change(limit=4)
+        with pytest.raises(UsageError, match="has 4 slots, and a shard wants 10"):
+            slots_of_platform(_API, 10)
+
+
+class TestStandingServer:
+    def test_is_one_that_is_named(self) -> None:
+        assert is_standing_server()
+
+    def test_is_none_of_a_run_that_has_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whose address is set, too, in that run's process."""
+        monkeypatch.setattr("flows.shards.slot_lease.has_own_server", lambda: True)
+        assert not is_standing_server()
+
+    def test_is_none_where_none_is_named(self) -> None:
+        with temporary_settings(restore_defaults={PREFECT_API_URL}):
+            assert not is_standing_server()
+
+
+class TestFixed:
+    def test_are_held_for_as_long_as_the_block_lasts(self, limit: str, run: Run) -> None:
+        assert limit == _LIMIT
+        with fixed_slots(limit, 15, run.holder):
+            assert active_slots() == 15
+        assert active_slots() == 0
+
+    def test_that_others_have_are_waited_for(self, limit: str, run: Run) -> None:
+        order: list[str] = []
+
+        def second() -> None:
+            with fixed_slots(limit, 15, run.holder):
+                order.append("second")
+
+        with fixed_slots(limit, 15, run.holder):
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join(1)
+            order.append("first")
+        thread.join(60)
+        assert order == ["first", "second"]
+
+    def test_of_a_limit_that_is_gone_are_none(self, run: Run) -> None:
+        """For Prefect's server a limit that does not exist bounds nothing."""
+        waits = fixed_slots("dicom-ingest nobody.example:443", 3, run.holder)
+        with pytest.raises(StoppedError, match="has no global concurrency limit"), waits:
+            raise AssertionError
+
+
+class TestFree:
+    def test_are_taken_as_far_as_they_go(self, limit: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """At the first try: how many there are was looked up."""
+        tries: list[int] = []
+
+        def acquire(limit: str, slots: int, *args: Any, **named: Any) -> Any:
+            tries.append(slots)
+            return _acquire(limit, slots, *args, **named)
+
+        monkeypatch.setattr("flows.shards.slot_lease._acquire", acquire)
+        with free_slots(_API, 12, run.holder) as first, free_slots(_API, 20, run.holder) as second:
+            assert (first, second) == (12, 8)
+            assert active_slots() == 20
+        assert tries == [12, 8]
+        assert active_slots() == 0
+        assert run.said == []
+
+    def test_are_waited_for_when_there_is_none(self, limit: str, run: Run) -> None:
+        """And it is said what for; one that falls free is enough."""
+        waits = Run()
+        got: list[int] = []
+
+        def wait() -> None:
+            with free_slots(_API, 20, waits.holder) as slots:
+                got.append(slots)
+
+        with fixed_slots(limit, 19, run.holder):
+            with fixed_slots(limit, 1, run.holder):
+                thread = threading.Thread(target=wait)
+                thread.start()
+                await_that(lambda: bool(waits.said))
+                assert got == []
+            thread.join(60)
+            assert got == [1]
+        assert waits.said[0].startswith("Waiting for upload slots: other runs have what there is.")
+        assert f'prefect gcl update "{_LIMIT}" --active-slots 0' in waits.said[0]
+        assert waits.said[1:] == [""], "said once, and that it is over"
+
+    def test_are_not_waited_for_by_a_run_that_is_stopped(self, limit: str, run: Run) -> None:
+        waits = free_slots(_API, 1, Run(stopped=StoppedError("Enough.")).holder)
+        with fixed_slots(limit, 20, run.holder), pytest.raises(StoppedError, match="Enough"), waits:
+            raise AssertionError
+
+    def test_are_those_that_quicker_ones_leave(
+        self, limit: str, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between the look and the taking others took some, or somebody made the limit smaller."""
+        monkeypatch.setattr("flows.shards.slot_lease._free", lambda _limit: 20)
+        with fixed_slots(limit, 15, run.holder), free_slots(_API, 7, run.holder) as slots:
+            assert slots == 5
+        change(limit=3)
+        with free_slots(_API, 5, run.holder) as slots:
+            assert slots == 3
+
+    def test_make_the_limit_when_it_is_missing(self, limit: str, run: Run) -> None:
+        with get_client(sync_client=True) as client:
+            client.delete_global_concurrency_limit_by_name(_LIMIT)
+        with free_slots(_API, 7, run.holder) as slots:
+            assert (slots, active_slots()) == (7, 7)
+
+    def test_of_a_limit_that_was_switched_off_are_all(self, limit: str, run: Run) -> None:
+        with fixed_slots(limit, 15, run.holder):
+            change(active=False)
+            with free_slots(_API, 20, run.holder) as slots:
+                assert slots == 20
+            change(active=True)
+
+    def test_are_never_more_than_there_are(self, limit: str) -> None:
+        """Many runs that begin at once."""
+        lock, held, most = threading.Lock(), [0], [0]
+
+        def take() -> None:
+            with free_slots(_API, 6, Run().holder) as slots:
+                with lock:
+                    held[0] += slots
+                    most[0] = max(most[0], held[0])
+                time.sleep(0.1)
+                with lock:
+                    held[0] -= slots
+
+        threads = [threading.Thread(target=take) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert 1 <= most[0] <= 20
+        assert active_slots() == 0
+
+    def test_are_asked_for_until_a_server_that_is_away_answers(
+        self, limit: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = Run()
+
+        def away(**_: Any) -> None:
+            raise ConnectionError
+
+        def come_back() -> None:
+            await_that(lambda: bool(run.said))
+            monkeypatch.undo()
+
+        monkeypatch.setattr("flows.shards.slot_lease.get_client", away)
+        thread = threading.Thread(target=come_back)
+        thread.start()
+        with free_slots(_API, 20, run.holder) as slots:
+            assert slots == 20
+        thread.join()
+        assert run.said[0] == "Waiting for upload slots: Prefect's server does not answer."
+
+
+class TestLost:
+    """Prefect's server was away for longer than the lease."""
+
+    @pytest.mark.parametrize(
+        ("monotonic_ago_s", "wall_ago_s", "forgotten"),
+        [(10, 10, True), (130, 130, False), (10, 130, False), (10, -5, False)],
+        ids=["just now", "long ago", "the machine slept", "the clock was set back"],
+    )
+    def test_that_is_gone_too_early_was_forgotten(
+        self, monotonic_ago_s: float, wall_ago_s: float, forgotten: bool
+    ) -> None:
+        """Only then the server still counts its slots. One that may be over is no reason to take others'."""
+        renewed_at = _Moment(time.monotonic() - monotonic_ago_s, time.time() - wall_ago_s)
+        assert _Lease("limit", 5, uuid4(), 120.0, renewed_at).was_forgotten is forgotten
+
+    @pytest.fixture
+    def lose(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        """Ends the lease that was taken first, which was over."""
+        leases: list[Any] = []
+
+        def acquire(*args: Any, **named: Any) -> Any:
+            leases.append(_acquire(*args, **named))
+            return leases[-1]
+
+        def lose() -> None:
+            leases[0].lease_s = 60.0
+            monkeypatch.setattr("flows.shards.slot_lease._Lease.was_forgotten", False)
+            with get_client(sync_client=True) as client:
+                client.release_concurrency_slots_with_lease(leases[0].lease_id)
+
+        monkeypatch.setattr("flows.shards.slot_lease._acquire", acquire)
+        return lose
+
+    def test_and_free_they_are_taken_again(self, limit: str, lose: Callable[[], None], run: Run) -> None:
+        with fixed_slots(limit, 15, run.holder):
+            lose()
+            await_that(lambda: active_slots() == 15)
+        assert active_slots() == 0
+
+    def test_and_given_to_others_they_end_the_run(
+        self, limit: str, lose: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = Run()
+        monkeypatch.setattr("flows.shards.slot_lease._RENEWED_EVERY_S", 3)
+        with fixed_slots(limit, 15, run.holder):
+            lose()
+            assert _acquire(limit, 20, 60.0)
+            await_that(lambda: bool(run.stops))
+        assert str(run.stops[0]).startswith("Other runs were given this run's upload slots")
+        assert run.stops[0].exit_code == 130, "a shard's follower starts it again"
+
+
+def test_a_server_that_is_away_keeps_them(limit: str, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    asked = threading.Event()
+
+    def away(**_: Any) -> None:
+        asked.set()
+        raise ConnectionError
+
+    with fixed_slots(limit, 15, run.holder), monkeypatch.context() as patched:
+        patched.setattr("flows.shards.slot_lease.get_client", away)
+        assert asked.wait(30)
+    await_that(lambda: active_slots() in (0, 15))

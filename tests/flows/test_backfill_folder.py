@@ -1,0 +1,151 @@
+"""A folder of manifests, as a schedule finds it: each is run until it is finished, whatever others are."""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.objects import State
+from prefect.client.schemas.sorting import FlowRunSort
+
+from flows.backfill import backfill
+from tasks.core.errors import UsageError
+from tasks.report.directory import read_report
+from tasks.source.manifest_folder import is_finished, manifests_at
+from tests.conftest import Dicom, NearSide
+from tests.far_side import all_good
+from tests.flows.conftest import Objects, Plant, cut
+from tests.processes import free_port
+
+
+def write(path: Path, *study_dirs: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["study_dir", *map(str, study_dirs)]) + "\n")
+    return path
+
+
+def run(place: Path | str, report_dir: Path) -> State[Any]:
+    return backfill(manifest=str(place), report_dir=str(report_dir), return_state=True)
+
+
+def parts_of(state: State[Any]) -> list[str]:
+    """The names of the flow runs that are part of this one, in their order."""
+    parent = FlowRunFilterParentFlowRunId(any_=[state.state_details.flow_run_id])
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(parent_flow_run_id=parent), sort=FlowRunSort.START_TIME_ASC
+        )
+    return [run.name for run in runs]
+
+
+@pytest.mark.usefixtures("prefect_server", "at_sandbox")
+class TestFolder:
+    def test_is_run_manifest_by_manifest(
+        self, tmp_path: Path, plant: Plant, objects: Objects, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Wrong ones and incomplete ones keep no other back; finished ones are left alone."""
+        plant(tmp_path / "a", 2)
+        plant(tmp_path / "b", 1)
+        cut(*plant(tmp_path / "c").values())
+        folder = tmp_path / "manifests"
+        write(folder / "1.csv", "../a")
+        (folder / "2.csv").write_text("no,such,columns\n1,2,3\n")
+        write(folder / "3.csv", "../b")
+        write(folder / "4.csv", "../c")
+        (folder / "notes.txt").write_text("not a manifest")
+        before = objects()
+        state = run(folder, tmp_path / "report")
+        assert state.is_failed()
+        assert state.message == "4 manifests: 2 done, 1 incomplete, 1 wrong"
+        assert len(objects() - before) == 3
+        assert [name[: len("manifest 1 of 4 default 2")] for name in parts_of(state)] == [
+            f"manifest {number} of 4 default 2" for number in (1, 2, 3, 4)
+        ], "told apart by number, nothing of a path"
+        (error,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+        assert error.startswith("Manifest 2 of 4: The manifest was refused, nothing was sent: ")
+        assert "\n" not in error
+        assert [row["status"] for row in read_report(tmp_path / "report" / "1.csv")] == ["uploaded"] * 2
+        write(folder / "2.csv", "../a")
+        (tmp_path / "c" / "IM0001.dcm").unlink()
+        plant(tmp_path / "c", 1)
+        again = run(str(folder / "*.csv"), tmp_path / "report")
+        assert again.is_completed()
+        assert again.message == "4 manifests: 2 done, 2 finished before"
+        told = [row["status"] for row in read_report(tmp_path / "report" / "2.csv")]
+        assert told == ["already_uploaded"] * 2, "one ledger for all of them"
+
+    def test_stops_with_the_first_when_the_far_side_is_down(
+        self, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next would fare no better: a good manifest is not told to be wrong. No event, which would pause
+        a schedule: tomorrow it may be up."""
+        stopped: list[str] = []
+        monkeypatch.setattr("flows.backfill.emit_stopped", lambda flow, *_: stopped.append(flow))
+        plant(tmp_path / "a")
+        for name in ("1.csv", "2.csv"):
+            write(tmp_path / "manifests" / name, "../a")
+        monkeypatch.setenv("DICOM_INGEST_API_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+        state = run(tmp_path / "manifests", tmp_path / "report")
+        assert state.is_failed()
+        assert "can't be reached" in str(state.message)
+        assert not (tmp_path / "report" / "2.csv").exists()
+        assert stopped == []
+
+    def test_with_nothing_in_it_is_no_trouble(self, tmp_path: Path) -> None:
+        assert run(tmp_path, tmp_path / "report").message == "0 manifests: nothing to do"
+
+
+class TestPlace:
+    def test_that_is_a_file_or_nothing_is_one_manifest(self, tmp_path: Path) -> None:
+        """Also one whose name looks like a pattern."""
+        odd = write(tmp_path / "a[1].csv", "x")
+        assert manifests_at(str(odd)) is None
+        assert manifests_at(str(tmp_path / "gone.csv")) is None
+
+    def test_gives_them_by_name(self, tmp_path: Path) -> None:
+        for name in ("b.csv", "a.jsonl", "c.txt", "d.PARQUET"):
+            (tmp_path / name).touch()
+        found = manifests_at(str(tmp_path))
+        assert found is not None
+        assert [path.name for path in found] == ["a.jsonl", "b.csv", "d.PARQUET"]
+        assert manifests_at(str(tmp_path / "?.csv")) == [tmp_path / "b.csv"]
+
+    def test_refuses_manifests_of_one_name(self, tmp_path: Path) -> None:
+        """Their reports would share a directory, and the second would pass for finished."""
+        write(tmp_path / "a" / "m.csv", "x")
+        write(tmp_path / "b" / "m.csv", "y")
+        with pytest.raises(UsageError, match="2 of these manifests have the name of another"):
+            manifests_at(str(tmp_path / "*" / "m.csv"))
+
+
+class TestFinished:
+    def test_is_not_what_changed_since_the_run_began(self, near_side: NearSide, dicom: Dicom) -> None:
+        """Also while it lasted, and by a manifest that keeps its older time."""
+        near_side.put("study/a", dicom("1.2"))
+        manifest = write(near_side.directory / "manifest.csv", "archive/study")
+        assert not is_finished(manifest, near_side.report_dir), "no report yet"
+        time.sleep(0.02)
+        near_side.far_side.script = lambda _request: manifest.touch()
+        near_side.run()
+        assert not is_finished(manifest, near_side.report_dir), "changed while it ran"
+        near_side.far_side.script = all_good
+        time.sleep(0.02)
+        near_side.run()
+        assert is_finished(manifest, near_side.report_dir)
+        other = write(near_side.directory / "other.csv", "archive/other")
+        os.utime(other, ns=(0, 0))
+        other.rename(manifest)
+        assert not is_finished(manifest, near_side.report_dir), "another one, with an old time"
+        (near_side.report_dir / "summary.json").write_text("{")
+        assert not is_finished(manifest, near_side.report_dir), "a summary that can't be read"
+
+    def test_is_not_what_is_incomplete(self, near_side: NearSide) -> None:
+        (near_side.archive / "study").mkdir(parents=True)
+        manifest = write(near_side.directory / "manifest.csv", "archive/study")
+        time.sleep(0.02)
+        assert near_side.run().exit_code == 1
+        assert not is_finished(manifest, near_side.report_dir)

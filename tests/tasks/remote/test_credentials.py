@@ -1,0 +1,256 @@
+"""Where the Authorization header comes from: a static token, or OAuth2 client credentials."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+
+from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, UsageError, WrongSettingsError
+from tasks.remote.credentials import StaticToken, TokenFile
+from tasks.remote.http_pool import Connections, Timeouts
+from tasks.remote.oauth2_client import ClientCredentials
+from tasks.settings import load
+from tasks.upload.assembly import connect, warn_without_credentials
+from tests.far_side import CLIENT_ID, CLIENT_SECRET, Deviation, FarSide, Reply, Reset, Step, always, status
+
+Make = Callable[..., ClientCredentials]
+
+
+@pytest.fixture
+def credentials(far_side: FarSide) -> Iterator[Make]:
+    """`credentials(...)`: those of a client that the far side knows."""
+    connections = Connections(lambda _url: httpx.HTTPTransport(), Timeouts())
+
+    def make(secret: str = CLIENT_SECRET, scope: str = "") -> ClientCredentials:
+        return ClientCredentials(connections, far_side.token_url, CLIENT_ID, secret, scope)
+
+    yield make
+    connections.close()
+
+
+class TestStaticToken:
+    def test_is_always_the_same(self) -> None:
+        """Also when it was refused: there is no other."""
+        token = StaticToken("abc")
+        assert token.authorization() == token.authorization(refused="Bearer abc") == "Bearer abc"
+
+    def test_may_be_none(self) -> None:
+        """An API behind a gateway that knows us asks for nothing."""
+        assert StaticToken("").authorization() == ""
+
+
+class TestClientCredentials:
+    def test_get_a_token_that_the_api_accepts(self, credentials: Make, far_side: FarSide) -> None:
+        """Id and secret form-encoded in HTTP Basic (RFC 6749, 2.3.1)."""
+        assert credentials().authorization() in far_side.tokens
+
+    def test_ask_once_for_all_slots(self, credentials: Make, far_side: FarSide) -> None:
+        """Twenty at the same time, one request."""
+        ours = credentials()
+        together = threading.Barrier(20)
+
+        def ask(_n: int) -> str:
+            together.wait()
+            return ours.authorization()
+
+        with ThreadPoolExecutor(20) as pool:
+            assert len(set(pool.map(ask, range(20)))) == 1
+        assert len(far_side.asked(Step.TOKEN)) == 1
+
+    def test_renew_a_refused_token_once_for_all_slots(self, credentials: Make, far_side: FarSide) -> None:
+        """Who comes late with the old one gets the new one."""
+        ours = credentials()
+        old = ours.authorization()
+        with ThreadPoolExecutor(20) as pool:
+            new = set(pool.map(lambda _n: ours.authorization(refused=old), range(20)))
+        assert len(new) == 1
+        assert new != {old}
+        assert len(far_side.asked(Step.TOKEN)) == 2
+
+    def test_renew_a_token_before_it_expires(self, credentials: Make, far_side: FarSide) -> None:
+        """No request leaves with a dying one: of a short life half is used."""
+        far_side.token_lifetime_s = 1
+        ours = credentials()
+        first = ours.authorization()
+        assert ours.authorization() == first
+        time.sleep(0.55)
+        assert ours.authorization() != first
+
+    @pytest.mark.parametrize("lifetime", [{}, {"expires_in": "3600"}, {"expires_in": None}])
+    def test_take_a_lifetime_in_any_common_form(
+        self, credentials: Make, far_side: FarSide, lifetime: dict[str, object]
+    ) -> None:
+        """Missing, or a number in quotes: the token is used, and used again."""
+        answer = {"access_token": "t", "token_type": "Bearer", **lifetime}
+        far_side.script = always(Step.TOKEN, Reply(200, json.dumps(answer).encode()))
+        ours = credentials()
+        assert ours.authorization() == ours.authorization() == "Bearer t"
+        assert len(far_side.asked(Step.TOKEN)) == 1
+
+    def test_take_a_token_of_another_scope(self, credentials: Make, far_side: FarSide) -> None:
+        """A server may grant another scope than was asked for (RFC 6749, 3.3): the API has the last word."""
+        answer = {"access_token": "t", "token_type": "Bearer", "scope": "upload profile"}
+        far_side.script = always(Step.TOKEN, Reply(200, json.dumps(answer).encode()))
+        assert credentials(scope="upload").authorization() == "Bearer t"
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            Reply(400, b'{"error": "invalid_client"}'),
+            Reply(401, b'{"error": "invalid_client"}'),
+            Reply(403, b""),
+        ],
+    )
+    def test_that_are_refused_stop_the_run(self, credentials: Make, far_side: FarSide, answer: Reply) -> None:
+        """With a sentence that names the settings to check; nothing of the secret is in it."""
+        far_side.script = always(Step.TOKEN, answer)
+        with pytest.raises(CredentialsRefusedError, match="_CLIENT_SECRET") as refused:
+            credentials().authorization()
+        assert refused.value.exit_code == 4
+        assert CLIENT_SECRET not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            Reply(404, b"<html></html>"),
+            Reply(200, b"<html>Please log in</html>"),
+            Reply(200, b"{}"),
+            Reply(200, b"[]"),
+            Reply(200, b"null"),
+            Reply(200, b'{"access_token": "t", "token_type": "Bearer", "expires_in": "soon"}'),
+            Reply(302, headers={"Location": "/login"}),
+        ],
+    )
+    def test_asked_for_where_no_token_endpoint_is_are_a_wrong_setting(
+        self, credentials: Make, far_side: FarSide, answer: Reply
+    ) -> None:
+        """With a sentence that names it; nothing of the secret or the answer is in it."""
+        far_side.script = always(Step.TOKEN, answer)
+        with pytest.raises(WrongSettingsError, match="DICOM_INGEST_TOKEN_URL") as wrong:
+            credentials().authorization()
+        assert CLIENT_SECRET not in str(wrong.value)
+        assert "log in" not in str(wrong.value)
+
+    @pytest.mark.parametrize(
+        ("answer", "kind"),
+        [
+            (Reset(), FaultKind.NETWORK),
+            (status(500), FaultKind.SERVER),
+            (status(502), FaultKind.SERVER),
+            (status(408), FaultKind.SERVER),
+            (status(429, retry_after="7"), FaultKind.THROTTLED),
+            (status(503, retry_after="7"), FaultKind.THROTTLED),
+        ],
+    )
+    def test_whose_endpoint_is_down_are_asked_for_again_later(
+        self, credentials: Make, far_side: FarSide, answer: Deviation, kind: FaultKind
+    ) -> None:
+        """A fault like any other request's, with what the server asks to wait; then it works."""
+        far_side.script = always(Step.TOKEN, answer)
+        ours = credentials()
+        with pytest.raises(Fault) as raised:
+            ours.authorization()
+        assert raised.value.kind is kind
+        assert raised.value.retry_after_s == (7 if kind is FaultKind.THROTTLED else 0)
+        far_side.script = lambda request: None
+        assert ours.authorization() in far_side.tokens
+
+
+class TestFiles:
+    def test_of_tokens_may_be_renewed_meanwhile(self, tmp_path: Path) -> None:
+        """As Kubernetes does with projected tokens."""
+        path = tmp_path / "token"
+        path.write_text("first\n")
+        token = TokenFile(path)
+        assert token.authorization() == "Bearer first"
+        path.write_text("second")
+        assert token.authorization(refused="Bearer first") == "Bearer second"
+
+    @pytest.mark.parametrize("content", [None, b"", b"\n", b"two\nlines", b"caf\xe9", b"bell\x07"])
+    def test_without_a_line_of_text_stop_the_run(self, tmp_path: Path, content: bytes | None) -> None:
+        """The setting is named; the path and the content are not."""
+        path = tmp_path / "token"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(CredentialsRefusedError) as refused:
+            TokenFile(path).authorization()
+        assert "DICOM_INGEST_TOKEN_FILE" in str(refused.value)
+        assert str(tmp_path) not in str(refused.value)
+
+
+class TestAudience:
+    def test_is_asked_for_where_it_is_set(self) -> None:
+        """Beside the grant type and the scope."""
+        bodies: list[bytes] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            bodies.append(request.read())
+            token = b'{"access_token": "t", "token_type": "Bearer"}'
+            return httpx.Response(200, stream=httpx.ByteStream(token))
+
+        connections = Connections(lambda _url: httpx.MockTransport(answer), Timeouts())
+        ClientCredentials(
+            connections, "https://idp.example.org", "id", "secret", "up", "https://api.example.org"
+        ).authorization()
+        assert parse_qs(bodies[0].decode()) == {
+            "grant_type": ["client_credentials"],
+            "scope": ["up"],
+            "audience": ["https://api.example.org"],
+        }
+
+
+class TestSettings:
+    @pytest.fixture(autouse=True)
+    def nobody_elses(self, only_our_settings: None) -> None:
+        """Of whoever runs the tests."""
+
+    @pytest.mark.parametrize(
+        ("endpoint", "warned"), [("https://api.example.org", True), ("http://127.0.0.1:1", False)]
+    )
+    def test_without_credentials_are_warned_of_unless_the_api_is_here(
+        self, endpoint: str, warned: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        warn_without_credentials(load(api_endpoint=endpoint))
+        assert ("No credentials are set" in caplog.text) is warned
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"token": "t", "token_file": "/run/token"},
+            {"token": "t", "token_url": "https://idp.example.org", "client_id": "c", "client_secret": "s"},
+            {"token_url": "https://idp.example.org", "client_id": "c"},
+        ],
+    )
+    def test_that_name_two_ways_to_a_token_or_half_of_one_are_refused(self, given: dict[str, str]) -> None:
+        with pytest.raises(UsageError, match="TOKEN"):
+            load(api_endpoint="https://api.example.org", **given)
+
+    def test_take_the_clients_secret_from_a_file(self, far_side: FarSide, tmp_path: Path) -> None:
+        path = tmp_path / "secret"
+        path.write_text(CLIENT_SECRET + "\n")
+        settings = load(
+            api_endpoint=far_side.url,
+            token_url=far_side.token_url,
+            client_id=CLIENT_ID,
+            client_secret_file=path,
+        )
+        client = connect(settings)
+        assert client.presign().key in far_side.keys_handed_out
+        client.close()
+        path.unlink()
+        with pytest.raises(UsageError, match="DICOM_INGEST_CLIENT_SECRET_FILE"):
+            connect(settings)
+
+    def test_are_digested_without_their_secrets(self) -> None:
+        """The same digest for another token; another for another setting."""
+        one, other = (load(api_endpoint="https://a.example.org", token=token) for token in ("x", "y"))
+        assert one.digest == other.digest
+        assert one.digest != load(api_endpoint="https://b.example.org", token="x").digest
+        assert one.credential.startswith("token ")
+        assert one.credential != other.credential

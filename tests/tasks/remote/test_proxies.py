@@ -1,0 +1,140 @@
+"""Which proxy leads where, and what every library makes of an environment that was completed."""
+
+import urllib.request
+
+import httpx
+import pytest
+from botocore.utils import should_bypass_proxies
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
+
+from tasks.core.errors import Fault, FaultKind
+from tasks.remote.proxies import complete_environment, proxy_to
+from tests.proxy import DEAD, SPELLINGS, through
+
+LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
+UNUSABLE = ["socks5h://proxy:1080", "ftp://proxy", "http://proxy:port", "://", "http://", "http://[::1"]
+EXCEPTIONS = ["", "example.org", "example.org,[::1]", "fd00::/8, x:y,\xe4.example.org", ".local,<local>"]
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(only_our_settings: None) -> None:
+    """None of whoever runs the tests."""
+
+
+class TestCompleted:
+    @pytest.fixture(params=EXCEPTIONS)
+    def completed(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An environment with a dead proxy, and what people write into NO_PROXY."""
+        environ = through(DEAD) | {"NO_PROXY": request.param}
+        complete_environment(environ)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+
+    @pytest.mark.parametrize("host", LOOPBACK)
+    def test_no_library_asks_a_proxy_for_this_machine(self, completed: None, host: str) -> None:
+        """httpx as Prefect's client, websockets as its events, urllib, botocore, and we."""
+        url = f"http://{host}:4200/api"
+        assert proxy_of_httpx(url) is None
+        assert get_proxy(parse_uri(f"ws://{host}:4200/api")) is None
+        assert proxy_to(httpx.URL(url)) is None
+        if host != "[::1]":  # written so, they know no exception that httpx can read; nobody here asks it
+            assert urllib.request.proxy_bypass(f"{host}:4200")
+            assert should_bypass_proxies(url)
+
+    def test_every_library_asks_it_for_other_hosts(self, completed: None) -> None:
+        url = "http://api.example.com/upload/"
+        assert proxy_of_httpx(url) == DEAD
+        assert get_proxy(parse_uri("ws://api.example.com/")) == DEAD
+        assert proxy_to(httpx.URL(url)) == DEAD
+        assert not urllib.request.proxy_bypass("api.example.com")
+
+    @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy", "No_Proxy"])
+    def test_what_was_excepted_stays_so_in_both_spellings(self, name: str) -> None:
+        environ = {"HTTP_PROXY": DEAD, name: "a.example.org, .b.example.org:8080"}
+        complete_environment(environ)
+        assert environ["NO_PROXY"] == environ["no_proxy"]
+        assert environ["NO_PROXY"].split(",")[:2] == ["a.example.org", ".b.example.org:8080"]
+
+    def test_whoever_excepts_every_host_still_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """urllib understands the star only when it stands alone."""
+        environ = {"HTTP_PROXY": DEAD, "NO_PROXY": "*"}
+        complete_environment(environ)
+        assert environ["NO_PROXY"] == environ["no_proxy"] == "*"
+
+    def test_the_hosts_of_urls_on_this_machine_are_excepted_and_no_others(self) -> None:
+        environ = {"HTTP_PROXY": DEAD}
+        complete_environment(
+            environ, "http://127.0.0.2:4200/api", "https://prefect.example.org/api", "", "://"
+        )
+        assert environ["no_proxy"] == "localhost,127.0.0.1,::1,127.0.0.2"
+
+    def test_twice_is_as_once(self) -> None:
+        """A command that a command starts does it, too."""
+        environ = {"HTTPS_PROXY": "socks5://proxy", "http_proxy": DEAD, "NO_PROXY": "a"}
+        complete_environment(environ)
+        once = dict(environ)
+        complete_environment(environ)
+        assert environ == once
+
+    @pytest.mark.parametrize("environ", [{}, {"NO_PROXY": "a"}, {"HTTP_PROXY": ""}])
+    def test_nothing_is_changed_where_there_is_no_proxy(self, environ: dict[str, str]) -> None:
+        before = dict(environ)
+        complete_environment(environ)
+        assert environ == before
+
+
+class TestUnusable:
+    @pytest.mark.parametrize("proxy", UNUSABLE)
+    @pytest.mark.parametrize("completed", [False, True])
+    def test_proxy_is_a_fault_of_the_settings_where_it_is_needed(
+        self, proxy: str, completed: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not where it is not: this machine, and hosts that are excepted."""
+        environ = {"HTTPS_PROXY": proxy, "NO_PROXY": "example.com"}
+        if completed:
+            complete_environment(environ)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        for url in ("https://127.0.0.1", "https://api.example.com", "http://api.example.org"):
+            assert proxy_to(httpx.URL(url)) is None
+        with pytest.raises(Fault, match="HTTPS_PROXY names no proxy that can be used") as fault:
+            proxy_to(httpx.URL("https://api.example.org"))
+        assert fault.value.kind is FaultKind.SETTINGS
+
+    @pytest.mark.parametrize("proxy", UNUSABLE)
+    def test_proxy_keeps_nobody_from_asking_this_machine(
+        self, proxy: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """httpx refuses to work at all while the environment names one."""
+        environ = through(proxy)
+        complete_environment(environ)
+        assert not set(SPELLINGS) & set(environ)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        assert proxy_of_httpx("http://127.0.0.1:4200") is None
+
+    def test_proxy_for_all_is_not_missed_where_another_is_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        environ = {"HTTPS_PROXY": "proxy:3128", "ALL_PROXY": "socks5://proxy"}
+        complete_environment(environ)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        assert proxy_to(httpx.URL("https://api.example.org")) == "http://proxy:3128"
+        with pytest.raises(Fault, match="ALL_PROXY"):
+            proxy_to(httpx.URL("http://api.example.org"))
+
+
+def proxy_of_httpx(url: str) -> str | None:
+    """Which proxy a client of httpx, made now, would ask."""
+    with httpx.Client() as client:
+        transport = client._transport_for_url(httpx.URL(url))
+        pool = transport._pool  # type: ignore[attr-defined]
+        proxy = getattr(pool, "_proxy_url", None)
+        return None if proxy is None else str(httpx.URL(_text(proxy)))
+
+
+def _text(url: object) -> str:
+    scheme, host, port = url.scheme.decode(), url.host.decode(), url.port  # type: ignore[attr-defined]
+    return f"{scheme}://{host}:{port}"

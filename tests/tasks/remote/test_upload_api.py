@@ -1,0 +1,487 @@
+"""The client against a far side: what it sends, what it makes of each answer, and how it reads an expiry."""
+
+import hashlib
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.errors import Fault, FaultKind, UsageError
+from tasks.remote.credentials import StaticToken
+from tasks.remote.http_pool import MAX_ANSWER_BYTES, Connections, Timeouts, transport_to, trust
+from tasks.remote.upload_api import Stored, Ticket, UploadClient, expiry
+from tests.far_side import (
+    TOKEN,
+    Deviation,
+    FarSide,
+    Minted,
+    Reply,
+    Request,
+    Reset,
+    Step,
+    StoredAs,
+    always,
+    s3_error,
+    scripted,
+    status,
+)
+
+BODY = b"not much of an image"
+MD5 = hashlib.md5(BODY).hexdigest()
+Open = Callable[..., UploadClient]
+
+
+@pytest.fixture(scope="module")
+def context() -> ssl.SSLContext:
+    return trust(None)
+
+
+@pytest.fixture
+def opened(far_side: FarSide, context: ssl.SSLContext) -> Iterator[Open]:
+    """`opened(...)`: a client of the far side; closed at the end."""
+    clients = []
+
+    def open_client(
+        endpoint: str = far_side.url, token: str = TOKEN, silence_s: float = 20, **more: object
+    ) -> UploadClient:
+        timeouts = Timeouts(silence_s=silence_s)
+        connections = Connections(lambda url: transport_to(url, lambda: context), timeouts)
+        clients.append(UploadClient(endpoint, StaticToken(token), connections, **more))  # type: ignore[arg-type]
+        return clients[-1]
+
+    yield open_client
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(opened: Open) -> UploadClient:
+    return opened()
+
+
+def kind_of(request: Callable[[], object]) -> FaultKind:
+    with pytest.raises(Fault) as raised:
+        request()
+    return raised.value.kind
+
+
+def put(client: UploadClient, ticket: Ticket, body: bytes = BODY) -> Stored:
+    return client.put(ticket, lambda: body, len(body), hashlib.md5(body).hexdigest())
+
+
+class TestPresign:
+    def test_gives_a_url_with_its_key_and_its_end(self, client: UploadClient, far_side: FarSide) -> None:
+        """The end as the URL says it, by our clock."""
+        ticket = client.presign()
+        assert far_side.keys_handed_out == {ticket.key}
+        assert ticket.key in ticket.url.path
+        assert ticket.expires_at == pytest.approx(time.time() + 900, abs=3)
+        assert str(ticket.url) not in repr(ticket)
+
+    def test_asks_as_the_api_wants_it(self, opened: Open, far_side: FarSide) -> None:
+        """With the token, and for no answer out of a cache; a slash at the endpoint's end is no matter."""
+        opened(endpoint=f"{far_side.url}/").presign()
+        (asked,) = far_side.asked(Step.PRESIGN)
+        assert asked.headers["Authorization"] == f"Bearer {TOKEN}"
+        assert asked.headers["Cache-Control"] == "no-store"
+        assert asked.headers["Accept"] == "application/json"
+
+    def test_without_a_token_sends_no_header_for_it(self, opened: Open, far_side: FarSide) -> None:
+        """Not even an empty one."""
+        assert kind_of(opened(token="").presign) is FaultKind.UNAUTHORIZED
+        assert "Authorization" not in far_side.asked(Step.PRESIGN)[0].headers
+
+    @pytest.mark.parametrize("skew_s", [-86_400, 86_400])
+    def test_learns_how_the_servers_clock_differs(
+        self, client: UploadClient, far_side: FarSide, skew_s: float
+    ) -> None:
+        """From the Date header: a day of difference neither kills a URL nor keeps it alive."""
+        far_side.clock_skew_s = skew_s
+        ticket = client.presign()
+        assert ticket.expires_at == pytest.approx(time.time() + 900, abs=3)
+        assert put(client, ticket).http_status == 200
+
+    @pytest.mark.parametrize(
+        ("answer", "kind"),
+        [
+            (Reset(), FaultKind.NETWORK),
+            (status(429), FaultKind.THROTTLED),
+            (status(503), FaultKind.THROTTLED),
+            (status(408), FaultKind.SERVER),
+            (status(500), FaultKind.SERVER),
+            (status(502), FaultKind.SERVER),
+            (status(504), FaultKind.SERVER),
+            (status(507), FaultKind.SERVER),
+            (status(401), FaultKind.UNAUTHORIZED),
+            (status(403), FaultKind.FORBIDDEN),
+            (status(400), FaultKind.SETTINGS),
+            (status(404), FaultKind.SETTINGS),
+            (status(410), FaultKind.SETTINGS),
+            (status(422), FaultKind.SETTINGS),
+            (Reply(302, headers={"Location": "/login"}), FaultKind.SETTINGS),
+            (Reply(200, b""), FaultKind.PRESIGN),
+            (Reply(200, b"<html></html>"), FaultKind.PRESIGN),
+            (Reply(200, b'"text"'), FaultKind.PRESIGN),
+            (Reply(200, b"null"), FaultKind.PRESIGN),
+            (Reply(200, b'{"url": "http://127.0.0.1/"}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "k"}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": 1, "url": "http://127.0.0.1/"}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "k", "url": 1}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "", "url": "http://127.0.0.1/"}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "a\\nb", "url": "http://127.0.0.1/"}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "\\ud800", "url": "http://127.0.0.1/"}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "%s", "url": "http://127.0.0.1/"}' % (b"k" * 1025)), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "k", "url": "http://["}'), FaultKind.SETTINGS),
+            (Reply(200, b'{"key": "k", "url": ""}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "k", "url": "/relative"}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "k", "url": "ftp://127.0.0.1/"}'), FaultKind.SETTINGS),
+            (Minted(host="storage.example.org"), FaultKind.SETTINGS),
+            (Reply(200, b"[" * 60_000), FaultKind.PRESIGN),
+            (Reply(200, b" " * (MAX_ANSWER_BYTES + 1)), FaultKind.PRESIGN),
+        ],
+    )
+    def test_that_does_not_work_is_a_fault_of_its_kind(
+        self, client: UploadClient, far_side: FarSide, answer: Deviation, kind: FaultKind
+    ) -> None:
+        """As DESIGN.md section 7 groups them; whatever comes is a fault, never another exception."""
+        far_side.script = scripted((Step.PRESIGN, 1, answer))
+        assert kind_of(client.presign) is kind
+        assert client.presign().key
+
+    def test_never_follows_a_redirect(self, client: UploadClient, far_side: FarSide) -> None:
+        """The token would go along."""
+        with FarSide() as elsewhere:
+            headers = {"Location": f"{elsewhere.url}/upload/"}
+            far_side.script = always(Step.PRESIGN, Reply(307, headers=headers))
+            assert kind_of(client.presign) is FaultKind.SETTINGS
+            assert elsewhere.requests == []
+
+    def test_refuses_a_url_to_a_host_that_is_not_allowed(self, opened: Open, far_side: FarSide) -> None:
+        """Before a byte goes there."""
+        allowing = opened(storage_hosts=["127.0.0.*"])
+        assert allowing.presign().key
+        assert kind_of(opened(storage_hosts=["*.amazonaws.com"]).presign) is FaultKind.SETTINGS
+        far_side.script = always(Step.PRESIGN, Minted(host="127.0.0.2:1"))
+        assert allowing.presign().key
+        far_side.script = always(Step.PRESIGN, Minted(host="127.1.0.2:1"))
+        assert kind_of(allowing.presign) is FaultKind.SETTINGS
+
+    @pytest.mark.parametrize("code", [429, 503])
+    def test_tells_how_long_the_server_asks_to_wait(
+        self, client: UploadClient, far_side: FarSide, code: int
+    ) -> None:
+        """Retry-After in seconds, or as a date; what is neither counts for nothing."""
+        waits = []
+        for value in ("7", formatdate(time.time() + 100, usegmt=True), "soon", "-3", ""):
+            far_side.script = always(Step.PRESIGN, status(code, retry_after=value))
+            with pytest.raises(Fault) as raised:
+                client.presign()
+            waits.append(raised.value.retry_after_s)
+        assert waits == [7, pytest.approx(100, abs=3), 0, 0, 0]
+
+    def test_reads_a_retry_after_date_by_the_servers_clock(
+        self, client: UploadClient, far_side: FarSide
+    ) -> None:
+        """A date and a clock that differ from ours by the same hour ask for a short wait all the same."""
+        far_side.clock_skew_s = 3600
+        date = formatdate(time.time() + 3600 + 5, usegmt=True)
+        far_side.script = always(Step.PRESIGN, status(503, retry_after=date))
+        with pytest.raises(Fault) as raised:
+            client.presign()
+        assert raised.value.retry_after_s == pytest.approx(5, abs=3)
+
+
+class TestPut:
+    def test_stores_the_bytes(self, client: UploadClient, far_side: FarSide) -> None:
+        """With what S3 wants to know, and without the token."""
+        ticket = client.presign()
+        assert put(client, ticket) == Stored(200, MD5, etag_is_md5=True)
+        assert far_side.objects == {ticket.key: [BODY]}
+        (sent,) = far_side.asked(Step.PUT)
+        assert (sent.headers["Content-Length"], sent.md5) == (str(len(BODY)), MD5)
+        assert sent.headers["Content-Type"] == "application/dicom"
+        assert "Authorization" not in sent.headers
+
+    def test_of_an_iterator_is_not_chunked(self, client: UploadClient, far_side: FarSide) -> None:
+        """S3 refuses chunked presigned PUTs."""
+        ticket = client.presign()
+        client.put(ticket, lambda: iter([BODY[:5], BODY[5:]]), len(BODY))
+        (sent,) = far_side.asked(Step.PUT)
+        assert far_side.bodies == {ticket.key: BODY}
+        assert (sent.headers["Content-Length"], sent.headers["Transfer-Encoding"]) == (str(len(BODY)), None)
+
+    def test_to_an_older_url_sends_no_digest(self, client: UploadClient, far_side: FarSide) -> None:
+        """A SigV2 signature would have to cover it."""
+        ticket = client.presign()
+        url = (
+            f"{far_side.url}/bucket/{ticket.key}?AWSAccessKeyId=x&Expires={int(time.time()) + 9}&Signature=y"
+        )
+        kind_of(lambda: put(client, Ticket(ticket.key, httpx.URL(url))))
+        assert far_side.asked(Step.PUT)[0].md5 == ""
+
+    @pytest.mark.parametrize(
+        ("answer", "kind"),
+        [
+            (Reset(), FaultKind.NETWORK),
+            (Reset(stored=True), FaultKind.NETWORK),
+            (s3_error(400, "RequestTimeout"), FaultKind.NETWORK),
+            (status(429), FaultKind.THROTTLED),
+            (status(503), FaultKind.THROTTLED),
+            (s3_error(503, "SlowDown"), FaultKind.THROTTLED),
+            (s3_error(400, "SlowDown"), FaultKind.THROTTLED),
+            (status(408), FaultKind.SERVER),
+            (s3_error(500, "InternalError"), FaultKind.SERVER),
+            (status(502), FaultKind.SERVER),
+            (status(504), FaultKind.SERVER),
+            (s3_error(403, "AccessDenied", "Request has expired"), FaultKind.EXPIRED),
+            (s3_error(400, "AccessDenied", "Request has expired"), FaultKind.EXPIRED),
+            (s3_error(400, "ExpiredToken"), FaultKind.EXPIRED),
+            (s3_error(403, "AccessDenied"), FaultKind.REFUSED),
+            (s3_error(403, "SignatureDoesNotMatch"), FaultKind.REFUSED),
+            (status(403), FaultKind.REFUSED),
+            (s3_error(400, "InvalidRequest"), FaultKind.REJECTED),
+            (s3_error(404, "NoSuchBucket"), FaultKind.REJECTED),
+            (s3_error(411, "MissingContentLength"), FaultKind.REJECTED),
+            (s3_error(412, "PreconditionFailed"), FaultKind.REJECTED),
+            (Reply(302, headers={"Location": "http://127.0.0.1:1/"}), FaultKind.REJECTED),
+            (s3_error(400, "BadDigest"), FaultKind.INTEGRITY),
+        ],
+    )
+    def test_that_does_not_work_is_a_fault_of_its_kind(
+        self, client: UploadClient, far_side: FarSide, answer: Deviation, kind: FaultKind
+    ) -> None:
+        """As DESIGN.md section 7 groups them; the connection, or another, serves on."""
+        ticket = client.presign()
+        far_side.script = scripted((Step.PUT, 1, answer))
+        assert kind_of(lambda: put(client, ticket)) is kind
+        assert put(client, ticket).http_status == 200
+
+    def test_of_other_bytes_than_were_hashed_is_refused(
+        self, client: UploadClient, far_side: FarSide
+    ) -> None:
+        """Content-MD5 goes with the bytes: the store compares."""
+        ticket = client.presign()
+        assert kind_of(lambda: client.put(ticket, lambda: BODY, len(BODY), "0" * 32)) is FaultKind.INTEGRITY
+        assert far_side.objects == {}
+
+    def test_to_a_dead_url_is_not_sent(self, client: UploadClient, far_side: FarSide) -> None:
+        """It would be refused after all bytes went out."""
+        ticket = client.presign()
+        dead = Ticket(ticket.key, ticket.url, time.time() - 1)
+        assert kind_of(lambda: put(client, dead)) is FaultKind.EXPIRED
+        assert far_side.asked(Step.PUT) == []
+
+    def test_403_for_a_url_that_died_meanwhile_is_expired(self, opened: Open, far_side: FarSide) -> None:
+        """Whatever the store calls it."""
+        seconds = iter([0.0, 0.0, 0.0, 1000.0])
+        client = opened(clock=lambda: time.time() + next(seconds, 1000.0))
+        ticket = client.presign()
+        far_side.script = always(Step.PUT, s3_error(403, "AccessDenied"))
+        kinds = {kind_of(lambda: put(client, ticket)) for _ in range(2)}
+        assert FaultKind.EXPIRED in kinds
+
+    @pytest.mark.parametrize(
+        ("answer", "etag", "is_md5"),
+        [
+            (StoredAs(f'"{MD5}"'), MD5, True),
+            (StoredAs(MD5), MD5, True),
+            (StoredAs(f'"{MD5.upper()}"'), MD5.upper(), True),
+            (StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption": "AES256"}), MD5, True),
+            (StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption": "aws:kms"}), MD5, False),
+            (StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption": "aws:kms:dsse"}), MD5, False),
+            (
+                StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption-customer-algorithm": "AES256"}),
+                MD5,
+                False,
+            ),
+            (StoredAs(f'"{MD5}-2"'), f"{MD5}-2", False),
+            (StoredAs('"abc"'), "abc", False),
+            (StoredAs(f'W/"{MD5}"'), f'W/"{MD5}', False),
+            (StoredAs('""'), "", False),
+            (StoredAs(None), "", False),
+        ],
+    )
+    def test_knows_which_etag_is_a_digest(
+        self, client: UploadClient, far_side: FarSide, answer: StoredAs, etag: str, is_md5: bool
+    ) -> None:
+        """32 hex digits, unless keys of KMS or a customer made them; else it is recorded as it is."""
+        far_side.script = always(Step.PUT, answer)
+        assert put(client, client.presign()) == Stored(200, etag, is_md5)
+
+    def test_is_done_with_any_2xx(self, client: UploadClient, far_side: FarSide) -> None:
+        """Stores differ."""
+        for code in (200, 201, 202, 204):
+            far_side.script = always(Step.PUT, StoredAs(None, status=code))
+            assert put(client, client.presign()).http_status == code
+
+    def test_passes_on_what_the_body_raises(self, client: UploadClient, far_side: FarSide) -> None:
+        """A file that changes while it is sent; the next request is none the worse."""
+
+        def body() -> Iterator[bytes]:
+            yield BODY[:5]
+            raise Fault(FaultKind.CHANGED, "the file changed")
+
+        ticket = client.presign()
+        assert kind_of(lambda: client.put(ticket, body, len(BODY))) is FaultKind.CHANGED
+        assert put(client, ticket).http_status == 200
+        assert far_side.objects == {ticket.key: [BODY]}
+
+
+class TestSilence:
+    def test_is_a_network_fault(self, opened: Open, far_side: FarSide) -> None:
+        """Time-outs are for silence: the server has the request and says nothing."""
+        client = opened(silence_s=0.1)
+        released = threading.Event()
+
+        def script(_request: Request) -> None:
+            released.wait(5)
+
+        far_side.script = script
+        assert kind_of(client.presign) is FaultKind.NETWORK
+        released.set()
+
+    def test_does_not_bound_a_transfer_that_goes_on(self, opened: Open, far_side: FarSide) -> None:
+        """However long a large file takes."""
+        client = opened(silence_s=0.3)
+
+        def body() -> Iterator[bytes]:
+            for byte in BODY:
+                time.sleep(0.03)
+                yield bytes([byte])
+
+        ticket = client.presign()
+        assert client.put(ticket, body, len(BODY)).http_status == 200
+
+
+class TestTrust:
+    def test_in_a_bundle_that_is_none_is_a_usage_error(self, tmp_path: Path) -> None:
+        """Missing, or not PEM."""
+        text = tmp_path / "bundle.pem"
+        text.write_text("no certificate")
+        for path in (tmp_path / "missing.pem", text):
+            with pytest.raises(UsageError, match="DICOM_INGEST_CA_BUNDLE"):
+                trust(path)
+
+    def test_in_plain_http_behind_https_is_a_fault(self, opened: Open, far_side: FarSide) -> None:
+        """Of some kind, and not another exception."""
+        kind_of(opened(endpoint=far_side.url.replace("http:", "https:")).presign)
+
+
+class TestExpiry:
+    @pytest.mark.parametrize(
+        ("query", "end"),
+        [
+            ("X-Amz-Date=20240229T120000Z&X-Amz-Expires=900", 1709208900),
+            ("x-amz-expires=1&x-amz-date=19700101T000000Z", 1),
+            ("AWSAccessKeyId=x&Expires=1709208900&Signature=y", 1709208900),
+            ("X-Amz-Date=20240229T120000Z", float("inf")),
+            ("X-Amz-Date=yesterday&X-Amz-Expires=900", float("inf")),
+            ("X-Amz-Date=20240229T120000Z&X-Amz-Expires=soon", float("inf")),
+            ("Expires=Thu", float("inf")),
+            ("", float("inf")),
+        ],
+    )
+    def test_is_what_the_url_says(self, query: str, end: float) -> None:
+        """SigV4's two parameters, or the older one; without either the URL is tried until it is refused."""
+        assert expiry(httpx.URL(f"https://example.org/key?{query}")) == end
+
+    @given(st.text(), st.text())
+    def test_of_any_text_is_a_number(self, date: str, lifetime: str) -> None:
+        """A URL comes from outside: nothing in it makes a run fail, and none of it is 'not a number'."""
+        for query in ({"X-Amz-Date": date, "X-Amz-Expires": lifetime}, {"Expires": lifetime}):
+            url = httpx.URL("https://example.org/key", params=query)
+            assert expiry(url) == expiry(url)
+
+    @pytest.mark.parametrize("value", ["nan", "NaN", "-nan"])
+    def test_is_never_not_a_number(self, value: str) -> None:
+        """It would be neither alive nor dead."""
+        assert expiry(httpx.URL(f"https://example.org/key?Expires={value}")) == float("inf")
+
+
+class TestRedirect:
+    """The object store may name another host of its own, as S3 does for a bucket in another region."""
+
+    @pytest.fixture
+    def elsewhere(self) -> Iterator[FarSide]:
+        with FarSide() as elsewhere:
+            yield elsewhere
+
+    @staticmethod
+    def moved(code: int, to: FarSide) -> Callable[[Request], Deviation | None]:
+        def script(request: Request) -> Deviation | None:
+            url = json.loads(to.mint(Minted(key=request.key)).body)["url"]
+            return Reply(code, headers={"Location": url}) if request.step is Step.PUT else None
+
+        return script
+
+    @pytest.mark.parametrize("code", [307, 308])
+    def test_that_keeps_the_method_is_followed(
+        self, client: UploadClient, far_side: FarSide, elsewhere: FarSide, code: int
+    ) -> None:
+        """With the whole body, and without the bearer token."""
+        far_side.script = self.moved(code, elsewhere)
+        ticket = client.presign()
+        put(client, ticket)
+        assert elsewhere.bodies == {ticket.key: BODY}
+        assert far_side.objects == {}
+        assert all("Authorization" not in request.headers for request in elsewhere.asked(Step.PUT))
+
+    @pytest.mark.parametrize("code", [301, 302, 303])
+    def test_that_may_change_the_method_is_refused(
+        self, client: UploadClient, far_side: FarSide, elsewhere: FarSide, code: int
+    ) -> None:
+        far_side.script = self.moved(code, elsewhere)
+        assert kind_of(lambda: put(client, client.presign())) is FaultKind.REJECTED
+        assert elsewhere.requests == []
+
+    def test_to_a_host_that_is_not_allowed_is_refused(self, opened: Open, far_side: FarSide) -> None:
+        """The settings are wrong, or somebody in between is."""
+        client = opened(storage_hosts=["127.0.0.1"])
+        ticket = client.presign()
+        far_side.script = always(Step.PUT, Reply(307, headers={"Location": "https://elsewhere.example/key"}))
+        assert kind_of(lambda: put(client, ticket)) is FaultKind.SETTINGS
+
+    def test_to_a_name_that_cannot_be_one_is_the_files_own_trouble(
+        self, client: UploadClient, far_side: FarSide
+    ) -> None:
+        ticket = client.presign()
+        far_side.script = always(Step.PUT, Reply(307, headers={"Location": "https://xn--/key"}))
+        assert kind_of(lambda: put(client, ticket)) is FaultKind.REJECTED
+
+    def test_without_end_is_given_up(self, client: UploadClient, far_side: FarSide) -> None:
+        far_side.script = self.moved(307, far_side)
+        assert kind_of(lambda: put(client, client.presign())) is FaultKind.REJECTED
+        assert len(far_side.asked(Step.PUT)) == 4
+
+
+def test_a_host_name_that_cannot_be_one_is_wrong_settings() -> None:
+    connections = Connections(lambda _url: httpx.MockTransport(lambda _: httpx.Response(200)), Timeouts())
+    assert kind_of(lambda: connections.send("GET", "http://xn--/", {})) is FaultKind.SETTINGS
+
+
+class TestAnswer:
+    def test_that_drips_for_ever_is_a_network_fault(
+        self, opened: Open, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Never silent, and never at its end."""
+        monkeypatch.setattr("tasks.remote.http_pool.LONGEST_ANSWER_S", 0.0)
+        far_side.script = always(Step.PRESIGN, Reply(200, b"x" * 100))
+        assert kind_of(opened().presign) is FaultKind.NETWORK
+
+    def test_names_no_private_address_when_the_api_is_public(self, opened: Open) -> None:
+        """Or the API could make us send images to any machine of our own network."""
+        answer = json.dumps({"url": "https://10.0.0.7/bucket/key?X-Amz-Signature=x", "key": "key"}).encode()
+        transport = httpx.MockTransport(lambda _request: httpx.Response(200, stream=httpx.ByteStream(answer)))
+        connections = Connections(lambda _url: transport, Timeouts())
+        for endpoint, kind in (("https://api.example.org", FaultKind.SETTINGS), ("https://10.0.0.1", None)):
+            client = UploadClient(endpoint, StaticToken(TOKEN), connections)
+            found = kind_of(client.presign) if kind else client.presign().key
+            assert found == (kind or "key")

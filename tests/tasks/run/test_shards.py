@@ -1,0 +1,277 @@
+"""A manifest in shards: what many processes make of it together is what one run would have made."""
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.audit.check import audit
+from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
+from tasks.ledger.ledger import Begins, begins
+from tasks.report.directory import read_report
+from tasks.run.engine import Engine, ended_by, report_again
+from tasks.run.shards import Balance, Migration, run_id_for, shard_engine, weigh
+from tasks.settings import Settings
+from tasks.source.scan import survey
+from tasks.upload.uploader import Progress
+from tests.conftest import Dicom, NearSide, Row, padded
+from tests.databases import PostgreSQL
+from tests.far_side import Deviation, Step, always, scripted, status
+
+# What is the same in a report of one run and in one of shards (DESIGN.md, section 6) ...
+_OF_FILE = (
+    "study_no",
+    "file_no",
+    "study_dir",
+    "sop_instance_uid",
+    "study_instance_uid",
+    "size_bytes",
+    "sha256",
+)
+# ... but for which of some twins was stored.
+_OF_INSTANCE = ("sop_instance_uid", "status", "reason")
+
+
+@pytest.fixture
+def ledger(postgresql: PostgreSQL) -> str:
+    return postgresql.new_database()
+
+
+def migration(
+    near_side: NearSide, shards: int, balance: Balance = Balance.FILES, run_id: str = "m"
+) -> Migration:
+    return Migration(near_side.entries(), near_side.settings(), run_id, shards, balance, Progress())
+
+
+def of_shard(near_side: NearSide, number: int, run_id: str = "m") -> Settings:
+    return near_side.settings(report_dir=near_side.report_dir / "shards" / f"{number:04}", parallel=5)
+
+
+def engine(near_side: NearSide, number: int, run_id: str = "m") -> Engine:
+    return shard_engine(of_shard(near_side, number), run_id, number)
+
+
+def carry_out(the_engine: Engine) -> int:
+    def work() -> None:
+        for batch_no in the_engine.batches():
+            the_engine.upload(batch_no)
+
+    return the_engine.finish(ended_by(the_engine, work)).exit_code
+
+
+def die(the_engine: Engine) -> None:
+    """What a kill leaves: no sign of life any more, no lock, and neither an end nor a report."""
+    the_engine._uploader.drain()
+    the_engine._ledger.close()
+    the_engine._trail.close()
+    the_engine._client.close()
+
+
+def same(rows: Iterable[Row]) -> tuple[dict[str, list[str]], list[list[str]]]:
+    """Of the rows what does not depend on who was first."""
+    rows = list(rows)
+    files = {row["path"]: [row[name] for name in _OF_FILE] for row in rows}
+    return files, sorted([row[name] for name in _OF_INSTANCE] for row in rows)
+
+
+def plant(near_side: NearSide, dicom: Dicom) -> None:
+    """Five studies: twins and a conflict across them, an overlap, a file that is none."""
+    for study in range(5):
+        for number in range(8):
+            near_side.put(f"{study}/{number}", dicom(f"1.{study}.{number}"))
+    near_side.put("1/twin", dicom("1.0.0"))
+    near_side.put("4/twin", dicom("1.2.3"))
+    near_side.put("3/other", dicom("1.0.1", text="other"))
+    near_side.put("2/notes.txt", b"notes")
+    near_side.put("0/deep/x", dicom("1.9"))
+
+
+class TestMerged:
+    def test_is_what_a_single_run_writes(
+        self, near_side: NearSide, dicom: Dicom, postgresql: PostgreSQL, tmp_path: Path
+    ) -> None:
+        plant(near_side, dicom)
+        whole = migration(near_side, 3)
+        engines = [engine(near_side, number) for number in (1, 2, 3)]
+        threads = [threading.Thread(target=carry_out, args=(each,)) for each in engines]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        merged = near_side.told(whole.finish())
+        stored = {row["key"] for row in merged.rows.values() if row["status"] == "uploaded"}
+        assert stored == set(near_side.far_side.bodies), "each stored once"
+        assert merged.exit_code == 1
+        by_status = merged.summary.by_status
+        assert (by_status["uploaded"], by_status["duplicate"], by_status["conflict"]) == (41, 2, 1)
+        assert audit(near_side.report_dir, None).faults == []
+        assert len(merged.summary.unused_keys) == 1, "of the migration: a shard asks for no URL at its start"
+        assert merged.keys_told == near_side.far_side.keys_handed_out
+        near_side.run(report_dir=tmp_path / "single", ledger=postgresql.new_database())
+        assert same(merged.rows.values()) == same(read_report(tmp_path / "single"))
+        assert (near_side.report_dir / "studies.csv").read_text() == (
+            tmp_path / "single" / "studies.csv"
+        ).read_text()
+
+    def test_is_written_again_from_the_ledger(self, near_side: NearSide, dicom: Dicom) -> None:
+        plant(near_side, dicom)
+        whole = migration(near_side, 2)
+        for number in (1, 2):
+            carry_out(engine(near_side, number))
+        before = whole.finish()
+        (near_side.report_dir / "report.csv").unlink()
+        settings = near_side.settings()
+        again = report_again(near_side.report_dir, settings.ledger_at, settings.campaign)
+        assert again.by_status == before.by_status
+        assert again.run_id == "m"
+
+    def test_has_a_row_for_what_no_shard_came_to(self, near_side: NearSide, dicom: Dicom) -> None:
+        plant(near_side, dicom)
+        whole = migration(near_side, 5)
+        carry_out(engine(near_side, 1))
+        told = near_side.told(whole.finish())
+        assert told.exit_code == 3
+        assert list(told.statuses.values()).count("not_attempted/not_scanned") == 4
+        assert "shard 2 was not ended: run the same command to go on" in told.summary.problems
+
+
+class TestKilled:
+    def test_is_taken_up_where_it_was_left(self, near_side: NearSide, dicom: Dicom) -> None:
+        """Its keys and statuses are the run's own, not an earlier run's."""
+        plant(near_side, dicom)
+        near_side.options["dead_after"] = 2
+        whole = migration(near_side, 2)
+        carry_out(engine(near_side, 2))
+        killed = engine(near_side, 1)
+        for batch_no in killed.batches():
+            killed.upload(batch_no)
+        bodies = set(near_side.far_side.bodies)
+        with pytest.raises(UsageError, match="at work, or was killed less than 2 s ago"):
+            shard_engine(near_side.settings(report_dir=near_side.directory / "elsewhere"), "m", 1)
+        die(killed)
+        time.sleep(3.1)
+        carry_out(engine(near_side, 1))
+        told = near_side.told(whole.finish())
+        assert set(near_side.far_side.bodies) == bodies
+        assert told.summary.by_status["uploaded"] == len(bodies)
+        assert "already_uploaded" not in told.summary.by_status
+
+    def test_leaves_no_claim_behind(self, near_side: NearSide, dicom: Dicom) -> None:
+        """Not even one by a file that is gone by then: its twin would wait for ever."""
+        first = near_side.put("0/a", dicom("1.7"))
+        near_side.put("0/b", dicom("1.7"))
+        near_side.options["dead_after"] = 2
+        whole = migration(near_side, 1)
+        killed = engine(near_side, 1)
+        (batch_no,) = killed.batches()
+        ledger = killed._ledger
+        todo = next(ledger.todo(batch_no))
+        assert ledger.claim(todo, padded("1.7")).mine
+        die(killed)
+        first.unlink()
+        time.sleep(3.1)
+        carry_out(engine(near_side, 1))
+        assert near_side.told(whole.finish()).statuses == {"0/b": "uploaded"}
+
+
+class TestTriedAgain:
+    """Retried in the UI, a flow run has the name that it had."""
+
+    def test_one_that_was_cut_short_goes_on_with_its_shards(self, near_side: NearSide, dicom: Dicom) -> None:
+        plant(near_side, dicom)
+        settings = near_side.settings()
+        assert run_id_for("m", settings) == "m"
+        whole = migration(near_side, 2)
+        carry_out(engine(near_side, 1))
+        whole.finish(InterruptedRunError("Suspended."))
+        assert run_id_for("m", settings) == "m"
+        again = migration(near_side, 2)
+        assert [standing.facts is not None for standing in again.standings()] == [True, False]
+        carry_out(engine(near_side, 2))
+        assert not {"not_attempted", "already_uploaded"} & again.finish().by_status.keys()
+
+    def test_one_that_is_done_is_a_run_of_its_own(self, near_side: NearSide, dicom: Dicom) -> None:
+        """So that what failed is sent again: its shards are over."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 2)
+        for number in (1, 2):
+            carry_out(engine(near_side, number))
+        whole.finish()
+        assert run_id_for("m", near_side.settings()) != "m"
+
+
+class TestRunId:
+    def test_is_found_without_making_a_ledger(self, near_side: NearSide) -> None:
+        """Else the migration could not say that one begins."""
+        settings = near_side.settings()
+        assert run_id_for("m", settings) == "m"
+        assert begins(settings.ledger_at, settings.campaign) is Begins.LEDGER
+
+
+class TestRefused:
+    def test_without_a_ledger_for_all(self, near_side: NearSide, dicom: Dicom) -> None:
+        near_side.put("0/a", dicom("1.7"))
+        near_side.options["ledger"] = "ledger.sqlite"
+        with pytest.raises(UsageError, match="one database that all workers reach"):
+            migration(near_side, 1)
+
+    def test_when_credentials_are_and_leaves_nothing(self, near_side: NearSide, dicom: Dicom) -> None:
+        near_side.put("0/a", dicom("1.7"))
+        near_side.far_side.script = always(Step.PRESIGN, status(401))
+        with pytest.raises(CredentialsRefusedError):
+            migration(near_side, 1)
+        assert not near_side.report_dir.exists()
+
+    @pytest.mark.parametrize(("answer", "code"), [(status(401), 4), (status(404), 3)])
+    def test_when_a_shards_credentials_are_ends_with_its_exit_code(
+        self, near_side: NearSide, dicom: Dicom, answer: Deviation, code: int
+    ) -> None:
+        """Also when the migration itself is stopped because that one was."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 2)
+        near_side.far_side.script = always(Step.PRESIGN, answer)
+        assert [carry_out(engine(near_side, number)) for number in (1, 2)] == [code, code]
+        assert whole.finish(StoppedError("Shard 1 stopped early.")).exit_code == code
+
+    def test_a_shard_that_begins_while_the_platform_is_down_waits_for_it(
+        self, near_side: NearSide, dicom: Dicom
+    ) -> None:
+        """Its migration has asked at the start: from there on a run's own patience counts."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 1)
+        near_side.far_side.script = scripted(*((Step.PRESIGN, n, status(502)) for n in range(2, 8)))
+        assert carry_out(engine(near_side, 1)) == 1
+        assert whole.finish().by_status["uploaded"] == 41
+
+    def test_a_shard_that_nobody_made(self, near_side: NearSide, dicom: Dicom) -> None:
+        near_side.put("0/a", dicom("1.7"))
+        migration(near_side, 1)
+        with pytest.raises(UsageError, match="knows no such shard"):
+            engine(near_side, 2)
+
+    def test_a_migration_that_is_at_work(self, near_side: NearSide, dicom: Dicom) -> None:
+        near_side.put("0/a", dicom("1.7"))
+        migration(near_side, 1)
+        near_side.options["report_dir"] = near_side.directory / "elsewhere"
+        with pytest.raises(UsageError, match="at work already"):
+            migration(near_side, 1)
+
+
+def test_weighs_files_or_bytes(near_side: NearSide) -> None:
+    """A manifest that says how many there are is believed."""
+    near_side.put("0/a", b"12345")
+    near_side.put("1/a", b"1")
+    near_side.put("1/b", b"1")
+    entries = near_side.entries()
+    territory, progress = survey(entries), Progress()
+    assert weigh(entries, territory, Balance.FILES, progress) == {1: 1, 2: 2}
+    assert weigh(entries, territory, Balance.BYTES, progress) == {1: 5, 2: 2}
+    sized = [replace(entry, expected_bytes=70, expected_instances=2) for entry in entries]
+    assert weigh(sized, territory, Balance.BYTES, Progress()) == {1: 70, 2: 70}
+    assert weigh(sized, territory, Balance.FILES, Progress()) == {1: 2, 2: 2}
+    told = [replace(entry, expected_instances=7) for entry in entries]
+    assert weigh(told, territory, Balance.FILES, progress) == {1: 7, 2: 7}
+    assert progress.files_listed == 3 + 3 + 14
