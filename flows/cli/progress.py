@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flows.cli.help import FIRST_LINE_S, LINE_EVERY_S, say
 from flows.orchestration.background import running_beside
-from tasks.core.circuit_breaker import PlatformState, Step
+from tasks.core.platform_state import PlatformState, Step
 from tasks.core.words import counted, duration
 from tasks.upload.uploader import Progress
 

@@ -1,4 +1,4 @@
-"""One file one outcome, one study one result, one run one exit code: what a report says, and why."""
+"""One study one result, one run one exit code: what the rows of a report add up to, and why."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,52 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tasks.core.models import EXIT_ONE, OnConflict, Status, StudyEntry
+from tasks.core.models import EXIT_ONE, Status, StudyEntry
 from tasks.core.words import counted
 
 STORED: Final = frozenset({Status.UPLOADED, Status.ALREADY_UPLOADED, Status.DUPLICATE})
-
-
-class Verdict(StrEnum):
-    """What to do with a file whose SOP Instance UID is claimed."""
-
-    SEND = "send"
-    KEEP = "keep"
-    REPLACE = "replace"
-    WAIT = "wait"
-    DUPLICATE = "duplicate"
-    CONFLICT = "conflict"
-    SEND_TWIN = "send_twin"
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The ledger's claim on a SOP Instance UID, as the file asking for it sees it."""
-
-    mine: bool
-    stored_sha256: str  # empty: nothing is stored under this UID yet
-
-
-def judge(claim: Claim, sha256: str, on_conflict: OnConflict) -> Verdict:
-    """The verdict on a file with this digest.
-
-    | claim     | stored      | on_conflict | verdict   |                                                  |
-    | --------- | ----------- | ----------- | --------- | ------------------------------------------------ |
-    | mine      | nothing     | any         | SEND      |                                                  |
-    | mine      | same bytes  | any         | KEEP      | stored by this path before: nothing to send      |
-    | mine      | other bytes | any         | REPLACE   | sent; `uploaded`, reason `replaced`              |
-    | another's | nothing     | any         | WAIT      | until the claim settles                          |
-    | another's | same bytes  | any         | DUPLICATE |                                                  |
-    | another's | other bytes | report      | CONFLICT  | for a person                                     |
-    | another's | other bytes | upload      | SEND_TWIN | sent although the UID is stored with other bytes |
-    """
-    if not claim.stored_sha256:
-        return Verdict.SEND if claim.mine else Verdict.WAIT
-    if claim.stored_sha256 == sha256:
-        return Verdict.KEEP if claim.mine else Verdict.DUPLICATE
-    if claim.mine:
-        return Verdict.REPLACE
-    return Verdict.SEND_TWIN if on_conflict is OnConflict.UPLOAD else Verdict.CONFLICT
 
 
 class Completeness(StrEnum):
@@ -249,7 +207,7 @@ class _Distinct:
     Of no more than `HELD` it is known whether they were seen before; those beyond are not counted.
     """
 
-    SHOWN: Final = 20
+    LISTED: Final = 20
     HELD: Final = 10_000
 
     def __init__(self) -> None:
@@ -266,10 +224,10 @@ class _Distinct:
             self._overflows = True
 
     def __str__(self) -> str:
-        shown = sorted(self._values)[: self.SHOWN]
-        if more := len(self._values) - len(shown):
-            shown.append(f"and {'more than ' if self._overflows else ''}{more} more")
-        return ";".join(shown)
+        listed = sorted(self._values)[: self.LISTED]
+        if more := len(self._values) - len(listed):
+            listed.append(f"and {'more than ' if self._overflows else ''}{more} more")
+        return ";".join(listed)
 
 
 def not_stored(by_status: Mapping[str, int]) -> str:

@@ -7,7 +7,7 @@
     │   └── WrongSettingsError      a server's answer shows that a setting is wrong: UsageError at the start
     ├── CredentialsRefusedError 4   whoever refuses them, at the start (no report) or at any later moment
     ├── InterruptedRunError     130 Ctrl-C or SIGTERM
-    ├── InternalError           3   a defect, told without the text of the exception that it was
+    ├── InternalError           3   a defect, without the text of the exception that it was
     └── NotAllStoredError       1   a run that came to its end: what Prefect's failed state carries
 
     Fault                           one presign or PUT that did not work; `core/retry.py` says what follows,
@@ -54,13 +54,13 @@ class Problem:
 class ManifestError(UsageError):
     """A manifest refused whole. `problems` has every fault; the message shows the first few."""
 
-    SHOWN: Final = 20
+    LISTED: Final = 20
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = tuple(problems)
-        lines = [f"  {problem}" for problem in problems[: self.SHOWN]]
-        if len(problems) > self.SHOWN:
-            lines.append(f"  ... and {len(problems) - self.SHOWN} more")
+        lines = [f"  {problem}" for problem in problems[: self.LISTED]]
+        if len(problems) > self.LISTED:
+            lines.append(f"  ... and {len(problems) - self.LISTED} more")
         count = counted(len(problems), "fault")
         super().__init__("\n".join([f"The manifest was refused: {count}. Nothing was sent.", *lines]))
 
@@ -96,15 +96,15 @@ class InterruptedRunError(IngestError):
 
 
 class InternalError(IngestError):
-    """A defect of ours. Carries the type and place of the original exception, never its text."""
+    """A defect of ours. Carries the type and line of the original exception, never its text."""
 
     @classmethod
     def hiding(cls, error: BaseException) -> "InternalError":
         """Raise it `from None`: libraries quote paths and URLs in exceptions, and Prefect stores them."""
-        place = error.__traceback__
-        while place and place.tb_next:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_globals.get('__name__')}:{place.tb_lineno}" if place else "unknown place"
+        last = error.__traceback__
+        while last and last.tb_next:
+            last = last.tb_next
+        where = f"{last.tb_frame.f_globals.get('__name__')}:{last.tb_lineno}" if last else "unknown place"
         return cls(
             f"Unexpected {type(error).__name__} at {where}. What was stored is in the ledger: "
             "run the same command again, and report this as a defect if it comes back."

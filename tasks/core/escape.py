@@ -2,8 +2,8 @@ r"""The one escape for text that comes from outside: paths, keys, labels (report
 
 A byte that is not UTF-8, a control or formatting character and a leading formula character (= + - @) become
 `\xHH`, one for each UTF-8 byte; a backslash becomes `\\`. All else stays as it is, so most text is its own
-escape. `unescape` gives the exact text back, and leaves a lone backslash alone, so that whoever writes a
-manifest by hand need not know of this.
+escape. `unescape` gives the exact text back, and leaves a lone backslash alone, so that whoever types a
+manifest need not know of this.
 """
 
 import re

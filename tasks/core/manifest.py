@@ -1,7 +1,7 @@
 """What a manifest must be: rows of text go in; study entries, or every fault by row and column, come out.
 
 A cell is text; an empty one says nothing. Numbers arrive as they were written. What a fault says never quotes
-a cell, nor a column's name that is not one of `COLUMNS`: a file without a header has data in that place.
+a cell, nor a column's name that is not one of `COLUMNS`: a file without a header has data there.
 """
 
 import posixpath
@@ -38,8 +38,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """Where study directories are taken from, and must stay.
+class PathRules:
+    """What a relative study directory starts from, `root` or else `base`, and that it must stay in `root`.
 
     `base` is the manifest's folder; both are absolute. `real` resolves links; here it is text alone.
     """
@@ -49,13 +49,13 @@ class Ground:
     real: Callable[[str], str] = posixpath.normpath
 
 
-def check(columns: Sequence[str], rows: Iterable[Row | Problem], ground: Ground) -> list[StudyEntry]:
+def check(columns: Sequence[str], rows: Iterable[Row | Problem], rules: PathRules) -> list[StudyEntry]:
     """The entries of a manifest without a fault. `rows` may hold the faults that its reader found.
 
-    Rows count from 1 and a row's number becomes its `study_no`. A path's `..` is taken as text, as a shell
+    Rows count from 1 and a row's number becomes its `study_no`. A path's `..` is resolved as text, as a shell
     does. Raises ManifestError with every fault otherwise.
     """
-    checker = _Checker(columns, ground)
+    checker = _Checker(columns, rules)
     entries = [checker.entry(row) for row in rows]
     if not entries and not checker.problems:
         checker.fault(0, "", "it has no rows")
@@ -69,24 +69,24 @@ def is_uid(text: str) -> bool:
     return len(text) <= _MAX_UID_CHARS and _UID.fullmatch(text) is not None
 
 
-def shown(column: str, position: int) -> str:
+def column_label(column: str, position: int) -> str:
     """How a fault names a column; `position` counts from 1."""
     return column if column in COLUMNS else f"column {position}"
 
 
 class _FaultyCellError(Exception):
-    """What is wrong with the cell at hand, as a predicate: 'is empty'."""
+    """What is wrong with a cell, as a predicate: 'is empty'."""
 
 
 class _Checker:
     """Turns rows into entries one by one, and keeps what is wrong with them in `problems`."""
 
-    def __init__(self, columns: Sequence[str], ground: Ground) -> None:
+    def __init__(self, columns: Sequence[str], rules: PathRules) -> None:
         self.problems: list[Problem] = []
         self._names = frozenset(columns)
-        self._ground = ground
-        self._home = _normal(ground.root or ground.base)
-        self._real_root = None if ground.root is None else ground.real(self._home)
+        self._rules = rules
+        self._home = _normal(rules.root or rules.base)
+        self._real_root = None if rules.root is None else rules.real(self._home)
         self._first_rows: dict[str, int] = {}
         self._check_header(columns)
 
@@ -102,21 +102,21 @@ class _Checker:
         return StudyEntry(
             study_no=number,
             study_dir=self._study_dir(number, cells),
-            study_instance_uid=self._take(row, "study_instance_uid", _uid, ""),
-            expected_instances=self._take(row, "expected_instances", _count, None),
-            expected_bytes=self._take(row, "expected_bytes", _bytes, None),
-            priority=self._take(row, "priority", _whole, None) or 0,
-            label=self._take(row, "label", _label, ""),
-            extra=tuple((name, self._take(row, name, str, "")) for name in cells if name not in COLUMNS),
+            study_instance_uid=self._read(row, "study_instance_uid", _uid, ""),
+            expected_instances=self._read(row, "expected_instances", _count, None),
+            expected_bytes=self._read(row, "expected_bytes", _bytes, None),
+            priority=self._read(row, "priority", _whole, None) or 0,
+            label=self._read(row, "label", _label, ""),
+            extra=tuple((name, self._read(row, name, str, "")) for name in cells if name not in COLUMNS),
         )
 
-    def _take(self, row: Row, column: str, read: Callable[[str], T], otherwise: T) -> T:
+    def _read(self, row: Row, column: str, read: Callable[[str], T], otherwise: T) -> T:
         number, cells = row
         try:
             return read(_text(cells.get(column, "")))
         except _FaultyCellError as fault:
             position = list(cells).index(column) + 1 if column in cells else 0
-            self.fault(number, shown(column, position), str(fault))
+            self.fault(number, column_label(column, position), str(fault))
             return otherwise
 
     def _check_header(self, columns: Sequence[str]) -> None:
@@ -128,7 +128,7 @@ class _Checker:
         for position, name in enumerate(columns, 1):
             self._check_name(0, name, position)
             if name and name in columns[: position - 1]:
-                self.fault(0, shown(name, position), "the header has this column twice")
+                self.fault(0, column_label(name, position), "the header has this column twice")
 
     def _check_names(self, row: int, cells: Mapping[str, str]) -> None:
         """JSON Lines has no header: there, a name is first seen in its row."""
@@ -145,7 +145,7 @@ class _Checker:
     def _study_dir(self, number: int, cells: Mapping[str, str]) -> str:
         if "study_dir" not in self._names:
             return ""  # said once, of the header
-        return self._take((number, cells), "study_dir", partial(self._directory, number), "")
+        return self._read((number, cells), "study_dir", partial(self._directory, number), "")
 
     def _directory(self, number: int, text: str) -> str:
         if not text.strip():
@@ -164,7 +164,7 @@ class _Checker:
             return
         if not is_inside(path, self._home):
             raise _FaultyCellError("lies outside --root")
-        if not is_inside(self._ground.real(path), self._real_root):
+        if not is_inside(self._rules.real(path), self._real_root):
             raise _FaultyCellError("leads out of --root through a link")
 
 

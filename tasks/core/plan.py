@@ -35,7 +35,7 @@ class Rules:
 class Standing(StrEnum):
     """What is to be done about a listed file."""
 
-    SETTLED = "settled"  # it, or its twin, is stored, and neither size nor mtime changed since
+    SETTLED = "settled"  # stored, it or the file it duplicates; size and mtime are the same
     TOO_YOUNG = "too_young"
     TO_DO = "to_do"
 

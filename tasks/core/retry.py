@@ -1,4 +1,4 @@
-"""Retry or not: the one place that decides it. Pure; `tasks/upload/transfer.py` acts on it.
+"""Retry or not is decided here alone. Pure; `tasks/upload/transfer.py` acts on it.
 
 Source: DESIGN.md section 7; full jitter as in the AWS Builders' Library, "Timeouts, retries and backoff".
 """

@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tasks.audit.log import Trail
 from tasks.core.audit_chain import Event
-from tasks.core.completeness import Claim
+from tasks.core.duplicates import Claim
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tasks.core.errors import ManifestError, Problem, UsageError
-from tasks.core.manifest import Ground, Row, check, shown
+from tasks.core.manifest import PathRules, Row, check, column_label
 from tasks.core.models import StudyEntry
 from tasks.core.words import counted
 
@@ -34,20 +34,20 @@ _Table = tuple[Sequence[str], Iterable[Row | Problem]]  # columns, and rows numb
 
 
 def load_manifest(path: Path, root: Path | None = None) -> list[StudyEntry]:
-    """The study entries of a CSV, JSON Lines or Parquet file, told apart by its suffix.
+    """The study entries of a CSV, JSON Lines or Parquet file; its suffix says which.
 
-    Rows are counted without blank lines. With a root, relative study directories are taken from it and none
-    may leave it. Raises UsageError when it can't be opened, ManifestError with every fault of its content.
+    Rows are counted without blank lines. With a root, relative study directories start from it and none may
+    leave it. Raises UsageError when it can't be opened, ManifestError with every fault of its content.
     """
     read = for_suffix(READERS, path)
     if root is not None and not os.path.isdir(root):
         raise UsageError("--root is not a directory. Give the directory that holds all studies.")
     base_root = None if root is None else os.path.abspath(root)
-    ground = Ground(os.path.abspath(path.parent), base_root, os.path.realpath)
+    rules = PathRules(os.path.abspath(path.parent), base_root, os.path.realpath)
     try:
         with path.open("rb") as file:
             columns, rows = read(file)
-            return check(columns, rows, ground)
+            return check(columns, rows, rules)
     except OSError as error:
         raise UsageError(
             f"The manifest can't be read: {cause(error)}. Check its name and permissions."
@@ -176,7 +176,7 @@ def _json_row(number: int, line: str) -> Iterator[Row | Problem]:
         return
     cells = {name: _json_cell(value) for name, value in pairs}
     faults = [
-        Problem(number, shown(name, position), "holds a list or an object")
+        Problem(number, column_label(name, position), "holds a list or an object")
         for position, (name, cell) in enumerate(cells.items(), 1)
         if cell is None
     ]
@@ -228,7 +228,7 @@ def _oversized(metadata: "pa.parquet.FileMetaData") -> Iterator[Problem]:
 def _unreadable_types(schema: "pa.Schema") -> Iterator[Problem]:
     for position, column in enumerate(schema, 1):
         if not _is_plain(column.type):
-            yield Problem(0, shown(column.name, position), "the column holds neither text nor numbers")
+            yield Problem(0, column_label(column.name, position), "the column holds neither text nor numbers")
 
 
 def _is_plain(kind: "pa.DataType") -> bool:

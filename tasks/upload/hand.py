@@ -31,10 +31,10 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, Final, NoReturn, Protocol
 
-from tasks.core.circuit_breaker import PlatformState
-from tasks.core.completeness import Claim
+from tasks.core.duplicates import Claim
 from tasks.core.errors import IngestError, InternalError, StoppedError
 from tasks.core.models import Outcome, Todo
+from tasks.core.platform_state import PlatformState
 from tasks.settings import Settings
 from tasks.turn import waiting
 from tasks.upload.slots import Slots

@@ -14,8 +14,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Final
 
-from tasks.core.circuit_breaker import TRANSIENT, Breaker, PlatformState, Step, Throttle
+from tasks.core.circuit_breaker import TRANSIENT, CircuitBreaker
+from tasks.core.concurrency_limit import ConcurrencyLimit
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError
+from tasks.core.platform_state import PlatformState, Step
 from tasks.turn import waiting
 
 _SMOOTHING: Final = 0.1  # weight of the newest measurement in the moving averages
@@ -36,8 +38,8 @@ class Slots:
         self._lock = threading.Lock()
         self._place_free = threading.Condition(self._lock)
         self._slot_free = threading.Condition(self._lock)
-        self._throttle = Throttle(parallel)
-        self._breaker = Breaker(threshold=max(5, parallel))
+        self._throttle = ConcurrencyLimit(parallel)
+        self._breaker = CircuitBreaker(threshold=max(5, parallel))
         self._places = 0
         self._busy = 0
         self._waiting = 0  # for a slot
@@ -149,7 +151,7 @@ class Slots:
                 slots=self._throttle.most,
                 slots_in_use=self._busy,
                 slots_withheld=self._throttle.most - self._throttle.limit,
-                throttled_since=self._throttle.since,
+                throttled_since=self._throttle.throttled_since,
             )
             step = self._failing_step()
             return self._failing(state, step) if step else state
@@ -232,20 +234,20 @@ class Slots:
 
     def _learn_success(self, step: Step, took_s: float) -> None:
         was_open = self._breaker.is_open
-        self._breaker.success(step)
+        self._breaker.record_success(step)
         if was_open and not self._breaker.is_open:
             self._place_free.notify_all()
         usual_s = self._usual_s[step]
         self._usual_s[step] = took_s if not usual_s else usual_s + _SMOOTHING * (took_s - usual_s)
-        if step is Step.PUT and self._throttle.succeeded(took_s, usual_s):
+        if step is Step.PUT and self._throttle.record_success(took_s, usual_s):
             self._limit_changed()
 
     def _learn_from(self, fault: Fault, step: Step, file_id: int) -> None:
         now = self._clock()
         if fault.kind in TRANSIENT:
             self._last_status[step] = fault.http_status
-            self._breaker.fault(step, file_id, now, fault.retry_after_s)
-        if fault.kind is FaultKind.THROTTLED and self._throttle.refused(now):
+            self._breaker.record_fault(step, file_id, now, fault.retry_after_s)
+        if fault.kind is FaultKind.THROTTLED and self._throttle.record_throttling(now):
             self._limit_changed()
 
     def _limit_changed(self) -> None:

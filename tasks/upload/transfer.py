@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from tasks.core.circuit_breaker import TRANSIENT
-from tasks.core.completeness import Claim, Verdict, judge
+from tasks.core.duplicates import Claim, Verdict, judge
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
 from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tasks.core.circuit_breaker import PlatformState, joint_state
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError
 from tasks.core.models import EXIT_ONE, Status, Todo
+from tasks.core.platform_state import PlatformState, joint_state
 from tasks.core.words import counted
 from tasks.ledger.ledger import Ledger
 from tasks.settings import Settings

@@ -22,7 +22,7 @@ import pytest
 from rich.console import Console
 
 from flows.cli.progress import Sampler, Snapshot, _bar, _show_lines, sentence
-from tasks.core.circuit_breaker import PlatformState, Step
+from tasks.core.platform_state import PlatformState, Step
 from tasks.upload.uploader import Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
 from tests.far_side import Step as Asked

@@ -1,4 +1,4 @@
-"""What a claim means for a file, what a study's rows add up to, and what a run exits with."""
+"""What a study's rows add up to, and what a run exits with."""
 
 import pytest
 from hypothesis import given
@@ -6,22 +6,16 @@ from hypothesis import strategies as st
 
 from tasks.core.completeness import (
     STORED,
-    Claim,
     Completeness,
     StudyCounts,
     StudyResult,
     StudyTally,
-    Verdict,
     completeness,
     exit_code,
-    judge,
     not_stored,
     why_not_complete,
 )
-from tasks.core.models import EXIT_ONE, OnConflict, Reason, Status, StudyEntry
-
-SAME, OTHER, NOTHING = "aa", "bb", ""
-REPORT, UPLOAD = OnConflict.REPORT, OnConflict.UPLOAD
+from tasks.core.models import EXIT_ONE, Reason, Status, StudyEntry
 
 uids = st.sampled_from(["1.2", "1.10", "1.20", "1.3.4"])
 rows = st.lists(st.tuples(st.sampled_from(Status), uids, st.sampled_from(["2.1", "2.2"])), max_size=12)
@@ -41,31 +35,6 @@ def tally(
     for status, sop_instance_uid, study_instance_uid in lines:
         study.add(status, "", sop_instance_uid, study_instance_uid)
     return study.result()
-
-
-class TestJudge:
-    """The truth table of `judge`, line by line."""
-
-    @pytest.mark.parametrize(
-        ("mine", "stored", "on_conflict", "verdict"),
-        [
-            (True, NOTHING, REPORT, Verdict.SEND),
-            (True, NOTHING, UPLOAD, Verdict.SEND),
-            (True, SAME, REPORT, Verdict.KEEP),
-            (True, SAME, UPLOAD, Verdict.KEEP),
-            (True, OTHER, REPORT, Verdict.REPLACE),
-            (True, OTHER, UPLOAD, Verdict.REPLACE),
-            (False, NOTHING, REPORT, Verdict.WAIT),
-            (False, NOTHING, UPLOAD, Verdict.WAIT),
-            (False, SAME, REPORT, Verdict.DUPLICATE),
-            (False, SAME, UPLOAD, Verdict.DUPLICATE),
-            (False, OTHER, REPORT, Verdict.CONFLICT),
-            (False, OTHER, UPLOAD, Verdict.SEND_TWIN),
-        ],
-    )
-    def test_verdict(self, mine: bool, stored: str, on_conflict: OnConflict, verdict: Verdict) -> None:
-        """Whose claim it is, what is stored under it and the operator's choice decide; nothing else does."""
-        assert judge(Claim(mine, stored), SAME, on_conflict) is verdict
 
 
 COMPLETE, INCOMPLETE, NEITHER = Completeness

@@ -8,26 +8,26 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import ManifestError, Problem
 from tasks.core.escape import escape
-from tasks.core.manifest import COLUMNS, MAX_CELL_CHARS, Ground, check
+from tasks.core.manifest import COLUMNS, MAX_CELL_CHARS, PathRules, check
 from tasks.core.models import StudyEntry
 
 SECRET = "Doe^Jane"
 
 
-def entries(*rows: Mapping[str, str], ground: Ground | None = None) -> list[StudyEntry]:
+def entries(*rows: Mapping[str, str], rules: PathRules | None = None) -> list[StudyEntry]:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    return check(columns, list(enumerate(rows, 1)), ground or Ground("/archive"))
+    return check(columns, list(enumerate(rows, 1)), rules or PathRules("/archive"))
 
 
-def faults(*rows: Mapping[str, str], ground: Ground | None = None) -> list[tuple[int, str]]:
+def faults(*rows: Mapping[str, str], rules: PathRules | None = None) -> list[tuple[int, str]]:
     with pytest.raises(ManifestError) as refused:
-        entries(*rows, ground=ground)
+        entries(*rows, rules=rules)
     return [(problem.row, problem.column) for problem in refused.value.problems]
 
 
 def header_faults(columns: Sequence[str]) -> str:
     with pytest.raises(ManifestError) as refused:
-        check(columns, [], Ground("/archive"))
+        check(columns, [], PathRules("/archive"))
     return "\n".join(map(str, refused.value.problems))
 
 
@@ -82,7 +82,7 @@ class TestAManifestThatIsTaken:
 
     def test_takes_relative_directories_from_the_root_if_there_is_one(self) -> None:
         """The manifest's folder no longer matters then."""
-        assert entries({"study_dir": "a"}, ground=Ground("/lists", "/data/"))[0].study_dir == "/data/a"
+        assert entries({"study_dir": "a"}, rules=PathRules("/lists", "/data/"))[0].study_dir == "/data/a"
 
     @given(st.binary(min_size=1, max_size=30).filter(lambda name: not set(name) & {0, 0x2F}))
     def test_reads_back_every_file_name_that_was_written_escaped(self, name: bytes) -> None:
@@ -141,14 +141,14 @@ class TestARowIsRefused:
     @pytest.mark.parametrize("cell", ["/data2/a", "..", "a/../../data2", "/"])
     def test_with_a_directory_outside_the_root(self, cell: str) -> None:
         """A name that only starts like the root's is outside, too."""
-        assert faults({"study_dir": cell}, ground=Ground("/lists", "/data")) == [(1, "study_dir")]
+        assert faults({"study_dir": cell}, rules=PathRules("/lists", "/data")) == [(1, "study_dir")]
 
     def test_with_a_directory_that_links_out_of_the_root(self) -> None:
         """Links are resolved on both sides: a root that is a link itself is no fault."""
         links = {"/data": "/mnt/1", "/data/in": "/mnt/1/in", "/data/out": "/home/x"}
-        ground = Ground("/lists", "/data", links.__getitem__)
-        assert entries({"study_dir": "in"}, ground=ground)[0].study_dir == "/data/in"
-        assert faults({"study_dir": "out"}, ground=ground) == [(1, "study_dir")]
+        rules = PathRules("/lists", "/data", links.__getitem__)
+        assert entries({"study_dir": "in"}, rules=rules)[0].study_dir == "/data/in"
+        assert faults({"study_dir": "out"}, rules=rules) == [(1, "study_dir")]
 
     @pytest.mark.parametrize(
         "uid",
@@ -210,7 +210,7 @@ def test_every_fault_is_told_at_once_in_order_and_no_cell_is_quoted() -> None:
                 (3, {"study_dir": f"/{SECRET}", "study_instance_uid": SECRET, "expected_instances": SECRET}),
                 (4, {"study_dir": f"/{SECRET}"}),
             ],
-            Ground("/archive"),
+            PathRules("/archive"),
         )
     told = [(problem.row, problem.column) for problem in refused.value.problems]
     assert told == [

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.core.circuit_breaker import PlatformState
 from tasks.core.errors import InterruptedRunError
+from tasks.core.platform_state import PlatformState
 from tasks.run.engine import Engine
 from tasks.upload.slots import summed
 from tasks.upload.uploader import _Load, shares

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tasks.core.circuit_breaker import PlatformState, Step
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError
+from tasks.core.platform_state import PlatformState, Step
 from tasks.upload.slots import Slots
 
 

@@ -1,0 +1,48 @@
+"""Files with one SOP Instance UID: which is sent, which waits, which is a duplicate or a conflict. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tasks.core.models import OnConflict
+
+
+class Verdict(StrEnum):
+    """What to do with a file whose SOP Instance UID is claimed."""
+
+    SEND = "send"
+    KEEP = "keep"
+    REPLACE = "replace"
+    WAIT = "wait"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    SEND_ANYWAY = "send_anyway"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The ledger's claim on a SOP Instance UID, as the file asking for it sees it."""
+
+    mine: bool
+    stored_sha256: str  # empty: nothing is stored under this UID yet
+
+
+def judge(claim: Claim, sha256: str, on_conflict: OnConflict) -> Verdict:
+    """The verdict on a file with this digest.
+
+    | claim     | stored      | on_conflict | verdict   |                                                  |
+    | --------- | ----------- | ----------- | --------- | ------------------------------------------------ |
+    | mine      | nothing     | any         | SEND      |                                                  |
+    | mine      | same bytes  | any         | KEEP      | stored by this path before: nothing to send      |
+    | mine      | other bytes | any         | REPLACE   | sent; `uploaded`, reason `replaced`              |
+    | another's | nothing     | any         | WAIT      | until the claim settles                          |
+    | another's | same bytes  | any         | DUPLICATE |                                                  |
+    | another's | other bytes | report      | CONFLICT  | for a person                                     |
+    | another's | other bytes | upload      | SEND_ANYWAY | sent although the UID is stored with other bytes |
+    """
+    if not claim.stored_sha256:
+        return Verdict.SEND if claim.mine else Verdict.WAIT
+    if claim.stored_sha256 == sha256:
+        return Verdict.KEEP if claim.mine else Verdict.DUPLICATE
+    if claim.mine:
+        return Verdict.REPLACE
+    return Verdict.SEND_ANYWAY if on_conflict is OnConflict.UPLOAD else Verdict.CONFLICT

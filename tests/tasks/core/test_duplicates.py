@@ -1,0 +1,34 @@
+"""What a claim on a SOP Instance UID means for a file."""
+
+import pytest
+
+from tasks.core.duplicates import Claim, Verdict, judge
+from tasks.core.models import OnConflict
+
+SAME, OTHER, NOTHING = "aa", "bb", ""
+REPORT, UPLOAD = OnConflict.REPORT, OnConflict.UPLOAD
+
+
+class TestJudge:
+    """The truth table of `judge`, line by line."""
+
+    @pytest.mark.parametrize(
+        ("mine", "stored", "on_conflict", "verdict"),
+        [
+            (True, NOTHING, REPORT, Verdict.SEND),
+            (True, NOTHING, UPLOAD, Verdict.SEND),
+            (True, SAME, REPORT, Verdict.KEEP),
+            (True, SAME, UPLOAD, Verdict.KEEP),
+            (True, OTHER, REPORT, Verdict.REPLACE),
+            (True, OTHER, UPLOAD, Verdict.REPLACE),
+            (False, NOTHING, REPORT, Verdict.WAIT),
+            (False, NOTHING, UPLOAD, Verdict.WAIT),
+            (False, SAME, REPORT, Verdict.DUPLICATE),
+            (False, SAME, UPLOAD, Verdict.DUPLICATE),
+            (False, OTHER, REPORT, Verdict.CONFLICT),
+            (False, OTHER, UPLOAD, Verdict.SEND_ANYWAY),
+        ],
+    )
+    def test_verdict(self, mine: bool, stored: str, on_conflict: OnConflict, verdict: Verdict) -> None:
+        """Whose claim it is, what is stored under it and the operator's choice decide; nothing else does."""
+        assert judge(Claim(mine, stored), SAME, on_conflict) is verdict
