@@ -45,9 +45,10 @@ from tasks.core.errors import (
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.options import unknown_variables
 from tasks.core.words import counted
+from tasks.report.finished import is_finished
 from tasks.run.engine import BATCHES_IN_FLIGHT, LOOK_UP_S, Engine, ended_by, safe_errors
 from tasks.settings import Options, Settings, load
-from tasks.source.manifest_folder import is_finished, manifests_at
+from tasks.source.manifest_folder import manifests_at
 from tasks.source.manifest_reader import load_manifest
 
 if TYPE_CHECKING:
