@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tasks.core.models import StudyEntry, Summary
     from tasks.ledger.ledger import Begins
     from tasks.settings import Settings
-    from tasks.source.scan import Territory
+    from tasks.source.scan import Ownership
 
 
 def _version() -> str:
@@ -347,7 +347,7 @@ def _require_workers(settings: "Settings") -> None:
         )
 
 
-def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Territory], Iterator[Any]]]":
+def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Ownership], Iterator[Any]]]":
     """A directory as a study entry; a file as one in its directory, of which it is all."""
     from tasks.core.errors import UsageError
     from tasks.core.models import StudyEntry

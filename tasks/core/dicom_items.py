@@ -41,9 +41,7 @@ class Ending(Enum):
     """How a value of undefined length ended."""
 
     WHOLE = auto()  # with its delimiter
-    OPEN = (
-        auto()
-    )  # the file ends, or its zero padding starts, after a whole item: only the delimiter is missing
+    OPEN = auto()  # after a whole item the file ends or its zero padding starts: no delimiter, all else
     CUT = auto()  # the file ends within an item
     LOST = auto()  # neither an item nor a delimiter where one must stand, too deep, or over the limit
 
@@ -68,9 +66,7 @@ def skip_items(read_at: ReadAt, start: int, size_bytes: int, encoding: Encoding,
     Inner delimiters may be missing where the next tag shows it, and an odd fragment may be padded by a byte
     that is not counted. An item within an explicit data set may be implicit (PS3.5 6.2.2).
     """
-    levels = [
-        encoding.explicit_vr
-    ]  # sequence, item, sequence, ...: whether the elements in it have explicit VRs
+    levels = [encoding.explicit_vr]  # of sequence, item, sequence, ...: whether it holds explicit VRs
     at = start
     for walked in range(limit):
         head = read_at(at, 16)

@@ -43,7 +43,7 @@ from tasks.ledger.ledger import Begins, Ledger, begins
 from tasks.report.directory import REPORT_CSV, write_report
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer, open_trail
 from tasks.settings import Settings
-from tasks.source.scan import Territory, survey, walk_study
+from tasks.source.scan import Ownership, survey, walk_study
 from tasks.upload.assembly import carrier, connect
 from tasks.upload.slots import Slots
 from tasks.upload.uploader import Progress, Uploader
@@ -58,7 +58,7 @@ BATCHES_IN_FLIGHT: Final = 3  # so that no slot waits at a batch's edge
 # begins interrupts nothing, and is heeded only when the thread runs again.
 LOOK_UP_S: Final = 0.5
 _ENROLLED_AT_ONCE: Final = 1000
-Scan: TypeAlias = Callable[[StudyEntry, Territory], Iterator[Listed | Unwalked]]
+Scan: TypeAlias = Callable[[StudyEntry, Ownership], Iterator[Listed | Unwalked]]
 Watch: TypeAlias = Callable[[Progress], AbstractContextManager[object]]
 _MAX_PROBLEMS: Final = 20
 
@@ -110,7 +110,7 @@ class Engine:
         self._entries = sorted(ours, key=lambda entry: (-entry.priority, entry.study_no))
         self._started_ns = time.time_ns()
         self._stopping = threading.Event()
-        self._territory: Territory = survey(entries, settings.root or None)
+        self._territory: Ownership = survey(entries, settings.root or None)
         self._rules = _rules(settings, self._started_ns)
         self._began = time.monotonic()
         with ExitStack() as undo:
@@ -335,7 +335,7 @@ def account_for_all(ledger: Ledger, ledger_at: str | Path) -> None:
             each.enrol_unscanned()
 
 
-def problems_of(territory: Territory) -> list[str]:
+def problems_of(territory: Ownership) -> list[str]:
     """What is odd about a manifest's directories, for the summary."""
     overlaps = territory.overlaps
     told = [

@@ -23,7 +23,7 @@ from tasks.ledger.ledger import Begins, Ledger, ShardStanding, begins, shard_run
 from tasks.run.engine import Engine, account_for_all, keep_unused, open_records, problems_of, write
 from tasks.run.preflight import first_answer
 from tasks.settings import Settings
-from tasks.source.scan import Territory, survey, walk_study
+from tasks.source.scan import Ownership, survey, walk_study
 from tasks.upload.assembly import connect
 from tasks.upload.slots import summed
 from tasks.upload.uploader import COUNTERS, Progress
@@ -160,7 +160,7 @@ def shard_engine(settings: Settings, migration: str, shard_no: int) -> Engine:
 
 
 def weigh(
-    entries: Sequence[StudyEntry], territory: Territory, balance: Balance, progress: Progress
+    entries: Sequence[StudyEntry], territory: Ownership, balance: Balance, progress: Progress
 ) -> dict[int, int]:
     """study_no to files or bytes. What the manifest tells is believed; other studies are listed."""
     weights = {}

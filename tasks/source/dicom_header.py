@@ -197,7 +197,7 @@ def _encoding(head: bytes, transfer_syntax_uid: str) -> Encoding:
 
 
 class _Walk:
-    """A file gone through element by element: what identifies it, and what is wrong with it."""
+    """Reads a file element by element: what identifies it, and what is wrong with it."""
 
     def __init__(self, file: BinaryIO, size_bytes: int, start: int) -> None:
         self.file = file
@@ -291,7 +291,7 @@ class _Walk:
         return True
 
     def _is_trailer(self, tag: int, vr: str | None) -> bool:
-        """Whether an element may follow the pixel data: one that can be told from padding and garbage."""
+        """Whether an element may follow the pixel data: one that is clearly neither padding nor garbage."""
         if tag in _TRAILERS:
             return True
         if tag <= self._last_tag:

@@ -25,16 +25,16 @@ from tasks.core.manifest import is_uid
 from tasks.core.models import Header, Reason, Rejected, Status, StudyEntry, Unwalked
 from tasks.source.dicom_header import examine
 from tasks.source.file_content import MAX_PUT_BYTES
-from tasks.source.scan import Territory, walk_study
+from tasks.source.scan import Ownership, walk_study
 from tasks.turn import computing, waiting
 
 # Files a second where each is there after 10 ms: one reader 77, 8 of them 660, 16 of them 1,100.
 _READERS: Final = 16
 _AHEAD: Final = 64  # files, and ends of studies, that are asked for and not counted yet
 _HEAD_BYTES: Final = 1 << 15
-_LOOK_UP_S: Final = 0.5  # a signal is heeded at the latest then: see tasks/run/engine.py
-_STUDY_NO: Final = 2  # of the directory at hand; 1 owns what is not its own
-_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not hold us up
+_LOOK_UP_S: Final = 0.5  # Ctrl-C ends the wait at the latest then: see tasks/run/engine.py
+_STUDY_NO: Final = 2  # of the directory in question; 1 owns what is not its own
+_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO would wait for its writer
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Expected:
 
 @dataclass(slots=True)
 class Counts:
-    """How far a scan is, for whoever shows it, and in the end what it found."""
+    """How far a scan is, for a display of its progress, and in the end what it found."""
 
     study_dirs: int = 0  # found
     finding: bool = True
@@ -207,7 +207,7 @@ def _parts(
 ) -> Iterator["_Reply | Unwalked | StudyDir"]:
     """Of each file the answer to be, of what can't be walked the row; after a study's last one the study."""
     for study_dir in study_dirs:
-        for row in walk_study(StudyEntry(_STUDY_NO, study_dir.path), _territory(study_dir, real_roots)):
+        for row in walk_study(StudyEntry(_STUDY_NO, study_dir.path), _ownership(study_dir, real_roots)):
             if isinstance(row, Unwalked):
                 yield row
             elif not is_own(row.path):
@@ -215,12 +215,12 @@ def _parts(
         yield study_dir
 
 
-def _territory(study_dir: StudyDir, real_roots: Sequence[str]) -> Territory:
-    """The whole manifest's, as far as one directory's walk asks for it, without having the others at hand."""
+def _ownership(study_dir: StudyDir, real_roots: Sequence[str]) -> Ownership:
+    """What `survey` would find of the whole manifest, as far as one directory's walk asks for it."""
     real = os.path.realpath(os.fsencode(study_dir.path))
     owners = dict.fromkeys(map(os.fsencode, real_roots), _STUDY_NO + 1)  # below which others' rows are
     owners |= dict.fromkeys(() if study_dir.is_whole else _subdirs(real), _STUDY_NO - 1)
-    return Territory({_STUDY_NO: real}, owners | {real: _STUDY_NO}, frozenset(), {}, None)
+    return Ownership({_STUDY_NO: real}, owners | {real: _STUDY_NO}, frozenset(), {}, None)
 
 
 def _subdirs(directory: bytes) -> list[bytes]:
@@ -243,7 +243,7 @@ def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
 
 @contextmanager
 def _readers(look: Look) -> Iterator[Callable[[str], _Reply]]:
-    """Asks threads to look at a file. They are daemons: one that a dead share holds up keeps no process."""
+    """Asks threads to look at a file. Daemons: one that waits for a dead share must not keep the process."""
     asked: SimpleQueue[tuple[str, _Reply] | None] = SimpleQueue()
 
     def ask(path: str) -> _Reply:

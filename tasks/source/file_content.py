@@ -31,11 +31,11 @@ class Content(Protocol):
     digests: Digests | None  # None until it is known: a streamed file before its first pass
 
     def body(self) -> bytes | Iterator[bytes]:
-        """The bytes, for one PUT; an iterator hashes as it goes and raises Fault when the file changed."""
+        """The bytes for one PUT. An iterator hashes as it goes, and raises Fault when the file changed."""
         ...
 
-    def hashed(self) -> Digests:
-        """The digests, from a pass of its own where no PUT has made them yet."""
+    def compute_digests(self) -> Digests:
+        """The digests. Reads the file for them when no PUT has yet."""
         ...
 
 
@@ -53,7 +53,7 @@ class Held:
         """The very bytes that were hashed."""
         return self._data
 
-    def hashed(self) -> Digests:
+    def compute_digests(self) -> Digests:
         """Known from the start."""
         assert self.digests is not None
         return self.digests
@@ -85,7 +85,7 @@ class Streamed:
                 self.digests = Digests(sha256.hexdigest(), md5.hexdigest())
             yield chunk
 
-    def hashed(self) -> Digests:
+    def compute_digests(self) -> Digests:
         """Reads the whole file when no PUT has done so yet."""
         if self.digests is None:
             with waiting():
@@ -108,32 +108,33 @@ class Budget:
 
     @contextmanager
     def room_for(self, size_bytes: int) -> Iterator[None]:
-        """Waits until there is room; a streamed file takes one chunk's."""
-        taken = size_bytes if size_bytes <= HELD_BYTES else _CHUNK_BYTES
+        """Waits for room for the file, for one chunk if it is streamed; keeps it while the block lasts."""
+        reserved = size_bytes if size_bytes <= HELD_BYTES else _CHUNK_BYTES
         with self._changed:
-            while self._free < taken:
+            while self._free < reserved:
                 self._changed.wait()
-            self._free -= taken
+            self._free -= reserved
         try:
             yield
         finally:
             with self._changed:
-                self._free += taken
+                self._free += reserved
                 self._changed.notify_all()
 
 
 @contextmanager
-def opened(path: str, budget: Budget) -> Iterator[Content | Rejected]:
+def open_content(path: str, budget: Budget) -> Iterator[Content | Rejected]:
     """The file's content, ready to be sent, or why it is not to be. The path may be gone or not be a file."""
     with ExitStack() as stack:
         with waiting():  # for the disk, and for room
-            content = _opened(path, budget, stack)
+            content = _open(path, budget, stack)
         yield content
 
 
-def _opened(path: str, budget: Budget, stack: ExitStack) -> Content | Rejected:
+def _open(path: str, budget: Budget, stack: ExitStack) -> Content | Rejected:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not hold us up
+        # O_NONBLOCK: opening a FIFO would wait for its writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         stack.callback(os.close, descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -149,7 +150,7 @@ def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Re
     for _ in range(_READS):
         if status.st_size > MAX_PUT_BYTES:
             return Rejected(Status.TOO_LARGE, Reason.NONE, size_bytes=status.st_size)
-        read = _streamed if status.st_size > HELD_BYTES else _held
+        read = _stream if status.st_size > HELD_BYTES else _hold
         content = read(descriptor, name, status)
         before, status = status, os.fstat(descriptor)
         if content is not None and (before.st_size, before.st_mtime_ns) == (
@@ -160,7 +161,7 @@ def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Re
     return Rejected(Status.CHANGED, Reason.NONE)
 
 
-def _held(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected | None:
+def _hold(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected | None:
     data = _read(descriptor, status.st_size)
     if len(data) != status.st_size:
         return None
@@ -168,7 +169,7 @@ def _held(descriptor: int, name: str, status: os.stat_result) -> Content | Rejec
     return found if isinstance(found, Rejected) else Held(data, found, status.st_mtime_ns)
 
 
-def _streamed(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
+def _stream(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
     os.lseek(descriptor, 0, os.SEEK_SET)
     file = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - buffered for the header
     found = examine(file, status.st_size, name)

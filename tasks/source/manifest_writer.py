@@ -23,7 +23,7 @@ from tasks.core.models import Rejected
 from tasks.source.expected_instances import Counts, Expected, StudyDir, expectations, look_at
 from tasks.source.manifest_reader import PARQUET_BATCH_ROWS, cause, for_suffix
 
-_FILES_PROBED: Final = 8  # in a directory, until one tells its Study Instance UID
+_FILES_PROBED: Final = 8  # in a directory, until one has a Study Instance UID
 _FOUND: Final = ("study_dir",)
 _SCANNED: Final = (*_FOUND, "study_instance_uid", "expected_instances", "expected_bytes")
 _NUMBERS: Final = frozenset({"expected_instances", "expected_bytes"})
@@ -35,9 +35,9 @@ Cells: TypeAlias = tuple[str | int, ...]  # of a row, in the order of its column
 def write_manifest(roots: Sequence[Path], out: Path, watch: Watch = nullcontext) -> Counts:
     """Writes one row per study directory found under the roots, in path order, and counts them.
 
-    `watch` may show the counts meanwhile.
+    `watch` may display the counts meanwhile.
 
-    What is a study directory, told from one DICOM header per directory:
+    What is a study directory, by one DICOM header per directory:
     - a directory that holds files is one: a study, or a series of its own;
     - but where directories of one Study Instance UID, and none of another, lie in a directory, that one is;
     - and files beside directories of several studies make their directory one too. It comes after those, so
@@ -62,7 +62,7 @@ def scan_manifest(roots: Sequence[Path], out: Path, watch: Watch = nullcontext) 
     """
 
     def rows(finder: _Finder, counts: Counts, spool: Path) -> Generator[Cells, None, None]:
-        with _spooled(finder.study_dirs(counts), spool) as study_dirs:
+        with _spool(finder.study_dirs(counts), spool) as study_dirs:
             counts.finding = False
             for found, expected in expectations(study_dirs, finder.real_roots, finder.is_own, counts):
                 yield _cells(found, expected)
@@ -98,7 +98,7 @@ def _cells(found: StudyDir, expected: Expected) -> Cells:
 
 
 @contextmanager
-def _spooled(study_dirs: Iterator[StudyDir], spool: Path) -> Iterator[Iterator[StudyDir]]:
+def _spool(study_dirs: Iterator[StudyDir], spool: Path) -> Iterator[Iterator[StudyDir]]:
     """The same study directories once all are known, from a file: memory should not hold them all."""
     try:
         with open(spool, "x+b", opener=_private) as file:
@@ -188,7 +188,7 @@ class _Finder:
 
 
 def _settle(branch: _Branch, above: list[_Branch]) -> Iterator[StudyDir]:
-    """Hands what a finished directory amounts to to the one above, and yields what is a row for sure.
+    """Adds what a finished directory amounts to to the one above, and yields what is a row for sure.
 
     Below a directory of several studies, all that holds files is a row: it has only its own files itself.
     """
@@ -198,14 +198,14 @@ def _settle(branch: _Branch, above: list[_Branch]) -> Iterator[StudyDir]:
             yield StudyDir(branch.path, is_whole=False)
     elif found is None:
         if branch.waiting:
-            yield from _let_go([*above, branch])
+            yield from _release([*above, branch])
     elif not above:
         yield StudyDir(found.path, is_whole=True)
     else:
         parent = above[-1]
         parent.waiting.append(found)
         if parent.is_several or (found.uid and parent.uid and found.uid != parent.uid):
-            yield from _let_go(above)
+            yield from _release(above)
         parent.uid = parent.uid or found.uid
 
 
@@ -215,8 +215,8 @@ def _as_one(branch: _Branch) -> _Found | None:
     return branch.waiting[0] if len(branch.waiting) == 1 else None
 
 
-def _let_go(branches: Iterable[_Branch]) -> Iterator[StudyDir]:
-    """Where several studies lie in one directory, so they do in all above: nothing waits there any more."""
+def _release(branches: Iterable[_Branch]) -> Iterator[StudyDir]:
+    """What waits in these becomes rows: several studies in one directory are several in all above it, too."""
     for branch in branches:
         yield from (StudyDir(found.path, is_whole=True) for found in branch.waiting)
         branch.waiting.clear()
@@ -249,7 +249,7 @@ def _study_instance_uid(path: str) -> str:
 
 @contextmanager
 def _replacing(out: Path) -> Iterator[BinaryIO]:
-    """A file of mode 0600 that takes the place of `out` at the end, whole and on the disk, or not at all."""
+    """A file of mode 0600 that replaces `out` at the end, whole and on the disk, or not at all."""
     temporary = out.with_name(f".{out.name}.{token_hex(4)}.tmp")
     try:
         with open(temporary, "xb", opener=_private) as file:

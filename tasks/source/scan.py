@@ -2,7 +2,7 @@
 
 Paths are bytes in here, as the operating system has them, so that order and comparison are bytewise; rows
 carry text (PEP 383). Beside a path as the manifest gives it, the walk keeps the real one, with all links
-resolved: the real one says whose a directory is, the given one goes into the rows.
+resolved: the real one says which entry owns a directory, the given one goes into the rows.
 """
 
 # pathlib has no paths of bytes:
@@ -33,12 +33,13 @@ _LINK: Final = b"\0"
 _DIRECTORY_LINK: Final = b"/\0"
 _MARKS: Final = b"/\0"
 
-_Find = tuple[bytes, os.stat_result | Reason]  # a row to be: a path, and its file's stat or why there is none
+# A row to be: a path, and its file's stat or why there is none.
+_Found = tuple[bytes, os.stat_result | Reason]
 
 
 @dataclass(frozen=True, slots=True)
-class Territory:
-    """Whose each directory is, when study directories lie in one another: the first entry's that holds it."""
+class Ownership:
+    """Which entry owns a directory when study directories lie in one another: the first that holds it."""
 
     real_dirs: Mapping[int, bytes]  # study_no -> its real directory
     owners: Mapping[bytes, int]  # real directory -> study_no of the first entry there
@@ -48,15 +49,15 @@ class Territory:
 
     def covers(self, real: bytes) -> bool:
         """Whether some entry's walk comes to this real path without following a link."""
-        return any(place in self.owners for place in _upwards(real))
+        return any(directory in self.owners for directory in _upwards(real))
 
     def admits(self, real: bytes) -> bool:
         """Whether a link may lead there: into the root, or without one into any study directory."""
         return self.covers(real) if self.real_root is None else _is_inside(real, self.real_root)
 
 
-def survey(entries: Sequence[StudyEntry], root: Path | str | None = None) -> Territory:
-    """Resolves the links of all study directories, and settles once for the whole manifest whose each is."""
+def survey(entries: Sequence[StudyEntry], root: Path | str | None = None) -> Ownership:
+    """Resolves the links of all study directories, and decides which entry of the manifest owns which."""
     real_root = None if root is None else os.path.realpath(os.fsencode(root))
     real_dirs = {entry.study_no: os.path.realpath(os.fsencode(entry.study_dir)) for entry in entries}
     owners: dict[bytes, int] = {}
@@ -64,11 +65,11 @@ def survey(entries: Sequence[StudyEntry], root: Path | str | None = None) -> Ter
         if real_root is None or _is_inside(real, real_root):  # an entry outside the root is not walked
             owners.setdefault(real, study_no)
     absorbed, overlaps = _overlaps(real_dirs, owners)
-    return Territory(real_dirs, owners, absorbed, overlaps, real_root)
+    return Ownership(real_dirs, owners, absorbed, overlaps, real_root)
 
 
-def walk_study(entry: StudyEntry, territory: Territory) -> Iterator[Listed | Unwalked]:
-    """The rows of one study, lazily, in the order of whole paths taken as bytes.
+def walk_study(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unwalked]:
+    """The rows of one study, lazily, in the order of whole paths as bytes.
 
     One row for each regular file that no earlier entry owns, and for each directory or link that can't be
     walked (a directory stands where its files would). Of links, one into some study directory has no row, for
@@ -76,7 +77,7 @@ def walk_study(entry: StudyEntry, territory: Territory) -> Iterator[Listed | Unw
     study; every other gets a row that says why, and so does a link to a directory that holds it.
     FIFOs, sockets and devices are passed over. Depth is bounded by the system's longest path.
     """
-    for file_no, (path, found) in enumerate(_finds(entry, territory), 1):
+    for file_no, (path, found) in enumerate(_rows(entry, ownership), 1):
         text = os.fsdecode(path)
         if isinstance(found, Reason):
             status = Status.MISSING if found in _MISSING else Status.UNREADABLE
@@ -85,11 +86,11 @@ def walk_study(entry: StudyEntry, territory: Territory) -> Iterator[Listed | Unw
             yield Listed(entry.study_no, file_no, text, found.st_size, found.st_mtime_ns)
 
 
-def just_file(path: Path) -> Callable[[StudyEntry, Territory], Iterator[Listed | Unwalked]]:
-    """A walk that finds this one file, in place of all of its directory."""
+def just_file(path: Path) -> Callable[[StudyEntry, Ownership], Iterator[Listed | Unwalked]]:
+    """A walk that finds this one file, and nothing else of its directory."""
 
-    def walk(entry: StudyEntry, territory: Territory) -> Iterator[Listed | Unwalked]:
-        del territory
+    def walk(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unwalked]:
+        del ownership
         try:
             found = path.stat()
         except OSError as error:
@@ -100,20 +101,20 @@ def just_file(path: Path) -> Callable[[StudyEntry, Territory], Iterator[Listed |
     return walk
 
 
-def _finds(entry: StudyEntry, territory: Territory) -> Iterator[_Find]:
+def _rows(entry: StudyEntry, ownership: Ownership) -> Iterator[_Found]:
     path = os.fsencode(entry.study_dir)
-    real = territory.real_dirs[entry.study_no]
+    real = ownership.real_dirs[entry.study_no]
     trouble = _trouble_at(path)
     if trouble in _MISSING:
         yield path, trouble
-    elif entry.study_no in territory.absorbed:
+    elif entry.study_no in ownership.absorbed:
         return
     elif trouble:
         yield path, trouble
-    elif territory.real_root is not None and not _is_inside(real, territory.real_root):
+    elif ownership.real_root is not None and not _is_inside(real, ownership.real_root):
         yield path, Reason.LINK_OUTSIDE_ROOT
     else:
-        yield from _Walk(entry.study_no, territory).finds(_Place(path, real))
+        yield from _Walk(entry.study_no, ownership).found_in(_Dir(path, real))
 
 
 def _trouble_at(study_dir: bytes) -> Reason:
@@ -125,88 +126,88 @@ def _trouble_at(study_dir: bytes) -> Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A directory on the way. `abroad`: reached through a link, outside of every study directory."""
+class _Dir:
+    """A directory that the walk enters. `is_linked`: by a link, outside of every study directory."""
 
     path: bytes
     real: bytes
-    abroad: bool = False
+    is_linked: bool = False
 
 
-_Level = tuple[_Place, list[bytes]]  # a directory and its marked names still to come, last first
+_Level = tuple[_Dir, list[bytes]]  # a directory and its marked names still to come, last first
 
 
 class _Walk:
     """The walk of one study. Without recursion: the tree may be deeper than Python's stack."""
 
-    def __init__(self, study_no: int, territory: Territory) -> None:
+    def __init__(self, study_no: int, ownership: Ownership) -> None:
         self._study_no = study_no
-        self._territory = territory
-        self._followed: set[bytes] = set()  # real targets of the links that this walk took
+        self._ownership = ownership
+        self._followed: set[bytes] = set()  # real targets of the links that this walk has followed
 
-    def finds(self, top: _Place) -> Iterator[_Find]:
-        """Every find in `top`; the names of a directory are held while the walk is in it."""
+    def found_in(self, top: _Dir) -> Iterator[_Found]:
+        """Everything in `top` that makes a row. A directory's names are held while the walk is in it."""
         stack: list[_Level] = []
         yield from _enter(top, stack)
         while stack:
-            place, names = stack[-1]
+            directory, names = stack[-1]
             if not names:
                 stack.pop()
                 continue
             name = names.pop()
-            path = _join(place.path, name.rstrip(_MARKS))
-            found = self._look_at(name, path, place)
-            if isinstance(found, _Place):
+            path = _join(directory.path, name.rstrip(_MARKS))
+            found = self._look_at(name, path, directory)
+            if isinstance(found, _Dir):
                 yield from _enter(found, stack)
             elif found is not None:
                 yield path, found
 
-    def _look_at(self, name: bytes, path: bytes, parent: _Place) -> _Place | os.stat_result | Reason | None:
+    def _look_at(self, name: bytes, path: bytes, parent: _Dir) -> _Dir | os.stat_result | Reason | None:
         """A directory to go on with, a file, a reason why neither, or None: it has no row here."""
         if name.endswith(_LINK):
             return self._link(path, parent)
         if name.endswith(_DIRECTORY):
             return self._directory(path, parent)
-        if parent.abroad and _join(parent.real, name) in self._followed:
+        if parent.is_linked and _join(parent.real, name) in self._followed:
             return None
         return _file_stat(path)
 
-    def _directory(self, path: bytes, parent: _Place) -> _Place | None:
+    def _directory(self, path: bytes, parent: _Dir) -> _Dir | None:
         """None when another walk, or this one by a link, comes here."""
         real = _join(parent.real, os.path.basename(path))
-        owner = self._territory.owners.get(real)
-        if owner is not None and (parent.abroad or owner < self._study_no):
+        owner = self._ownership.owners.get(real)
+        if owner is not None and (parent.is_linked or owner < self._study_no):
             return None
-        if parent.abroad and real in self._followed:
+        if parent.is_linked and real in self._followed:
             return None
-        return _Place(path, real, parent.abroad)
+        return _Dir(path, real, parent.is_linked)
 
-    def _link(self, path: bytes, parent: _Place) -> _Place | os.stat_result | Reason | None:
+    def _link(self, path: bytes, parent: _Dir) -> _Dir | os.stat_result | Reason | None:
         try:
             real = os.path.realpath(path, strict=True)
             target = os.stat(real)
         except OSError as error:
             return Reason.BROKEN_LINK if error.errno in _NO_SUCH_PATH else _reason(error)
-        if not self._territory.admits(real):
+        if not self._ownership.admits(real):
             return Reason.LINK_OUTSIDE_ROOT
         if _is_inside(parent.real, real):
             return Reason.LINK_LOOP
-        if self._territory.covers(real) or self._has_followed(real):
+        if self._ownership.covers(real) or self._has_followed(real):
             return None
         self._followed.add(real)
         if stat.S_ISDIR(target.st_mode):
-            return _Place(path, real, abroad=True)
+            return _Dir(path, real, is_linked=True)
         return target if stat.S_ISREG(target.st_mode) else None
 
     def _has_followed(self, real: bytes) -> bool:
-        return bool(self._followed) and any(place in self._followed for place in _upwards(real))
+        return bool(self._followed) and any(directory in self._followed for directory in _upwards(real))
 
 
-def _enter(place: _Place, stack: list[_Level]) -> Iterator[_Find]:
-    names, reason = _listing(place.path)
-    stack.append((place, names))
+def _enter(directory: _Dir, stack: list[_Level]) -> Iterator[_Found]:
+    names, reason = _listing(directory.path)
+    stack.append((directory, names))
     if reason:
-        yield place.path, reason
+        yield directory.path, reason
 
 
 def _listing(path: bytes) -> tuple[list[bytes], Reason]:
@@ -255,8 +256,8 @@ def _overlaps(
     for study_no, real in real_dirs.items():
         if real not in owners:
             continue
-        for place in _upwards(real):
-            other = owners.get(place, study_no)
+        for directory in _upwards(real):
+            other = owners.get(directory, study_no)
             if other == study_no:
                 continue
             earlier, later = sorted((other, study_no))

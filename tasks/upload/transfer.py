@@ -19,7 +19,7 @@ from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedErro
 from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
 from tasks.remote.upload_api import Stored, Ticket, UploadClient
-from tasks.source.file_content import Budget, Content, opened
+from tasks.source.file_content import Budget, Content, open_content
 from tasks.turn import waiting
 from tasks.upload.slots import Slots
 
@@ -131,7 +131,7 @@ class Carrier:
                 return trip.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
 
     def _try(self, trip: Trip) -> Outcome | None:
-        with opened(trip.todo.path, self._held) as content:
+        with open_content(trip.todo.path, self._held) as content:
             if isinstance(content, Rejected):
                 if trip.content and content.status is Status.NOT_DICOM:  # that would end in exit code 0
                     raise Fault(FaultKind.CHANGED, "what was an image is none any more")
@@ -153,7 +153,7 @@ class Carrier:
         """Hashes a file that is too large to hold only when there is something to compare it with."""
         if not claim.stored_sha256:
             return judge(claim, "", self._on_conflict)
-        sha256 = content.hashed().sha256
+        sha256 = content.compute_digests().sha256
         if sha256 == todo.stored_sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
         return judge(claim, sha256, self._on_conflict)
@@ -166,7 +166,7 @@ class Carrier:
                 trip.attempts += 1
                 known_md5 = content.digests.md5 if content.digests else ""
                 stored = self._client.put(trip.ticket, content.body, content.size_bytes, known_md5)
-        if stored.etag_is_md5 and stored.etag.lower() != content.hashed().md5:
+        if stored.etag_is_md5 and stored.etag.lower() != content.compute_digests().md5:
             raise Fault(FaultKind.INTEGRITY, "the ETag is not the MD5 of what was sent", stored.http_status)
         return stored
 
@@ -244,7 +244,7 @@ class Carrier:
             Status.UPLOADED,
             reason,
             header=content.header,
-            digests=content.hashed(),
+            digests=content.compute_digests(),
             size_bytes=content.size_bytes,
             mtime_ns=content.mtime_ns,
             key=trip.ticket.key,

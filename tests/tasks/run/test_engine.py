@@ -18,7 +18,7 @@ from pydicom.data.data_manager import DATA_ROOT
 from tasks.core.errors import CredentialsRefusedError, IngestError, InterruptedRunError, UsageError
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
 from tasks.run.engine import Engine, ingest
-from tasks.source.scan import Territory, just_file, walk_study
+from tasks.source.scan import Ownership, just_file, walk_study
 from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide, superseded
 from tests.databases import PostgreSQL
@@ -730,7 +730,7 @@ class TestInterrupt:
         near_side.run()
         engines: list[Engine] = []
 
-        def scan(entry: StudyEntry, territory: Territory) -> Iterator[Listed | Unwalked]:
+        def scan(entry: StudyEntry, territory: Ownership) -> Iterator[Listed | Unwalked]:
             yield from walk_study(entry, territory)
             if entry.study_no == 1:
                 engines[0].stop(InterruptedRunError("Interrupted."))
@@ -749,7 +749,7 @@ class TestInterrupt:
         near_side.put("a/1", dicom("1.1"))
         near_side.put("b/1", dicom("1.2"))
 
-        def scan(entry: StudyEntry, territory: Territory) -> Iterator[Listed | Unwalked]:
+        def scan(entry: StudyEntry, territory: Ownership) -> Iterator[Listed | Unwalked]:
             if entry.study_no == 2:
                 raise KeyboardInterrupt
             yield from walk_study(entry, territory)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tasks.core.models import Header, Listed, Reason, Rejected, Status, StudyEntry
 from tasks.run.engine import ingest
 from tasks.source.expected_instances import Counts, Expected, StudyDir, expectations, look_at
-from tasks.source.file_content import MAX_PUT_BYTES, Budget, opened
+from tasks.source.file_content import MAX_PUT_BYTES, Budget, open_content
 from tasks.source.manifest_reader import load_manifest
 from tasks.source.manifest_writer import scan_manifest
 from tasks.source.scan import survey, walk_study
@@ -166,7 +166,7 @@ class TestFilesAreRead:
         bodies += [deflated_zeros(40 << 20), long, long[:-1], body[:32768], body[:32769], long[:32769]]
         for number, content in enumerate(bodies):
             path = str(put(root / f"{number}", content))
-            with opened(path, Budget(1 << 24)) as found:
+            with open_content(path, Budget(1 << 24)) as found:
                 theirs = found.header if not isinstance(found, Rejected) else (found.status, found.reason)
             ours, size_bytes = look_at(path)
             assert (ours if isinstance(ours, Header) else (ours.status, ours.reason)) == theirs
@@ -281,9 +281,9 @@ class TestAgreesWithARun:
         out = tmp_path_factory.mktemp("out") / "m.csv"
         counts = scan_manifest([root], out)
         entries = load_manifest(out) if counts.study_dirs else []
-        territory = survey(entries)
+        ownership = survey(entries)
         for entry in entries:
-            rows = [row for row in walk_study(entry, territory) if isinstance(row, Listed)]
+            rows = [row for row in walk_study(entry, ownership) if isinstance(row, Listed)]
             assert (entry.expected_instances, entry.expected_bytes) == stored(rows)
 
     def test_so_that_each_study_is_complete(self, near_side: NearSide, dicom: Dicom) -> None:
@@ -312,7 +312,7 @@ def stored(rows: Iterable[Listed]) -> tuple[int, int]:
     """Distinct instances that a run would store of these files, and their bytes."""
     sizes: dict[str, int] = {}
     for row in rows:
-        with opened(row.path, Budget(1 << 24)) as content:
+        with open_content(row.path, Budget(1 << 24)) as content:
             if not isinstance(content, Rejected):
                 sizes.setdefault(content.header.sop_instance_uid, content.size_bytes)
     return len(sizes), sum(sizes.values())

@@ -11,7 +11,7 @@ import pytest
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.models import Digests, Reason, Rejected, Status
-from tasks.source.file_content import HELD_BYTES, MAX_PUT_BYTES, Budget, Content, opened
+from tasks.source.file_content import HELD_BYTES, MAX_PUT_BYTES, Budget, Content, open_content
 from tests.conftest import MIB, Dicom, padded
 
 PLENTY = Budget(1 << 40)
@@ -19,13 +19,13 @@ PLENTY = Budget(1 << 40)
 
 @contextmanager
 def read(path: Path | str) -> Iterator[Content]:
-    with opened(str(path), PLENTY) as content:
+    with open_content(str(path), PLENTY) as content:
         assert not isinstance(content, Rejected)
         yield content
 
 
 def rejected(path: Path | str) -> tuple[Status, Reason]:
-    with opened(str(path), PLENTY) as content:
+    with open_content(str(path), PLENTY) as content:
         assert isinstance(content, Rejected)
         return content.status, content.reason
 
@@ -66,12 +66,12 @@ class TestContent:
         """Without another pass once a body went out."""
         with read(image) as content:
             whole(content)
-            assert content.digests == content.hashed() == digests(image.read_bytes())
+            assert content.digests == content.compute_digests() == digests(image.read_bytes())
 
     def test_can_be_hashed_before_it_is_sent(self, image: Path) -> None:
         """A taken UID has to be compared first."""
         with read(image) as content:
-            assert content.hashed() == digests(image.read_bytes())
+            assert content.compute_digests() == digests(image.read_bytes())
             assert whole(content) == image.read_bytes()
 
     def test_is_held_up_to_eight_mebibytes(self, tmp_path: Path, dicom: Dicom) -> None:
@@ -153,7 +153,7 @@ class TestRejected:
         path = tmp_path / "huge"
         path.write_bytes(dicom("1.1"))
         os.truncate(path, MAX_PUT_BYTES + over)
-        with opened(str(path), PLENTY) as content:
+        with open_content(str(path), PLENTY) as content:
             assert content.size_bytes == MAX_PUT_BYTES + over
             assert (isinstance(content, Rejected) and content.status is Status.TOO_LARGE) == bool(over)
 
@@ -161,7 +161,7 @@ class TestRejected:
         """The report has it for every file that was opened."""
         path = tmp_path / "notes"
         path.write_text("The patient moved.\n")
-        with opened(str(path), PLENTY) as content:
+        with open_content(str(path), PLENTY) as content:
             assert isinstance(content, Rejected)
             assert (content.reason, content.size_bytes) == (Reason.TEXT, 19)
 
@@ -171,7 +171,7 @@ class TestRejected:
         with open(path, "wb") as file:
             file.write(dicom("1.1"))
         with read(os.fsdecode(path)) as content:
-            assert content.hashed() == digests(dicom("1.1"))
+            assert content.compute_digests() == digests(dicom("1.1"))
 
 
 class TestBudget:
@@ -205,5 +205,5 @@ class TestBudget:
         path.write_bytes(dicom("1.1"))
         budget = Budget(path.stat().st_size)
         for _ in range(3):
-            with pytest.raises(KeyError), opened(str(path), budget):
+            with pytest.raises(KeyError), open_content(str(path), budget):
                 raise KeyError

@@ -146,8 +146,8 @@ class TestStudyDirectoriesAreFound:
         files = sorted(os.path.join(top, name) for top, _, names in os.walk(root) for name in names)
         out = tmp_path_factory.mktemp("out") / "m.csv"
         entries = load_manifest(out) if write_manifest([root], out).study_dirs else []
-        territory = survey(entries)
-        rows = [row for entry in entries for row in walk_study(entry, territory)]
+        ownership = survey(entries)
+        rows = [row for entry in entries for row in walk_study(entry, ownership)]
         assert sorted(row.path for row in rows if isinstance(row, Listed)) == files
         assert len(rows) == len(files)
 

@@ -22,8 +22,8 @@ Scanned = dict[int, list[Listed | Unwalked]]
 
 def scan(*study_dirs: Path | str, root: Path | None = None) -> Scanned:
     entries = [StudyEntry(number, str(study_dir)) for number, study_dir in enumerate(study_dirs, 1)]
-    territory = survey(entries, root)
-    return {entry.study_no: list(walk_study(entry, territory)) for entry in entries}
+    ownership = survey(entries, root)
+    return {entry.study_no: list(walk_study(entry, ownership)) for entry in entries}
 
 
 def tree(top: Path, *files: str) -> Path:
