@@ -22,13 +22,13 @@ from tasks.report.directory import FILES, REPORT_CSV, RUNS, SUMMARY_JSON, read_r
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-_SHOWN: Final = 20
+_LISTED: Final = 20
 _HAVE_KEYS: Final = (Status.UPLOADED, Status.ALREADY_UPLOADED)
 
 
 @dataclass(slots=True)
-class Audited:
-    """What was found. Good when there is no fault."""
+class Findings:
+    """What an audit found: trail and report are good when there is no fault."""
 
     lines: int = 0
     events: Counter[str] = field(default_factory=Counter)
@@ -39,15 +39,15 @@ class Audited:
 
     def fault(self, sentence: str) -> None:
         """One more; of very many only the first are kept."""
-        if len(self.faults) < _SHOWN:
+        if len(self.faults) < _LISTED:
             self.faults.append(sentence)
         else:
             self.more_faults += 1
 
 
-def audit(report_dir: Path, key: "Ed25519PublicKey | None" = None) -> Audited:
-    """Checks chain, certificate, and the agreement of trail and report. UsageError when there is no trail."""
-    found = Audited()
+def audit(report_dir: Path, key: "Ed25519PublicKey | None" = None) -> Findings:
+    """Checks chain, certificate, and that trail and report agree. UsageError when there is no trail."""
+    found = Findings()
     with closing(sqlite3.connect("")) as database:
         keys = _Keys(database)
         chains = _read_trail(report_dir, keys, found)
@@ -56,8 +56,8 @@ def audit(report_dir: Path, key: "Ed25519PublicKey | None" = None) -> Audited:
     return found
 
 
-def _read_trail(report_dir: Path, keys: "_Keys", found: Audited) -> dict[int, str]:
-    """Takes all events down, of an earlier run those up to its end. The hash of the certificate's line."""
+def _read_trail(report_dir: Path, keys: "_Keys", found: Findings) -> dict[int, str]:
+    """Reads all events, of an earlier run those up to its end. Gives the hash of the certificate's line."""
     certificate = read_certificate(report_dir)
     trail_dir = _trail_dir(report_dir)
     last = certificate.lines if certificate and trail_dir != report_dir else math.inf
@@ -69,7 +69,7 @@ def _read_trail(report_dir: Path, keys: "_Keys", found: Audited) -> dict[int, st
                     break
                 found.lines = chain.lines
                 found.events[str(facts.get("event"))] += 1
-                keys.take(facts)
+                keys.add(facts)
                 if certificate and chain.lines == certificate.lines:
                     named[chain.lines] = chain.head
     except OSError:
@@ -84,13 +84,13 @@ def _read_trail(report_dir: Path, keys: "_Keys", found: Audited) -> dict[int, st
 
 def _trail_dir(report_dir: Path) -> Path:
     """Where the trail is: one for a report directory and the earlier reports in its `runs/`."""
-    place = report_dir.absolute()
-    is_earlier = place.parent.name == RUNS and not (place / AUDIT_JSONL).exists()
-    return place.parent.parent if is_earlier else report_dir
+    absolute = report_dir.absolute()
+    is_earlier = absolute.parent.name == RUNS and not (absolute / AUDIT_JSONL).exists()
+    return absolute.parent.parent if is_earlier else report_dir
 
 
 def _check_certificate(
-    report_dir: Path, named: dict[int, str], key: "Ed25519PublicKey | None", found: Audited
+    report_dir: Path, named: dict[int, str], key: "Ed25519PublicKey | None", found: Findings
 ) -> None:
     certificate = read_certificate(report_dir)
     if certificate is None:
@@ -109,7 +109,7 @@ def _check_certificate(
             found.fault("certificate.sig is no signature of this key over certificate.json.")
 
 
-def _check_report(report_dir: Path, keys: "_Keys", found: Audited) -> None:
+def _check_report(report_dir: Path, keys: "_Keys", found: Findings) -> None:
     summary = read_summary(report_dir)
     run_id = summary.run_id
     if run_id not in keys.runs:
@@ -117,9 +117,9 @@ def _check_report(report_dir: Path, keys: "_Keys", found: Audited) -> None:
     for row in read_report(report_dir):
         for sentence in _disagreements(row, keys, found):
             found.fault(f"study {row['study_no']} file {row['file_no']}: {sentence}")
-        keys.told(row["key"], *row["superseded_keys"].split(";"))
+        keys.mark_reported(row["key"], *row["superseded_keys"].split(";"))
     _check_unused(summary.unused_keys, keys, found)
-    for state, study_no, file_no in keys.untold(run_id):
+    for state, study_no, file_no in keys.unreported(run_id):
         if state == Event.KEY_UNUSED:
             found.fault(
                 f"A key was handed out at the start that unused_keys of {SUMMARY_JSON} does not name."
@@ -130,18 +130,18 @@ def _check_report(report_dir: Path, keys: "_Keys", found: Audited) -> None:
             )
 
 
-def _check_unused(unused_keys: list[str], keys: "_Keys", found: Audited) -> None:
-    """Nothing was sent to them. The trails of shards have those of the shards."""
+def _check_unused(unused_keys: list[str], keys: "_Keys", found: Findings) -> None:
+    """Nothing was sent to an unused key. Those that shards were given are in the trails of the shards."""
     for key in unused_keys:
         known = keys.get(key)
         if known and known[1]:
             found.fault(
                 f"A key is in unused_keys of {SUMMARY_JSON}, and the trail has what was stored there."
             )
-    keys.told(*unused_keys)
+    keys.mark_reported(*unused_keys)
 
 
-def _disagreements(row: dict[str, str], keys: "_Keys", found: Audited) -> Iterator[str]:
+def _disagreements(row: dict[str, str], keys: "_Keys", found: Findings) -> Iterator[str]:
     if row["status"] not in _HAVE_KEYS:
         return
     if row["run_id"] not in keys.runs:
@@ -158,15 +158,15 @@ def _disagreements(row: dict[str, str], keys: "_Keys", found: Audited) -> Iterat
 
 _TABLE: Final = """
 CREATE TABLE key (
-    key TEXT PRIMARY KEY, state TEXT, sha256 TEXT, run_id TEXT, study_no, file_no, told INTEGER DEFAULT 0
+    key TEXT PRIMARY KEY, state TEXT, sha256 TEXT, run_id TEXT, study_no, file_no, reported INTEGER DEFAULT 0
 ) WITHOUT ROWID
 """
-_TAKE: Final = """
+_ADD: Final = """
 INSERT INTO key (key, state, sha256, run_id, study_no, file_no) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET state = excluded.state, sha256 = max(sha256, excluded.sha256)
 """
-_UNTOLD: Final = """
-SELECT state, study_no, file_no FROM key WHERE run_id = ? AND NOT told ORDER BY study_no, file_no
+_UNREPORTED: Final = """
+SELECT state, study_no, file_no FROM key WHERE run_id = ? AND NOT reported ORDER BY study_no, file_no
 """
 
 
@@ -179,8 +179,8 @@ class _Keys:
         self._database = database
         database.execute(_TABLE)
 
-    def take(self, facts: dict[str, Any]) -> None:
-        """One line of the trail."""
+    def add(self, facts: dict[str, Any]) -> None:
+        """Adds what one line of the trail says."""
         match facts.get("event"):
             case Event.RUN_STARTED:
                 self._run_id = str(facts.get("run_id"))
@@ -188,7 +188,7 @@ class _Keys:
             case Event.KEY_ISSUED | Event.KEY_UNUSED | Event.STORED | Event.SUPERSEDED as state:
                 names = ("key", "sha256", "study_no", "file_no")
                 key, sha256, study_no, file_no = (facts.get(name, "") for name in names)
-                self._database.execute(_TAKE, (key, state, sha256, self._run_id, study_no, file_no))
+                self._database.execute(_ADD, (key, state, sha256, self._run_id, study_no, file_no))
 
     def get(self, key: str) -> tuple[str, str] | None:
         """State and SHA-256."""
@@ -196,10 +196,12 @@ class _Keys:
         row: tuple[str, str] | None = self._database.execute(query, (key,)).fetchone()
         return row
 
-    def told(self, *keys: str) -> None:
-        """The report names them."""
-        self._database.executemany("UPDATE key SET told = 1 WHERE key = ?", [(key,) for key in keys if key])
+    def mark_reported(self, *keys: str) -> None:
+        """Notes that the report names these keys."""
+        self._database.executemany(
+            "UPDATE key SET reported = 1 WHERE key = ?", [(key,) for key in keys if key]
+        )
 
-    def untold(self, run_id: str) -> Iterator[tuple[str, int, int]]:
-        """What became of the keys that a run was given and the report does not name, and their files."""
-        yield from self._database.execute(_UNTOLD, (run_id,))
+    def unreported(self, run_id: str) -> Iterator[tuple[str, int, int]]:
+        """State, study and file of each key that a run was given and that its report does not name."""
+        yield from self._database.execute(_UNREPORTED, (run_id,))

@@ -1,7 +1,7 @@
 """audit.jsonl: who sent what, when. Append-only; one chain of lines for a report directory.
 
-The ledger's writer hands over a group's events before it commits the group, so that after any crash the trail
-has at least what the ledger has. What it has in excess is a key to which the next run sends nothing any more;
+The ledger writes a group's events here before it commits the group, so that after any crash the trail has at
+least what the ledger has. What it has in excess is a key to which the next run sends nothing any more;
 that run says so by a line of its own.
 """
 
@@ -32,42 +32,42 @@ class Trail:
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, Event, dict[str, Any]]] = []
         self._path = report_dir / AUDIT_JSONL
-        with _sentences():
-            self._file, self._is_new = _locked(self._path)
+        with _write_errors():
+            self._file, self._is_new = _open_locked(self._path)
             try:
                 self._size, self.chain, torn = _end(self._file)
                 os.ftruncate(self._file, self._size)
                 if torn:
-                    self.tell(Event.LINE_CUT, bytes=torn)
+                    self.record(Event.LINE_CUT, bytes=torn)
                     self.flush()
             except BaseException:
                 self._close()
                 raise
         self._began = self._size, self.chain
 
-    def tell(self, event: Event, **facts: Any) -> None:
-        """One line more, on the disk with the next flush."""
+    def record(self, event: Event, **facts: Any) -> None:
+        """Adds a line, which is on the disk after the next flush."""
         at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         with self._lock:
             self._waiting.append((at, event, facts))
 
     def flush(self) -> None:
-        """Returns when every line that was told is on the disk."""
+        """Returns when every recorded line is on the disk."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
             if waiting:
-                with _sentences():
+                with _write_errors():
                     self._append(waiting)
 
     def close(self) -> None:
-        """Writes what waits, and lets the next run have it."""
+        """Writes what waits, and unlocks it for the next run."""
         try:
             self.flush()
         finally:
             os.close(self._file)
 
     def undo(self) -> None:
-        """Takes back every line since it was opened, of a run that attempted nothing, and lets it go.
+        """Removes every line since it was opened, for a run that attempted nothing, and closes it.
 
         A trail that began with this run is removed.
         """
@@ -79,7 +79,7 @@ class Trail:
             self._close()
 
     def _close(self) -> None:
-        """Lets the next run have it; removes it first when it is empty and began here."""
+        """Unlocks it for the next run; removes it first when it is empty and began here."""
         with suppress(OSError):
             if self._is_new and not os.fstat(self._file).st_size:
                 self._path.unlink()
@@ -99,10 +99,10 @@ class Trail:
         self._size, self.chain = self._size + len(lines), chain
 
 
-def _locked(path: Path) -> tuple[int, bool]:
-    """The file, opened and locked, and whether it was made here. UsageError when another run has it."""
+def _open_locked(path: Path) -> tuple[int, bool]:
+    """Opens and locks the file; also whether it was made here. UsageError when another run has it."""
     while True:
-        file, is_new = _opened(path)
+        file, is_new = _open(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, path):
@@ -116,10 +116,10 @@ def _locked(path: Path) -> tuple[int, bool]:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # whoever had it has removed it before the lock was given
+        os.close(file)  # the run that had it removed it before it gave up the lock
 
 
-def _opened(path: Path) -> tuple[int, bool]:
+def _open(path: Path) -> tuple[int, bool]:
     flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_CREAT
     try:
         return os.open(path, flags | os.O_EXCL, 0o600), True
@@ -158,7 +158,8 @@ _NO_TRAIL: Final = (
 
 
 @contextmanager
-def _sentences() -> Iterator[None]:
+def _write_errors() -> Iterator[None]:
+    """Turns an OSError into a StoppedError without a path in it."""
     try:
         yield
     except OSError as error:

@@ -553,7 +553,7 @@ class Ledger:
         found = db.execute(ISSUED, {"in_campaign": self.campaign, "in_run": self.run_id, "keys": [key]})
         is_new = [tuple(each) for each in found] == [(_NO_FILE, key, now_ns, "")]
         if is_new and self._trail:
-            self._trail.tell(Event.KEY_UNUSED, key=key)
+            self._trail.record(Event.KEY_UNUSED, key=key)
         return is_new
 
     def _settle(self, db: sa.Connection, items: list[tuple[Todo, Outcome, Collection[str]]]) -> list[None]:
@@ -594,7 +594,7 @@ class Ledger:
 
     def _tell(self, event: Event, todo: Todo, **facts: Any) -> None:
         assert self._trail
-        self._trail.tell(event, study_no=todo.study_no, file_no=todo.file_no, **facts)
+        self._trail.record(event, study_no=todo.study_no, file_no=todo.file_no, **facts)
 
     def _settling(
         self, todo: Todo, outcome: Outcome, claimed: Collection[str]

@@ -156,7 +156,7 @@ class Engine:
 
     def upload(self, batch_no: int) -> None:
         """Sends what is not settled of a batch; raises IngestError when the run stops."""
-        self._trail.tell(Event.BATCH_STARTED, batch_no=batch_no)
+        self._trail.record(Event.BATCH_STARTED, batch_no=batch_no)
         self._uploader.upload(self._ledger.todo(batch_no))
 
     def stop(self, why: IngestError) -> None:
@@ -268,7 +268,7 @@ def write(
     """The report, the trail's last line, and the certificate over both."""
     facts = replace(facts, unused_keys=ledger.unused_keys())
     summary = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
-    trail.tell(
+    trail.record(
         event,
         run_id=summary.run_id,
         files=summary.files,
@@ -306,7 +306,7 @@ def open_records(
 
 def tell_start(trail: Trail, run_id: str, settings: Settings, studies: int) -> None:
     """The trail's first lines about a run."""
-    trail.tell(
+    trail.record(
         Event.RUN_STARTED,
         run_id=run_id,
         campaign=settings.campaign,
@@ -315,7 +315,7 @@ def tell_start(trail: Trail, run_id: str, settings: Settings, studies: int) -> N
         settings_sha256=settings.digest,
         studies=studies,
     )
-    trail.tell(Event.CREDENTIAL, credential=settings.credential)
+    trail.record(Event.CREDENTIAL, credential=settings.credential)
 
 
 def keep_unused(ledger: Ledger, answer: FirstAnswer) -> IngestError | None:

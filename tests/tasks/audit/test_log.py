@@ -105,23 +105,23 @@ class TestTrail:
     def test_that_is_taken_back_is_what_it_was(self, tmp_path: Path) -> None:
         """Of a run that attempted nothing no line is left, whether it was on the disk already or not."""
         first = Trail(tmp_path)
-        first.tell(Event.RUN_STARTED, run_id="one")
+        first.record(Event.RUN_STARTED, run_id="one")
         first.close()
         before = (tmp_path / AUDIT_JSONL).read_bytes()
         refused = Trail(tmp_path)
-        refused.tell(Event.RUN_STARTED, run_id="two")
+        refused.record(Event.RUN_STARTED, run_id="two")
         refused.flush()
-        refused.tell(Event.CREDENTIAL, credential="none")
+        refused.record(Event.CREDENTIAL, credential="none")
         refused.undo()
         assert (tmp_path / AUDIT_JSONL).read_bytes() == before
         third = Trail(tmp_path)
-        third.tell(Event.RUN_STARTED, run_id="three")
+        third.record(Event.RUN_STARTED, run_id="three")
         third.close()
         assert [(each["no"], each["run_id"]) for each in events(tmp_path)] == [(1, "one"), (2, "three")]
 
     def test_that_is_taken_back_and_was_new_is_gone(self, tmp_path: Path) -> None:
         trail = Trail(tmp_path)
-        trail.tell(Event.RUN_STARTED, run_id="one")
+        trail.record(Event.RUN_STARTED, run_id="one")
         trail.flush()
         trail.undo()
         assert list(tmp_path.iterdir()) == []
@@ -130,7 +130,7 @@ class TestTrail:
         """What is cut off is told; no run is."""
         (tmp_path / AUDIT_JSONL).write_bytes(b'{"no":1,"prev":"abc')
         trail = Trail(tmp_path)
-        trail.tell(Event.RUN_STARTED, run_id="one")
+        trail.record(Event.RUN_STARTED, run_id="one")
         trail.undo()
         assert [each["event"] for each in events(tmp_path)] == ["line_cut"]
 
@@ -148,7 +148,7 @@ class TestTrail:
 
         monkeypatch.setattr("tasks.audit.log.fcntl.flock", late)
         trail = Trail(tmp_path)
-        trail.tell(Event.RUN_STARTED, run_id="two")
+        trail.record(Event.RUN_STARTED, run_id="two")
         trail.close()
         assert [each["run_id"] for each in events(tmp_path)] == ["two"]
 
@@ -163,17 +163,17 @@ class TestTrail:
     ) -> None:
         """A full disk takes half a line: it is taken back."""
         trail = Trail(tmp_path)
-        trail.tell(Event.KEY_ISSUED, key="one")
+        trail.record(Event.KEY_ISSUED, key="one")
         trail.flush()
         before = (tmp_path / AUDIT_JSONL).read_bytes()
         write = os_write_once_then_full(monkeypatch)
-        trail.tell(Event.KEY_ISSUED, key="two")
+        trail.record(Event.KEY_ISSUED, key="two")
         with pytest.raises(StoppedError, match="No space left"):
             trail.flush()
         assert write
         monkeypatch.undo()
         assert (tmp_path / AUDIT_JSONL).read_bytes() == before
-        trail.tell(Event.KEY_ISSUED, key="three")
+        trail.record(Event.KEY_ISSUED, key="three")
         trail.close()
         assert [each["no"] for each in events(tmp_path)] == [1, 2]
 
