@@ -8,7 +8,7 @@ import pytest
 from prefect import settings
 from prefect.analytics import is_telemetry_enabled
 
-from deployments.sandbox.gateway.app import Settings
+from deployments.sandbox.gateway.gateway_settings import GatewaySettings as Settings
 from flows.cli.commands import app
 from tasks.core.errors import IngestError
 from tasks.core.models import REPORT_COLUMNS, OnConflict, Reason, Status

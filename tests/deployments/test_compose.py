@@ -13,7 +13,7 @@ import yaml
 from prefect.settings.legacy import _get_valid_setting_names
 from prefect.settings.models.root import Settings as PrefectSettings
 
-from deployments.sandbox.gateway.app import Settings as GatewaySettings
+from deployments.sandbox.gateway.gateway_settings import GatewaySettings
 from tasks.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from deployments.sandbox.gateway.app import MAX_LIVE_TOKENS, Settings, Tokens, presigner
+from deployments.sandbox.gateway.gateway_settings import GatewaySettings
+from deployments.sandbox.gateway.oauth2 import MAX_LIVE_TOKENS, Tokens
+from deployments.sandbox.gateway.presign import presigner
 from deployments.sandbox.sandbox import Sandbox
 from tasks.core.errors import StoppedError, UsageError
 
@@ -252,7 +254,7 @@ class TestSettings:
     def test_name_a_bucket_elsewhere(self, named: dict[str, str], start_of_url: str) -> None:
         """URLs for AWS go to the bucket's own region, those for MinIO to its endpoint."""
         keys = {"access_key_id": "AKID", "secret_access_key": SecretStr("shh")}
-        settings = Settings(
+        settings = GatewaySettings(
             client_id="c",
             client_secret=SecretStr("s"),
             bucket="scans",

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.sandbox.gateway.app import Settings as SandboxSettings
+from deployments.sandbox.gateway.gateway_settings import GatewaySettings
 from deployments.sandbox.sandbox import Sandbox
 from flows.cli.__main__ import execute
 from flows.cli.commands import RunOptions, app
@@ -547,7 +547,7 @@ class TestUnknownVariable:
         self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
-        names = [*Settings.model_fields, *(f"sandbox_{name}" for name in SandboxSettings.model_fields)]
+        names = [*Settings.model_fields, *(f"sandbox_{name}" for name in GatewaySettings.model_fields)]
         names += ["home", "debug"]
         assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES
         assert unknown_variables([*VARIABLES, "dicom_ingest_token", "PATH", "DICOM_INGEST"]) == []

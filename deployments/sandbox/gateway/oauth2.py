@@ -1,0 +1,150 @@
+"""OAuth2 client credentials (RFC 6749 section 4.4) and bearer tokens (RFC 6750), for one client."""
+
+import base64
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+from urllib.parse import parse_qsl, unquote_plus
+
+from fastapi import HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+
+from deployments.sandbox.gateway.gateway_settings import GatewaySettings
+
+NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+MAX_FORM_BYTES: Final = 16_384
+MAX_LIVE_TOKENS: Final = 10_000
+
+
+class Tokens:
+    """The bearer tokens that are valid, each until its expiry; at most MAX_LIVE_TOKENS, the oldest go first.
+
+    Digests are held, not tokens: looking one up takes the same time however much of a guess is right.
+    """
+
+    def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lifetime_s = lifetime_s
+        self._clock = clock
+        self._expiry: dict[bytes, float] = {}  # in order of issue, and so of expiry
+
+    def issue(self) -> str:
+        """A new opaque token (RFC 6750 2.1: token68 characters only)."""
+        now = self._clock()
+        while self._expiry and (len(self._expiry) >= MAX_LIVE_TOKENS or self._first_expiry() <= now):
+            del self._expiry[next(iter(self._expiry))]
+        token = secrets.token_urlsafe(32)
+        self._expiry[_digest(token)] = now + self._lifetime_s
+        return token
+
+    def accepts(self, token: str) -> bool:
+        """Whether this token was issued here and has not expired."""
+        expiry = self._expiry.get(_digest(token))
+        return expiry is not None and self._clock() < expiry
+
+    def _first_expiry(self) -> float:
+        return next(iter(self._expiry.values()))
+
+
+class TokenError(Exception):
+    """An error answer of the token endpoint (RFC 6749 section 5.2)."""
+
+    def __init__(self, code: str, description: str, status: int = 400) -> None:
+        super().__init__(code)
+        self.body = {"error": code, "error_description": description}
+        self.status = status
+
+    def answer(self) -> JSONResponse:
+        """The answer as HTTP sends it; a 401 names the scheme to use."""
+        challenge = {"WWW-Authenticate": 'Basic realm="oauth2"'} if self.status == 401 else {}
+        return JSONResponse(self.body, self.status, {**NO_STORE, **challenge})
+
+
+def check_bearer(authorization: str, tokens: Tokens) -> None:
+    """Raises 401 with the challenge of RFC 6750 section 3 unless the header carries a live token."""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() != "bearer":
+        raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": 'Bearer realm="upload"'})
+    if not tokens.accepts(token.strip()):
+        challenge = 'Bearer realm="upload", error="invalid_token", error_description="unknown or expired"'
+        raise HTTPException(401, "the token is unknown or expired", {"WWW-Authenticate": challenge})
+
+
+async def grant_token(request: Request, tokens: Tokens, settings: GatewaySettings) -> Response:
+    """The token endpoint's answer to a client-credentials request: a new token, or a TokenError's."""
+    try:
+        form = await _form(request)
+        scope = _grant(form, request.headers.get("authorization", ""), settings)
+    except TokenError as error:
+        return error.answer()
+    token = {"access_token": tokens.issue(), "token_type": "Bearer", "expires_in": settings.token_lifetime_s}
+    return JSONResponse({**token, "scope": scope}, headers=NO_STORE)
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The parameters of a token request; one without a value counts as left out (RFC 6749 section 3.2).
+
+    Raises TokenError for what is no form, and for more than MAX_FORM_BYTES.
+    """
+    body = await _body(request.stream())
+    content_type = request.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+        raise TokenError("invalid_request", "the body must be application/x-www-form-urlencoded")
+    try:
+        pairs = parse_qsl(body.decode("ascii"), errors="strict", max_num_fields=32)
+    except ValueError:
+        raise TokenError("invalid_request", "the body cannot be parsed") from None
+    if len(form := dict(pairs)) < len(pairs):
+        raise TokenError("invalid_request", "a parameter is repeated")
+    return form
+
+
+async def _body(stream: AsyncIterator[bytes]) -> bytes:
+    body = b""
+    async for chunk in stream:
+        body += chunk
+        if len(body) > MAX_FORM_BYTES:
+            raise TokenError("invalid_request", "the body is too large", status=413)
+    return body
+
+
+def _grant(form: dict[str, str], authorization: str, settings: GatewaySettings) -> str:
+    """The scope to grant to a client-credentials request (RFC 6749 section 4.4); TokenError when refused."""
+    _check_client(*_credentials(form, authorization), settings)
+    if "grant_type" not in form:
+        raise TokenError("invalid_request", "grant_type is missing")
+    if form["grant_type"] != "client_credentials":
+        raise TokenError("unsupported_grant_type", "only client_credentials is supported")
+    asked = form.get("scope", settings.scope).split()
+    if not set(asked) <= set(settings.scope.split()):
+        raise TokenError("invalid_scope", "a scope that this client may not have")
+    return " ".join(asked)
+
+
+def _credentials(form: dict[str, str], authorization: str) -> tuple[str, str]:
+    """Client id and secret from HTTP Basic or from the body, never from both (RFC 6749 section 2.3)."""
+    if not authorization:
+        return form.get("client_id", ""), form.get("client_secret", "")
+    if "client_secret" in form:
+        raise TokenError("invalid_request", "credentials in both header and body")
+    scheme, _, encoded = authorization.partition(" ")
+    try:
+        pair = base64.b64decode(encoded.strip(), validate=True).decode() if scheme.lower() == "basic" else ""
+    except ValueError:
+        pair = ""
+    client_id, _, client_secret = pair.partition(":")
+    return unquote_plus(client_id), unquote_plus(client_secret)
+
+
+def _check_client(client_id: str, client_secret: str, settings: GatewaySettings) -> None:
+    known_id = secrets.compare_digest(_digest(client_id), _digest(settings.client_id))
+    known_secret = secrets.compare_digest(
+        _digest(client_secret), _digest(settings.client_secret.get_secret_value())
+    )
+    if not (known_id and known_secret):
+        raise TokenError("invalid_client", "unknown client or wrong secret", status=401)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
