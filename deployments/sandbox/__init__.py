@@ -1,1 +1,1 @@
-"""The far side on one machine: upload API, OAuth2, object store, sample studies."""
+"""The platform on one machine: upload API, OAuth2, object store, sample studies."""

@@ -1,4 +1,4 @@
-"""The demo: sample studies through a far side on this machine, and the report checked against the truth."""
+"""The demo: sample studies through a platform on this machine, and the report checked against the truth."""
 
 import os
 import shutil
@@ -110,7 +110,7 @@ def _verdict(problems: list[str], planted: Planted) -> int:
     if problems:
         _say("The report does not agree with what was planted.")
         return 1
-    count = len(planted.expected) + 2 * len(planted.twins)
+    count = len(planted.expected) + 2 * len(planted.pairs)
     _say(f"Checked: each of the {count} planted files has its one row with the right outcome,")
     _say("and every object in the bucket is byte for byte the file that its row names.")
     _say(_NEXT)

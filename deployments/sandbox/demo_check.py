@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from deployments.sandbox.samples import Expected, Planted, Twins
+from deployments.sandbox.samples import Expected, Pair, Planted
 from tasks.core.escape import escape
 from tasks.core.models import Reason, Status
 from tasks.core.words import counted
@@ -32,7 +32,7 @@ def compare(
 
 def _paths(planted: Planted, rows: list[Row]) -> Iterator[str]:
     """Each planted path has exactly one row, and nothing else has one."""
-    counts = dict.fromkeys([*planted.expected, *(path for twins in planted.twins for path in twins.paths)], 0)
+    counts = dict.fromkeys([*planted.expected, *(path for pair in planted.pairs for path in pair.paths)], 0)
     for row in rows:
         if row["path"] in counts:
             counts[row["path"]] += 1
@@ -51,29 +51,29 @@ def _outcomes(planted: Planted, rows: list[Row]) -> Iterator[str]:
             yield from _outcome(by_path[path], expected)
             if by_path[path]["same_uid_path"]:
                 yield f"{_name(by_path[path])} names another file, and shares its SOP Instance UID with none."
-    for twins in planted.twins:
-        if by_path.keys() >= set(twins.paths):
-            first, second = (by_path[path] for path in twins.paths)
-            yield from _twins(first, second, twins)
+    for pair in planted.pairs:
+        if by_path.keys() >= set(pair.paths):
+            first, second = (by_path[path] for path in pair.paths)
+            yield from _pair(first, second, pair)
 
 
 def _outcome(row: Row, expected: Expected) -> Iterator[str]:
     if (row["status"], row["reason"]) != (expected.status, expected.reason):
-        yield f"{_name(row)} is {_said(row)}, and should be {_told(expected.status, expected.reason)}."
+        yield f"{_name(row)} is {_found(row)}, and should be {_text(expected.status, expected.reason)}."
     # The header of a broken file need not have been read.
     unknown = not row["sop_instance_uid"] and expected.status is Status.INVALID
     if row["sop_instance_uid"] != expected.sop_instance_uid and not unknown:
         yield f"{_name(row)} has another SOP Instance UID than its row says."
 
 
-def _twins(first: Row, second: Row, twins: Twins) -> Iterator[str]:
+def _pair(first: Row, second: Row, pair: Pair) -> Iterator[str]:
     """One of them is stored, no matter which, and the other names it; a duplicate's copy has the same key."""
     winner, loser = (first, second) if first["status"] == Status.UPLOADED else (second, first)
-    yield from _outcome(winner, Expected(Status.UPLOADED, Reason.NONE, twins.sop_instance_uid))
-    yield from _outcome(loser, Expected(twins.loser, Reason.NONE, twins.sop_instance_uid))
+    yield from _outcome(winner, Expected(Status.UPLOADED, Reason.NONE, pair.sop_instance_uid))
+    yield from _outcome(loser, Expected(pair.loser, Reason.NONE, pair.sop_instance_uid))
     if loser["same_uid_path"] != winner["path"]:
         yield f"{_name(loser)} does not name the file that has its SOP Instance UID."
-    if twins.loser is Status.DUPLICATE and loser["key"] != winner["key"]:
+    if pair.loser is Status.DUPLICATE and loser["key"] != winner["key"]:
         yield f"{_name(loser)} names another key than the file that it is a duplicate of."
 
 
@@ -85,7 +85,7 @@ def _objects(rows: list[Row], object_path: Callable[[str], Path], stored_keys: s
             paths_by_key[row["key"]].append(row["path"])
             yield from _object(row, object_path, stored_keys)
         elif row["status"] != Status.DUPLICATE and row["key"]:
-            yield f"{_name(row)} has a key, and is {_said(row)}."
+            yield f"{_name(row)} has a key, and is {_found(row)}."
     for paths in paths_by_key.values():
         if len(paths) > 1:
             yield f"{' and '.join(map(escape, paths))} are uploaded under one key."
@@ -128,9 +128,9 @@ def _name(row: Row) -> str:
     return escape(row["path"])
 
 
-def _said(row: Row) -> str:
-    return _told(row["status"], row["reason"])
+def _found(row: Row) -> str:
+    return _text(row["status"], row["reason"])
 
 
-def _told(status: str, reason: str) -> str:
+def _text(status: str, reason: str) -> str:
     return f"{status} ({reason})" if reason else str(status)

@@ -40,7 +40,7 @@ def drop_dac_capabilities() -> bool:
     if not _held(libc):
         return True
     _keep_from_children(libc)
-    _let_go(libc)
+    _drop(libc)
     return not _held(libc)
 
 
@@ -66,7 +66,7 @@ def _keep_from_children(libc: ctypes.CDLL) -> None:
     libc.prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0)))
 
 
-def _let_go(libc: ctypes.CDLL) -> None:
+def _drop(libc: ctypes.CDLL) -> None:
     sets = _read(libc)
     sets[0].effective &= ~_MASK
     sets[0].permitted &= ~_MASK

@@ -1,7 +1,7 @@
 """Sample studies for the demo: real DICOM files, a generated CT study, and what real archives hold besides.
 
 The real ones are the files that pydicom ships, copied byte for byte. What is expected of each file is written
-down where it is planted, from what was planted: none of the code that the demo is to check has a say in it.
+down where it is planted, from what was planted: the code that the demo checks takes no part in it.
 """
 
 import contextlib
@@ -9,19 +9,17 @@ import csv
 import io
 import os
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import pydicom
 from pydicom.data.data_manager import DATA_ROOT
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 
+from deployments.sandbox.phantom import phantom, phantom_study_uid
 from tasks.core.errors import UsageError
 from tasks.core.models import Reason, Status
 
@@ -86,7 +84,7 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
-class Twins:
+class Pair:
     """Two paths with one SOP Instance UID. Uploads are parallel: either is uploaded, the other is `loser`."""
 
     paths: tuple[str, str]
@@ -96,14 +94,14 @@ class Twins:
 
 @dataclass(frozen=True, slots=True)
 class Planted:
-    """The archive as it was planted: each path that the report must name is in `expected` or a twin.
+    """The archive as it was planted: each path that the report must name is in `expected` or in a pair.
 
     Plain data: it may go to another process. Paths are absolute, as the operating system would open them.
     """
 
     manifest: Path
     expected: dict[str, Expected]
-    twins: tuple[Twins, ...]
+    pairs: tuple[Pair, ...]
 
 
 def build(root: Path, ct_slices: int = 300) -> Planted:
@@ -119,7 +117,7 @@ def build(root: Path, ct_slices: int = 300) -> Planted:
     _plant_no_images(archive)
     _plant_cut(archive)
     _plant_no_preamble(archive)
-    _plant_twins(archive)
+    _plant_pairs(archive)
     _plant_out_of_reach(archive)
     return archive.finished()
 
@@ -135,7 +133,7 @@ def _empty(root: Path) -> Path:
 class _Archive:
     root: Path
     expected: dict[str, Expected] = field(default_factory=dict)
-    twins: list[Twins] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
     entries: list[dict[str, str | int]] = field(default_factory=list)
 
     def study(self, name: str, uid: str = "", instances: int | None = None, priority: int = 0) -> None:
@@ -144,15 +142,15 @@ class _Archive:
         cells = (name, uid, known, name.lower().replace("_", "-"), priority)
         self.entries.append(dict(zip(MANIFEST_COLUMNS, cells, strict=True)))
 
-    def put(self, place: str, body: bytes) -> str:
-        """Writes a file of which nothing is expected yet; gives its path."""
-        path = self.root / place
+    def put(self, name: str, body: bytes) -> str:
+        """Writes a file of which nothing is expected yet. Gives its path."""
+        path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
         return str(path)
 
-    def plant(self, place: str, body: bytes, expected: Expected) -> None:
-        self.expected[self.put(place, body)] = expected
+    def plant(self, name: str, body: bytes, expected: Expected) -> None:
+        self.expected[self.put(name, body)] = expected
 
     def finished(self) -> Planted:
         manifest = self.root / "manifest.csv"
@@ -160,7 +158,7 @@ class _Archive:
             writer = csv.DictWriter(file, MANIFEST_COLUMNS)
             writer.writeheader()
             writer.writerows(self.entries)
-        return Planted(manifest, self.expected, tuple(self.twins))
+        return Planted(manifest, self.expected, tuple(self.pairs))
 
 
 def _stored(uid: str) -> Expected:
@@ -173,8 +171,8 @@ def _plant_real(archive: _Archive, name: str) -> None:
     for source in sources:
         body = source.read_bytes()
         header = _header(body)
-        place = Path(name, *source.relative_to(_test_files()).parts[-2:])  # the folder of a series is kept
-        archive.plant(str(place), body, _stored(str(header.SOPInstanceUID)))
+        path = Path(name, *source.relative_to(_test_files()).parts[-2:])  # the folder of a series is kept
+        archive.plant(str(path), body, _stored(str(header.SOPInstanceUID)))
         studies.add(str(header.get("StudyInstanceUID", "")))
     archive.study(name, studies.pop() if len(studies) == 1 else "", len(sources))
 
@@ -216,8 +214,8 @@ def _plant_no_images(archive: _Archive) -> None:
         "MR_brain/export.zip": (_zipped(_pydicom_bytes("CT_small.dcm")), Reason.ARCHIVE),
         "MR_carotids/IM0001.tmp": (b"", Reason.EMPTY),
     }
-    for place, (body, reason) in planted.items():
-        archive.plant(place, body, Expected(Status.NOT_DICOM, reason))
+    for path, (body, reason) in planted.items():
+        archive.plant(path, body, Expected(Status.NOT_DICOM, reason))
 
 
 def _zipped(body: bytes) -> bytes:
@@ -262,18 +260,18 @@ def _plant_no_preamble(archive: _Archive) -> None:
     archive.study("RTSTRUCT_without_preamble", str(header.StudyInstanceUID), 1)
 
 
-def _plant_twins(archive: _Archive) -> None:
+def _plant_pairs(archive: _Archive) -> None:
     """An exact copy on another disk, and an instance that was converted and kept its SOP Instance UID."""
     copy = archive.put("Old_disk/copy of IM0001.dcm", _pydicom_bytes("CT_small.dcm"))
     original = str(archive.root / "CT_private_tags" / "CT_small.dcm")
     uid = archive.expected.pop(original).sop_instance_uid
-    archive.twins.append(Twins((original, copy), Status.DUPLICATE, uid))
+    archive.pairs.append(Pair((original, copy), Status.DUPLICATE, uid))
 
     body = _pydicom_bytes("liver_1frame.dcm")
     header = _header(body)
     segmented = archive.put("SEG_liver/liver.dcm", body)
     converted = archive.put("Old_disk/liver_converted.dcm", _pydicom_bytes("liver_expb_1frame.dcm"))
-    archive.twins.append(Twins((segmented, converted), Status.CONFLICT, str(header.SOPInstanceUID)))
+    archive.pairs.append(Pair((segmented, converted), Status.CONFLICT, str(header.SOPInstanceUID)))
     archive.study("SEG_liver", str(header.StudyInstanceUID), 1)
 
 
@@ -295,75 +293,3 @@ def _plant_out_of_reach(archive: _Archive) -> None:
     moved = archive.root / "MR_moved_away"
     archive.expected[str(moved)] = Expected(Status.MISSING, Reason.NOT_FOUND)
     archive.study(moved.name, generate_uid(entropy_srcs=[moved.name]), 12)
-
-
-def phantom_study_uid(study: str) -> str:
-    """The Study Instance UID of the generated study of that name; the same each time."""
-    return generate_uid(entropy_srcs=[study])
-
-
-def phantom(study: str, slices: int) -> Iterator[tuple[str, bytes]]:
-    """SOP Instance UID and file of each slice of a CT of a head that never was, 512 by 512, signed 16 bit."""
-    dataset = _phantom_header(study)
-    pixels = _Head(slices)
-    for index in range(slices):
-        uid = generate_uid(entropy_srcs=[study, "instance", str(index)])
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
-        dataset.InstanceNumber = index + 1
-        dataset.ImagePositionPatient = [-128, -128, index]
-        dataset.SliceLocation = index
-        dataset.PixelData = pixels.at(index).tobytes()
-        file = io.BytesIO()
-        dataset.save_as(file, enforce_file_format=True)
-        yield uid, file.getvalue()
-
-
-def _phantom_header(study: str) -> Dataset:
-    """All but what differs from slice to slice (PS3.3 A.3.3, CT Image IOD)."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = CTImageStorage
-    dataset.StudyInstanceUID = phantom_study_uid(study)
-    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[study, "series"])
-    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=[study, "frame of reference"])
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    dataset.Modality, dataset.Manufacturer, dataset.SeriesNumber = "CT", "Phantom", 1
-    dataset.PatientName, dataset.PatientID = "Phantom^Head", "PHANTOM"
-    dataset.PatientBirthDate = dataset.PatientSex = dataset.ReferringPhysicianName = ""
-    dataset.StudyDate, dataset.StudyTime = "20200101", "120000"
-    dataset.StudyID, dataset.AccessionNumber, dataset.StudyDescription = "1", "", study
-    dataset.KVP, dataset.SliceThickness, dataset.PixelSpacing = "120", "1", [0.5, 0.5]
-    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    dataset.Rows = dataset.Columns = _Head.SIDE
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 1
-    dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = "0", "1", "HU"
-    dataset.WindowCenter, dataset.WindowWidth = "40", "80"
-    private = dataset.private_block(0x0019, "DICOM-INGEST SAMPLES", create=True)
-    private.add_new(0x01, "LO", "kept byte for byte")
-    private.add_new(0x02, "OB", bytes(range(256)))
-    return dataset
-
-
-class _Head:
-    """A skull with a brain, two ventricles and noise, in Hounsfield units, widest in its middle slice."""
-
-    SIDE: Final = 512
-
-    def __init__(self, slices: int) -> None:
-        across = np.linspace(-1, 1, self.SIDE, dtype=np.float32)
-        x, y = np.meshgrid(across, across)
-        self._slices = slices
-        self._radius = np.hypot(x, y / 1.2)
-        self._to_ventricle = np.hypot((np.abs(x) - 0.12) * 2.5, y)
-        self._noise = np.random.default_rng(seed=2).normal(0, 8, x.shape).astype(np.int16)
-
-    def at(self, index: int) -> npt.NDArray[np.int16]:
-        size = 0.4 + 0.35 * np.sin(np.pi * (index + 0.5) / self._slices)
-        image = np.where(self._radius < size, np.int16(1200), np.int16(-1000))
-        image[self._radius < 0.92 * size] = 35
-        image[self._to_ventricle < 0.3 * size] = 5
-        image += np.roll(self._noise, index * 7919)
-        return image.astype("<i2", copy=False)

@@ -1,4 +1,4 @@
-"""The far side in one `with` block: gateway and object store, started together and stopped together.
+"""The platform in one `with` block: gateway and object store, started together and stopped together.
 
 The gateway is a child process with its own interpreter lock; the object store is the gateway's child. A pipe
 ties them to us: when it closes, also because this process was killed, both stop.
@@ -30,7 +30,7 @@ _STOP_TIMEOUT_S: Final = 10.0  # the gateway gives its requests 2 s and the obje
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A running far side: where it is and what it accepts."""
+    """A running platform: where it is and what it accepts."""
 
     api_url: str
     client_id: str
@@ -44,9 +44,9 @@ class Sandbox:
     def start(cls, data_dir: Path, port: int | None = None) -> Iterator[Self]:
         """Starts it on `port` of 127.0.0.1, or on a free one, and stops it when the block ends.
 
-        `data_dir` holds the objects and the logs. DICOM_INGEST_SANDBOX_* settings (gateway.py) choose another
-        bucket, client, lifetimes. Raises UsageError when the extra is not installed, the port is taken or the
-        directory not writable or a setting wrong, and StoppedError when it does not start for another reason.
+        `data_dir` holds the objects and the logs. DICOM_INGEST_SANDBOX_* settings choose another bucket,
+        client or lifetimes. Raises UsageError when the extra is not installed, the port is in use, the folder
+        can't be written or a setting is wrong, and StoppedError when it does not start for another reason.
         """
         _require_extra()
         data_dir = _private_directory(data_dir)
@@ -182,7 +182,7 @@ def _without_aws(environment: dict[str, str]) -> dict[str, str]:
 
 
 def _listening(port: int | None) -> socket.socket:
-    """Bound here and handed down: nobody takes the port in between, and early clients wait in its queue."""
+    """Bound here and inherited: no other program gets the port, and early clients wait in its queue."""
     unusable = UsageError(f"Port {port} cannot be used here: choose another, or none for a free one.")
     if not 0 <= (port or 0) <= _LAST_PORT:  # create_server would leave its socket open
         raise unusable

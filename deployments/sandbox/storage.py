@@ -78,7 +78,7 @@ def bucket_dir(data_dir: Path) -> Path:
 
 
 def open_private(path: Path) -> IO[str]:
-    """A new file for writing text that its owner alone may read, in place of what was there."""
+    """A new file for writing text that its owner alone may read; it replaces what was there."""
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     return os.fdopen(descriptor, "w", encoding="utf-8")

@@ -19,7 +19,7 @@ from pydicom.data.data_manager import DATA_ROOT
 from pydicom.errors import InvalidDicomError
 
 from deployments.sandbox.demo_check import compare
-from deployments.sandbox.samples import Expected, Planted, Twins, build
+from deployments.sandbox.samples import Expected, Pair, Planted, build
 from tasks.core.errors import UsageError
 from tasks.core.models import Reason, Status
 
@@ -49,7 +49,7 @@ class TestArchive:
         """What lies in the study directories, and the directory that is not there, is what is expected."""
         root = planted.manifest.parent
         on_disk = {os.path.join(top, name) for top, _, names in os.walk(root) for name in names}
-        twins = [path for pair in planted.twins for path in pair.paths]
+        twins = [path for pair in planted.pairs for path in pair.paths]
         assert len(set(twins)) == len(twins)
         assert not planted.expected.keys() & set(twins)
         named = {*planted.expected, *twins}
@@ -80,7 +80,7 @@ class TestArchive:
         """SOP Instance UIDs are those in the files, and none is to be stored twice."""
         stored = {path: header_of(path).SOPInstanceUID for path in paths_of(planted, Status.UPLOADED)}
         assert all(planted.expected[str(path)].sop_instance_uid == uid for path, uid in stored.items())
-        uids = [*stored.values(), *(pair.sop_instance_uid for pair in planted.twins)]
+        uids = [*stored.values(), *(pair.sop_instance_uid for pair in planted.pairs)]
         assert len(set(uids)) == len(uids)
 
     @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's broken files are read here as well
@@ -154,7 +154,7 @@ class TestManifest:
     ) -> None:
         """A Study Instance UID is that of all its instances, and a good study has as many as it should."""
         uids: dict[str, list[str]] = {name: [] for name in entries}
-        twins = [Path(path) for pair in planted.twins for path in pair.paths]
+        twins = [Path(path) for pair in planted.pairs for path in pair.paths]
         for path in [*paths_of(planted, Status.UPLOADED), *twins]:
             study_dir = path.relative_to(planted.manifest.parent).parts[0]
             uids[study_dir].append(str(header_of(path).get("StudyInstanceUID", "")))
@@ -221,7 +221,7 @@ class TestPlanted:
     def test_twins_share_their_uid_and_only_the_duplicate_its_bytes(self, planted: Planted) -> None:
         """An exact duplicate has the same bytes at another path; a conflict has other bytes."""
         same_bytes = {}
-        for pair in planted.twins:
+        for pair in planted.pairs:
             first, second = map(Path, pair.paths)
             assert header_of(first).SOPInstanceUID == header_of(second).SOPInstanceUID
             assert header_of(first).SOPInstanceUID == pair.sop_instance_uid
@@ -309,7 +309,7 @@ def tell(planted: Planted, bucket: Path, winner: int) -> Told:
     for path, expected in planted.expected.items():
         stored = expected.status is Status.UPLOADED
         told.rows[path] = told.upload(path, expected.sop_instance_uid) if stored else row(path, expected)
-    for pair in planted.twins:
+    for pair in planted.pairs:
         won, lost = pair.paths[winner], pair.paths[1 - winner]
         told.rows[won] = told.upload(won, pair.sop_instance_uid)
         key = told.rows[won]["key"] if pair.loser is Status.DUPLICATE else ""
@@ -327,8 +327,8 @@ def victim(planted: Planted) -> str:
     return str(paths_of(planted, Status.UPLOADED)[0])
 
 
-def twins_of(planted: Planted, loser: Status) -> Twins:
-    (pair,) = (pair for pair in planted.twins if pair.loser is loser)
+def twins_of(planted: Planted, loser: Status) -> Pair:
+    (pair,) = (pair for pair in planted.pairs if pair.loser is loser)
     return pair
 
 

@@ -304,9 +304,9 @@ def await_log(page: Page, line: str) -> None:
 
 
 def message(planted: Planted) -> re.Pattern[str]:
-    """Of the final state: one of the twins in conflict is in a study that is incomplete anyway."""
+    """Of the final state: one of the two in conflict is in a study that is incomplete anyway."""
     outcomes = [expected.status for expected in planted.expected.values()]
-    outcomes += [twins.loser for twins in planted.twins]
+    outcomes += [pair.loser for pair in planted.pairs]
     bad = sum(status in EXIT_ONE for status in outcomes)
-    files = len(planted.expected) + 2 * len(planted.twins)
+    files = len(planted.expected) + 2 * len(planted.pairs)
     return re.compile(f"^{bad} of {files} files, [56] studies incomplete, see report$")
