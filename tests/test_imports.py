@@ -1,19 +1,26 @@
-"""Who may import whom: the core does no I/O, a stage knows no later stage, and the work knows no shell."""
+"""Who may import whom: imports go down the list of DESIGN.md section 3, and never up."""
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from graphlib import TopologicalSorter
 
 import pytest
 
-import tasks
+from tests.source_tree import MODULES, ROOT, imports, syntax
 
-ROOT = Path(tasks.__file__).parents[1]
-CORE = sorted((ROOT / "tasks" / "core").glob("*.py"))
-MODULES = sorted((ROOT / "tasks").rglob("*.py"))
-
+# From the top down: a room imports those below it. A room is a package, or a module beside the packages.
+TASKS = ("run", "upload", "audit", "report", "ledger", "remote", "source", "settings", "turn", "core")
+FLOWS = ("cli", "migrate", "backfill", "shards", "orchestration")
+ROOMS = (*(f"flows.{name}" for name in FLOWS), "deployments.sandbox", *(f"tasks.{name}" for name in TASKS))
+KNOWN = {
+    ("flows.backfill", "flows.cli.progress"),
+    ("flows.migrate", "flows.cli.progress"),
+    ("flows.orchestration.artifacts", "flows.cli.progress"),
+    ("flows.shards.slot_lease", "flows.cli.local_flow"),
+    ("tasks.ledger.ledger", "tasks.audit.log"),
+}
+CORE = sorted(name for name in MODULES if name.startswith("tasks.core"))
 # Of the standard library, what neither touches the world outside nor asks for the time: add with care.
 PURE = {"abc", "bisect", "collections", "dataclasses", "difflib", "enum", "fnmatch", "functools", "hashlib"}
 PURE |= {
@@ -29,84 +36,77 @@ PURE |= {
     "unicodedata",
 }
 IMPURE_CALLS = frozenset({"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"})
-# DESIGN.md section 3; a stage's name is its module. All that a module imports, and so on, counts as its own.
-STAGES = ("source.manifest_reader", "source.scan", "upload.uploader", "report.directory", "run.engine")
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that is imported anywhere in a file, also in a function or for types alone."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute here"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
 
 
-def calls(path: Path) -> Iterator[str]:
-    """The names of plain functions that are called anywhere in a file."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            yield node.func.id
+def edges() -> list[tuple[str, str]]:
+    """Every import of one of our modules by another."""
+    return [(module, name) for module in MODULES for name in sorted(imports(module) & MODULES.keys())]
 
 
-def source_of(module: str) -> Path | None:
-    path = ROOT.joinpath(*module.split("."))
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+def test_every_module_is_in_a_room_that_the_list_knows() -> None:
+    """A new room gets its place among the others before anything imports it."""
+    assert {room(module) for module in MODULES if "." in module} == set(ROOMS)
 
 
-def reached_from(module: str) -> set[str]:
-    """The modules of tasks that come in with this one."""
-    reached: set[str] = set()
-    waiting = [module]
-    while waiting:
-        source = source_of(waiting.pop())
-        assert source is not None
-        for name in set(imports(source)):
-            if name.startswith("tasks") and name not in reached and source_of(name):
-                reached.add(name)
-                waiting.append(name)
-    return reached
+def test_a_room_imports_those_below_it_alone() -> None:
+    """So what a room reaches through others is below it, too."""
+    below = {name: set(ROOMS[position:]) for position, name in enumerate(ROOMS)}
+    assert {edge for edge in edges() if room(edge[1]) not in below[room(edge[0])]} == KNOWN
+
+
+def test_only_the_command_line_imports_the_sandbox() -> None:
+    """A flow knows a platform by its address alone."""
+    users = {module for module, name in edges() if name.startswith("deployments")}
+    assert {room(module) for module in users} <= {"flows.cli", "deployments.sandbox"}
+
+
+def test_there_is_no_import_cycle() -> None:
+    """Raises CycleError, which names the modules."""
+    graph = {module: imports(module) & MODULES.keys() - {module} for module in MODULES}
+    TopologicalSorter(graph).prepare()
+
+
+def test_a_manifest_is_read_without_a_scan() -> None:
+    """Both are in one room; the scan comes later."""
+    assert "tasks.source.scan" not in imports("tasks.source.manifest_reader")
 
 
 def test_there_is_a_core() -> None:
     """Else the tests below would hold for nothing."""
-    assert {"models", "errors", "manifest", "plan", "retry", "completeness"} <= {path.stem for path in CORE}
+    names = ("models", "errors", "manifest", "plan", "retry", "completeness", "duplicates")
+    assert {f"tasks.core.{name}" for name in names} <= set(CORE)
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
-def test_core_imports_nothing_but_itself_and_pure_modules_of_the_standard_library(path: Path) -> None:
+@pytest.mark.parametrize("module", CORE)
+def test_core_imports_nothing_but_itself_and_pure_modules_of_the_standard_library(module: str) -> None:
     """No prefect, httpx, pandas, pydicom, SQLAlchemy; no os, no clock, no dice, no threads."""
-    for name in imports(path):
-        top = name.partition(".")[0]
-        assert name.startswith("tasks.core") or top in PURE, name
+    for name in imports(module):
+        assert name.startswith("tasks.core") or name.partition(".")[0] in PURE, name
 
 
-@pytest.mark.parametrize("path", CORE, ids=lambda path: path.stem)
-def test_core_opens_and_prints_nothing(path: Path) -> None:
+@pytest.mark.parametrize("module", CORE)
+def test_core_opens_and_prints_nothing(module: str) -> None:
     """Built-ins that reach out need no import."""
-    assert not set(calls(path)) & IMPURE_CALLS
+    calls = (node.func for node in ast.walk(syntax(module)) if isinstance(node, ast.Call))
+    assert not {call.id for call in calls if isinstance(call, ast.Name)} & IMPURE_CALLS
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_tasks_know_no_shell(path: Path) -> None:
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("tasks")))
+def test_tasks_know_no_shell(module: str) -> None:
     """The same engine runs under Prefect, on the command line and in other people's code."""
-    tops = {name.partition(".")[0] for name in imports(path)}
+    tops = {name.partition(".")[0] for name in imports(module)}
     assert not tops & {"flows", "prefect", "deployments", "tests", "cyclopts", "rich"}
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_knows_no_later_stage(stage: str) -> None:
-    """load -> scan -> plan -> upload -> reconcile -> report; plan and reconcile are rules of the core."""
-    later = {f"tasks.{name}" for name in STAGES[STAGES.index(stage) + 1 :]}
-    assert not reached_from(f"tasks.{stage}") & later
 
 
 def test_importing_the_engine_brings_neither_prefect_nor_pandas() -> None:
     """`upload` starts fast: what takes seconds to import is imported where it is used."""
     slow = {"prefect", "pandas", "pyarrow"}
     code = f"import sys, tasks.run.engine; print({slow} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True)
-    assert told.stdout.strip() == "set()"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    assert printed.stdout.strip() == "set()"
