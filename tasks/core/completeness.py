@@ -142,8 +142,8 @@ class StudyTally:
         self._foreign = 0  # stored, but of another study than the manifest says
         self._failures: Counter[str] = Counter()  # by reason, or by status where there is none
         self._stored: set[str] = set()
-        self._studies = _Distinct()
-        self._modalities = _Distinct()
+        self._studies = DistinctValues()
+        self._modalities = DistinctValues()
 
     def add(
         self,
@@ -201,7 +201,7 @@ class StudyTally:
         )
 
 
-class _Distinct:
+class DistinctValues:
     """The distinct values of a column, for one cell: sorted, joined with ';', the first of very many.
 
     Of no more than `HELD` it is known whether they were seen before; those beyond are not counted.
@@ -215,13 +215,16 @@ class _Distinct:
         self._overflows = False
 
     def add(self, value: str) -> None:
-        """One more, unless it is empty or there already."""
+        """Adds a value, unless it is empty."""
         if not value or value in self._values:
             return
         if len(self._values) < self.HELD:
             self._values.add(value)
         else:
             self._overflows = True
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def __str__(self) -> str:
         listed = sorted(self._values)[: self.LISTED]

@@ -1,50 +1,35 @@
 """Expected: what a run will store of each study directory, from the headers of its files.
 
 Which files belong to a directory is the run's own walk (`scan.py`), and whether one of them is sent the
-run's own reader (`dicom_header.py`): over an unchanged archive, what is expected is what a run stores.
+run's own reader (`header_reader.py`): over an unchanged archive, what is expected is what a run stores.
 Several files are read at once, for a share answers each after a while; one thread at a time computes
 (`tasks/turn.py`), for threads that fight for the interpreter's lock are slower than one alone. Memory: the
 SOP Instance UIDs of one study, and the names along one path.
 """
 
-# A tree may hold millions of directories: paths here are text, pathlib's objects are several times slower.
-# ruff: noqa: PTH119
-
 import os
-import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias, TypeVar
 
 from tasks.core.manifest import is_uid
-from tasks.core.models import Header, Reason, Rejected, Status, StudyEntry, Unwalked
-from tasks.source.dicom_header import examine
-from tasks.source.file_content import MAX_PUT_BYTES
+from tasks.core.models import Header, Status, StudyEntry, Unwalked
+from tasks.source.header_reader import Examined, read_header
 from tasks.source.scan import Ownership, walk_study
+from tasks.source.study_directories import StudyDir
 from tasks.turn import computing, waiting
 
 # Files a second where each is there after 10 ms: one reader 77, 8 of them 660, 16 of them 1,100.
 _READERS: Final = 16
 _AHEAD: Final = 64  # files, and ends of studies, that are asked for and not counted yet
-_HEAD_BYTES: Final = 1 << 15
 _LOOK_UP_S: Final = 0.5  # Ctrl-C ends the wait at the latest then: see tasks/run/engine.py
 _STUDY_NO: Final = 2  # of the directory in question; 1 owns what is not its own
-_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO would wait for its writer
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class StudyDir:
-    """A study directory. `is_whole`: all below it is its own, else only the files that lie in it directly."""
-
-    path: str
-    is_whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +52,7 @@ class Counts:
     study_dirs: int = 0  # found
     finding: bool = True
     scanned: int = 0  # study directories
-    files: int = 0  # looked at
+    files: int = 0  # examined
     instances: int = 0
     size_bytes: int = 0
     repeated: int = 0  # files with a SOP Instance UID that another one of the study has
@@ -75,23 +60,8 @@ class Counts:
     unsent: int = 0  # files that are no image, or not whole
 
 
-Seen: TypeAlias = tuple[Header | Rejected, int]  # a file's header, or why it is not sent; its bytes
-Look: TypeAlias = Callable[[str], Seen]
-_Reply: TypeAlias = "SimpleQueue[Seen | Exception]"
-
-
-def look_at(path: str) -> Seen:
-    """What a run makes of this file before it sends it. Memory is bounded; no content and no path raises."""
-    try:
-        with waiting():
-            descriptor = os.open(path, _FLAGS)
-        try:
-            status = os.fstat(descriptor)
-            return _judge(descriptor, status, os.path.basename(path)), status.st_size
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return Rejected(Status.UNREADABLE, Reason.IO_ERROR), 0
+ReadHeader: TypeAlias = Callable[[str], Examined]
+_Reply: TypeAlias = "SimpleQueue[Examined | Exception]"
 
 
 def expectations(
@@ -99,14 +69,14 @@ def expectations(
     real_roots: Sequence[str],
     is_own: Callable[[str], bool],
     counts: Counts,
-    look: Look = look_at,
+    read: ReadHeader = read_header,
 ) -> Iterator[tuple[StudyDir, Expected]]:
     """What is expected of each study directory, in their order.
 
     `real_roots` hold all of them: a link into one leads to another study. `is_own`: a file to pass over.
     """
     tally = _Tally(counts)
-    with _readers(look) as ask:
+    with _readers(read) as ask:
         for part in _ahead(_parts(study_dirs, real_roots, is_own, ask), _AHEAD):
             if isinstance(part, StudyDir):
                 yield part, tally.expected()
@@ -116,47 +86,6 @@ def expectations(
                 counts.unreadable += 1
             else:
                 tally.add(_answer(part))
-
-
-# --- one file ---
-
-
-class _Headed(BytesIO):
-    """A file for reading of which the first bytes are held: most of a header costs no system call."""
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(_read_at(descriptor, _HEAD_BYTES, 0))
-        self._descriptor = descriptor
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        assert size is not None
-        data = super().read(size)
-        if len(data) == size:
-            return data
-        start = self.tell() - len(data)
-        data = _read_at(self._descriptor, size, start)
-        self.seek(start + len(data))
-        return data
-
-
-def _read_at(descriptor: int, size: int, start: int) -> bytes:
-    """So many bytes, fewer only at the end of the file: one read may give less."""
-    with waiting():
-        data = os.pread(descriptor, size, start)
-        while 0 < len(data) < size and (more := os.pread(descriptor, size - len(data), start + len(data))):
-            data += more
-    return data
-
-
-def _judge(descriptor: int, status: os.stat_result, name: str) -> Header | Rejected:
-    if not stat.S_ISREG(status.st_mode):
-        return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
-    if status.st_size > MAX_PUT_BYTES:
-        return Rejected(Status.TOO_LARGE, Reason.NONE)
-    return examine(_Headed(descriptor), status.st_size, name)
-
-
-# --- one study ---
 
 
 class _Tally:
@@ -169,8 +98,8 @@ class _Tally:
         self._agree = True
         self._size_bytes = 0
 
-    def add(self, seen: Seen) -> None:
-        found, size_bytes = seen
+    def add(self, examined: Examined) -> None:
+        found, size_bytes = examined
         self._counts.files += 1
         if isinstance(found, Header):
             self._add_instance(found, size_bytes)
@@ -196,16 +125,13 @@ class _Tally:
         return Expected(known, len(self._sop_instance_uids), self._size_bytes)
 
 
-# --- many files at once ---
-
-
 def _parts(
     study_dirs: Iterable[StudyDir],
     real_roots: Sequence[str],
     is_own: Callable[[str], bool],
     ask: Callable[[str], _Reply],
 ) -> Iterator["_Reply | Unwalked | StudyDir"]:
-    """Of each file the answer to be, of what can't be walked the row; after a study's last one the study."""
+    """For each file the reply to come, for what can't be walked its row; after all of a study, the study."""
     for study_dir in study_dirs:
         for row in walk_study(StudyEntry(_STUDY_NO, study_dir.path), _ownership(study_dir, real_roots)):
             if isinstance(row, Unwalked):
@@ -232,7 +158,7 @@ def _subdirs(directory: bytes) -> list[bytes]:
 
 
 def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
-    """The same items, each when so many more have been made, or none is left."""
+    """The same items, each delayed until `count` more have been made or none is left."""
     made: deque[T] = deque()
     for item in items:
         made.append(item)
@@ -242,8 +168,8 @@ def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
 
 
 @contextmanager
-def _readers(look: Look) -> Iterator[Callable[[str], _Reply]]:
-    """Asks threads to look at a file. Daemons: one that waits for a dead share must not keep the process."""
+def _readers(read: ReadHeader) -> Iterator[Callable[[str], _Reply]]:
+    """Threads that read headers when asked; daemons, for one that waits for a dead share never ends."""
     asked: SimpleQueue[tuple[str, _Reply] | None] = SimpleQueue()
 
     def ask(path: str) -> _Reply:
@@ -252,7 +178,7 @@ def _readers(look: Look) -> Iterator[Callable[[str], _Reply]]:
         return reply
 
     for number in range(_READERS):
-        threading.Thread(target=_read, args=(asked, look), name=f"reader-{number}", daemon=True).start()
+        threading.Thread(target=_read, args=(asked, read), name=f"reader-{number}", daemon=True).start()
     try:
         yield ask
     finally:
@@ -261,7 +187,7 @@ def _readers(look: Look) -> Iterator[Callable[[str], _Reply]]:
             asked.put(None)
 
 
-def _read(asked: "SimpleQueue[tuple[str, _Reply] | None]", look: Look) -> None:
+def _read(asked: "SimpleQueue[tuple[str, _Reply] | None]", read: ReadHeader) -> None:
     with computing():
         while True:
             with waiting():
@@ -270,7 +196,7 @@ def _read(asked: "SimpleQueue[tuple[str, _Reply] | None]", look: Look) -> None:
                 return
             path, reply = job
             try:
-                reply.put(look(path))
+                reply.put(read(path))
             except Exception as error:  # noqa: BLE001 - a defect: whoever asked has to end, not to wait
                 reply.put(error)
 
@@ -283,7 +209,7 @@ def _empty(queue: "SimpleQueue[T]") -> None:
         return
 
 
-def _answer(reply: _Reply) -> Seen:
+def _answer(reply: _Reply) -> Examined:
     while True:
         try:
             answer = reply.get(timeout=_LOOK_UP_S)

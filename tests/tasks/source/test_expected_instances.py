@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from tasks.core.models import Header, Listed, Reason, Rejected, Status, StudyEntry
 from tasks.run.engine import ingest
-from tasks.source.expected_instances import Counts, Expected, StudyDir, expectations, look_at
+from tasks.source.expected_instances import Counts, Expected, expectations
 from tasks.source.file_content import MAX_PUT_BYTES, Budget, open_content
+from tasks.source.header_reader import read_header
 from tasks.source.manifest_reader import load_manifest
 from tasks.source.manifest_writer import scan_manifest
 from tasks.source.scan import survey, walk_study
+from tasks.source.study_directories import StudyDir
 from tasks.turn import waiting
 from tests.conftest import Dicom, NearSide
 from tests.deflated import deflated_zeros
@@ -127,13 +129,13 @@ class TestNotCounted:
         (root / "a" / "to another").symlink_to("../b")
         put(root / "b" / "1", of_study("1.2.4", dicom("1.2")))
         os.mkfifo(root / "fifo")
-        assert look_at(str(root / "fifo"))[0] == look_at(str(root / "gone"))[0]
-        assert look_at(str(root / "gone")) == (Rejected(Status.UNREADABLE, Reason.IO_ERROR), 0)
+        assert read_header(str(root / "fifo"))[0] == read_header(str(root / "gone"))[0]
+        assert read_header(str(root / "gone")) == (Rejected(Status.UNREADABLE, Reason.IO_ERROR), 0)
         _, counts = expected(root)
         assert (counts.instances, counts.unreadable, counts.unsent) == (2, 2, 0)
 
         def gone(path: str) -> tuple[Rejected, int]:
-            return look_at(path + "gone")  # type: ignore[return-value]
+            return read_header(path + "gone")  # type: ignore[return-value]
 
         again = Counts()
         dirs = [StudyDir(str(root / "a"), is_whole=True), StudyDir(str(root / "gone"), is_whole=True)]
@@ -168,7 +170,7 @@ class TestFilesAreRead:
             path = str(put(root / f"{number}", content))
             with open_content(path, Budget(1 << 24)) as found:
                 theirs = found.header if not isinstance(found, Rejected) else (found.status, found.reason)
-            ours, size_bytes = look_at(path)
+            ours, size_bytes = read_header(path)
             assert (ours if isinstance(ours, Header) else (ours.status, ours.reason)) == theirs
             assert size_bytes == len(content)
 
@@ -222,7 +224,8 @@ class TestFilesAreRead:
         put(root / "a" / "1", b"text")
         code = (
             "import signal, sys, threading\n"
-            "from tasks.source.expected_instances import Counts, StudyDir, expectations\n"
+            "from tasks.source.expected_instances import Counts, expectations\n"
+            "from tasks.source.study_directories import StudyDir\n"
             "from tasks.turn import waiting\n"
             "def look(path):\n"
             "    with waiting():\n"

@@ -16,10 +16,11 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 
 from tasks.core.errors import ManifestError, UsageError
 from tasks.core.models import Listed
-from tasks.source.expected_instances import Counts, Expected, StudyDir
+from tasks.source.expected_instances import Counts, Expected
 from tasks.source.manifest_reader import load_manifest
-from tasks.source.manifest_writer import _SCANNED, _WRITERS, _cells, scan_manifest, write_manifest
+from tasks.source.manifest_writer import SCANNED_COLUMNS, WRITERS, row_cells, scan_manifest, write_manifest
 from tasks.source.scan import survey, walk_study
+from tasks.source.study_directories import StudyDir
 
 SUFFIXES = ["csv", "jsonl", "ndjson", "parquet"]
 Write = Callable[..., Counts]
@@ -185,7 +186,7 @@ class TestAManifestIsWritten:
         expected = [Expected(*some[number % len(some)]) for number in range(len(dirs))]
         out = tmp_path / f"m.{suffix}"
         with out.open("wb") as file:
-            _WRITERS[out.suffix](file, _SCANNED, map(_cells, found, expected))
+            WRITERS[out.suffix](file, SCANNED_COLUMNS, map(row_cells, found, expected))
         assert [
             (entry.study_dir, Expected(entry.study_instance_uid, entry.expected_instances or 0, size))
             for entry in load_manifest(out)
@@ -226,9 +227,9 @@ class TestAManifestIsWritten:
     @pytest.mark.parametrize(
         ("step", "writes", "beside"),
         [
-            ("look_at", write_manifest, {"csv", "tmp"}),
-            ("look_at", scan_manifest, {"csv", "tmp", "found"}),
-            ("_cells", scan_manifest, {"csv", "tmp", "found"}),
+            ("study_directories.read_header", write_manifest, {"csv", "tmp"}),
+            ("study_directories.read_header", scan_manifest, {"csv", "tmp", "found"}),
+            ("manifest_writer.expectations", scan_manifest, {"csv", "tmp", "found"}),
         ],
     )
     def test_or_an_interrupt_leaves_the_old_one(
@@ -246,7 +247,7 @@ class TestAManifestIsWritten:
             there.append({name.rpartition(".")[2] for name in os.listdir(out.parent)})
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(f"tasks.source.manifest_writer.{step}", interrupted)
+        monkeypatch.setattr(f"tasks.source.{step}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             writes([tmp_path / "root"], out)
         assert there == [beside]
@@ -264,7 +265,7 @@ class TestAManifestIsWritten:
             next(rows)
             raise KeyboardInterrupt
 
-        monkeypatch.setitem(_WRITERS, ".csv", interrupted)  # type: ignore[arg-type]
+        monkeypatch.setitem(WRITERS, ".csv", interrupted)  # type: ignore[arg-type]
         (tmp_path / "out").mkdir()
         with pytest.raises(KeyboardInterrupt) as raised:
             scan_manifest([tmp_path / "root"], tmp_path / "out" / "m.csv")
