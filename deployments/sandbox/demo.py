@@ -63,7 +63,7 @@ def _fresh(directory: Path) -> Path:
 
 
 def _backfill(manifest: Path, sandbox: Sandbox, report_dir: Path, home: Path) -> int:
-    """The very command, in a process of its own that can't read what its user may not, also as root."""
+    """Runs the command itself, in a process that can't read what its user may not, also as root."""
     command = [
         sys.executable, "-m", "flows.cli", "run", str(manifest),
         "--api-endpoint", sandbox.api_url, "--report-dir", str(report_dir),
@@ -83,7 +83,7 @@ def _backfill(manifest: Path, sandbox: Sandbox, report_dir: Path, home: Path) ->
 
 
 def _environment_without_settings(home: Path) -> dict[str, str]:
-    """Names no platform and no Prefect server: neither does a profile, nor a file in the demo's directory."""
+    """One that names no platform and no Prefect server, nor leads to a profile or file that does."""
     foreign = ("DICOM_INGEST_", "PREFECT_")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     prefect_home = os.environ.get("PREFECT_HOME", "")

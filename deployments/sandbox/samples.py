@@ -119,7 +119,7 @@ def build(root: Path, ct_slices: int = 300) -> Planted:
     _plant_no_preamble(archive)
     _plant_pairs(archive)
     _plant_out_of_reach(archive)
-    return archive.finished()
+    return archive.finish()
 
 
 def _empty(root: Path) -> Path:
@@ -136,8 +136,8 @@ class _Archive:
     pairs: list[Pair] = field(default_factory=list)
     entries: list[dict[str, str | int]] = field(default_factory=list)
 
-    def study(self, name: str, uid: str = "", instances: int | None = None, priority: int = 0) -> None:
-        """A manifest row; `instances` is how many the study has in truth, None where nobody knows."""
+    def add_study(self, name: str, uid: str = "", instances: int | None = None, priority: int = 0) -> None:
+        """Adds a manifest row; `instances` is how many the study has in truth, None where nobody knows."""
         known = "" if instances is None else instances
         cells = (name, uid, known, name.lower().replace("_", "-"), priority)
         self.entries.append(dict(zip(MANIFEST_COLUMNS, cells, strict=True)))
@@ -152,7 +152,8 @@ class _Archive:
     def plant(self, name: str, body: bytes, expected: Expected) -> None:
         self.expected[self.put(name, body)] = expected
 
-    def finished(self) -> Planted:
+    def finish(self) -> Planted:
+        """Writes the manifest."""
         manifest = self.root / "manifest.csv"
         with manifest.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, MANIFEST_COLUMNS)
@@ -174,7 +175,7 @@ def _plant_real(archive: _Archive, name: str) -> None:
         path = Path(name, *source.relative_to(_test_files()).parts[-2:])  # the folder of a series is kept
         archive.plant(str(path), body, _stored(str(header.SOPInstanceUID)))
         studies.add(str(header.get("StudyInstanceUID", "")))
-    archive.study(name, studies.pop() if len(studies) == 1 else "", len(sources))
+    archive.add_study(name, studies.pop() if len(studies) == 1 else "", len(sources))
 
 
 def _test_files() -> Path:
@@ -200,7 +201,7 @@ def _plant_phantom(archive: _Archive, slices: int) -> None:
     name = "CT_phantom"
     for number, (uid, body) in enumerate(phantom(name, slices), start=1):
         archive.plant(f"{name}/IM{number:04}.dcm", body, _stored(uid))
-    archive.study(name, phantom_study_uid(name), slices, priority=10)
+    archive.add_study(name, phantom_study_uid(name), slices, priority=10)
 
 
 def _plant_no_images(archive: _Archive) -> None:
@@ -232,13 +233,13 @@ def _plant_cut(archive: _Archive) -> None:
     archive.plant(f"{name}/IM0001.dcm", body, _stored(whole))
     archive.plant(f"{name}/IM0002.dcm", _cut(early, "SeriesInstanceUID"), _truncated(cut_early))
     archive.plant(f"{name}/IM0003.dcm", _cut(late, "PixelData"), _truncated(cut_late))
-    archive.study(name, phantom_study_uid(name), 3)
+    archive.add_study(name, phantom_study_uid(name), 3)
 
     name = "SC_interrupted_copy"
     coded = _pydicom_bytes("SC_rgb_jpeg_lossy_gdcm.dcm")
     header = _header(coded)
     archive.plant(f"{name}/IM0001.dcm", coded[: len(coded) * 3 // 4], _truncated(str(header.SOPInstanceUID)))
-    archive.study(name, str(header.StudyInstanceUID), 1)
+    archive.add_study(name, str(header.StudyInstanceUID), 1)
 
 
 def _truncated(uid: str) -> Expected:
@@ -257,7 +258,7 @@ def _plant_no_preamble(archive: _Archive) -> None:
     header = _header(body)
     expected = Expected(Status.INVALID, Reason.NO_PREAMBLE, str(header.SOPInstanceUID))
     archive.plant("RTSTRUCT_without_preamble/rtstruct.dcm", body, expected)
-    archive.study("RTSTRUCT_without_preamble", str(header.StudyInstanceUID), 1)
+    archive.add_study("RTSTRUCT_without_preamble", str(header.StudyInstanceUID), 1)
 
 
 def _plant_pairs(archive: _Archive) -> None:
@@ -272,7 +273,7 @@ def _plant_pairs(archive: _Archive) -> None:
     segmented = archive.put("SEG_liver/liver.dcm", body)
     converted = archive.put("Old_disk/liver_converted.dcm", _pydicom_bytes("liver_expb_1frame.dcm"))
     archive.pairs.append(Pair((segmented, converted), Status.CONFLICT, str(header.SOPInstanceUID)))
-    archive.study("SEG_liver", str(header.StudyInstanceUID), 1)
+    archive.add_study("SEG_liver", str(header.StudyInstanceUID), 1)
 
 
 def _plant_out_of_reach(archive: _Archive) -> None:
@@ -288,8 +289,8 @@ def _plant_out_of_reach(archive: _Archive) -> None:
 
     with contextlib.suppress(OSError):  # macOS refuses names that are not UTF-8: no archive there has any
         archive.plant(os.fsdecode(f"{name}/Sch\xe4del.dcm".encode("latin-1")), odd_body, _stored(odd))
-    archive.study(name)
+    archive.add_study(name)
 
     moved = archive.root / "MR_moved_away"
     archive.expected[str(moved)] = Expected(Status.MISSING, Reason.NOT_FOUND)
-    archive.study(moved.name, generate_uid(entropy_srcs=[moved.name]), 12)
+    archive.add_study(moved.name, generate_uid(entropy_srcs=[moved.name]), 12)

@@ -52,7 +52,7 @@ class Sandbox:
         data_dir = _private_directory(data_dir)
         environment = _environment(data_dir)
         log = data_dir / "gateway.log"
-        with _listening(port) as listener:
+        with _listen(port) as listener:
             address: tuple[str, int] = listener.getsockname()
             gateway = _spawn_gateway(listener, environment, log)
         try:
@@ -98,7 +98,7 @@ class Sandbox:
             file.writelines(f"DICOM_INGEST_{name}={shlex.quote(value)}\n" for name, value in settings.items())
 
     def wait(self) -> NoReturn:
-        """Blocks for good; StoppedError should the gateway end by itself."""
+        """Blocks until the gateway ends by itself, and then raises StoppedError."""
         self._gateway.wait()
         raise StoppedError(
             f"The gateway of the sandbox ended by itself. Its log ends with:\n{last_lines(self._log)}"
@@ -151,7 +151,7 @@ def _require_extra() -> None:
 
 
 def _private_directory(path: Path) -> Path:
-    """Made for us alone; one that is there keeps its mode, since it may hold more than ours."""
+    """Makes a directory for this user alone. One that is there keeps its mode: it may hold more than ours."""
     with suppress(OSError):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
@@ -181,8 +181,8 @@ def _without_aws(environment: dict[str, str]) -> dict[str, str]:
     return {**kept, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
 
-def _listening(port: int | None) -> socket.socket:
-    """Bound here and inherited: no other program gets the port, and early clients wait in its queue."""
+def _listen(port: int | None) -> socket.socket:
+    """The socket that the gateway inherits: no other program gets the port, and early clients queue."""
     unusable = UsageError(f"Port {port} cannot be used here: choose another, or none for a free one.")
     if not 0 <= (port or 0) <= _LAST_PORT:  # create_server would leave its socket open
         raise unusable
@@ -195,7 +195,7 @@ def _listening(port: int | None) -> socket.socket:
 def _spawn_gateway(
     listener: socket.socket, environment: dict[str, str], log: Path
 ) -> subprocess.Popen[bytes]:
-    """A session of its own, so that Ctrl-C reaches us alone and uploads under way can finish first."""
+    """Starts it in a session of its own: Ctrl-C reaches us alone, and uploads under way can finish first."""
     descriptor = listener.fileno()
     with open_private(log) as output:
         return subprocess.Popen(  # noqa: S603 - our own module, our own arguments
@@ -211,7 +211,7 @@ def _spawn_gateway(
 
 
 def _await_first_answer(address: tuple[str, int], gateway: subprocess.Popen[bytes], log: Path) -> None:
-    """One request is enough: it waits in the socket's queue, and is reset if the gateway dies."""
+    """Sends one request, which waits in the socket's queue, and is reset if the gateway dies."""
     connection = http.client.HTTPConnection(*address, timeout=storage.START_TIMEOUT_S)
     try:
         connection.request("GET", "/upload/")
@@ -223,7 +223,7 @@ def _await_first_answer(address: tuple[str, int], gateway: subprocess.Popen[byte
 
 
 def _start_failure(gateway: subprocess.Popen[bytes], log: Path) -> IngestError:
-    """Whose fault it was is the gateway's to say, by its exit code."""
+    """The error to raise. Whose fault it was, the gateway's exit code says."""
     with suppress(subprocess.TimeoutExpired):
         gateway.wait(1)
     kind = UsageError if gateway.returncode == UsageError.exit_code else StoppedError
@@ -231,7 +231,7 @@ def _start_failure(gateway: subprocess.Popen[bytes], log: Path) -> IngestError:
 
 
 def _stop(gateway: subprocess.Popen[bytes]) -> None:
-    """By closing its stdin. A gateway that did not end well may leave its object store: end its group too."""
+    """Closes its stdin. One that did not end well may leave its object store: its group is ended, too."""
     assert gateway.stdin
     gateway.stdin.close()
     with suppress(subprocess.TimeoutExpired):

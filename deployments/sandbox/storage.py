@@ -91,7 +91,7 @@ def last_lines(log: Path) -> str:
 
 
 def rclone_binary() -> str:
-    """Where the wheel keeps it."""
+    """The path of the rclone that its wheel carries. UsageError when the extra is not installed."""
     try:
         return str(importlib.resources.files("rclone_api") / "bin" / "rclone")
     except ModuleNotFoundError:
@@ -99,7 +99,7 @@ def rclone_binary() -> str:
 
 
 def _environment(access_key_id: str, secret_access_key: str) -> dict[str, str]:
-    """Keys go by the environment: a command line is there for every user of the machine to see."""
+    """Keys go by the environment: every user of the machine can see a command line."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RCLONE_")}
     return inherited | {
         "RCLONE_CONFIG": os.devnull,  # the user's own remotes are none of our business
@@ -108,7 +108,7 @@ def _environment(access_key_id: str, secret_access_key: str) -> dict[str, str]:
 
 
 def _listening_url(rclone: subprocess.Popen[bytes], log: Path) -> str:
-    """rclone takes a free port itself and logs it: choosing one here first would race with other programs."""
+    """The URL from rclone's log. It takes a free port itself: one chosen here might be gone by then."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and rclone.poll() is None:
         if listening := _LISTENING.search(log.read_text(encoding="utf-8", errors="replace")):

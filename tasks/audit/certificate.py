@@ -26,7 +26,7 @@ _TIMED: Final = ("started_at", "finished_at", "exit_code")
 def write_certificate(
     report_dir: Path, summary: Summary, chain: Chain, key: "Ed25519PrivateKey | None" = None
 ) -> None:
-    """Writes it beside the report, and with a key its signature: Ed25519 (RFC 8032) over the file's bytes."""
+    """Writes it beside the report and, with a key, its signature: Ed25519 (RFC 8032) over its bytes."""
     facts: dict[str, Any] = {name: getattr(summary, name) for name in (*_SUMMED, *_TIMED)}
     facts["sha256"] = {name: sha256_of(report_dir / name) for name in FILES}
     facts["audit"] = {"lines": chain.lines, "head": chain.head}
@@ -58,7 +58,7 @@ def signing_key(path: Path | None) -> "Ed25519PrivateKey | None":
 
 
 def public_key(path: Path) -> "Ed25519PublicKey":
-    """The other half of it, in PEM. UsageError when it is anything else."""
+    """The public half of a signing key, in PEM. UsageError when it is anything else."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -73,7 +73,7 @@ def public_key(path: Path) -> "Ed25519PublicKey":
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One that was read. `content` is what a signature is over."""
+    """A certificate as it was read. A signature is over `content`."""
 
     content: bytes
     run_id: str
@@ -83,7 +83,7 @@ class Certificate:
 
 
 def read_certificate(report_dir: Path) -> Certificate | None:
-    """None when there is none that can be read."""
+    """The certificate of a report; None when there is none that can be read."""
     try:
         content = (report_dir / CERTIFICATE_JSON).read_bytes()
         facts = json.loads(content)
@@ -96,7 +96,7 @@ def read_certificate(report_dir: Path) -> Certificate | None:
 
 
 def is_signed(certificate: Certificate, report_dir: Path, key: "Ed25519PublicKey") -> bool:
-    """Whether the signature beside it is of this key."""
+    """Whether certificate.sig is this key's signature over the certificate."""
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -107,7 +107,7 @@ def is_signed(certificate: Certificate, report_dir: Path, key: "Ed25519PublicKey
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hex; empty when it can't be read."""
+    """The hash of a file's bytes, in hex; empty when it can't be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -37,8 +37,8 @@ class Findings:
     faults: list[str] = field(default_factory=list)
     more_faults: int = 0
 
-    def fault(self, sentence: str) -> None:
-        """One more; of very many only the first are kept."""
+    def add_fault(self, sentence: str) -> None:
+        """Adds a fault; of very many only the first are kept."""
         if len(self.faults) < _LISTED:
             self.faults.append(sentence)
         else:
@@ -78,7 +78,7 @@ def _read_trail(report_dir: Path, keys: "_Keys", found: Findings) -> dict[int, s
             "report directory of a run."
         ) from None
     except Break as broken:
-        found.fault(f"The audit trail is broken: {broken}")
+        found.add_fault(f"The audit trail is broken: {broken}")
     return named
 
 
@@ -94,38 +94,38 @@ def _check_certificate(
 ) -> None:
     certificate = read_certificate(report_dir)
     if certificate is None:
-        found.fault(
+        found.add_fault(
             "There is no certificate.json that can be read: the last run did not end, or it was removed."
         )
         return
     for name in FILES:
         if certificate.sha256.get(name) != sha256_of(report_dir / name):
-            found.fault(f"{name} is not as it was when the certificate was written.")
+            found.add_fault(f"{name} is not as it was when the certificate was written.")
     if named.get(certificate.lines) != certificate.head:
-        found.fault(f"The trail's line {certificate.lines} is not the one that the certificate names.")
+        found.add_fault(f"The trail's line {certificate.lines} is not the one that the certificate names.")
     if key is not None:
         found.signed = is_signed(certificate, report_dir, key)
         if not found.signed:
-            found.fault("certificate.sig is no signature of this key over certificate.json.")
+            found.add_fault("certificate.sig is no signature of this key over certificate.json.")
 
 
 def _check_report(report_dir: Path, keys: "_Keys", found: Findings) -> None:
     summary = read_summary(report_dir)
     run_id = summary.run_id
     if run_id not in keys.runs:
-        found.fault(f"The trail does not know run {run_id}, whose report {REPORT_CSV} is.")
+        found.add_fault(f"The trail does not know run {run_id}, whose report {REPORT_CSV} is.")
     for row in read_report(report_dir):
         for sentence in _disagreements(row, keys, found):
-            found.fault(f"study {row['study_no']} file {row['file_no']}: {sentence}")
+            found.add_fault(f"study {row['study_no']} file {row['file_no']}: {sentence}")
         keys.mark_reported(row["key"], *row["superseded_keys"].split(";"))
     _check_unused(summary.unused_keys, keys, found)
     for state, study_no, file_no in keys.unreported(run_id):
         if state == Event.KEY_UNUSED:
-            found.fault(
+            found.add_fault(
                 f"A key was handed out at the start that unused_keys of {SUMMARY_JSON} does not name."
             )
         else:
-            found.fault(
+            found.add_fault(
                 f"study {study_no} file {file_no}: a key was issued for it that the report does not name"
             )
 
@@ -135,7 +135,7 @@ def _check_unused(unused_keys: list[str], keys: "_Keys", found: Findings) -> Non
     for key in unused_keys:
         known = keys.get(key)
         if known and known[1]:
-            found.fault(
+            found.add_fault(
                 f"A key is in unused_keys of {SUMMARY_JSON}, and the trail has what was stored there."
             )
     keys.mark_reported(*unused_keys)
@@ -191,7 +191,7 @@ class _Keys:
                 self._database.execute(_ADD, (key, state, sha256, self._run_id, study_no, file_no))
 
     def get(self, key: str) -> tuple[str, str] | None:
-        """State and SHA-256."""
+        """State and SHA-256 of what was stored under a key; None when the trail does not have it."""
         query = "SELECT state, sha256 FROM key WHERE key = ?"
         row: tuple[str, str] | None = self._database.execute(query, (key,)).fetchone()
         return row

@@ -87,7 +87,7 @@ class Trail:
 
     def _append(self, waiting: list[tuple[str, Event, dict[str, Any]]]) -> None:
         chain = Chain(self.chain.lines, self.chain.head)
-        lines = b"".join(chain.line(at, event, facts) for at, event, facts in waiting)
+        lines = b"".join(chain.append(at, event, facts) for at, event, facts in waiting)
         try:
             written = 0
             while written < len(lines):

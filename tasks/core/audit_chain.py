@@ -40,8 +40,8 @@ class Chain:
     lines: int = 0
     head: str = GENESIS
 
-    def line(self, at: str, event: Event, facts: Mapping[str, Any]) -> bytes:
-        """The next line, newline included."""
+    def append(self, at: str, event: Event, facts: Mapping[str, Any]) -> bytes:
+        """Adds an event to the chain. Gives its line, newline included."""
         link = {"no": self.lines + 1, "prev": self.head, "at": at, "event": event}
         line = json.dumps({**link, **facts}, separators=(",", ":")).encode()
         self.lines, self.head = self.lines + 1, digest(line)
@@ -60,7 +60,7 @@ class Break(Exception):  # noqa: N818 - where a trail is broken, not what went w
 
 
 def digest(line: bytes) -> str:
-    """What the next line says of this one: SHA-256 of its bytes without the newline."""
+    """The hash by which the next line names this one: SHA-256 of its bytes without the newline."""
     return hashlib.sha256(line).hexdigest()
 
 

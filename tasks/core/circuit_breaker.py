@@ -87,11 +87,11 @@ class CircuitBreaker:
         return float("inf") if self._probing else max(0.0, self._probe_at - now, self._not_before - now)
 
     def begin_probe(self) -> None:
-        """One request goes out although it is open."""
+        """Notes that a request goes out although it is open."""
         self._probing = True
 
     def end_probe(self, now: float) -> None:
-        """The probe is over; the next one comes later than it did."""
+        """Notes that the probe is over; the next one waits twice as long, at most half a minute."""
         self._probing = False
         self._pause_s = min(_LONGEST_PROBE_S, 2 * self._pause_s)
         self._probe_at = now + self._pause_s

@@ -16,7 +16,7 @@ _DOUBLED_EVERY: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the ledger has of a path from earlier looks; a new path has an empty status."""
+    """What the ledger has of a path from earlier runs; a new path has an empty status."""
 
     file_id: int
     status: str

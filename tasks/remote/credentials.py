@@ -50,12 +50,12 @@ class ApiKey:
     value: Callable[[], str] = field(repr=False)  # asked for every request: a file may be renewed
 
     def headers(self) -> dict[str, str]:
-        """For a request to the API's own host. Raises CredentialsRefusedError when a file can't be read."""
+        """What to add to a request to the API's host. CredentialsRefusedError when a file can't be read."""
         return {self.header: self.value()}
 
 
 def secret_in(path: Path, setting: str) -> str:
-    """The one line of a file; CredentialsRefusedError, which names the setting, when there is none."""
+    """The one line of a file. Raises CredentialsRefusedError, which names the setting, when there is none."""
     try:
         with path.open(encoding="ascii") as file:
             secret = file.read(_MAX_SECRET).strip()

@@ -81,7 +81,7 @@ _ARCHIVE: Final = re.compile(
 
 
 def examine(file: BinaryIO, size_bytes: int, name: str) -> Header | Rejected:
-    """Tell an instance from a rejection. `file` is seekable and stands at 0; `name` is its base name.
+    """Decides whether a file is an instance. `file` is seekable and stands at 0; `name` is its base name.
 
     Time and memory are bounded for any content, and no content raises; an OSError of the file itself does.
     """
@@ -320,7 +320,7 @@ class _Walk:
         return sum(map(self._frame_end(), values)) >= self._frames()
 
     def _frame_end(self) -> Callable[[tuple[int, int]], bool]:
-        """What tells a fragment that ends a frame; where nothing tells, as in video, none does."""
+        """How to recognise a fragment that ends a frame; where it can't be, as in video, none does."""
         syntax = self.uid(_TRANSFER_SYNTAX)
         if _JPEG.fullmatch(syntax):
             return self._has_end_of_image

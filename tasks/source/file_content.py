@@ -177,7 +177,7 @@ def _stream(descriptor: int, name: str, status: os.stat_result) -> Content | Rej
 
 
 def _read(descriptor: int, size_bytes: int) -> bytes:
-    """The first so many bytes; a read may be short without being at the end."""
+    """The first `size_bytes`: one read may give less without being at the end."""
     data = os.pread(descriptor, size_bytes, 0)
     while len(data) < size_bytes and (more := os.pread(descriptor, size_bytes - len(data), len(data))):
         data += more

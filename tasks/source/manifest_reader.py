@@ -55,7 +55,7 @@ def load_manifest(path: Path, root: Path | None = None) -> list[StudyEntry]:
 
 
 def for_suffix(by_suffix: Mapping[str, T], path: Path) -> T:
-    """What a format has for a manifest of this name. UsageError when no format has it."""
+    """What belongs to the format that the name's suffix says. UsageError when it is none of them."""
     found = by_suffix.get(path.suffix.lower())
     if found is None:
         raise UsageError(f"A manifest's name ends in one of {', '.join(by_suffix)}. Rename it.")

@@ -173,7 +173,7 @@ class _Walk:
         return _file_stat(path)
 
     def _directory(self, path: bytes, parent: _Dir) -> _Dir | None:
-        """None when another walk, or this one by a link, comes here."""
+        """The directory to enter; None when another walk, or this one by a link, comes there."""
         real = _join(parent.real, os.path.basename(path))
         owner = self._ownership.owners.get(real)
         if owner is not None and (parent.is_linked or owner < self._study_no):

@@ -14,7 +14,7 @@ Lines = list[bytes]
 
 def trail(count: int = 5) -> Lines:
     chain = Chain()
-    return [chain.line(AT, Event.STORED, {"key": f"key {number} \n\udce9"}) for number in range(count)]
+    return [chain.append(AT, Event.STORED, {"key": f"key {number} \n\udce9"}) for number in range(count)]
 
 
 class TestChain:
@@ -28,7 +28,7 @@ class TestChain:
     def test_is_followed_to_its_end(self) -> None:
         chain = Chain()
         for number in range(3):
-            chain.line(AT, Event.KEY_ISSUED, {"key": str(number)})
+            chain.append(AT, Event.KEY_ISSUED, {"key": str(number)})
         *_, (last, facts) = follow(trail(3))
         assert (last.lines, facts["event"]) == (3, "stored")
         assert list(follow([])) == []
