@@ -26,7 +26,7 @@ def words(text: str) -> list[str]:
 
 
 @cache
-def keys() -> dict[str, str]:
+def messages() -> dict[str, str]:
     """The first words of each such sentence, and where it stands."""
     found: dict[str, str] = {}
     for path, tree in _trees().items():
@@ -142,4 +142,4 @@ def _argument(node: ast.AST, errors: frozenset[str]) -> ast.expr | None:
 
 
 if __name__ == "__main__":
-    print(*(f"{where}: {key}" for key, where in keys().items()), sep="\n")
+    print(*(f"{where}: {key}" for key, where in messages().items()), sep="\n")
