@@ -30,7 +30,7 @@ def messages() -> dict[str, str]:
     """The first words of each such sentence, and where it stands."""
     found: dict[str, str] = {}
     for path, tree in _trees().items():
-        for line, sentence in _Module(tree).sentences(_errors()):
+        for line, sentence in _Module(path, tree).sentences(_errors()):
             found.setdefault(_key(sentence), f"{path}:{line}")
     return found
 
@@ -86,8 +86,8 @@ def _assigned(tree: ast.Module) -> dict[str, list[ast.expr]]:
 
 
 class _Module:
-    def __init__(self, tree: ast.Module) -> None:
-        self._tree = tree
+    def __init__(self, path: Path, tree: ast.Module) -> None:
+        self._path, self._tree = path, tree
         self._functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         self._assigned = _constants() | _assigned(tree)
 
@@ -97,7 +97,8 @@ class _Module:
             if argument is None or ast.unparse(argument) in PASSED_ON:
                 continue
             sentences = self._texts(argument)
-            assert sentences != ["…"], f"line {argument.lineno}: what does {ast.unparse(argument)} say?"
+            where = f"{self._path}:{argument.lineno}"
+            assert sentences != ["…"], f"{where}: what does {ast.unparse(argument)} say?"
             yield from ((argument.lineno, each) for each in sentences if _says_something(each))
 
     def _texts(self, expression: ast.expr, depth: int = 3) -> list[str]:
