@@ -132,8 +132,10 @@ def _says_something(sentence: str) -> bool:
 def _argument(node: ast.AST, errors: frozenset[str]) -> ast.expr | None:
     """The sentence of an error that is made here, or that stands beside its class in a table."""
     match node:
-        case ast.Call(func=ast.Name(id="cls" | "kind") | ast.Attribute(attr="__init__"), args=[first, *_]):
-            return first if isinstance(first, ast.JoinedStr | ast.Call) else None
+        case ast.Call(func=ast.Name(id="cls" | "kind"), args=[ast.JoinedStr() as sentence, *_]):
+            return sentence
+        case ast.Call(func=ast.Attribute(attr="__init__"), args=[ast.Call() as sentence]):
+            return sentence
         case ast.Call(func=ast.Name() | ast.IfExp() as made, args=[first, *_]):
             names = {each.id for each in ast.walk(made) if isinstance(each, ast.Name)}
             return first if names & errors else None
