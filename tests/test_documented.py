@@ -1,7 +1,12 @@
-"""Whatever other people's scripts may rely on is in README.md; this fails when something is not."""
+"""What scripts may rely on and what a person may be told is documented; this fails when something is not.
+
+README.md is for a newcomer and stays short, deployments/README.md has everything,
+tests/benchmarks/README.md the figures.
+"""
 
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +17,41 @@ from deployments.sandbox.gateway.gateway_settings import GatewaySettings as Sett
 from flows.cli.commands import app
 from tasks.core.errors import IngestError
 from tasks.core.models import REPORT_COLUMNS, OnConflict, Reason, Status
-from tasks.core.options import HELP
+from tasks.core.options import VARIABLES
 from tasks.report.directory import FILES, STUDY_COLUMNS
+from tests import stopping_messages
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-TABLE_ROWS = [line for line in README.splitlines() if line.startswith("|")]
-CODE = " ".join(re.findall(r"`([^`\n]+)`", README))
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "deployments/README.md", "tests/benchmarks/README.md")
+}
+README, OPERATIONS = PAGES["README.md"], PAGES["deployments/README.md"]
+TEXT = "\n".join(PAGES.values())
+CODE = " ".join(re.findall(r"`([^`\n]+)`", TEXT))
 COMMANDS = [name for name in app if not name.startswith("-")]
+MOST_LINES, LONGEST_LINE = 200, 140
+
+
+def section(title: str) -> str:
+    """What stands in deployments/README.md below a heading, until the next one of its rank or a higher."""
+    rank, text = title.split(" ")[0], OPERATIONS.split(f"\n{title}\n", 1)[1]
+    return re.split(rf"^#{{2,{len(rank)}}} ", text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def table(text: str, *headings: str) -> list[list[str]]:
+    """The cells of each row of all tables whose first headings these are."""
+    rows, is_in = [], False
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            is_in = False
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if tuple(cells[: len(headings)]) == headings:
+            is_in = True
+        elif is_in and set(cells[0]) != {"-"}:
+            rows.append(cells)
+    return rows
 
 
 def options() -> set[str]:
@@ -42,62 +75,138 @@ def missing(words: Iterable[str], text: str) -> list[str]:
     return sorted(word for word in words if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text))
 
 
-def test_every_command_is_documented() -> None:
-    """As it is typed."""
-    assert missing({f"dicom-ingest {name}" for name in COMMANDS}, README) == []
+def typed_lines() -> Iterator[str]:
+    """The lines of code blocks that begin with our command, without their comments."""
+    for block in re.findall(r"^```\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL):
+        yield from (line for line in block.splitlines() if line.startswith("dicom-ingest "))
 
 
-def test_every_option_is_documented() -> None:
-    """Those that commands share, and those of one alone."""
-    assert missing(options(), CODE) == []
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_setting_is_documented() -> None:
-    """Each option of a run is one, and secrets are settings only."""
-    assert missing({f"DICOM_INGEST_{name.upper()}" for name in HELP}, CODE) == []
+def says(quoted: str, key: str) -> bool:
+    """Whether what a row quotes begins, or goes on, with these words of a message."""
+    return f" {key} " in f" {' '.join(stopping_messages.words(quoted))} "
 
 
-def test_every_setting_of_the_sandbox_is_documented() -> None:
-    """Which is how the gateway stands in front of another S3."""
-    assert missing({f"DICOM_INGEST_SANDBOX_{name.upper()}" for name in Settings.model_fields}, CODE) == []
+class TestReadme:
+    def test_is_short(self) -> None:
+        """One page for a newcomer; what is added later goes to deployments/README.md."""
+        lines = README.splitlines()
+        assert len(lines) <= MOST_LINES
+        assert [line for line in lines if len(line) > LONGEST_LINE] == []
+
+    def test_has_every_command(self) -> None:
+        """As it is typed."""
+        assert missing({f"dicom-ingest {name}" for name in COMMANDS}, README) == []
+
+    def test_has_the_options_that_run_has(self) -> None:
+        """What they mean to the letter, deployments/README.md says."""
+        names = {name for argument in app["run"].assemble_argument_collection() for name in argument.names}
+        assert missing({name for name in names if name.startswith("--")}, README) == []
 
 
-def test_how_telemetry_is_switched_off_at_a_server_of_ones_own_is_documented(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """By the names that the installed Prefect heeds."""
-    command = "PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 prefect server start"
-    assert command in CODE
-    assert settings.PREFECT_SERVER_ANALYTICS_ENABLED.name in command
-    for environment, is_enabled in (({}, True), ({"DO_NOT_TRACK": "1"}, False)):
-        monkeypatch.setattr("os.environ", environment)
-        assert is_telemetry_enabled() is is_enabled
+class TestPages:
+    @pytest.mark.parametrize("line", [*typed_lines()])
+    def test_have_commands_that_can_be_typed(self, line: str) -> None:
+        """Each is understood, with the options that it has."""
+        tokens = shlex.split(line, comments=True)[1:]
+        command, _, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        assert command.__name__.removesuffix("_") == tokens[0]
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_have_links_that_lead_somewhere(self, page: str) -> None:
+        """To a file of the repository, and to a heading in it."""
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", PAGES[page]):
+            path = ((ROOT / page).parent / target).resolve() if target else ROOT / page
+            assert path.is_file(), target
+            assert not anchor or anchor in anchors(path.read_text(encoding="utf-8")), anchor
+
+    def test_show_every_picture(self) -> None:
+        """Or it need not be kept."""
+        pictures = {path.name for path in (ROOT / "deployments/pictures").iterdir()}
+        assert {name for name in pictures if f"pictures/{name})" not in TEXT} == set()
 
 
-def test_every_column_is_documented() -> None:
-    """Of the report, and of what is said of a study."""
-    assert missing(set(REPORT_COLUMNS), CODE) == []
-    assert missing(set(STUDY_COLUMNS), README) == []
+class TestEverything:
+    def test_every_option_is_documented(self) -> None:
+        """Those that commands share, and those of one alone."""
+        assert missing(options(), CODE) == []
+
+    def test_every_setting_has_a_row_and_every_row_is_a_setting(self) -> None:
+        """Each option of a run is one, and secrets are settings only."""
+        rows = table(section("## Settings"), "option", "setting")
+        documented = [cell.strip("`") for _, cell, *_ in rows]
+        not_here = {name for name in VARIABLES if "_SANDBOX_" in name} | {"DICOM_INGEST_HOME"}  # of a worker
+        assert sorted(documented) == sorted(VARIABLES - not_here)
+
+    def test_every_setting_of_the_sandbox_is_documented(self) -> None:
+        """Which is how the gateway stands in front of another S3."""
+        assert missing({f"DICOM_INGEST_SANDBOX_{name.upper()}" for name in Settings.model_fields}, CODE) == []
+
+    def test_how_telemetry_is_switched_off_at_a_server_of_ones_own_is_documented(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By the names that the installed Prefect reads."""
+        command = "PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1 prefect server start"
+        assert command in CODE
+        assert settings.PREFECT_SERVER_ANALYTICS_ENABLED.name in command
+        for environment, is_enabled in (({}, True), ({"DO_NOT_TRACK": "1"}, False)):
+            monkeypatch.setattr("os.environ", environment)
+            assert is_telemetry_enabled() is is_enabled
+
+    def test_every_column_of_the_report_has_a_row_in_the_same_order(self) -> None:
+        """As the declaration has them."""
+        rows = table(section("### Columns"), "column", "what it says")
+        documented = [cell.strip("`") for cell, *_ in rows]
+        assert [name for name in documented if name in REPORT_COLUMNS or name != "detail"] == [
+            *REPORT_COLUMNS
+        ]
+
+    def test_every_column_of_studies_is_documented(self) -> None:
+        """What is said of a study."""
+        assert missing(set(STUDY_COLUMNS), section("### Columns")) == []
+
+    def test_every_file_of_a_report_is_documented(self) -> None:
+        """By its name."""
+        assert missing(set(FILES), section("## Report")) == []
+
+    def test_every_choice_of_an_option_is_documented(self) -> None:
+        """Beside the option."""
+        assert missing(set(OnConflict), section("## Settings")) == []
+
+    @pytest.mark.parametrize("code", sorted(exit_codes()))
+    def test_every_exit_code_is_documented(self, code: int) -> None:
+        """It begins a row of the table."""
+        assert [row for row in table(section("## Exit codes"), "code") if row[0] == str(code)]
 
 
-def test_every_file_of_a_report_is_documented() -> None:
-    """By its name."""
-    assert missing(set(FILES), README) == []
+class TestTroubleshooting:
+    def test_has_a_row_for_every_status(self) -> None:
+        """With its cause and what to do."""
+        rows = table(section("### A row of the report"), "status", "reason")
+        assert {row[0].strip("`") for row in rows} == set(Status)
+        assert all(cause and what_to_do for *_, cause, what_to_do in rows)
 
+    def test_has_one_row_for_every_reason(self) -> None:
+        """And none for what is no reason."""
+        rows = table(section("### A row of the report"), "status", "reason")
+        assert sorted(row[1].strip("`") for row in rows if row[1]) == sorted(set(Reason) - {Reason.NONE})
 
-@pytest.mark.parametrize("status", Status)
-def test_every_status_is_documented(status: Status) -> None:
-    """It begins a row of a table."""
-    assert [row for row in TABLE_ROWS if re.match(rf"\|\s*`?{status}`?\s*\|", row)]
+    @pytest.mark.parametrize("key", [*stopping_messages.messages()])
+    def test_has_a_row_for_every_message_that_stops_a_run(self, key: str) -> None:
+        """By its first words; `…` stands for what is put into it while it runs."""
+        assert any(
+            says(quoted, key) for quoted in re.findall(r"`([^`\n]+)`", section("## Troubleshooting"))
+        ), f"{stopping_messages.messages()[key]} says something that has no row"
 
-
-def test_every_reason_is_documented() -> None:
-    """In the table of statuses; so are the choices that an option has."""
-    assert missing(set(Reason) - {Reason.NONE}, "\n".join(TABLE_ROWS)) == []
-    assert missing(set(OnConflict), "\n".join(TABLE_ROWS)) == []
-
-
-@pytest.mark.parametrize("code", sorted(exit_codes()))
-def test_every_exit_code_is_documented(code: int) -> None:
-    """It begins a row of a table."""
-    assert [row for row in TABLE_ROWS if re.match(rf"\|\s*`?{code}`?\s*\|", row)]
+    def test_has_no_row_for_a_message_that_nothing_says(self) -> None:
+        """Any more."""
+        rows = table(section("## Troubleshooting"), "message", "exit")
+        quoted = [each for row in rows for each in re.findall(r"`([^`]+)`", row[0])]
+        assert [
+            each for each in quoted if not any(says(each, key) for key in stopping_messages.messages())
+        ] == []
