@@ -11,9 +11,11 @@ from prefect.analytics import is_telemetry_enabled
 from deployments.sandbox.gateway.app import Settings
 from flows.cli.commands import app
 from tasks.core.errors import IngestError
-from tasks.core.models import REPORT_COLUMNS, OnConflict, Reason, Status
+from tasks.core.models import OnConflict, Reason, Status
 from tasks.core.options import HELP
-from tasks.report.directory import FILES, STUDY_COLUMNS
+from tasks.core.report_columns import REPORT_COLUMNS
+from tasks.report.directory import FILES
+from tasks.report.tables import STUDY_COLUMNS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 TABLE_ROWS = [line for line in README.splitlines() if line.startswith("|")]

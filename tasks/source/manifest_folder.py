@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.core.errors import IngestError, UsageError
-from tasks.report.directory import read_summary
+from tasks.report.reader import read_summary
 from tasks.source.manifest_reader import READERS
 
 _PATTERN: Final = frozenset("*?[")
