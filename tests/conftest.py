@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 import tasks.run.preflight
 import tasks.upload.assembly
 from tasks.core.models import StudyEntry, Summary
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tasks.run.engine import Engine, ended_by, ingest
 from tasks.settings import Settings, load
 from tasks.upload.transfer import Carrier

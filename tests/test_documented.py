@@ -16,9 +16,11 @@ from prefect.analytics import is_telemetry_enabled
 from deployments.sandbox.gateway.gateway_settings import GatewaySettings as Settings
 from flows.cli.commands import app
 from tasks.core.errors import IngestError
-from tasks.core.models import REPORT_COLUMNS, OnConflict, Reason, Status
+from tasks.core.models import OnConflict, Reason, Status
 from tasks.core.options import VARIABLES
-from tasks.report.directory import FILES, STUDY_COLUMNS
+from tasks.core.report_columns import REPORT_COLUMNS
+from tasks.report.directory import FILES
+from tasks.report.tables import STUDY_COLUMNS
 from tests import stopping_messages
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,6 @@ KNOWN = {
     ("flows.migrate", "flows.cli.progress"),
     ("flows.orchestration.artifacts", "flows.cli.progress"),
     ("flows.shards.slot_lease", "flows.cli.local_flow"),
-    ("tasks.ledger.ledger", "tasks.audit.log"),
 }
 CORE = sorted(name for name in MODULES if name.startswith("tasks.core"))
 # Of the standard library, what neither touches the world outside nor asks for the time: add with care.

@@ -12,7 +12,7 @@ from deployments.sandbox.privileges import drop_dac_capabilities
 from deployments.sandbox.samples import Planted, build
 from deployments.sandbox.sandbox import Sandbox
 from tasks.core.errors import UsageError
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 
 _MARK: Final = ".dicom-ingest-demo"  # only a folder with this in it is removed and made anew
 _NEXT: Final = """

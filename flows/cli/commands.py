@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from tasks.core.models import StudyEntry, Summary
-    from tasks.ledger.ledger import Begins
+    from tasks.ledger.runs import Begins
     from tasks.settings import Settings
     from tasks.source.scan import Ownership
 
@@ -363,7 +363,7 @@ def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Owne
 def _check(settings: "Settings") -> "AbstractContextManager[None]":
     """Finds what is wrong before Prefect takes seconds to start; what the flow is to run within."""
     from flows.cli.local_flow import require_server
-    from tasks.ledger.ledger import begins
+    from tasks.ledger.runs import begins
     from tasks.run.preflight import check, handed_over
 
     require_server()  # a key that is handed out needs a run that accounts for it
@@ -384,7 +384,7 @@ def _say_what_begins(settings: "Settings", begins: "Begins") -> None:
 
 def _print_files(report_dir: Path) -> None:
     from tasks.core.escape import escape
-    from tasks.report.directory import read_report
+    from tasks.report.reader import read_report
 
     def line(row: dict[str, str]) -> str:
         outcome = " ".join(part for part in (row["status"], row["reason"]) if part)

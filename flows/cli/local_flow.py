@@ -28,7 +28,7 @@ def run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summar
     from prefect.exceptions import Pause
 
     from tasks.core.errors import IngestError, NotAllStoredError, StoppedError
-    from tasks.report.directory import read_summary
+    from tasks.report.reader import read_summary
 
     report_dir = Path(parameters["report_dir"])
     before = _last_run_id(report_dir)
@@ -69,7 +69,7 @@ def _say_warnings_of_flows() -> None:
 def _last_run_id(report_dir: Path) -> str:
     """Of the report that lies there; empty when there is none."""
     from tasks.core.errors import IngestError
-    from tasks.report.directory import read_summary
+    from tasks.report.reader import read_summary
 
     try:
         return read_summary(report_dir).run_id

@@ -25,7 +25,7 @@ from flows.orchestration.incomplete import in_words, not_complete
 from tasks.core.errors import IngestError
 from tasks.core.models import Summary
 from tasks.core.words import counted
-from tasks.report.directory import NotComplete, read_not_complete
+from tasks.report.reader import NotComplete, read_not_complete
 from tasks.upload.uploader import Progress
 
 log = logging.getLogger("dicom_ingest")

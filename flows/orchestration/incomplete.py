@@ -12,7 +12,7 @@ from tasks.core.completeness import not_stored
 from tasks.core.errors import IngestError
 from tasks.core.models import Summary
 from tasks.core.words import counted
-from tasks.report.directory import NotComplete, read_not_complete
+from tasks.report.reader import NotComplete, read_not_complete
 
 LINES_SHOWN: Final = 10  # on a terminal
 

@@ -21,7 +21,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelling, Crashed
 
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError
-from tasks.ledger.ledger import ShardStanding
+from tasks.ledger.runs import ShardStanding
 from tasks.run.shards import Migration
 from tasks.settings import MOST_PARALLEL
 

@@ -17,7 +17,8 @@ from tasks.audit.log import AUDIT_JSONL
 from tasks.core.audit_chain import Break, Event, follow
 from tasks.core.errors import UsageError
 from tasks.core.models import Status
-from tasks.report.directory import FILES, REPORT_CSV, RUNS, SUMMARY_JSON, read_report, read_summary
+from tasks.report.directory import FILES, REPORT_CSV, RUNS, SUMMARY_JSON
+from tasks.report.reader import read_report, read_summary
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

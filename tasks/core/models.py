@@ -188,39 +188,9 @@ class Outcome:
     finished_ns: int | None = None
 
 
-REPORT_COLUMNS: Final = (
-    "study_no",
-    "file_no",
-    "study_dir",
-    "path",
-    "status",
-    "reason",
-    "key",
-    "sop_instance_uid",
-    "study_instance_uid",
-    "series_instance_uid",
-    "sop_class_uid",
-    "transfer_syntax_uid",
-    "size_bytes",
-    "sha256",
-    "md5",
-    "etag",
-    "attempts",
-    "superseded_keys",
-    "http_status",
-    "started_at",
-    "finished_at",
-    "duration_s",
-    "run_id",
-    "same_uid_path",
-)
-# A row as the ledger gives it: the report's columns, then what studies.csv alone shows.
-ROW_COLUMNS: Final = (*REPORT_COLUMNS, "modality")
-
-
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What a report says of its run that no row tells."""
+    """What a report says of its run that no row says."""
 
     run_id: str
     campaign: str

@@ -1,17 +1,13 @@
-"""The ledger's connection, and the thread that writes: one commit for all who wait for one."""
+"""The ledger's database: where it is, how it is opened, and its errors as sentences."""
 
 import contextlib
-import math
 import os
-import queue
 import sqlite3
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,123 +15,36 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.core.errors import StoppedError, UsageError
 from tasks.ledger.private_directories import make_directories, remove_empty
 from tasks.ledger.schema import HEAD, metadata, revision
-from tasks.turn import waiting
 
 _PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
 _BUSY_PAUSE_S: Final = 0.2
-_GATHER_S: Final = 0.02  # while many write, a commit waits so long for company: it costs the same for all
 _PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
 
-_Handler: TypeAlias = Callable[[sa.Connection, list[Any]], list[Any]]
-_Reply: TypeAlias = "queue.SimpleQueue[Any]"  # for one answer; a Future costs the writer four times as much
 _T = TypeVar("_T")
-_Entry: TypeAlias = tuple[_Handler, Any, _Reply]
 
 
 class BusyError(StoppedError):
     """The database can't be used now, but may be in a moment."""
 
 
-class Writer:
-    """One thread, one connection: takes all that waits, commits it at once, and answers.
-
-    A handler takes a connection and the items that wait for it, and returns an answer to each. When the
-    database is locked, or its server restarts, the group is tried again for a while: a handler may run twice.
-    """
-
-    def __init__(
-        self,
-        engine: sa.Engine,
-        beat: Callable[[sa.Connection], None],
-        heartbeat_s: float,
-        before_commit: Callable[[], None],
-    ) -> None:
-        self._engine = engine
-        self._beat = beat
-        self._before_commit = before_commit
-        self._heartbeat_s = heartbeat_s
-        self._beaten = -math.inf  # time.monotonic() of the last heartbeat
-        self._crowded = False  # the last commit had more than one to serve
-        self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
-        self._thread.start()
-
-    def submit(self, handler: _Handler, item: Any) -> Any:
-        """Blocks until the item is durable; returns the handler's answer to it."""
-        (answer,) = self.submit_all([(handler, item)])
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def submit_all(self, asks: Sequence[tuple[_Handler, Any]]) -> list[Any]:
-        """Blocks until all are durable, in one commit or two; returns an answer, or an exception, to each."""
-        replies: list[_Reply] = []
-        for handler, item in asks:
-            replies.append(queue.SimpleQueue())
-            self._waiting.put((handler, item, replies[-1]))
-        if not self._thread.is_alive():  # a worker that outlived the run's end
-            return [StoppedError("The ledger is closed.")] * len(replies)
-        with waiting():
-            return [reply.get() for reply in replies]
-
-    def close(self) -> None:
-        """After what waits."""
-        self._waiting.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        open_for_work = True
-        while open_for_work:
-            group = self._next_group()
-            open_for_work = None not in group
-            self._answer([entry for entry in group if entry is not None])
-
-    def _next_group(self) -> list["_Entry | None"]:
-        group: list[_Entry | None] = []
-        with contextlib.suppress(queue.Empty):
-            group.append(self._waiting.get(timeout=self._heartbeat_s))
-            if self._crowded:
-                time.sleep(_GATHER_S)
-            while True:
-                group.append(self._waiting.get_nowait())
-        return group
-
-    def _answer(self, group: list["_Entry"]) -> None:
-        self._crowded = len(group) > 1
-        try:
-            answers = patiently(lambda: self._commit(group))
-        except Exception as error:  # noqa: BLE001 - it is handed to those who wait
-            answers = [(reply, error) for _, _, reply in group]
-        for reply, answer in answers:
-            reply.put(answer)
-
-    def _commit(self, group: list["_Entry"]) -> list[tuple[_Reply, Any]]:
-        by_handler: dict[_Handler, list[tuple[Any, _Reply]]] = defaultdict(list)
-        for handler, item, reply in group:
-            by_handler[handler].append((item, reply))
-        answers: list[tuple[_Reply, Any]] = []
-        with self._engine.begin() as db:
-            if time.monotonic() - self._beaten >= self._heartbeat_s:
-                self._beat(db)
-                self._beaten = time.monotonic()
-            for handler, entries in by_handler.items():
-                results = handler(db, [item for item, _ in entries])
-                answers += zip((reply for _, reply in entries), results, strict=True)
-            self._before_commit()
-        return answers
-
-
-def patiently(work: Callable[[], _T]) -> _T:
-    """Does the work, again while the database is locked or its server restarts; BusyError after a while."""
+def retry_while_busy(work: Callable[[], _T]) -> _T:
+    """Does the work, and again while the database is locked or its server restarts. BusyError in the end."""
     until = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            with told():
+            with plain_errors():
                 return work()
         except BusyError:
             if time.monotonic() > until:
                 raise
             time.sleep(_BUSY_PAUSE_S)
+
+
+@contextlib.contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection to read by."""
+    with plain_errors(), engine.connect() as db:
+        yield db
 
 
 def execute_many(db: sa.Connection, statement: Any, rows: list[dict[str, Any]]) -> None:
@@ -175,12 +84,12 @@ def connect(url: str | Path) -> sa.Engine:
 
 
 def has_ledger(url: str | Path) -> bool:
-    """Whether there is a database with a ledger in it; nothing is made. What can't be told counts as one."""
+    """Whether there is a database with a ledger in it; nothing is made. One that nobody can read is one."""
     if file := _sqlite_file(url):
         return _is_ledger(file)
     engine = connect(url)
     try:
-        return patiently(lambda: sa.inspect(engine).has_table(revision.name))
+        return retry_while_busy(lambda: sa.inspect(engine).has_table(revision.name))
     finally:
         engine.dispose()
 
@@ -212,7 +121,8 @@ def _sqlite_file(url: str | Path) -> Path | None:
 
 def prepare(engine: sa.Engine) -> None:
     """Makes a new ledger, and brings an older one to the newest schema. UsageError for one of the future."""
-    patiently(lambda: _prepare(engine))  # SQLite does not wait when two make a new one at the same moment
+    # SQLite does not wait when two make a new one at the same moment.
+    retry_while_busy(lambda: _prepare(engine))
 
 
 def _prepare(engine: sa.Engine) -> None:
@@ -295,8 +205,8 @@ _SAFE_TEXTS: Final = (
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
-    """A database error as one sentence: its own text may quote rows."""
+def plain_errors() -> Iterator[None]:
+    """Raises a database error as one sentence of ours: its own text may quote rows."""
     try:
         yield
     except SQLAlchemyError as error:

@@ -10,88 +10,86 @@
 | settled     | duplicate                | stored with other bytes       | conflict               |
 | settled     | any other                |                               | what the row says      |
 
-A twin has the key of the file it is a twin of; attempts, times and run_id are the storing run's. It, and what
-is in conflict, has the path of the file that has its UID, whichever report that is in.
+A duplicate has the key of the file that owns its SOP Instance UID; attempts, times and run_id are the storing
+run's. It, and what is in conflict, has the path of that file, whichever report that is in.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import heapq
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tasks.core.models import Reason, Status
+from tasks.core.report_columns import COLUMNS, Kind, ReportRow, blank
+from tasks.ledger.database import reading
 from tasks.ledger.schema import file, instance, issued_key, listing, study
 
-_instance = instance.alias("stored_instance")
-_twin = file.alias("twin")
+_PAGE: Final = 5000  # rows of a report
+_POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)
+
+_stored = instance.alias("stored_instance")
+_duplicate = file.alias("duplicate")
 _owner = file.alias("owner")
-_twins_listing = listing.alias("twins_listing")
+_duplicates_listing = listing.alias("duplicates_listing")
 _owners_listing = listing.alias("owners_listing")
+
+_is_duplicate = file.c.status == Status.DUPLICATE
+_shares_uid = file.c.status.in_((Status.DUPLICATE, Status.CONFLICT))
+_same_bytes = sa.func.coalesce(instance.c.sha256, "") == file.c.sha256
+
+
+def report_rows(engine: sa.Engine, run_ids: Sequence[str]) -> Iterator[ReportRow]:
+    """The report of these runs, which are one run or all shards of one, sorted by study_no and file_no."""
+    of_each = (_rows_of(engine, run_id, run_ids) for run_id in run_ids)
+    yield from heapq.merge(*of_each, key=itemgetter(0, 1))
+
+
+def _rows_of(engine: sa.Engine, run_id: str, run_ids: Sequence[str]) -> Iterator[ReportRow]:
+    query = report_select(run_id, run_ids).limit(max(100, _PAGE // len(run_ids)))
+    after = (0, 0)
+    while True:
+        with reading(engine) as db:
+            page = db.execute(query.where(after < _POSITION)).all()
+        if not page:
+            return
+        yield from map(ReportRow._make, page)
+        after = (page[-1].study_no, page[-1].file_no)
 
 
 def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
-    """A run's rows of a report, in the order of ROW_COLUMNS and of its rows; times in ns, duration_s null.
+    """A run's rows of a report: the columns of ReportRow, in the order of study_no and file_no.
 
     `run_ids`: all runs whose rows the report has, this one among them.
     """
-    in_report = (
-        sa.exists(_owners_listing.c.file_id)  # not of *, for which SQLite would go through all of the run
-        .where(_owners_listing.c.file_id == instance.c.file_id, _owners_listing.c.run_id.in_(run_ids))
-        .correlate(instance)
-    )
-    same_bytes = sa.func.coalesce(instance.c.sha256, "") == file.c.sha256
-    is_twin = file.c.status == Status.DUPLICATE
-    shares_uid = file.c.status.in_((Status.DUPLICATE, Status.CONFLICT))
+    in_report = _is_in_report(instance, _owners_listing, run_ids)
     is_earlier = (file.c.status == Status.UPLOADED) & file.c.run_id.not_in(run_ids)
-    from_owner = is_twin & same_bytes & ~in_report
-
-    def told(name: str, before: Any) -> Any:
-        """A column that says something of the run that stored the bytes; `before` it is settled."""
-        own = sa.case((from_owner, instance.c[name]), else_=file.c[name])
-        return sa.case((listing.c.settled, own), else_=before).label(name)
-
+    from_owner = _is_duplicate & _same_bytes & ~in_report
+    derived: dict[str, Any] = {
+        "study_no": listing.c.study_no,
+        "file_no": listing.c.file_no,
+        "study_dir": study.c.study_dir,
+        "status": _status(is_earlier, in_report),
+        "reason": sa.case(
+            (~listing.c.settled, Reason.STOPPED), (is_earlier, Reason.NONE), else_=file.c.reason
+        ),
+        "key": sa.case((~_is_duplicate, file.c.key), (_same_bytes, instance.c.key), else_=""),
+        "superseded_keys": _superseded_keys(run_ids),
+        "duration_s": sa.null(),
+        "same_uid_path": _same_uid_path(),
+    }
+    columns = [
+        (derived[name] if name in derived else _of_file(name, from_owner)).label(name)
+        for name in ReportRow._fields
+    ]
     return (
-        sa.select(
-            listing.c.study_no,
-            listing.c.file_no,
-            study.c.study_dir,
-            file.c.path,
-            sa.case(
-                (~listing.c.settled, Status.NOT_ATTEMPTED),
-                (is_earlier, Status.ALREADY_UPLOADED),
-                (~is_twin, file.c.status),
-                (~same_bytes, Status.CONFLICT),
-                (in_report, Status.DUPLICATE),
-                else_=Status.ALREADY_UPLOADED,
-            ).label("status"),
-            sa.case((~listing.c.settled, Reason.STOPPED), (is_earlier, ""), else_=file.c.reason).label(
-                "reason"
-            ),
-            sa.case((~is_twin, file.c.key), (same_bytes, instance.c.key), else_="").label("key"),
-            file.c.sop_instance_uid,
-            file.c.study_instance_uid,
-            file.c.series_instance_uid,
-            file.c.sop_class_uid,
-            file.c.transfer_syntax_uid,
-            file.c.size_bytes,
-            file.c.sha256,
-            file.c.md5,
-            file.c.etag,
-            told("attempts", 0),
-            _superseded_keys(run_ids),
-            told("http_status", None),
-            told("started_ns", None),
-            told("finished_ns", None),
-            sa.null().label("duration_s"),
-            told("run_id", ""),
-            _same_uid_path(shares_uid),
-            file.c.modality,
-        )
+        sa.select(*columns)
         .join(file, file.c.file_id == listing.c.file_id)
         .join(study, (study.c.run_id == listing.c.run_id) & (study.c.study_no == listing.c.study_no))
         .outerjoin(
             instance,
-            shares_uid
+            _shares_uid
             & (instance.c.campaign == file.c.campaign)
             & (instance.c.sop_instance_uid == file.c.sop_instance_uid),
         )
@@ -100,7 +98,39 @@ def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
     )
 
 
-def _same_uid_path(shares_uid: Any) -> Any:
+def _of_file(name: str, from_owner: Any) -> Any:
+    """What the file's row says; of the run's doings, what the storing run says, once that is known."""
+    column = COLUMNS.get(name)
+    kept_as = f"{name.removesuffix('_at')}_ns" if column and column.kind is Kind.TIME else name
+    said: Any = file.c[kept_as]
+    if column is None or not column.of_the_run:
+        return said
+    if kept_as in instance.c:
+        said = sa.case((from_owner, instance.c[kept_as]), else_=said)
+    return sa.case((listing.c.settled, said), else_=blank(name))
+
+
+def _status(is_earlier: Any, in_report: Any) -> Any:
+    return sa.case(
+        (~listing.c.settled, Status.NOT_ATTEMPTED),
+        (is_earlier, Status.ALREADY_UPLOADED),
+        (~_is_duplicate, file.c.status),
+        (~_same_bytes, Status.CONFLICT),
+        (in_report, Status.DUPLICATE),
+        else_=Status.ALREADY_UPLOADED,
+    )
+
+
+def _is_in_report(of: Any, rows: Any, run_ids: Sequence[str]) -> Any:
+    """Whether the file of a row of `of` has a row in the report, found in the alias `rows` of listing."""
+    return (
+        sa.exists(rows.c.file_id)  # not of *, for which SQLite would go through all of the run
+        .where(rows.c.file_id == of.c.file_id, rows.c.run_id.in_(run_ids))
+        .correlate(of)
+    )
+
+
+def _same_uid_path() -> Any:
     """The file that has the row's SOP Instance UID: looked up for rows that share one, for no other."""
     path = (
         sa.select(_owner.c.path)
@@ -108,45 +138,40 @@ def _same_uid_path(shares_uid: Any) -> Any:
         .correlate(instance, file)
         .scalar_subquery()
     )
-    shared = sa.case((listing.c.settled & shares_uid, path))
-    return sa.func.coalesce(shared, "").label("same_uid_path")
+    shared = sa.case((listing.c.settled & _shares_uid, path))
+    return sa.func.coalesce(shared, "")
 
 
 def _superseded_keys(run_ids: Sequence[str]) -> Any:
-    """Every key that was handed out for the file and no row of this report is stored under, oldest first."""
+    """Every key that was issued for the file and no row of this report is stored under, oldest first."""
     keys = (
         sa.select(issued_key.c.key)
         .where(
             issued_key.c.file_id == file.c.file_id,
             issued_key.c.key != file.c.key,
-            ~_is_a_twins_key(run_ids),
+            ~_is_a_duplicates_key(run_ids),
         )
         .order_by(issued_key.c.issued_ns)
         .correlate(file)
         .subquery()
     )
     joined = sa.select(sa.func.aggregate_strings(keys.c.key, ";")).scalar_subquery()
-    return sa.func.coalesce(joined, "").label("superseded_keys")
+    return sa.func.coalesce(joined, "")
 
 
-def _is_a_twins_key(run_ids: Sequence[str]) -> Any:
+def _is_a_duplicates_key(run_ids: Sequence[str]) -> Any:
     """Files that swapped their names: what one path stored is now a duplicate's key, under another path."""
-    in_report = (
-        sa.exists(_twins_listing.c.file_id)  # as above
-        .where(_twins_listing.c.file_id == _twin.c.file_id, _twins_listing.c.run_id.in_(run_ids))
-        .correlate(_twin)
-    )
     return (
-        sa.exists(_twin.c.file_id)
+        sa.exists(_duplicate.c.file_id)
         .where(
-            _instance.c.campaign == issued_key.c.campaign,
-            _instance.c.sop_instance_uid == issued_key.c.sop_instance_uid,
-            _instance.c.key == issued_key.c.key,
-            _twin.c.campaign == _instance.c.campaign,
-            _twin.c.sop_instance_uid == _instance.c.sop_instance_uid,
-            _twin.c.sha256 == _instance.c.sha256,
-            _twin.c.status == sa.literal_column("'duplicate'"),  # literal, for the index on twins
-            in_report,
+            _stored.c.campaign == issued_key.c.campaign,
+            _stored.c.sop_instance_uid == issued_key.c.sop_instance_uid,
+            _stored.c.key == issued_key.c.key,
+            _duplicate.c.campaign == _stored.c.campaign,
+            _duplicate.c.sop_instance_uid == _stored.c.sop_instance_uid,
+            _duplicate.c.sha256 == _stored.c.sha256,
+            _duplicate.c.status == sa.literal_column("'duplicate'"),  # literal, for the index on these
+            _is_in_report(_duplicate, _duplicates_listing, run_ids),
         )
         .correlate(issued_key)
     )

@@ -1,10 +1,20 @@
-"""The ledger's tables, and the statements that write them for many rows at once."""
+"""The ledger's tables.
 
-from typing import Any, Final
+    run           who is at work, and until when it is known to live; a shard is a run <run_id>-<number>
+    study         the manifest's rows of a run
+    file          what is known of a path: the report's columns, as of the last look at it
+    listing       the rows of a run's report: which file, which batch, settled in this run or not
+    instance      the claim on a SOP Instance UID: first come; with a key once it is stored
+    issued_key    every key ever issued; those that are not their file's key are superseded, and those of no
+                  file (file_id 0) were asked for at a run's start and are unused
+
+Paths are stored escaped (`core/escape.py`). What the report says is derived from these rows; nothing is kept
+twice.
+"""
+
+from typing import Final
 
 import sqlalchemy as sa
-
-from tasks.core.models import Status
 
 HEAD: Final = "0004"  # the newest revision in migrations/versions
 
@@ -120,106 +130,4 @@ issued_key = sa.Table(
     sa.Column("issued_ns", _big, nullable=False),
     sa.Column("sop_instance_uid", _text, nullable=False),  # of what was to be sent there
     sqlite_with_rowid=False,
-)
-
-
-# Bound names differ from the columns they set: SQLAlchemy keeps the columns' own names for itself.
-
-_bind = sa.bindparam
-KNOWN: Final = sa.select(
-    file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns
-).where(file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True)))
-CLAIMED: Final = (
-    sa.select(*(instance.c[name] for name in ("sop_instance_uid", "file_id", "run_id", "sha256", "key")))
-    .outerjoin(run, run.c.run_id == instance.c.run_id)
-    .where(
-        instance.c.campaign == _bind("in_campaign"),
-        instance.c.sop_instance_uid.in_(_bind("uids", expanding=True)),
-    )
-)
-ISSUED: Final = sa.select(
-    issued_key.c.file_id, issued_key.c.key, issued_key.c.issued_ns, issued_key.c.sop_instance_uid
-).where(
-    issued_key.c.campaign == _bind("in_campaign"),
-    issued_key.c.run_id == _bind("in_run"),
-    issued_key.c.key.in_(_bind("keys", expanding=True)),
-)
-KEYS_OF: Final = sa.select(issued_key.c.file_id, issued_key.c.key).where(
-    issued_key.c.campaign == _bind("in_campaign"),
-    issued_key.c.file_id.in_(_bind("files", expanding=True)),
-)
-_KNOWN_COLUMNS: Final[dict[str, Any]] = {
-    "size_bytes": _bind("size"),
-    "mtime_ns": _bind("mtime"),
-    "sop_instance_uid": _bind("sop"),
-    "study_instance_uid": _bind("study_uid"),
-    "series_instance_uid": _bind("series"),
-    "sop_class_uid": _bind("sop_class"),
-    "transfer_syntax_uid": _bind("syntax"),
-    "modality": _bind("modality_is"),
-    "sha256": _bind("sha"),
-    "md5": _bind("md5_is"),
-}
-LOOKED_AT: Final = (
-    sa.update(file)
-    .where(file.c.file_id == _bind("at"))
-    .values(
-        **_KNOWN_COLUMNS,
-        status=_bind("now"),
-        reason=_bind("why"),
-        key=_bind("stored_as"),
-        etag=_bind("etag_is"),
-        attempts=_bind("tries"),
-        http_status=_bind("http"),
-        started_ns=_bind("began"),
-        finished_ns=_bind("ended"),
-        run_id=_bind("by"),
-    )
-)
-# Looked at, and found to be what is stored: the row says that it is, and the storing run's facts, again.
-KEPT: Final = sa.update(file).where(file.c.file_id == _bind("at")).values(**_KNOWN_COLUMNS)
-_OF_THE_STORING_RUN: Final = ("key", "etag", "attempts", "http_status", "started_ns", "finished_ns", "run_id")
-KEPT_KEY: Final = (
-    sa.update(file)
-    .where(
-        file.c.file_id == _bind("at"),
-        instance.c.file_id == file.c.file_id,
-        instance.c.campaign == file.c.campaign,
-        instance.c.sop_instance_uid == _bind("uid"),
-    )
-    .values(status=Status.UPLOADED, reason="", **{name: instance.c[name] for name in _OF_THE_STORING_RUN})
-)
-UNWALKED: Final = (
-    sa.update(file)
-    .where(file.c.file_id == _bind("at"))
-    .values(status=_bind("now"), reason=_bind("why"), run_id=_bind("by"), key="")
-)
-_MINE: Final = (
-    instance.c.campaign == _bind("in_campaign"),
-    instance.c.sop_instance_uid == _bind("uid"),
-    instance.c.file_id == _bind("at"),
-)
-STORED: Final = (
-    sa.update(instance)
-    .where(*_MINE)
-    .values(
-        sha256=_bind("sha"),
-        key=_bind("stored_as"),
-        run_id=_bind("by"),
-        etag=_bind("etag_is"),
-        attempts=_bind("tries"),
-        http_status=_bind("http"),
-        started_ns=_bind("began"),
-        finished_ns=_bind("ended"),
-    )
-)
-UNCLAIM: Final = sa.delete(instance).where(*_MINE, instance.c.key == "", instance.c.run_id == _bind("by"))
-SETTLED: Final = (
-    sa.update(listing)
-    .where(
-        listing.c.run_id == _bind("in_run"),
-        listing.c.study_no == _bind("study_no_is"),
-        listing.c.file_no == _bind("file_no_is"),
-    )
-    .values(settled=True)
 )

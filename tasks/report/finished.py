@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tasks.core.errors import IngestError
-from tasks.report.directory import read_summary
+from tasks.report.reader import read_summary
 
 
 def is_finished(manifest: Path, report_dir: Path) -> bool:

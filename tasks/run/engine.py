@@ -39,7 +39,8 @@ from tasks.core.errors import (
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules, batch_target
 from tasks.core.words import counted
-from tasks.ledger.ledger import Begins, Ledger, begins
+from tasks.ledger.ledger import Ledger
+from tasks.ledger.runs import Begins, begins
 from tasks.report.directory import REPORT_CSV, write_report
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer, open_trail
 from tasks.settings import Settings

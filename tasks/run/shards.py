@@ -19,7 +19,8 @@ from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
 from tasks.ledger.database import has_ledger
-from tasks.ledger.ledger import Begins, Ledger, ShardStanding, begins, shard_run_id
+from tasks.ledger.ledger import Ledger
+from tasks.ledger.runs import Begins, ShardStanding, begins, shard_run_id
 from tasks.run.engine import Engine, account_for_all, keep_unused, open_records, problems_of, write
 from tasks.run.preflight import first_answer
 from tasks.settings import Settings

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tests.benchmarks.archives import SIZES, archive
 from tests.benchmarks.far_process import far_process
 from tests.benchmarks.senders import ours, script, timed

@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from deployments.sandbox.sandbox import Sandbox
 from flows.migrate import SHARD_DEPLOYMENT
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tests.flows.conftest import Plant, cut
 from tests.served import Served, served
 

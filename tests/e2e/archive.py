@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from tasks.audit.check import audit
 from tasks.ledger.database import connect
 from tasks.ledger.schema import file
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tests.conftest import Dicom, padded
 from tests.far_side import TOKEN, FarSide, Request, Reset, Step
 from tests.processes import await_gone, descendants

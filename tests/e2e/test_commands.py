@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tests.conftest import Dicom
 
 DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from flows.cli.commands import app
-from tasks.core.models import REPORT_COLUMNS, Status
-from tasks.report.directory import FILES, read_report, read_summary
+from tasks.core.models import Status
+from tasks.core.report_columns import REPORT_COLUMNS
+from tasks.report.directory import FILES
+from tasks.report.reader import read_report, read_summary
 from tests.proxy import Proxy, running_proxy, through
 
 DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))

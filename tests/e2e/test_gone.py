@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from deployments.sandbox.storage import BUCKET, bucket_dir, rclone_binary
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tests.conftest import superseded
 from tests.databases import PostgreSQL
 from tests.e2e.archive import FILES, Archive

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.report.directory import read_summary
+from tasks.report.reader import read_summary
 from tests.conftest import Dicom
 from tests.far_side import TOKEN, FarSide, Step
 from tests.processes import await_gone, command_line, descendants

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tests.conftest import superseded
 from tests.databases import PostgreSQL
 from tests.e2e.archive import FILES, Archive

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from tasks.report.directory import read_report, read_summary
+from tasks.report.reader import read_report, read_summary
 from tests.conftest import Dicom
 from tests.far_side import TOKEN, FarSide, Reply, Step
 from tests.prefect_server import PrefectServer

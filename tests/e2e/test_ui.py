@@ -18,7 +18,7 @@ from deployments.sandbox.samples import Planted, build
 from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill
 from tasks.core.models import EXIT_ONE, OnConflict
-from tasks.report.directory import read_report, read_summary
+from tasks.report.reader import read_report, read_summary
 from tasks.settings import Options
 from tests.far_side import FarSide, Request, Step
 from tests.served import Served, served

@@ -14,8 +14,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.backfill import backfill
 from tasks.core.errors import UsageError
-from tasks.report.directory import read_report
 from tasks.report.finished import is_finished
+from tasks.report.reader import read_report
 from tasks.source.manifest_folder import manifests_at
 from tests.conftest import Dicom, NearSide
 from tests.far_side import all_good

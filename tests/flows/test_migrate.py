@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from flows.shards.slot_lease import limit_name
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tests.conftest import Dicom
 from tests.databases import PostgreSQL
 from tests.far_side import TOKEN, FarSide, Step

@@ -24,8 +24,8 @@ from flows.cli.termination import raise_if_terminated, terminated_like_interrupt
 from tasks.core.escape import escape
 from tasks.core.options import DEFAULTS, VARIABLES, unknown_variables
 from tasks.core.retry import BUDGETS
-from tasks.ledger.ledger import Begins
-from tasks.report.directory import read_report, read_summary
+from tasks.ledger.runs import Begins
+from tasks.report.reader import read_report, read_summary
 from tasks.settings import Settings, load
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut

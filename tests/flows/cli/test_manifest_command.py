@@ -16,7 +16,7 @@ import pytest
 from deployments.sandbox.samples import Planted, build
 from flows.cli.__main__ import execute
 from flows.cli.manifest_progress import scan_sentences, sentence, show_lines
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tasks.source.expected_instances import Counts
 from tests.conftest import Dicom
 from tests.deflated import deflated_zeros

@@ -11,7 +11,7 @@ from pydicom.data.data_manager import DATA_ROOT
 
 from flows.backfill import backfill
 from flows.cli.__main__ import execute
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tests.flows.conftest import Plant, cut
 
 

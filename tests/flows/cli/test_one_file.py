@@ -10,7 +10,7 @@ from flows.cli.__main__ import execute
 from flows.orchestration.artifacts import markdown
 from flows.orchestration.incomplete import not_complete
 from tasks.core.errors import ManifestError
-from tasks.report.directory import read_summary
+from tasks.report.reader import read_summary
 from tasks.source.manifest_reader import load_manifest
 from tests.far_side import TOKEN, FarSide
 from tests.flows.conftest import Plant, cut

@@ -11,7 +11,7 @@ from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill
 from flows.orchestration.blocks import DicomUploadApi, settings_of
 from tasks.core.errors import UsageError
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 from tests.flows.conftest import Plant
 
 SECRET = "a-client-secret-of-a-block"

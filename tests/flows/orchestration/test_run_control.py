@@ -19,7 +19,7 @@ from prefect.states import Cancelling, Failed, Paused, Running, Suspended
 
 from flows.orchestration.run_control import heeded
 from tasks.core.errors import IngestError, UsageError
-from tasks.report.directory import read_report, read_summary
+from tasks.report.reader import read_report, read_summary
 from tests.far_side import TOKEN, FarSide, Request, Step
 from tests.flows.conftest import Plant
 from tests.served import Served, served

@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.cli.serve import _SERVER_ENVIRONMENT
 from flows.shards import slot_lease
 from flows.shards.slot_lease import fixed_slots, limit_name, slots_of_platform
-from tasks.report.directory import read_report, read_summary
+from tasks.report.reader import read_report, read_summary
 from tasks.settings import MOST_PARALLEL
 from tests.far_side import TOKEN, FarSide
 from tests.flows.conftest import Plant

@@ -17,7 +17,7 @@ from prefect.states import Cancelled, Cancelling, Crashed, Failed, Running
 from flows.shards.supervisor import MOST_STARTS_IN_VAIN, Follower, Part
 from tasks.core.errors import StoppedError
 from tasks.core.models import RunFacts
-from tasks.ledger.ledger import ShardStanding
+from tasks.ledger.runs import ShardStanding
 from tasks.settings import Settings, load
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -18,7 +18,7 @@ from tasks.audit.check import audit
 from tasks.audit.log import AUDIT_JSONL, Trail
 from tasks.core.audit_chain import Event
 from tasks.core.errors import StoppedError, UsageError
-from tasks.report.directory import read_summary
+from tasks.report.reader import read_summary
 from tasks.run.engine import ingest
 from tests.conftest import Dicom, NearSide
 from tests.far_side import FarSide, Reset, Step, StoredAs, s3_error, scripted

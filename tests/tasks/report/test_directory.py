@@ -20,18 +20,11 @@ from pyarrow import parquet
 
 from tasks.core.errors import InternalError, StoppedError, UsageError
 from tasks.core.escape import escape
-from tasks.core.models import REPORT_COLUMNS, ROW_COLUMNS, StudyEntry, Summary
-from tasks.report.directory import (
-    FILES,
-    STUDY_COLUMNS,
-    ReportRow,
-    RunFacts,
-    read_not_complete,
-    read_report,
-    read_summary,
-    read_table,
-    write_report,
-)
+from tasks.core.models import RunFacts, StudyEntry, Summary
+from tasks.core.report_columns import REPORT_COLUMNS, ReportRow
+from tasks.report.directory import FILES, write_report
+from tasks.report.reader import read_not_complete, read_report, read_summary, read_table
+from tasks.report.tables import STUDY_COLUMNS
 
 STUDY = "/archive/Müller Ä"
 STARTED_NS = 1_700_000_000_123_456_789
@@ -74,7 +67,7 @@ def row(base: dict[str, Any] = UPLOADED, **cells: Any) -> ReportRow:
     """A row as the ledger gives it, from paths as the operating system has them."""
     line = base | cells
     line |= {name: escape(line[name]) for name in ("study_dir", "path", "same_uid_path")}
-    return tuple(line[name] for name in ROW_COLUMNS)
+    return ReportRow(**line)
 
 
 def facts(run_id: str = "run-1", **changes: Any) -> RunFacts:
@@ -662,8 +655,10 @@ class TestCost:
         """A hundred thousand rows pass through the memory of one chunk."""
         count = 100_000
         studies = [StudyEntry(n, f"/archive/{n}") for n in range(count // 500)]
-        cells = row()[4:]  # all after the path
-        rows = ((n // 500, n % 500, STUDY, f"/archive/{n}", *cells) for n in range(count))
+        first = row()
+        rows = (
+            first._replace(study_no=n // 500, file_no=n % 500, path=f"/archive/{n}") for n in range(count)
+        )
         tracemalloc.start()
         try:
             write_report(tmp_path, facts(), studies, {}, rows)
@@ -674,6 +669,6 @@ class TestCost:
 
     def test_importing_it_loads_neither_pandas_nor_pyarrow(self) -> None:
         """`upload` starts fast: they are loaded when a report is written."""
-        code = "import sys, tasks.report.directory; print({'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
+        code = "import sys, tasks.report.reader; print({'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "set()"

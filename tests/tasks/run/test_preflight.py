@@ -16,9 +16,9 @@ from tasks.audit.check import audit
 from tasks.audit.log import AUDIT_JSONL, Trail
 from tasks.core.errors import CredentialsRefusedError, IngestError, UsageError
 from tasks.ledger import database
-from tasks.ledger.ledger import Begins, begins
+from tasks.ledger.runs import Begins, begins
 from tasks.ledger.schema import run
-from tasks.report.directory import read_summary
+from tasks.report.reader import read_summary
 from tasks.run import preflight
 from tasks.run.engine import report_again
 from tasks.run.preflight import FirstAnswer, ask, check, handed_over

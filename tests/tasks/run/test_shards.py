@@ -10,8 +10,8 @@ import pytest
 
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
-from tasks.ledger.ledger import Begins, begins
-from tasks.report.directory import read_report
+from tasks.ledger.runs import Begins, begins
+from tasks.report.reader import read_report
 from tasks.run.engine import Engine, ended_by, report_again
 from tasks.run.shards import Balance, Migration, run_id_for, shard_engine, weigh
 from tasks.settings import Settings

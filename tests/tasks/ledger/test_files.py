@@ -1,6 +1,5 @@
 """The ledger: what is durable, who owns a UID, what the report says; the same on SQLite and PostgreSQL."""
 
-import math
 import os
 import signal
 import sqlite3
@@ -24,7 +23,6 @@ from alembic.migration import MigrationContext
 from tasks.core.errors import StoppedError, UsageError
 from tasks.core.escape import escape
 from tasks.core.models import (
-    ROW_COLUMNS,
     Digests,
     Header,
     Listed,
@@ -63,8 +61,13 @@ def run(where: Where, tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
     """Opens runs on one database, and closes them."""
     opened: list[Ledger] = []
 
-    def begin(run_id: str, campaign: str = "default", dead_after_s: float = 45) -> Ledger:
-        ledger = Ledger(where, campaign, run_id, dead_after_s)
+    def begin(
+        run_id: str,
+        campaign: str = "default",
+        dead_after_s: float = 45,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Ledger:
+        ledger = Ledger(where, campaign, run_id, dead_after_s, clock=clock)
         opened.append(ledger)
         ledger.begin(time.time_ns(), tmp_path / "report", ENTRIES, {2: 1})
         return ledger
@@ -110,7 +113,7 @@ def store(ledger: Ledger, todo: Todo, uid: str, key: str, sha256: str = "ab" * 3
 
 
 def report(ledger: Ledger) -> list[dict[str, Any]]:
-    return [dict(zip(ROW_COLUMNS, row, strict=True)) for row in ledger.report_rows()]
+    return [row._asdict() for row in ledger.report_rows()]
 
 
 def upgrade(db: sa.Connection, to: str) -> None:
@@ -495,13 +498,13 @@ class TestTakenUp:
         self, run: Callable[..., Ledger], where: Where, tmp_path: Path
     ) -> None:
         """A machine that slept for too long: it may neither send on nor end what goes on elsewhere."""
-        slept = run("r1", dead_after_s=2)
+        clock = [0.0]
+        slept = run("r1", dead_after_s=2, clock=lambda: clock[0])
         (todo,) = enrolled(slept, listed(1))
-        slept._writer._heartbeat_s = 3600
         time.sleep(4)
         other = Ledger(where, "default", "r1", dead_after_s=2)
         assert other.take_up(time.time_ns(), tmp_path / "report")
-        slept._writer._beaten = -math.inf  # as the clock has it when it wakes
+        clock[0] = 3600  # it wakes
         with pytest.raises(StoppedError, match="another took its run up"):
             slept.claim(todo, "1.9")
         with pytest.raises(StoppedError, match="another took its run up"):
@@ -571,7 +574,7 @@ class TestTrouble:
     ) -> None:
         """kill -9 in the middle of settling: every file that was said to be settled is settled."""
         script = (
-            "import sys, time; from pathlib import Path; from tests.tasks.ledger import test_ledger as t\n"
+            "import sys, time; from pathlib import Path; from tests.tasks.ledger import test_files as t\n"
             f"where = {str(where)!r}\n"
             "where = where if '://' in where else Path(where)\n"
             "ledger = t.Ledger(where, 'default', 'r1')\n"
@@ -630,24 +633,27 @@ class TestTrouble:
         ledger = Ledger(tmp_path / "ledger.sqlite", "default", "r1")
         ledger.begin(1, tmp_path, ENTRIES, {})
         enrolled(ledger, listed(1))
-        with ledger._engine.connect() as db:
-            pages = db.exec_driver_sql("PRAGMA page_count").scalar()
-        sa.event.listen(
-            ledger._engine,
-            "begin",
-            lambda db: db.connection.driver_connection.execute(f"PRAGMA max_page_count={pages}"),
-        )
-        with pytest.raises(StoppedError, match="disk is full"):
-            ledger.enrol(2, [listed(n) for n in range(2, 5000)], [])
+
+        def fill_disk(db: sa.Connection) -> None:
+            (pages,) = db.connection.driver_connection.execute("PRAGMA page_count").fetchone()
+            db.connection.driver_connection.execute(f"PRAGMA max_page_count={pages}")
+
+        sa.event.listen(sa.Engine, "begin", fill_disk)
+        try:
+            with pytest.raises(StoppedError, match="disk is full"):
+                ledger.enrol(2, [listed(n) for n in range(2, 5000)], [])
+        finally:
+            sa.event.remove(sa.Engine, "begin", fill_disk)
         assert len(report(ledger)) == 1
         ledger.close()
 
     def test_a_newer_schema_is_refused(self, where: Where) -> None:
         """Neither read nor written."""
-        ledger = Ledger(where, "default", "r1")
-        with ledger._engine.execution_options(writes=True).begin() as db:
+        Ledger(where, "default", "r1").close()
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
             db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-        ledger.close()
+        engine.dispose()
         with pytest.raises(UsageError, match="newer version"):
             Ledger(where, "default", "r1")
 

@@ -1,0 +1,134 @@
+"""Group commit: one thread writes, and commits at once for all who wait for a commit.
+
+Whoever writes blocks until his rows are durable, and gets an answer. What a handler does may be done twice:
+when the database is locked, or its server restarts, the group is executed again for a while.
+"""
+
+import contextlib
+import math
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
+
+import sqlalchemy as sa
+
+from tasks.core.errors import StoppedError
+from tasks.ledger.database import retry_while_busy
+from tasks.turn import waiting
+
+_GATHER_S: Final = 0.02  # while many write, a commit waits so long for company: it costs the same for all
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+# Takes all items that wait for it, and answers each.
+Handler: TypeAlias = Callable[[sa.Connection, list[_Item]], list[_Answer]]
+Request: TypeAlias = tuple[Handler[Any, Any], Any]
+_Reply: TypeAlias = "queue.SimpleQueue[Any]"  # for one answer; a Future costs the writer four times as much
+_Entry: TypeAlias = tuple[Handler[Any, Any], Any, _Reply]
+
+
+class Writer:
+    """The thread and its connection. It starts with the first write: who only reads needs none."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        beat: Callable[[sa.Connection], None],
+        heartbeat_s: float,
+        before_commit: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`beat` writes a sign of life, every `heartbeat_s` by the `clock`, also while nobody else writes."""
+        self._engine = engine.execution_options(writes=True)
+        self._beat = beat
+        self._heartbeat_s = heartbeat_s
+        self._before_commit = before_commit
+        self._clock = clock
+        self._last_beat = -math.inf
+        self._crowded = False  # the last commit had more than one to serve
+        self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+
+    def write(self, work: Callable[[sa.Connection], _Answer]) -> _Answer:
+        """Blocks until this work is durable; returns what it gave."""
+        return self.submit(lambda db, items: [work(db) for _ in items], None)
+
+    def submit(self, handler: Handler[_Item, _Answer], item: _Item) -> _Answer:
+        """Blocks until the item is durable, with all that wait for this handler; returns its answer."""
+        (reply,) = self.submit_all([(handler, item)])
+        if isinstance(reply, Exception):
+            raise reply
+        answer: _Answer = reply
+        return answer
+
+    def submit_all(self, requests: Sequence[Request]) -> list[Any]:
+        """Blocks until all are durable, in one commit or two; returns an answer, or an exception, to each."""
+        replies: list[_Reply] = []
+        for handler, item in requests:
+            replies.append(queue.SimpleQueue())
+            self._waiting.put((handler, item, replies[-1]))
+        if not self._is_running():  # a worker that outlived the run's end
+            return [StoppedError("The ledger is closed.")] * len(replies)
+        with waiting():
+            return [reply.get() for reply in replies]
+
+    def close(self) -> None:
+        """After what waits."""
+        with self._starting:
+            self._closed = True
+        if self._thread.ident:
+            self._waiting.put(None)
+            self._thread.join()
+
+    def _is_running(self) -> bool:
+        if not self._thread.ident:
+            with self._starting:
+                if not self._thread.ident and not self._closed:
+                    self._thread.start()
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        open_for_work = True
+        while open_for_work:
+            group = self._next_group()
+            open_for_work = None not in group
+            self._serve([entry for entry in group if entry is not None])
+
+    def _next_group(self) -> list[_Entry | None]:
+        group: list[_Entry | None] = []
+        with contextlib.suppress(queue.Empty):
+            group.append(self._waiting.get(timeout=self._heartbeat_s))
+            if self._crowded:
+                time.sleep(_GATHER_S)
+            while True:
+                group.append(self._waiting.get_nowait())
+        return group
+
+    def _serve(self, group: list[_Entry]) -> None:
+        self._crowded = len(group) > 1
+        try:
+            answers = retry_while_busy(lambda: self._commit(group))
+        except Exception as error:  # noqa: BLE001 - those who wait raise it
+            answers = [(reply, error) for _, _, reply in group]
+        for reply, answer in answers:
+            reply.put(answer)
+
+    def _commit(self, group: list[_Entry]) -> list[tuple[_Reply, Any]]:
+        by_handler: dict[Handler[Any, Any], list[tuple[Any, _Reply]]] = defaultdict(list)
+        for handler, item, reply in group:
+            by_handler[handler].append((item, reply))
+        answers: list[tuple[_Reply, Any]] = []
+        with self._engine.begin() as db:
+            if self._clock() - self._last_beat >= self._heartbeat_s:
+                self._beat(db)
+                self._last_beat = self._clock()
+            for handler, entries in by_handler.items():
+                results = handler(db, [item for item, _ in entries])
+                answers += zip((reply for _, reply in entries), results, strict=True)
+            self._before_commit()
+        return answers

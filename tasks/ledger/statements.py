@@ -1,0 +1,140 @@
+"""The statements that read and write the ledger for many rows at once, each compiled once.
+
+Bound names differ from the columns they set: SQLAlchemy keeps the columns' own names for itself.
+`new_<column>` is what a column is set to.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from tasks.core.models import Digests, Header, Outcome, Status
+from tasks.ledger.schema import file, instance, issued_key, listing, run
+
+NO_FILE: Final = 0  # in place of a file_id: of a key to which nothing is sent
+
+_bind = sa.bindparam
+
+HEADER: Final = tuple(field.name for field in fields(Header))
+DIGESTS: Final = tuple(field.name for field in fields(Digests))
+OUTCOME: Final = tuple(field.name for field in fields(Outcome) if field.name not in ("header", "digests"))
+
+# What is known of a file once it is read; of its way to the store, which the stored instance knows, too; and
+# the rest of an outcome, which nobody else knows and each look at the file makes anew.
+_READ: Final = ("size_bytes", "mtime_ns", *HEADER, *DIGESTS)
+_SENT: Final = tuple(name for name in OUTCOME if name in instance.c)
+_VERDICT: Final = tuple(name for name in OUTCOME if name not in {*_READ, *_SENT})
+
+
+def _new(*names: str) -> dict[str, Any]:
+    return {name: _bind(f"new_{name}") for name in names}
+
+
+KNOWN: Final = sa.select(
+    file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns
+).where(file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True)))
+
+LOOKED_AT: Final = (
+    sa.update(file)
+    .where(file.c.file_id == _bind("at"))
+    .values(**_new(*_READ, *_SENT, *_VERDICT), run_id=_bind("by"))
+)
+# Looked at, and found to be what is stored: the row says that it is, and the storing run's facts, again.
+KEPT: Final = sa.update(file).where(file.c.file_id == _bind("at")).values(**_new(*_READ))
+KEPT_KEY: Final = (
+    sa.update(file)
+    .where(
+        file.c.file_id == _bind("at"),
+        instance.c.file_id == file.c.file_id,
+        instance.c.campaign == file.c.campaign,
+        instance.c.sop_instance_uid == _bind("uid"),
+    )
+    .values(
+        **dict.fromkeys(_VERDICT, "") | {"status": Status.UPLOADED},
+        **{name: instance.c[name] for name in (*_SENT, "run_id")},
+    )
+)
+# Settled by the scan: what is known of the file otherwise stays.
+UNOPENED: Final = (
+    sa.update(file)
+    .where(file.c.file_id == _bind("at"))
+    .values(**dict.fromkeys(_VERDICT, "") | _new("status", "reason"), key="", run_id=_bind("by"))
+)
+SETTLED: Final = (
+    sa.update(listing)
+    .where(
+        listing.c.run_id == _bind("by"),
+        listing.c.study_no == _bind("study_no_is"),
+        listing.c.file_no == _bind("file_no_is"),
+    )
+    .values(settled=True)
+)
+
+_OURS: Final = (
+    instance.c.campaign == _bind("in_campaign"),
+    instance.c.sop_instance_uid == _bind("uid"),
+    instance.c.file_id == _bind("at"),
+)
+STORED: Final = sa.update(instance).where(*_OURS).values(**_new("sha256", *_SENT), run_id=_bind("by"))
+UNCLAIM: Final = sa.delete(instance).where(*_OURS, instance.c.key == "", instance.c.run_id == _bind("by"))
+
+ISSUED: Final = sa.select(
+    issued_key.c.file_id, issued_key.c.key, issued_key.c.issued_ns, issued_key.c.sop_instance_uid
+).where(
+    issued_key.c.campaign == _bind("in_campaign"),
+    issued_key.c.run_id == _bind("in_run"),
+    issued_key.c.key.in_(_bind("keys", expanding=True)),
+)
+KEYS_OF: Final = sa.select(issued_key.c.file_id, issued_key.c.key).where(
+    issued_key.c.campaign == _bind("in_campaign"),
+    issued_key.c.file_id.in_(_bind("files", expanding=True)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A run's part of the ledger: its rows in its campaign. It knows what SQL the database speaks."""
+
+    dialect: str
+    campaign: str
+    run_id: str
+    dead_after_s: float
+
+    @property
+    def now_s(self) -> "sa.ColumnElement[int]":
+        """The database's clock: one for all machines."""
+        is_sqlite = self.dialect == "sqlite"
+        now = sa.func.strftime("%s", "now") if is_sqlite else sa.extract("epoch", sa.func.now())
+        return sa.cast(now, sa.BigInteger)
+
+    @property
+    def is_alive(self) -> "sa.ColumnElement[bool]":
+        """Whether a row of `run` had a sign of life no longer ago than `dead_after_s`."""
+        return run.c.heartbeat_s > self.now_s - math.ceil(self.dead_after_s)
+
+    def insert(self, table: sa.Table) -> Any:
+        """Inserts rows, and leaves alone those that are there."""
+        return _insert(self.dialect, table)
+
+
+@cache
+def _insert(dialect: str, table: sa.Table) -> Any:
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+    return insert(table).on_conflict_do_nothing()
+
+
+def claimed_select(scope: Scope) -> "sa.Select[Any]":
+    """Who claims some `uids`, with `alive`: whether that run is at work."""
+    columns = (instance.c[name] for name in ("sop_instance_uid", "file_id", "run_id", "sha256", "key"))
+    return (
+        sa.select(*columns, scope.is_alive.label("alive"))
+        .outerjoin(run, run.c.run_id == instance.c.run_id)
+        .where(
+            instance.c.campaign == _bind("in_campaign"),
+            instance.c.sop_instance_uid.in_(_bind("uids", expanding=True)),
+        )
+    )

@@ -1,0 +1,80 @@
+"""What the audit trail learns from the ledger: every key that is issued, stored under, refused or superseded.
+
+The lines are on the disk before the ledger commits what they say.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import sqlalchemy as sa
+
+from tasks.core.audit_chain import Event
+from tasks.core.models import Outcome, Status, Todo
+from tasks.ledger.statements import KEYS_OF
+
+
+class AuditTrail(Protocol):
+    """Where events are written down; `tasks/audit/log.py` has one."""
+
+    def record(self, event: Event, **facts: Any) -> None:
+        """One line more, on the disk with the next flush."""
+        ...
+
+    def flush(self) -> None:
+        """Returns when every line is on the disk."""
+        ...
+
+
+class _Current(NamedTuple):
+    """A file and the key, if any, that is not superseded."""
+
+    todo: Todo
+    key: str
+
+
+class TrailEvents:
+    """Writes the events of one campaign's files."""
+
+    def __init__(self, trail: AuditTrail, campaign: str) -> None:
+        self._trail = trail
+        self._campaign = campaign
+
+    def issued(self, db: sa.Connection, keys: Sequence[tuple[Todo, str, str]]) -> None:
+        """Keys, each with its file and the SOP Instance UID of what is to be sent there."""
+        self._superseded(db, {todo.file_id: _Current(todo, key) for todo, _, key in keys})
+        for todo, uid, key in keys:
+            self._file(Event.KEY_ISSUED, todo, key=key, sop_instance_uid=uid)
+
+    def issued_unused(self, key: str) -> None:
+        """A key to which nothing will be sent."""
+        self._trail.record(Event.KEY_UNUSED, key=key)
+
+    def settled(self, db: sa.Connection, outcomes: Sequence[tuple[Todo, Outcome]]) -> None:
+        """Outcomes: what was stored, and what was tried, or given up, without that."""
+        given_up = {}
+        for todo, outcome in outcomes:
+            if outcome.status is Status.UPLOADED and outcome.header and outcome.digests:
+                uid, sha256 = outcome.header.sop_instance_uid, outcome.digests.sha256
+                self._file(Event.STORED, todo, key=outcome.key, sop_instance_uid=uid, sha256=sha256)
+            elif outcome.attempts or outcome.status is Status.FAILED:
+                given_up[todo.file_id] = _Current(todo, "")
+                self._file(
+                    Event.REFUSED,
+                    todo,
+                    status=outcome.status,
+                    reason=outcome.reason,
+                    http_status=outcome.http_status,
+                )
+        self._superseded(db, given_up)
+
+    def _superseded(self, db: sa.Connection, files: Mapping[int, _Current]) -> None:
+        """Every key of these files, by file_id, but the current one of each."""
+        if not files:
+            return
+        for file_id, key in db.execute(KEYS_OF, {"in_campaign": self._campaign, "files": list(files)}):
+            todo, current = files[file_id]
+            if key != current:
+                self._file(Event.SUPERSEDED, todo, key=key)
+
+    def _file(self, event: Event, todo: Todo, **facts: Any) -> None:
+        self._trail.record(event, study_no=todo.study_no, file_no=todo.file_no, **facts)

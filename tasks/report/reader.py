@@ -1,0 +1,99 @@
+"""A report, read back: its rows, its summary, and the studies that are not complete."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+from tasks.core.completeness import Completeness
+from tasks.core.errors import UsageError
+from tasks.core.escape import unescape
+from tasks.core.models import Summary
+from tasks.report.directory import REPORT_CSV, STUDIES_CSV, SUMMARY_JSON
+from tasks.report.tables import STUDY_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LONGEST_CELL: Final = 1 << 30  # characters; what was written is read, also a manifest's longest cell escaped
+_NO_REPORT: Final = "There is no whole report in the report directory: run the command that writes it again."
+_DAMAGED: Final = "The report is not as it was written: write it again, or name another one."
+
+
+def read_report(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a report directory, or of one of its CSV files, one by one; all text, and unescaped."""
+    with _readable(_csv_of(path)) as file:
+        lines = csv.reader(file)
+        names = [unescape(name) for name in next(lines, [])]
+        if not names:
+            raise UsageError(_DAMAGED)
+        for line in lines:
+            yield dict(zip(names, map(unescape, line), strict=True))
+
+
+def read_table(path: Path) -> "pd.DataFrame":
+    """A report directory, or one of its CSV files, as a table of text, unescaped; empty text is not known.
+
+    The one place where pandas reads a report: by its defaults the UID 1.10 would become the number 1.1.
+    """
+    import pandas as pd
+
+    with _readable(_csv_of(path)) as file:
+        table = pd.read_csv(file, dtype=object, keep_default_na=False)
+    # Objects, for a name that is not UTF-8 has surrogates, which pandas' own text type refuses.
+    columns = {unescape(name): [unescape(text) for text in table[name]] for name in table}
+    return pd.DataFrame(columns, dtype=object)
+
+
+def read_summary(report_dir: Path) -> Summary:
+    """The summary of the whole report in this directory. Raises `UsageError` when there is none."""
+    if not (report_dir / REPORT_CSV).is_file():
+        raise UsageError(_NO_REPORT)
+    with _readable(report_dir / SUMMARY_JSON) as file:
+        return Summary(**json.load(file))
+
+
+@dataclass(frozen=True, slots=True)
+class NotComplete:
+    """The studies of a report that are not complete, as studies.csv has them: its text is safe to show."""
+
+    incomplete: int  # reasons for exit 1
+    without_image: int  # no reason for it: files, none of them an image, and none was expected
+    first: list[dict[str, str]]  # of the incomplete ones, by their rows in the manifest
+
+
+def read_not_complete(report_dir: Path, most: int) -> NotComplete:
+    """Counts them, and gives so many rows at most. What an earlier version did not write is empty."""
+    incomplete, without_image = 0, 0
+    first: list[dict[str, str]] = []
+    with _readable(report_dir / STUDIES_CSV) as file:
+        for row in csv.DictReader(file):
+            complete = row.get("complete")
+            incomplete += complete == Completeness.INCOMPLETE
+            without_image += complete == Completeness.NEITHER and bool(row.get("why"))
+            if complete == Completeness.INCOMPLETE and len(first) < most:
+                first.append({name: row.get(name) or "" for name in STUDY_COLUMNS})
+    return NotComplete(incomplete, without_image, first)
+
+
+def _csv_of(path: Path) -> Path:
+    return path / REPORT_CSV if path.is_dir() else path
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[IO[str]]:
+    """An opened file of a report; whatever is wrong with it is a `UsageError`."""
+    csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            yield file
+    except FileNotFoundError:
+        raise UsageError(_NO_REPORT) from None
+    except OSError as error:
+        raise UsageError(f"The report could not be read: {os.strerror(error.errno or 0)}.") from None
+    except (ValueError, TypeError, csv.Error):
+        raise UsageError(_DAMAGED) from None

@@ -1,0 +1,261 @@
+"""The tables of a report: report.csv and report.parquet row by row, studies.csv, and what they add up to.
+
+Rows are streamed in chunks, so memory does not grow with the archive (one study's UIDs are held at a time).
+CSV and Parquet have the same rows with the same text: times as ISO 8601 UTC with microseconds, text from
+outside escaped as in `core/escape.py`. In Parquet numbers are numbers, null where the CSV has an empty cell.
+"""
+
+import csv
+import io
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
+
+from tasks.core.completeness import StudyResult, StudyTally, exit_code
+from tasks.core.errors import InternalError
+from tasks.core.escape import escape
+from tasks.core.models import RunFacts, Status, StudyEntry, Summary
+from tasks.core.report_columns import COLUMNS, REPORT_COLUMNS, Escaped, Kind, ReportRow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STUDY_COLUMNS: Final = (
+    "study_no",
+    "study_dir",
+    "label",
+    "study_instance_uid",
+    "priority",
+    "files",
+    "bytes",
+    "stored",
+    "failed",
+    "expected",
+    "expected_bytes",
+    "complete",
+    "why",
+    "seen_study_instance_uids",
+    "modalities",
+    "registered",
+    "confirmed",
+    "overlaps",
+)
+
+_Columns: TypeAlias = dict[str, Sequence[Any]]
+
+# What StudyTally.add takes, after the study that it is of.
+_TALLIED: Final = (
+    "study_no",
+    "status",
+    "reason",
+    "sop_instance_uid",
+    "study_instance_uid",
+    "modality",
+    "size_bytes",
+)
+_CHUNK_ROWS: Final = 10_000
+
+
+def write_rows(
+    csv_file: IO[bytes], parquet_file: IO[bytes], rows: Iterable[ReportRow], totals: "Totals"
+) -> None:
+    """Parquet is read off the CSV's own bytes: quicker than from Python's objects, and the two must agree."""
+    from pyarrow import csv as arrow_csv
+    from pyarrow import parquet
+
+    schema = _schema()
+    names = arrow_csv.ReadOptions(column_names=schema.names)
+    types = arrow_csv.ConvertOptions(column_types=schema, null_values=[""], strings_can_be_null=False)
+    csv_file.write(_csv([REPORT_COLUMNS]))
+    with parquet.ParquetWriter(parquet_file, schema, compression="zstd") as writer:
+        for chunk in _chunks(rows):
+            columns = _columns(chunk)
+            totals.add(columns)
+            text = _csv(zip(*(columns[name] for name in REPORT_COLUMNS), strict=True))
+            csv_file.write(text)
+            writer.write_table(arrow_csv.read_csv(io.BytesIO(text), names, convert_options=types))
+
+
+def write_studies(file: IO[bytes], studies: Sequence[StudyResult]) -> None:
+    """studies.csv: our columns, then the manifest's unknown ones."""
+    file.writelines(_csv(lines) for lines in _chunks(_study_lines(studies)))
+
+
+def _columns(chunk: Sequence[ReportRow]) -> _Columns:
+    """The rows as columns, with everything as the report has it."""
+    columns: _Columns = dict(zip(ReportRow._fields, zip(*chunk, strict=True), strict=True))
+    started, finished = columns["started_at"], columns["finished_at"]
+    columns["duration_s"] = [_duration_s(*times) for times in zip(started, finished, strict=True)]
+    for name, column in COLUMNS.items():
+        if column.escaped is Escaped.REPORT:
+            columns[name] = _escaped(columns[name])
+        elif column.kind is Kind.TIME:
+            columns[name] = [_iso(ns) for ns in columns[name]]
+    return columns
+
+
+def _escaped(column: Sequence[str | None]) -> list[str]:
+    safe = {text: escape(text or "") for text in set(column)}  # most columns repeat a few values
+    return [safe[text] for text in column]
+
+
+def _iso(ns: int | None) -> str:
+    if ns is None:
+        return ""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{_iso_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _iso_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _duration_s(started_ns: int | None, finished_ns: int | None) -> float | None:
+    if started_ns is None or finished_ns is None:
+        return None
+    return round((finished_ns - started_ns) / 1e9, 6)
+
+
+def _csv(lines: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()
+
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    types = {Kind.INTEGER: pa.int64(), Kind.SECONDS: pa.float64()}
+    return pa.schema([(name, types.get(column.kind, pa.string())) for name, column in COLUMNS.items()])
+
+
+def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
+    source = iter(items)
+    while chunk := list(islice(source, _CHUNK_ROWS)):
+        yield chunk
+
+
+class Totals:
+    """What the rows add up to, for each study and for the run."""
+
+    def __init__(self, studies: Iterable[StudyEntry], overlaps: Mapping[int, int | None]) -> None:
+        self._ahead = {entry.study_no: entry for entry in studies}
+        self._overlaps = overlaps
+        self._study_no = 0
+        self._tally: StudyTally | None = None
+        self._results: list[StudyResult] = []
+        self.by_status: Counter[str] = Counter()
+        self.uploaded_bytes = 0
+
+    def add(self, columns: _Columns) -> None:
+        """Counts the rows of a chunk, by column."""
+        self.by_status.update(columns["status"])
+        sizes = zip(columns["status"], columns["size_bytes"], strict=True)
+        self.uploaded_bytes += sum(size or 0 for status, size in sizes if status == Status.UPLOADED)
+        rows = zip(*(columns[name] for name in _TALLIED), strict=True)
+        for study_no, group in groupby(rows, key=itemgetter(0)):
+            tally = self._tally_of(study_no)
+            for _, *cells in group:
+                tally.add(*cells)
+
+    def results(self) -> list[StudyResult]:
+        """Every study in the manifest's order, also those without a row. No row can be added afterwards."""
+        self._close()
+        self._results += [self._tally_for(entry).result() for entry in self._ahead.values()]
+        self._ahead.clear()
+        return sorted(self._results, key=lambda study: study.study_no)
+
+    def _tally_of(self, study_no: int) -> StudyTally:
+        if self._tally is None or study_no != self._study_no:
+            self._close()
+            entry = self._ahead.pop(study_no, None)
+            if entry is None:
+                raise InternalError("The rows of the report did not come study by study: this is a defect.")
+            self._study_no, self._tally = study_no, self._tally_for(entry)
+        return self._tally
+
+    def _tally_for(self, entry: StudyEntry) -> StudyTally:
+        return StudyTally(entry, self._overlaps.get(entry.study_no))
+
+    def _close(self) -> None:
+        if self._tally is not None:
+            self._results.append(self._tally.result())
+        self._tally = None
+
+
+def summary(run: RunFacts, totals: Totals) -> Summary:
+    """The run in numbers."""
+    studies = totals.results()
+    by_status = {status.value: totals.by_status[status] for status in Status if totals.by_status[status]}
+    code = exit_code(by_status, sum(study.is_incomplete for study in studies))
+    wall_s = max(run.finished_ns - run.started_ns, 0) / 1e9
+    return Summary(
+        run_id=run.run_id,
+        campaign=run.campaign,
+        files=totals.by_status.total(),
+        bytes=totals.uploaded_bytes,
+        by_status=by_status,
+        studies=len(studies),
+        complete_studies=sum(study.is_complete for study in studies),
+        started_at=_iso(run.started_ns),
+        finished_at=_iso(run.finished_ns),
+        wall_s=round(wall_s, 3),
+        files_per_s=_rate(by_status.get(Status.UPLOADED, 0), wall_s),
+        bytes_per_s=_rate(totals.uploaded_bytes, wall_s),
+        peak_parallel=run.peak_parallel,
+        exit_code=code if run.stopped_exit_code is None else run.stopped_exit_code,
+        parallel_course=list(run.parallel_course),
+        problems=list(run.problems),
+        unused_keys=list(run.unused_keys),
+    )
+
+
+def _rate(count: int, wall_s: float) -> float:
+    return round(count / wall_s, 1) if wall_s else 0.0
+
+
+def _study_lines(studies: Sequence[StudyResult]) -> Iterator[list[Any]]:
+    carried = list(dict.fromkeys(name for study in studies for name, _ in study.extra))
+    yield [*STUDY_COLUMNS, *_carried_names(carried)]
+    for study in studies:
+        extra = dict(study.extra)
+        yield [*_study_cells(study), *(escape(extra.get(name, "")) for name in carried)]
+
+
+def _carried_names(names: Iterable[str]) -> list[str]:
+    """The unknown columns' names, with `manifest_` before one that is in use."""
+    used = list(STUDY_COLUMNS)
+    for name in names:
+        free = name
+        while free in used:
+            free = f"manifest_{free}"
+        used.append(free)
+    return [escape(name) for name in used[len(STUDY_COLUMNS) :]]
+
+
+def _study_cells(study: StudyResult) -> list[Any]:
+    return [
+        study.study_no,
+        escape(study.study_dir),
+        escape(study.label),
+        escape(study.study_instance_uid),
+        study.priority,
+        study.files,
+        study.bytes,
+        study.stored,
+        study.failed,
+        study.expected,
+        study.expected_bytes,
+        study.complete,
+        study.why,
+        study.seen_study_instance_uids,
+        study.modalities,
+        "",  # registered and confirmed: nobody has asked the registry yet
+        "",
+        study.overlaps,
+    ]
