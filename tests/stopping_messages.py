@@ -140,15 +140,15 @@ def _argument(node: ast.AST, errors: frozenset[str]) -> ast.expr | None:
             return sentence
         case ast.Call(func=ast.Attribute(attr="__init__"), args=[ast.Call() as sentence]):
             return sentence
-        case ast.Call(func=ast.Name() | ast.IfExp() as made, args=[first, *_]):
-            names = {each.id for each in ast.walk(made) if isinstance(each, ast.Name)}
-            return first if names & errors else None
         case ast.Call(func=ast.Name(id="Problem" | "_FaultyCellError"), args=[*_, last]) if _is_text(last):
             return last
         case ast.Call(func=ast.Attribute(ast.Name("self" | "checker"), "fault"), args=[*_, last]) if _is_text(
             last
         ):
             return last
+        case ast.Call(func=ast.Name() | ast.IfExp() as made, args=[first, *_]):
+            names = {each.id for each in ast.walk(made) if isinstance(each, ast.Name)}
+            return first if names & errors else None
         case ast.Tuple(elts=[ast.Name(id=name), ast.Constant(value=str()) as sentence]) if name in errors:
             return sentence
     return None
