@@ -1,4 +1,6 @@
-"""Every sentence in the source that can end a run, read off its syntax trees: what an error is made of.
+"""Every sentence in the source that can end a run, read off its syntax trees.
+
+What an error is made of, and what a manifest is refused for.
 
 What is put into a sentence while it runs stands as `…`. Names and functions of the same module are looked
 up; a sentence that only passes on another one's text is listed in `PASSED_ON`, so that a new way of
@@ -108,6 +110,8 @@ class _Module:
                 return [text]
             case ast.JoinedStr(values=parts):
                 return ["".join(part.value if isinstance(part, ast.Constant) else "…" for part in parts)]
+            case ast.BinOp(left=left):
+                return self._texts(left)
             case ast.IfExp(body=body, orelse=otherwise):
                 return self._texts(body) + self._texts(otherwise)
             case ast.Name(id=name) | ast.Attribute(attr=name) if depth and name in self._assigned:
@@ -136,12 +140,22 @@ def _argument(node: ast.AST, errors: frozenset[str]) -> ast.expr | None:
             return sentence
         case ast.Call(func=ast.Attribute(attr="__init__"), args=[ast.Call() as sentence]):
             return sentence
+        case ast.Call(func=ast.Name(id="Problem" | "_FaultyCellError"), args=[*_, last]) if _is_text(last):
+            return last
+        case ast.Call(func=ast.Attribute(ast.Name("self" | "checker"), "fault"), args=[*_, last]) if _is_text(
+            last
+        ):
+            return last
         case ast.Call(func=ast.Name() | ast.IfExp() as made, args=[first, *_]):
             names = {each.id for each in ast.walk(made) if isinstance(each, ast.Name)}
             return first if names & errors else None
         case ast.Tuple(elts=[ast.Name(id=name), ast.Constant(value=str()) as sentence]) if name in errors:
             return sentence
     return None
+
+
+def _is_text(expression: ast.expr) -> bool:
+    return isinstance(expression, ast.Constant | ast.JoinedStr | ast.BinOp)
 
 
 if __name__ == "__main__":

@@ -160,15 +160,24 @@ REASONS: Final = {
 
 
 class Fault(Exception):  # noqa: N818 - data that travels by raise, not the end of anything
-    """One request that did not work. `what` is a clause for the log: no path, UID, token or URL in it."""
+    """One request that did not work. `what` is a clause for the log: no path, UID, token or URL in it.
+
+    `detail` is what the platform calls it, in a closed form: S3's error code, or a word for the API's answer.
+    """
 
     def __init__(
-        self, kind: FaultKind, what: str, http_status: int | None = None, retry_after_s: float = 0.0
+        self,
+        kind: FaultKind,
+        what: str,
+        http_status: int | None = None,
+        retry_after_s: float = 0.0,
+        detail: str = "",
     ) -> None:
         super().__init__(what)
         self.kind = kind
         self.http_status = http_status
         self.retry_after_s = retry_after_s
+        self.detail = detail
 
     @property
     def reason(self) -> Reason:

@@ -205,9 +205,8 @@ class Files:
         """Keeps outcomes: each statement for all files at once, not file by file."""
         groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for request in requests:
-            values = self._values(request.todo, request.outcome)
-            for statement, more in _settling(request):
-                groups[statement].append(values | more if more else values)
+            for statement, values in self._settling(request):
+                groups[statement].append(values)
         for statement, rows in groups.items():
             execute_many(db, statement, rows)
         if self._events:
@@ -264,36 +263,25 @@ class Files:
         }
         return {(row[0], row[1], row[2], row[3]) for row in db.execute(ISSUED, of_keys)}
 
-    def _values(self, todo: Todo, outcome: Outcome) -> dict[str, Any]:
-        """What the statements that settle a file are bound to."""
+    def _settling(self, request: Settling) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The statements that settle a file, each with what it is bound to."""
+        todo, outcome, claimed = request
         header, digests = outcome.header or _NO_HEADER, outcome.digests or _NO_DIGESTS
+        ours = {"in_campaign": self._scope.campaign, "by": self._scope.run_id, "at": todo.file_id}
         said = (*_outcome_of(outcome), *_header_of(header), *_digests_of(digests))
-        values = dict(zip(_SET, said, strict=True))
-        values["in_campaign"] = self._scope.campaign
-        values["by"] = self._scope.run_id
-        values["at"] = todo.file_id
-        values["study_no_is"] = todo.study_no
-        values["file_no_is"] = todo.file_no
-        values["uid"] = header.sop_instance_uid
-        return values
-
-
-def _settling(request: Settling) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The statements that settle a file, each with what it is bound to besides the file's own values."""
-    outcome = request.outcome
-    if outcome.status is Status.ALREADY_UPLOADED:
-        yield KEPT, {}
-        yield KEPT_KEY, {}
-    else:
-        yield LOOKED_AT, {}
-    stored_uid = ""
-    if outcome.status is Status.UPLOADED and outcome.digests:
-        stored_uid = outcome.header.sop_instance_uid if outcome.header else ""
-        yield STORED, {}
-    for uid in request.claimed:
-        if uid != stored_uid:  # what nothing was stored under is free again
-            yield UNCLAIM, {"uid": uid}
-    yield SETTLED, {}
+        values = dict(zip(_SET, said, strict=True), uid=header.sop_instance_uid, **ours)
+        if outcome.status is Status.ALREADY_UPLOADED:
+            yield KEPT, values
+            yield KEPT_KEY, values
+        else:
+            yield LOOKED_AT, values
+        is_stored = outcome.status is Status.UPLOADED and outcome.digests is not None
+        if is_stored:
+            yield STORED, values
+        for uid in claimed:
+            if not (is_stored and uid == header.sop_instance_uid):  # nothing is stored under it
+                yield UNCLAIM, ours | {"uid": uid}
+        yield SETTLED, {"by": self._scope.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
 
 
 def _before_opening(

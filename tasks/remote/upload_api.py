@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 import httpx
 
@@ -25,7 +26,20 @@ CONTENT_TYPE = "application/dicom"
 _MAX_KEY_BYTES = 1024  # S3: an object key is at most 1024 bytes of UTF-8
 _MAX_REDIRECTS = 3
 _MD5 = re.compile(r"[0-9a-f]{32}\Z")
-_CODE = re.compile(r"<Code>\s*(\w{1,64})\s*</Code>")
+_CODE = re.compile(r"<Code>\s*([A-Z][A-Za-z0-9]{0,63})\s*</Code>")
+# What is wrong with a presign answer: the report's word for it, and the log's clause.
+_WRONG_SHAPES: Final = {
+    "empty_answer": "is empty",
+    "html_answer": "is HTML or XML",
+    "no_json": "is no JSON",
+    "no_json_object": "is JSON, but no object",
+    "no_url": "has no url",
+    "no_key": "has no key",
+    "no_url_no_key": "has no url and no key",
+    "bad_url": "has a url that is no absolute URL",
+    "bad_key": "has a key that can be none of S3's",
+}
+_BEARER_ERROR = re.compile(r"""\berror\s*=\s*"?(invalid_request|invalid_token|insufficient_scope)\b""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,21 +187,24 @@ class UploadClient:
     def _presign_fault(self, answer: Answer) -> Fault:
         status = answer.status
         what = f"the API answered {status} to GET /upload/"
+        detail = _bearer_error(answer)
         if common := answer.trouble():
-            return Fault(common, what, status, answer.retry_after_s())
+            return Fault(common, what, status, answer.retry_after_s(), detail)
         if status in (401, 403):
             kind = FaultKind.UNAUTHORIZED if status == 401 else FaultKind.FORBIDDEN
-            return Fault(kind, f"{what} {self._signs_in_by}".rstrip(), status)
-        return Fault(FaultKind.SETTINGS if 300 <= status < 500 else FaultKind.PRESIGN, what, status)
+            return Fault(kind, f"{what} {self._signs_in_by}".rstrip(), status, detail=detail)
+        kind = FaultKind.SETTINGS if 300 <= status < 500 else FaultKind.PRESIGN
+        return Fault(kind, what, status, detail=detail)
 
     def _put_fault(self, answer: Answer, ticket: Ticket) -> Fault:
         status, code = answer.status, _s3_code(answer)
         what = f"the object store answered {status} {code}".rstrip()
         if common := _S3_CODES.get(code) or answer.trouble():
-            return Fault(common, what, status, answer.retry_after_s())
+            return Fault(common, what, status, answer.retry_after_s(), code)
         if status in (400, 403) and (not ticket.lives(self._clock()) or "expired" in answer.text().lower()):
-            return Fault(FaultKind.EXPIRED, what, status)
-        return Fault(FaultKind.REFUSED if status == 403 else FaultKind.REJECTED, what, status)
+            return Fault(FaultKind.EXPIRED, what, status, detail=code)
+        kind = FaultKind.REFUSED if status == 403 else FaultKind.REJECTED
+        return Fault(kind, what, status, detail=code)
 
 
 _S3_CODES = {
@@ -199,8 +216,17 @@ _S3_CODES = {
 
 
 def _s3_code(answer: Answer) -> str:
-    """The error code of S3's XML answer, found by pattern: no XML parser meets bytes from outside."""
+    """The error code of S3's XML answer, found by pattern: no XML parser meets bytes from outside.
+
+    Letters and digits, as all of S3's are; anything else that a server writes there is not passed on.
+    """
     found = _CODE.search(answer.text())
+    return found.group(1) if found else ""
+
+
+def _bearer_error(answer: Answer) -> str:
+    """What is wrong with the token, by the words of RFC 6750, 3.1; empty when the API does not say."""
+    found = _BEARER_ERROR.search(answer.headers.get("www-authenticate", ""))
     return found.group(1) if found else ""
 
 
@@ -210,27 +236,26 @@ def _key_and_url(answer: Answer) -> tuple[str, httpx.URL]:
     except (ValueError, RecursionError):
         raise _wrong_shape(answer, _what_it_is(answer.body)) from None
     if not isinstance(told, dict):
-        raise _wrong_shape(answer, "is JSON, but no object")
-    if missing := [name for name in ("url", "key") if name not in told]:
-        raise _wrong_shape(answer, f"has no {' and no '.join(missing)}")
+        raise _wrong_shape(answer, "no_json_object")
+    if missing := [f"no_{name}" for name in ("url", "key") if name not in told]:
+        raise _wrong_shape(answer, "_".join(missing))
     if (url := _url(told["url"])) is None:
-        raise _wrong_shape(answer, "has a url that is no absolute URL")
+        raise _wrong_shape(answer, "bad_url")
     if not _is_key(told["key"]):
-        raise _wrong_shape(answer, "has a key that can be none of S3's")
+        raise _wrong_shape(answer, "bad_key")
     return told["key"], url
 
 
-def _wrong_shape(answer: Answer, what: str) -> Fault:
-    return Fault(
-        FaultKind.PRESIGN, f"the API's answer {what}: it has to be JSON with a url and a key", answer.status
-    )
+def _wrong_shape(answer: Answer, word: str) -> Fault:
+    what = f"the API's answer {_WRONG_SHAPES[word]}: it has to be JSON with a url and a key"
+    return Fault(FaultKind.PRESIGN, what, answer.status, detail=word)
 
 
 def _what_it_is(body: bytes) -> str:
-    """Of a body that is no JSON, in a closed form."""
+    """Of a body that is no JSON."""
     if not body.strip():
-        return "is empty"
-    return "is HTML or XML" if body.lstrip().startswith(b"<") else "is no JSON"
+        return "empty_answer"
+    return "html_answer" if body.lstrip().startswith(b"<") else "no_json"
 
 
 def _url(told: object) -> httpx.URL | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import ssl
 import threading
 import time
@@ -71,6 +72,17 @@ def kind_of(request: Callable[[], object]) -> FaultKind:
     with pytest.raises(Fault) as raised:
         request()
     return raised.value.kind
+
+
+def bearer(challenge: str) -> Reply:
+    return Reply(401, headers={"WWW-Authenticate": challenge})
+
+
+def detail_of(request: Callable[[], object]) -> str:
+    with pytest.raises(Fault) as raised:
+        request()
+    assert not re.search("jane|doe|archive|113619", str(raised.value), re.IGNORECASE)
+    return raised.value.detail
 
 
 def put(client: UploadClient, ticket: Ticket, body: bytes = BODY) -> Stored:
@@ -155,6 +167,33 @@ class TestPresign:
         far_side.script = scripted((Step.PRESIGN, 1, answer))
         assert kind_of(client.presign) is kind
         assert client.presign().key
+
+    @pytest.mark.parametrize(
+        ("answer", "detail"),
+        [
+            (Reply(200, b""), "empty_answer"),
+            (Reply(200, b" <html>Jane Doe</html>"), "html_answer"),
+            (Reply(200, b"Jane Doe"), "no_json"),
+            (Reply(200, b"[]"), "no_json_object"),
+            (Reply(200, b"{}"), "no_url_no_key"),
+            (Reply(200, b'{"key": "k"}'), "no_url"),
+            (Reply(200, b'{"url": "http://127.0.0.1/"}'), "no_key"),
+            (Reply(200, b'{"key": "k", "url": "/relative"}'), "bad_url"),
+            (Reply(200, b'{"key": "", "url": "http://127.0.0.1/"}'), "bad_key"),
+            (bearer('Bearer realm="Jane", error="invalid_token", error_description="Jane"'), "invalid_token"),
+            (bearer("Bearer error=insufficient_scope"), "insufficient_scope"),
+            (bearer('Bearer error="jane_doe"'), ""),
+            (bearer('Bearer error_description="invalid_token"'), ""),
+            (status(500), ""),
+            (Reset(), ""),
+        ],
+    )
+    def test_that_does_not_work_says_why_in_a_closed_form(
+        self, client: UploadClient, far_side: FarSide, answer: Deviation, detail: str
+    ) -> None:
+        """The shape of the answer, or RFC 6750's word; nothing of the answer's own text."""
+        far_side.script = always(Step.PRESIGN, answer)
+        assert detail_of(client.presign) == detail
 
     def test_never_follows_a_redirect(self, client: UploadClient, far_side: FarSide) -> None:
         """The token would go along."""
@@ -263,6 +302,33 @@ class TestPut:
         far_side.script = scripted((Step.PUT, 1, answer))
         assert kind_of(lambda: put(client, ticket)) is kind
         assert put(client, ticket).http_status == 200
+
+    @pytest.mark.parametrize(
+        ("answer", "detail"),
+        [
+            (s3_error(403, "AccessDenied"), "AccessDenied"),
+            (s3_error(403, "AccessDenied", "Request has expired"), "AccessDenied"),
+            (s3_error(503, "SlowDown"), "SlowDown"),
+            (s3_error(400, "XAmzContentSHA256Mismatch"), "XAmzContentSHA256Mismatch"),
+            (s3_error(400, "A" * 64), "A" * 64),
+            (s3_error(400, "A" * 65), ""),
+            (s3_error(400, "accessDenied"), ""),
+            (s3_error(400, "1.2.840.113619"), ""),
+            (s3_error(400, "/archive/Doe"), ""),
+            (s3_error(400, "Doe^Jane"), ""),
+            (s3_error(400, "Doe_Jane"), ""),
+            (s3_error(400, "Müller"), ""),
+            (status(403), ""),
+            (Reset(), ""),
+        ],
+    )
+    def test_that_does_not_work_says_s3_s_code_if_it_is_one(
+        self, client: UploadClient, far_side: FarSide, answer: Deviation, detail: str
+    ) -> None:
+        """Letters and digits, 64 at most; what else a server writes there is nobody's business."""
+        ticket = client.presign()
+        far_side.script = always(Step.PUT, answer)
+        assert detail_of(lambda: put(client, ticket)) == detail
 
     def test_of_other_bytes_than_were_hashed_is_refused(
         self, client: UploadClient, far_side: FarSide
