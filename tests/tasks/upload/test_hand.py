@@ -52,9 +52,8 @@ def hands() -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    told = subprocess.run(
-        ["pgrep", "-f", "-P", str(pid), "tasks.upload.hand"], capture_output=True, text=True
-    )
+    pattern = "tasks.upload.han[d]"  # which no pgrep of another thread matches: it is a child here, too
+    told = subprocess.run(["pgrep", "-f", "-P", str(pid), pattern], capture_output=True, text=True)
     return [int(pid) for pid in told.stdout.split()]
 
 
