@@ -26,7 +26,7 @@ _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that
 def main() -> None:
     """The console script."""
     _open_standard_streams()
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in tasks/upload/hand.py
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the processes that send
     gc.set_threshold(_COLLECTED_AFTER)
     sys.exit(execute(sys.argv[1:]))
 

@@ -59,12 +59,12 @@ class Sampler:
         self._progress = progress
         self._clock = clock
         self._now = now
-        self._samples: deque[_Sample] = deque()
+        self.samples: deque[_Sample] = deque()
         self._sample()
 
     def snapshot(self) -> Snapshot:
         """The run now."""
-        newest, oldest = self._sample(), self._samples[0]
+        newest, oldest = self._sample(), self.samples[0]
         took_s = newest.at - oldest.at
         is_known = took_s >= SAMPLED_EVERY_S and newest.files > 0
         return replace(
@@ -92,7 +92,7 @@ class Sampler:
     def _sample(self) -> _Sample:
         """Takes one, keeps one a second, and forgets those from before the last minute."""
         newest = _Sample(self._clock(), self._progress.files_settled, self._progress.bytes_stored)
-        samples = self._samples
+        samples = self.samples
         if samples and newest.files < samples[-1].files:  # a shard was started again, and counts anew
             samples.clear()
         if not samples or newest.at - samples[-1].at >= SAMPLED_EVERY_S:

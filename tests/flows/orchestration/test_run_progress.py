@@ -200,7 +200,7 @@ class TestPace:
         for _ in range(1000):
             watched.now_s += 0.2
             watched.sampler.snapshot()
-        assert len(watched.sampler._samples) < 70
+        assert len(watched.sampler.samples) < 70
 
     def test_is_none_of_a_run_that_is_over(self) -> None:
         """Nor is a slot in use, or a next try to come."""
