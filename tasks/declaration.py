@@ -56,6 +56,7 @@ class Declared:
     """Settings that belong together: each field is an `Annotated` type with its `Setting`."""
 
     prefix: ClassVar[str] = PREFIX
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"validate_default": True}  # 45 is 45.0, given or not
 
     def __post_init__(self) -> None:
         """Raises ValueError when settings do not agree with each other."""

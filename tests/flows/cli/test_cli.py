@@ -449,6 +449,11 @@ class TestSettings:
         monkeypatch.setenv("DICOM_INGEST_PARALLEL", "3")
         assert settings_of("upload", "-p", "x", "--parallel", "20").parallel == 20
 
+    def test_have_one_digest_whether_a_default_is_given_or_not(self) -> None:
+        """45, as text, is the default's 45.0."""
+        given = settings_of("upload", "-p", "x", "--dead-after", "45")
+        assert given.digest == settings_of("upload", "-p", "x", "--parallel", "20").digest
+
     def test_run_and_upload_take_the_same(self) -> None:
         """What they share is shared."""
         arguments = "--rehash", "--min-age", "3", "--parallel", "2"
