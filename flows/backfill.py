@@ -36,7 +36,7 @@ from flows.orchestration.parameters import (
     ReportDirectory,
     RunOptions,
 )
-from flows.orchestration.progress_display import show_progress
+from flows.orchestration.progress_display import display_progress
 from flows.orchestration.run_control import asked_end, heeded
 from flows.orchestration.run_names import prefix_label, run_name
 from flows.shards.slot_lease import Awaited, Holder, free_slots, is_standing_server
@@ -155,7 +155,11 @@ def carried_out(
         if why:
             raise why
 
-    with show_progress(engine.progress), published(name, engine.progress), heeded(engine.stop) as may_begin:
+    with (
+        display_progress(engine.progress),
+        published(name, engine.progress),
+        heeded(engine.stop) as may_begin,
+    ):
         summary = engine.finish(ended_by(engine, work))
     return ended(name, summary, engine.settings.report_dir)
 

@@ -32,7 +32,7 @@ from flows.orchestration.parameters import (
     ReportDirectory,
     RunOptions,
 )
-from flows.orchestration.progress_display import show_progress
+from flows.orchestration.progress_display import display_progress
 from flows.orchestration.run_control import heeded
 from flows.orchestration.run_names import prefix_label, run_name
 from flows.shards.slot_lease import fixed_slots, slots_of_platform
@@ -85,7 +85,7 @@ def migrate(
         require_deployment(deployment)
         run_id = run_id_for(UUID(flow_run.id).hex, settings)
         progress = Progress()
-        with show_progress(progress), published("migrate", progress):
+        with display_progress(progress), published("migrate", progress):
             migration = begun(
                 "migrate", settings, lambda: Migration(entries, settings, run_id, shards, balance, progress)
             )

@@ -33,7 +33,7 @@ def upload(
     options: RunOptions = RunOptions(),
 ) -> int:
     """Upload one file or directory at once: no manifest, no Prefect, the same engine and report as `run`."""
-    from flows.orchestration.progress_display import show_progress
+    from flows.orchestration.progress_display import display_progress
     from tasks.run.engine import ingest, safe_errors
     from tasks.settings import load
 
@@ -41,7 +41,11 @@ def upload(
         entry, scan = _what_to_upload(path)
         settings = load(**options.given())
         summary = ingest(
-            [entry], settings, show_progress, scan, announce=lambda begins: say_what_begins(settings, begins)
+            [entry],
+            settings,
+            display_progress,
+            scan,
+            announce=lambda begins: say_what_begins(settings, begins),
         )
     if list_:
         list_files(settings.report_dir)

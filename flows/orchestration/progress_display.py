@@ -23,7 +23,7 @@ LINE_EVERY_S: Final = 30.0
 _REDRAW_S: Final = 0.5
 
 
-def show_progress(progress: Progress) -> AbstractContextManager[None]:
+def display_progress(progress: Progress) -> AbstractContextManager[None]:
     """Shows the progress on standard error until the block ends."""
     show = _show_bar if sys.stderr.isatty() else show_lines
     return running_beside(partial(show, progress), "progress")
