@@ -24,12 +24,19 @@ from prefect.runtime import deployment
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.cli.progress import shown
 from flows.orchestration.artifacts import publish_summary, published
 from flows.orchestration.blocks import settings_of
 from flows.orchestration.events import emit_end, emit_stopped
 from flows.orchestration.incomplete import not_complete
-from flows.orchestration.parameters import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
+from flows.orchestration.parameters import (
+    ApiBlock,
+    ApiEndpoint,
+    ManifestPath,
+    Options,
+    ReportDirectory,
+    RunOptions,
+)
+from flows.orchestration.progress_display import display_progress
 from flows.orchestration.run_control import asked_end, heeded
 from flows.orchestration.run_names import prefix_label, run_name
 from flows.shards.slot_lease import Awaited, Holder, free_slots, is_standing_server
@@ -43,11 +50,10 @@ from tasks.core.errors import (
     UsageError,
 )
 from tasks.core.models import EXIT_ONE, Summary
-from tasks.core.options import unknown_variables
 from tasks.core.words import counted
 from tasks.report.finished import is_finished
 from tasks.run.engine import BATCHES_IN_FLIGHT, LOOK_UP_S, Engine, ended_by, safe_errors
-from tasks.settings import Options, Settings, load
+from tasks.settings import Settings, load, unknown_variables
 from tasks.source.manifest_folder import manifests_at
 from tasks.source.manifest_reader import load_manifest
 
@@ -150,7 +156,11 @@ def carried_out(
         if why:
             raise why
 
-    with shown(engine.progress), published(name, engine.progress), heeded(engine.stop) as may_begin:
+    with (
+        display_progress(engine.progress),
+        published(name, engine.progress),
+        heeded(engine.stop) as may_begin,
+    ):
         summary = engine.finish(ended_by(engine, work))
     return ended(name, summary, engine.settings.report_dir)
 

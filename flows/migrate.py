@@ -23,9 +23,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.backfill import begun, carried_out, ended, final_state, holder_of, settings_for
-from flows.cli.progress import shown
 from flows.orchestration.artifacts import published
-from flows.orchestration.parameters import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
+from flows.orchestration.parameters import (
+    ApiBlock,
+    ApiEndpoint,
+    ManifestPath,
+    Options,
+    ReportDirectory,
+    RunOptions,
+)
+from flows.orchestration.progress_display import display_progress
 from flows.orchestration.run_control import heeded
 from flows.orchestration.run_names import prefix_label, run_name
 from flows.shards.slot_lease import fixed_slots, slots_of_platform
@@ -34,7 +41,6 @@ from tasks.core.errors import UsageError
 from tasks.core.words import counted
 from tasks.run.engine import BATCHES_IN_FLIGHT, ended_by
 from tasks.run.shards import MOST_SHARDS, Balance, Migration, run_id_for, shard_engine
-from tasks.settings import Options
 from tasks.source.manifest_reader import load_manifest
 from tasks.upload.uploader import Progress, shares
 
@@ -79,7 +85,7 @@ def migrate(
         require_deployment(deployment)
         run_id = run_id_for(UUID(flow_run.id).hex, settings)
         progress = Progress()
-        with shown(progress), published("migrate", progress):
+        with display_progress(progress), published("migrate", progress):
             migration = begun(
                 "migrate", settings, lambda: Migration(entries, settings, run_id, shards, balance, progress)
             )
@@ -158,7 +164,7 @@ def _starter(
 ) -> Callable[[int, int], UUID]:
     """What starts shard `number` for the n-th time: its flow run. All shards are told the same."""
     settings = migration.settings
-    options = settings.model_dump(mode="json", include=set(Options.model_fields))
+    options = Options.model_validate(settings, from_attributes=True).model_dump(mode="json")
     if settings.root:
         options["root"] = str(Path(settings.root).absolute())
     again = flow_run.run_count or 1

@@ -1,35 +1,33 @@
-"""Every option as a setting `DICOM_INGEST_<NAME>`; the command line and a flow's form say the same words.
+"""Every setting, declared once: name, type, default, limits, help, and where it can be given.
 
-What is given by a caller wins over the environment, the environment over the defaults. Secrets come from the
-environment alone: they are no flow parameter and no argument that other users of the machine can see.
+From a field below derive the option of the command line and its help (flows/cli/options.py), the form in
+Prefect's UI (flows/orchestration/parameters.py), the fields of its block (flows/orchestration/blocks.py) and
+the variable `DICOM_INGEST_<NAME>`. Secrets are no option: other users of the machine can see those.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
-
 from tasks.core.allowed_hosts import why_not
-from tasks.core.errors import FaultKind, UsageError
+from tasks.core.errors import FaultKind
+from tasks.core.escape import escape
 from tasks.core.models import OnConflict
-from tasks.core.options import HELP, PREFIX
 from tasks.core.retry import BUDGETS
+from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 MOST_PARALLEL: Final = 20  # what the platform asks for
 
+_BUDGETS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
 # RFC 9110, 5.1; not one that says who asks, what is asked, or where a message ends.
 _HEADER: Final = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+\Z")
 _NOT_FOR_KEYS: Final = re.compile(
@@ -37,124 +35,134 @@ _NOT_FOR_KEYS: Final = re.compile(
     r"|transfer-encoding|(content|proxy|if|accept)-.*)\Z",
     re.IGNORECASE,
 )
-# For the form: Prefect's server checks them before it keeps what was filled in.
-_LEDGER: Final = r"^(?![^:]+://[^:/@]*:[^@]*@)"
-_RETRY: Final = rf"^({'|'.join(BUDGETS)})=[0-9]+$"
 
 
-def _empty_form(schema: dict[str, Any]) -> None:
-    """No field is filled in; its default is told in words.
-
-    Prefect's form sends all that it shows, and what is sent wins over the setting of the worker.
-    """
-    for field in schema["properties"].values():
-        default = field.pop("default", None)
-        if default not in (None, "", []) and default is not False:
-            field["description"] += f" Default: {default}."
+def _known_kinds(retries: tuple[str, ...]) -> tuple[str, ...]:
+    for each in retries:
+        kind, _, count = each.partition("=")
+        if kind not in BUDGETS or not count.isdecimal():
+            raise ValueError(f"is KIND=COUNT, where KIND is one of {', '.join(BUDGETS)}")
+    return retries
 
 
-class Options(BaseModel):
-    """How a run behaves: nothing secret, so it may be a flow parameter."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra=_empty_form)
-
-    parallel: int = Field(MOST_PARALLEL, ge=1, le=MOST_PARALLEL, description=HELP["parallel"])
-    processes: int = Field(0, ge=0, le=20, description=HELP["processes"])
-    campaign: str = Field("default", pattern=r"^[A-Za-z0-9_.-]{1,100}$", description=HELP["campaign"])
-    ledger: str = Field("", description=HELP["ledger"], json_schema_extra={"pattern": _LEDGER})
-    root: str = Field("", description=HELP["root"])
-    rehash: bool = Field(False, description=HELP["rehash"])
-    on_conflict: OnConflict = Field(OnConflict.REPORT, title="On Conflict", description=HELP["on_conflict"])
-    min_age: float = Field(0, ge=0, description=HELP["min_age"])
-    dead_after: float = Field(45, ge=2, description=HELP["dead_after"])
-    max_outage: float = Field(3600, ge=0, description=HELP["max_outage"])
-    retries: list[str] = Field(
-        [], description=HELP["retries"], json_schema_extra={"items": {"type": "string", "pattern": _RETRY}}
-    )
-    allow_storage_host: list[str] = Field([], description=HELP["allow_storage_host"])
-    allow_http: bool = Field(False, title="Allow HTTP", description=HELP["allow_http"])
-
-    @field_validator("retries")
-    @classmethod
-    def _known_kinds(cls, retries: list[str]) -> list[str]:
-        for each in retries:
-            kind, _, count = each.partition("=")
-            if kind not in BUDGETS or not count.isdecimal():
-                raise ValueError(f"is KIND=COUNT, where KIND is one of {', '.join(BUDGETS)}")
-        return retries
-
-    @property
-    def budgets(self) -> dict[FaultKind, int]:
-        """How many faults of each kind a file survives."""
-        given = (each.split("=") for each in self.retries)
-        return BUDGETS | {FaultKind(kind): int(count) for kind, count in given}
+def _without_upload(url: str) -> str:
+    """The address of GET /upload/, which the platform's pages name, means the API that answers there."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url  # what is wrong with it, `Settings` says
+    path = parts.path.rstrip("/").removesuffix("/upload").rstrip("/")  # one of two, where an API has that
+    return urlunsplit(parts._replace(path=path))
 
 
-class Settings(BaseSettings, Options):
-    """Options, where to send, and as whom."""
+def _no_secret() -> "SecretStr":
+    from pydantic import SecretStr
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+    return SecretStr("")
 
-    api_endpoint: str = Field(description=HELP["api_endpoint"])
-    report_dir: Path = Field(Path("report"), description=HELP["report_dir"])
-    token: SecretStr = Field(SecretStr(""), description=HELP["token"])
-    token_file: Path | None = Field(None, description=HELP["token_file"])
-    token_url: str = Field("", description=HELP["token_url"])
-    client_id: str = Field("", description=HELP["client_id"])
-    client_secret: SecretStr = Field(SecretStr(""), description=HELP["client_secret"])
-    client_secret_file: Path | None = Field(None, description=HELP["client_secret_file"])
-    api_key: SecretStr = Field(SecretStr(""), description=HELP["api_key"])
-    api_key_file: Path | None = Field(None, description=HELP["api_key_file"])
-    api_key_header: str = Field("x-api-key", description=HELP["api_key_header"])
-    scope: str = Field("", description=HELP["scope"])
-    audience: str = Field("", description=HELP["audience"])
-    user_id: str = Field("", description=HELP["user_id"])
-    signing_key: Path | None = Field(None, description=HELP["signing_key"])
-    ca_bundle: Path | None = Field(None, description=HELP["ca_bundle"])
 
-    @field_validator("api_endpoint")
-    @classmethod
-    def _without_upload(cls, url: str) -> str:
-        """The address of GET /upload/, which the platform's pages name, means the API that answers there."""
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            return url  # what is wrong with it, `_whole` says
-        path = parts.path.rstrip("/").removesuffix("/upload").rstrip("/")  # one of two, where an API has that
-        return urlunsplit(parts._replace(path=path))
+@dataclass(frozen=True, kw_only=True)
+class CommandSettings(Declared):
+    """Of every command."""
 
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
+    debug: Annotated[bool, Setting("Show where an error came from.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings(Declared):
+    """Of `dicom-ingest sandbox`; what its gateway reads besides, deployments/sandbox declares."""
+
+    prefix = f"{PREFIX}SANDBOX_"
+
+    port: Annotated[int | None, Setting("Port of the upload API; a free one when not given.")] = None
+    data_dir: Annotated[Path, Setting("Where the objects are kept.")] = Path("sandbox")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlatformSettings(Declared):
+    """Where to send, and as whom."""
+
+    api_endpoint: Annotated[
+        str,
+        Setting(
+            "The upload API, with or without the /upload/ at which it is asked for each file's URL.",
+            Use.OPTION | Use.BLOCK,
+            convert=_without_upload,
+            letter="-u",
+        ),
+    ]
+    token: Annotated[
+        "SecretStr",
+        Setting("A static bearer token for the API.", Use.BLOCK | Use.SECRET),
+    ] = field(default_factory=_no_secret)
+    token_file: Annotated[
+        Path | None,
+        Setting(
+            "A file that holds the token; read for every request, so it may be renewed meanwhile.",
+            Use.ENVIRONMENT_ALONE,
+        ),
+    ] = None
+    token_url: Annotated[
+        str,
+        Setting("The OAuth2 token endpoint (client credentials grant).", Use.BLOCK),
+    ] = ""
+    client_id: Annotated[str, Setting("The OAuth2 client.", Use.BLOCK)] = ""
+    client_secret: Annotated[
+        "SecretStr",
+        Setting("The OAuth2 client's secret.", Use.BLOCK | Use.SECRET),
+    ] = field(default_factory=_no_secret)
+    client_secret_file: Annotated[
+        Path | None, Setting("A file that holds the OAuth2 client's secret.", Use.ENVIRONMENT_ALONE)
+    ] = None
+    api_key: Annotated[
+        "SecretStr",
+        Setting(
+            "A key for the API, beside a token or in place of one.",
+            Use.BLOCK | Use.SECRET,
+        ),
+    ] = field(default_factory=_no_secret)
+    api_key_file: Annotated[
+        Path | None,
+        Setting(
+            "A file that holds the API key; read for every request, so it may be renewed meanwhile.",
+            Use.ENVIRONMENT_ALONE,
+        ),
+    ] = None
+    api_key_header: Annotated[
+        str,
+        Setting("The header that the API key is sent in, to the API's host alone.", Use.BLOCK),
+    ] = "x-api-key"
+    scope: Annotated[str, Setting("The OAuth2 scope to ask for.", Use.BLOCK)] = ""
+    audience: Annotated[
+        str,
+        Setting(
+            "The audience to ask a token for, where the token endpoint wants one.",
+            Use.BLOCK,
+        ),
+    ] = ""
+    ca_bundle: Annotated[
+        Path | None,
+        Setting(
+            "PEM certificates of a private certificate authority, beside the system's.",
+            Use.BLOCK,
+        ),
+    ] = None
+    user_id: Annotated[
+        str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)
+    ] = ""
+
+    def _faults(self) -> Iterator[str]:
         if self.token_url and not (self.client_id and (self.client_secret or self.client_secret_file)):
-            raise ValueError("TOKEN_URL needs CLIENT_ID and CLIENT_SECRET (or CLIENT_SECRET_FILE) beside it")
-        ways = (self.token, self.token_file, self.token_url)
-        if sum(map(bool, ways)) > 1:
-            raise ValueError("TOKEN, TOKEN_FILE and TOKEN_URL: only one of them can be the way to a token")
-        if fault := self._fault_of_api_key():
-            raise ValueError(fault)
-        if has_password(self.ledger):
-            raise ValueError("LEDGER must not hold a password: it comes from PGPASSWORD or PGPASSFILE")
-        for name, url in (("API_ENDPOINT", self.api_endpoint), ("TOKEN_URL", self.token_url)):
-            if url and (objection := _objection(url, allow_http=self.allow_http)):
-                raise ValueError(f"{name} {objection}")
-        return self
-
-    def _fault_of_api_key(self) -> str:
-        """What is wrong with how the API key is given; empty when nothing is."""
+            yield "TOKEN_URL needs CLIENT_ID and CLIENT_SECRET (or CLIENT_SECRET_FILE) beside it"
+        if sum(map(bool, (self.token, self.token_file, self.token_url))) > 1:
+            yield "TOKEN, TOKEN_FILE and TOKEN_URL: only one of them can be the way to a token"
         key = self.api_key.get_secret_value()
         if key and self.api_key_file:
-            return "API_KEY and API_KEY_FILE: only one of them can hold the key"
+            yield "API_KEY and API_KEY_FILE: only one of them can hold the key"
         if not (key.isascii() and key.isprintable()):
-            return "API_KEY is not one line of ASCII text"
+            yield "API_KEY is not one line of ASCII text"
         if not _HEADER.match(self.api_key_header) or _NOT_FOR_KEYS.match(self.api_key_header):
-            return "API_KEY_HEADER is no name of a header that an API key can be sent in, such as x-api-key"
-        return ""
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of everything but the secrets: two runs with the same were told the same."""
-        told = self.model_dump(mode="json", exclude={"token", "client_secret", "api_key"})
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+            yield "API_KEY_HEADER is no name of a header that an API key can be sent in, such as x-api-key"
 
     @property
     def credential(self) -> str:
@@ -169,62 +177,155 @@ class Settings(BaseSettings, Options):
     @property
     def credential_settings(self) -> str:
         """Which settings hold the credentials, in words; empty without any."""
-        given = (
-            ("TOKEN", self.token),
-            ("TOKEN_FILE", self.token_file),
-            ("TOKEN_URL", self.token_url),
-            ("API_KEY", self.api_key),
-            ("API_KEY_FILE", self.api_key_file),
-        )
-        return " and ".join(f"{PREFIX}{name}" for name, value in given if value)
+        names = ("token", "token_file", "token_url", "api_key", "api_key_file")
+        return " and ".join(f"{PREFIX}{name.upper()}" for name in names if getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerSettings(Declared):
+    """Which ledger, and which part of it."""
+
+    ledger: Annotated[
+        str,
+        Setting(
+            "SQLite path, or SQLAlchemy URL without a password. Default: ledger.sqlite by the report.",
+            form={"pattern": r"^(?![^:]+://[^:/@]*:[^@]*@)"},
+        ),
+    ] = ""
+    campaign: Annotated[
+        str,
+        Setting(
+            "The name under which files and UIDs are known to the ledger, from run to run.",
+            limits={"pattern": r"^[A-Za-z0-9_.-]{1,100}$"},
+        ),
+    ] = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings(LedgerSettings):
+    """Where a run's report is, and by which key its certificate is signed."""
+
+    report_dir: Annotated[
+        Path, Setting("Where the report is written, and the ledger unless --ledger names it.")
+    ] = Path("report")
+    signing_key: Annotated[
+        Path | None,
+        Setting("An Ed25519 key in PEM that signs the certificate of completion.", Use.ENVIRONMENT_ALONE),
+    ] = None
+
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
+        if _has_password(self.ledger):
+            yield "LEDGER must not hold a password: it comes from PGPASSWORD or PGPASSFILE"
 
     @property
     def ledger_at(self) -> Path | str:
         """The SQLite file, or the URL of another database."""
-        return ledger_at(self.ledger, self.report_dir)
+        if not self.ledger:
+            return self.report_dir / "ledger.sqlite"
+        return self.ledger if "://" in self.ledger else Path(self.ledger)
 
 
-def _digest(name: str, secret: SecretStr) -> str:
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(LedgerSettings):
+    """How a run behaves: nothing secret, so it may be a flow parameter."""
+
+    parallel: Annotated[
+        int,
+        Setting(
+            "Uploads at the same time. The platform asks for no more than 20.",
+            limits={"ge": 1, "le": MOST_PARALLEL},
+        ),
+    ] = MOST_PARALLEL
+    processes: Annotated[
+        int,
+        Setting(
+            "Processes that send. 0: one, and more when it is short of CPU and there are cores.",
+            limits={"ge": 0, "le": 20},
+        ),
+    ] = 0
+    root: Annotated[
+        str, Setting("A directory that every study directory, and every link in one, has to stay in.")
+    ] = ""
+    rehash: Annotated[bool, Setting("Read also files whose size and time say that they are stored.")] = False
+    on_conflict: Annotated[
+        OnConflict,
+        Setting(
+            "A SOP Instance UID that is stored with other bytes: report it, or upload it too.",
+            form={"title": "On Conflict"},
+        ),
+    ] = OnConflict.REPORT
+    min_age: Annotated[
+        float,
+        Setting("Leave files alone that changed less than this many seconds ago.", limits={"ge": 0}),
+    ] = 0
+    dead_after: Annotated[
+        float,
+        Setting(
+            "Take over what another run has claimed when it gave no sign of life for so many seconds.",
+            limits={"ge": 2},
+        ),
+    ] = 45
+    max_outage: Annotated[
+        float,
+        Setting("Give up when the platform has been down for this many seconds.", limits={"ge": 0}),
+    ] = 3600
+    retries: Annotated[
+        tuple[str, ...],
+        Setting(
+            f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {_BUDGETS}.",
+            convert=_known_kinds,
+            form={"items": {"type": "string", "pattern": rf"^({'|'.join(BUDGETS)})=[0-9]+$"}},
+        ),
+    ] = ()
+    allow_storage_host: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Shell pattern of a host that presigned URLs may lead to; repeatable. None: any.",
+            Use.OPTION | Use.BLOCK,
+        ),
+    ] = ()
+    allow_http: Annotated[
+        bool,
+        Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"}),
+    ] = False
+
+    @property
+    def budgets(self) -> dict[FaultKind, int]:
+        """How many faults of each kind a file survives."""
+        given = (each.split("=") for each in self.retries)
+        return BUDGETS | {FaultKind(kind): int(count) for kind, count in given}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(RunSettings, ReportSettings, PlatformSettings):
+    """All settings of a run."""
+
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
+        for name, url in (("API_ENDPOINT", self.api_endpoint), ("TOKEN_URL", self.token_url)):
+            if url and (objection := _objection(url, allow_http=self.allow_http)):
+                yield f"{name} {objection}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything but the secrets: two runs with the same had the same settings."""
+        names = (each.name for each in declarations(Settings) if Use.SECRET not in each.setting.use)
+        values = {name: getattr(self, name) for name in names}
+        return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digest(name: str, secret: "SecretStr") -> str:
     text = secret.get_secret_value().encode()
     return f"{name} {hashlib.sha256(text).hexdigest()[:16]}" if text else ""
 
 
-def ledger_at(ledger: str, report_dir: Path) -> Path | str:
-    """What `--ledger` means: a URL, a path, or nothing for the ledger in the report directory."""
-    if not ledger:
-        return report_dir / "ledger.sqlite"
-    return ledger if "://" in ledger else Path(ledger)
-
-
-def has_password(ledger: str) -> bool:
+def _has_password(ledger: str) -> bool:
     """Whether a ledger's URL has a password in it, where other users of the machine could see it."""
     if "://" not in ledger:
         return False
     url = urlsplit(ledger)
     return url.password is not None or "password" in parse_qs(url.query, keep_blank_values=True)
-
-
-def load(**given: Any) -> Settings:
-    """The settings of one run; a value of None was not given. Raises UsageError that names every fault."""
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except SettingsError as error:
-        named = re.search(r'field "(\w+)"', str(error))
-        setting = f"{PREFIX}{named.group(1).upper()}" if named else f"One of the {PREFIX}* settings"
-        raise UsageError(f'{setting} is not a JSON list, such as ["one", "two"]. Nothing was sent.') from None
-    except ValidationError as error:
-        faults = [f"  {_fault(detail)}" for detail in error.errors(include_input=False, include_url=False)]
-        raise UsageError("\n".join(["The settings are wrong. Nothing was sent.", *faults])) from None
-
-
-def _fault(detail: Any) -> str:
-    """One fault without the value that was given: it may be a secret."""
-    name = "".join(str(part) for part in detail["loc"][:1])
-    option = f"--{name.replace('_', '-')} ({PREFIX}{name.upper()})"
-    if detail["type"] == "missing":
-        return f"{option} is not given"
-    message = detail["msg"].removeprefix("Value error, ")
-    return f"{option}: {message}" if name else f"{PREFIX}{message}"
 
 
 def _objection(url: str, *, allow_http: bool) -> str:
@@ -239,3 +340,34 @@ def _objection(url: str, *, allow_http: bool) -> str:
     if parsed.userinfo:
         return "must not contain a user or password"
     return why_not(parsed.scheme, parsed.host, allow_http=allow_http)
+
+
+def load(**given: Any) -> Settings:
+    """The settings of one run; a value of None was not given. Raises UsageError that names every fault."""
+    return load_as(Settings, **given)
+
+
+# Variables that are no setting of a run: of the sandbox's gateway, and of deployments/prefect.yaml.
+_OF_GATEWAY: Final = (
+    "client_id client_secret scope token_lifetime_s url_lifetime_s key_prefix bucket s3_endpoint region "
+    "access_key_id secret_access_key host"
+)
+VARIABLES: Final = frozenset(
+    (
+        *(name for kind in (Settings, CommandSettings, GatewaySettings) for name in variables(kind)),
+        *(f"{GatewaySettings.prefix}{name.upper()}" for name in _OF_GATEWAY.split()),
+        f"{PREFIX}HOME",
+    )
+)
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """A sentence for each name of an environment variable that looks like a setting and is none."""
+    ours = sorted(name for name in names if name.upper().startswith(PREFIX))
+    return [_unknown(name) for name in ours if name.upper() not in VARIABLES]
+
+
+def _unknown(name: str) -> str:
+    by_rest = {each.removeprefix(PREFIX): each for each in VARIABLES}
+    (nearest,) = get_close_matches(name.upper().removeprefix(PREFIX), sorted(by_rest), 1, cutoff=0.0)
+    return f"{escape(name)} is no setting and changes nothing; the nearest one is {by_rest[nearest]}."

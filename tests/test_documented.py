@@ -17,10 +17,10 @@ from deployments.sandbox.gateway.gateway_settings import GatewaySettings as Sett
 from flows.cli.commands import app
 from tasks.core.errors import IngestError
 from tasks.core.models import OnConflict, Reason, Status
-from tasks.core.options import VARIABLES
 from tasks.core.report_columns import REPORT_COLUMNS
 from tasks.report.directory import FILES
 from tasks.report.tables import STUDY_COLUMNS
+from tasks.settings import VARIABLES
 from tests import stopping_messages
 
 ROOT = Path(__file__).parents[1]

@@ -6,8 +6,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
-from flows.cli.help import FIRST_PAGE, discard_unread_output, list_out, say
+from flows.cli.help import FIRST_PAGE
 from flows.cli.termination import terminated_like_interrupted
+from flows.orchestration.standard_streams import discard_unread_output, list_out, say
 
 if TYPE_CHECKING:
     from tasks.core.errors import IngestError
@@ -25,7 +26,7 @@ _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that
 def main() -> None:
     """The console script."""
     _open_standard_streams()
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in tasks/upload/hand.py
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the processes that send
     gc.set_threshold(_COLLECTED_AFTER)
     sys.exit(execute(sys.argv[1:]))
 
@@ -49,14 +50,13 @@ def execute(arguments: list[str]) -> int:
     """Runs one command; its exit code. An error is one clear sentence; `--debug` says where it came from."""
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
-    debug = "--debug" in arguments or os.environ.get("DICOM_INGEST_DEBUG", "").lower() in ("1", "true")
     try:
         with terminated_like_interrupted():
             return _run(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
         if isinstance(error, BrokenPipeError) and discard_unread_output():
             return _NO_READER
-        return _tell(_error_to_tell(error), debug=debug)
+        return _say_error(_ours(error), debug="--debug" in arguments or _is_debugging())
 
 
 def _run(arguments: list[str]) -> int:
@@ -67,7 +67,7 @@ def _run(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
     from flows.cli.commands import app
-    from tasks.core.options import unknown_variables
+    from tasks.settings import unknown_variables
 
     for sentence in unknown_variables(os.environ):
         say(sentence)
@@ -77,7 +77,7 @@ def _run(arguments: list[str]) -> int:
         return 2  # as UsageError; the library has said what is wrong
 
 
-def _error_to_tell(error: BaseException) -> "IngestError":
+def _ours(error: BaseException) -> "IngestError":
     from tasks.core.errors import IngestError, InternalError, InterruptedRunError
 
     if isinstance(error, KeyboardInterrupt):
@@ -85,7 +85,19 @@ def _error_to_tell(error: BaseException) -> "IngestError":
     return error if isinstance(error, IngestError) else InternalError.hiding(error)
 
 
-def _tell(error: "IngestError", *, debug: bool) -> int:
+def _is_debugging() -> bool:
+    """The setting DICOM_INGEST_DEBUG; one that is wrong is no reason to say less of an error."""
+    from tasks.core.errors import UsageError
+    from tasks.declaration import load_as
+    from tasks.settings import CommandSettings
+
+    try:
+        return load_as(CommandSettings).debug
+    except UsageError:
+        return False
+
+
+def _say_error(error: "IngestError", *, debug: bool) -> int:
     if debug:
         import traceback
 

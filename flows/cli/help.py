@@ -1,13 +1,6 @@
 """What a person at a terminal reads first. It imports nothing, so `dicom-ingest --help` answers at once."""
 
-import os
-import sys
-from collections.abc import Iterable
-from typing import Final, TextIO
-
-# Progress, where standard error is no terminal: within five seconds somebody knows that it is at work.
-FIRST_LINE_S: Final = 3.0
-LINE_EVERY_S: Final = 30.0
+from typing import Final
 
 SETTINGS_HELP: Final = """\
 Every option is also a setting DICOM_INGEST_<NAME>, such as
@@ -28,8 +21,8 @@ Usage: dicom-ingest COMMAND [OPTIONS]
 Moves an archive of DICOM studies into a cloud imaging platform, and proves it.
 
 Try it out
-  demo      sample studies through a far side on this machine, to a report
-  sandbox   that far side alone: upload API, OAuth2 and S3, until Ctrl-C
+  demo      sample studies to a platform on this machine, and a report
+  sandbox   that platform alone: upload API, OAuth2 and S3, until Ctrl-C
 
 Move an archive
   manifest  write a manifest of an archive: one row per study directory
@@ -43,7 +36,7 @@ Prove it
   audit     check a report's audit trail: chain, certificate and agreement
 
 Options
-  --help, -h  this page; `dicom-ingest COMMAND --help` tells of one command
+  --help, -h  this page; `dicom-ingest COMMAND --help` is about one command
   --version   which version this is
 
 A first migration
@@ -56,40 +49,3 @@ A first migration
 
 {EXIT_CODES_HELP}
 """
-
-
-def say(sentence: str) -> None:
-    """To standard error: standard output is for what scripts read. That nobody reads it stops no run."""
-    try:
-        print(sentence, file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        _discard(sys.stderr)
-
-
-def list_out(lines: Iterable[str]) -> None:
-    """To standard output, until whoever reads it has enough, as `head` has: that is no fault."""
-    try:
-        for line in lines:
-            print(line)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _discard(sys.stdout)
-
-
-def discard_unread_output() -> bool:
-    """Discards what goes to standard output from now on, if nobody reads it any more; whether that is so."""
-    from select import POLLERR, POLLHUP, poll
-
-    output = poll()
-    output.register(sys.stdout.fileno(), 0)
-    if not any(event & (POLLERR | POLLHUP) for _, event in output.poll(0)):
-        return False
-    _discard(sys.stdout)
-    return True
-
-
-def _discard(stream: TextIO) -> None:
-    """What is left in its buffer, and all that follows: else the interpreter would try again at its end."""
-    descriptor = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(descriptor, stream.fileno())
-    os.close(descriptor)

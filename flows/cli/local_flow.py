@@ -8,16 +8,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from flows.cli.help import say
 from flows.cli.prefect_home import temporary_home
 from flows.cli.prefect_server import NO_TELEMETRY, START_TIMEOUT_S, Server
 from flows.cli.termination import raise_if_terminated
+from flows.orchestration.prefect_api import has_own_server, use_own_server
+from flows.orchestration.standard_streams import say
 from tasks.remote.proxies import complete_environment
 
 if TYPE_CHECKING:
     from tasks.core.models import Summary
 
-_own: Final[list[Server]] = []  # one at most, as long as the process lives
 _temporary: Final[list[Path]] = []
 
 
@@ -55,7 +55,7 @@ def run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summar
 
 
 def _say_warnings_of_flows() -> None:
-    """Prefect's own console is silent here; what a run ends with is told at its end."""
+    """Prefect's own console is silent here; what a run ends with is said at its end."""
     import logging
 
     class Warnings(logging.Handler):
@@ -97,7 +97,7 @@ def _prepare() -> None:
 def _set_defaults() -> None:
     defaults = {
         **NO_TELEMETRY,
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the server has the log; errors are told below
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the server has the log; errors are said below
         "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         "PREFECT_CLIENT_MAX_RETRIES": "3",  # 14 s, a few times in a row when the server is gone for good
     }
@@ -108,11 +108,6 @@ def _set_defaults() -> None:
 def has_server() -> bool:
     """Whether the operator named a Prefect server, by PREFECT_API_URL or the profile."""
     return not has_own_server() and bool(_api_url())
-
-
-def has_own_server() -> bool:
-    """Whether flows of this process run at an embedded server, which no other process uses."""
-    return bool(_own)
 
 
 def _api_url() -> str:
@@ -158,8 +153,4 @@ def _start_own_server() -> None:
         os.environ, ephemeral=True, temporary_home=next(iter(_temporary), None), timeout_s=timeout_s
     )
     atexit.register(server.stop)
-    _own.append(server)
-    from prefect.context import refresh_global_settings_context
-
-    os.environ["PREFECT_API_URL"] = server.url
-    refresh_global_settings_context()
+    use_own_server(server.url)

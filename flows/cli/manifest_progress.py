@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
-from flows.cli.help import FIRST_LINE_S, LINE_EVERY_S, say
 from flows.orchestration.background import running_beside
+from flows.orchestration.progress_display import FIRST_LINE_S, LINE_EVERY_S
+from flows.orchestration.standard_streams import say
 from tasks.core.words import counted, duration
 from tasks.source.expected_instances import Counts
 
@@ -15,7 +16,7 @@ _BAR_AFTER_S: Final = 1.0  # what ends sooner needs none
 _REDRAW_S: Final = 0.2
 
 
-def shown(counts: Counts) -> AbstractContextManager[None]:
+def show_counts(counts: Counts) -> AbstractContextManager[None]:
     """Shows the counts on standard error until the block ends."""
     show = _show_bar if sys.stderr.isatty() else show_lines
     return running_beside(lambda ended: show(counts, ended.wait), "progress")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,9 +9,10 @@ from typing import Final
 
 from flows.cli.prefect_home import require_home
 from flows.cli.prefect_server import LAST_PORT, NO_TELEMETRY, Server
+from flows.orchestration.standard_streams import say
 from tasks.core.errors import StoppedError, UsageError
 
-_SERVER_ENVIRONMENT: Final = {
+SERVER_ENVIRONMENT: Final = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
@@ -52,7 +52,7 @@ def _serve_deployments(url: str) -> None:
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     ui = url.removesuffix("/api")
-    print(f"The UI is at {ui}/v2/deployments. Ctrl-C stops it.", file=sys.stderr, flush=True)
+    say(f"The UI is at {ui}/v2/deployments. Ctrl-C stops it.")
     # A schedule is the operator's: whoever else serves this deployment, or deployed it since, has it go on.
     serve(deployment, print_starting_message=False, pause_on_shutdown=False)  # type: ignore[arg-type]
 
@@ -60,8 +60,8 @@ def _serve_deployments(url: str) -> None:
 @contextmanager
 def _server(port: int) -> Iterator[str]:
     """Its URL. In a session of its own: what is under way ends in order before its server does."""
-    print("Starting a Prefect server (its first start takes up to a minute) ...", file=sys.stderr, flush=True)
-    server = Server.start(_SERVER_ENVIRONMENT | os.environ, port)
+    say("Starting a Prefect server (its first start takes up to a minute) ...")
+    server = Server.start(SERVER_ENVIRONMENT | os.environ, port)
     stopping, is_lost = threading.Event(), threading.Event()
 
     def watch() -> None:

@@ -19,9 +19,9 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.cli.progress import Sampler, sentence
 from flows.orchestration.background import running_beside
 from flows.orchestration.incomplete import in_words, not_complete
+from flows.orchestration.run_progress import Sampler, sentence
 from tasks.core.errors import IngestError
 from tasks.core.models import Summary
 from tasks.core.words import counted

@@ -6,36 +6,40 @@ Then it is filled in under Blocks in the UI, and a flow takes its name as the pa
 fields are masked in the UI and in the API's answers; the server encrypts what it stores of a block.
 """
 
-from typing import Any
+from typing import Any, ClassVar, Final, get_origin
 
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, create_model
 
 from tasks.core.errors import UsageError
-from tasks.core.options import HELP
+from tasks.declaration import Declaration, Use, declarations
+from tasks.settings import Settings
+
+_DECLARED: Final = [each for each in declarations(Settings) if Use.BLOCK in each.setting.use]
 
 
-class DicomUploadApi(Block):
-    """The upload API of an imaging platform, and the credentials for it."""
+def _field(declared: Declaration) -> Any:
+    """Type and default of a field: empty unless a person fills it in, so that the worker's setting counts."""
+    empty: Any = SecretStr("") if Use.SECRET in declared.setting.use else ""
+    kind: Any = type(empty)
+    if get_origin(declared.type) is tuple:
+        empty, kind = [], list[str]
+    return kind, Field(... if declared.is_required else empty, description=declared.setting.help)
 
-    _block_type_name = "DICOM upload API"
-    _block_type_slug = "dicom-upload-api"
 
-    api_endpoint: str = Field(description=HELP["api_endpoint"])
-    token: SecretStr = Field(SecretStr(""), description=HELP["token"])
-    token_url: str = Field("", description=HELP["token_url"])
-    client_id: str = Field("", description=HELP["client_id"])
-    client_secret: SecretStr = Field(SecretStr(""), description=HELP["client_secret"])
-    api_key: SecretStr = Field(SecretStr(""), description=HELP["api_key"])
-    api_key_header: str = Field("", description=HELP["api_key_header"])
-    scope: str = Field("", description=HELP["scope"])
-    audience: str = Field("", description=HELP["audience"])
-    ca_bundle: str = Field("", description=HELP["ca_bundle"])
-    allow_storage_host: list[str] = Field([], description=HELP["allow_storage_host"])
+DicomUploadApi = create_model(
+    "DicomUploadApi",
+    __base__=Block,
+    __module__=__name__,
+    __doc__="The upload API of an imaging platform, and the credentials for it.",
+    _block_type_name=(ClassVar[str], "DICOM upload API"),
+    _block_type_slug=(ClassVar[str], "dicom-upload-api"),
+    **{each.name: _field(each) for each in _DECLARED},
+)
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """What a block says, as `tasks.settings.load` takes it. Raises UsageError when there is no such block."""
+    """What a block gives, as `tasks.settings.load` takes it. UsageError when there is no such block."""
     try:
         block = DicomUploadApi.load(name, validate=False)
     except ValueError:
@@ -43,5 +47,5 @@ def settings_of(name: str) -> dict[str, Any]:
             "The Prefect server has no block dicom-upload-api of this name. Nothing was sent. Make it under "
             "Blocks in the UI, after `prefect block register -m flows.orchestration.blocks`."
         ) from None
-    said = {field: getattr(block, field) for field in DicomUploadApi.model_fields}
-    return {field: value for field, value in said.items() if value and value != SecretStr("")}
+    values = {each.name: getattr(block, each.name) for each in _DECLARED}
+    return {name: value for name, value in values.items() if value and value != SecretStr("")}

@@ -1,24 +1,38 @@
 """The parameters that flows share, as the form in Prefect's UI shows them.
 
-The form sends every default that it shows, and what is sent wins over the worker's settings. So fields start
-empty, and only what a person filled in is a parameter of the run. The server holds parameters against these
+The form sends every default that it has, and what is sent wins over the worker's settings. So fields start
+empty, and only what a person filled in is a parameter of the run. The server checks parameters against these
 patterns before it keeps them: a password in a URL gets no further.
 """
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.settings import Options
+from tasks.settings import RunSettings
 
 
-def _shown(title: str, **schema: Any) -> Any:
+def _empty_fields(schema: dict[str, Any]) -> None:
+    """No field is filled in: its default is a sentence of its description."""
+    for field in schema["properties"].values():
+        default = field.pop("default", None)
+        if default not in (None, "", []) and default is not False:
+            field["description"] += f" Default: {default}."
+
+
+class Options(BaseModel, RunSettings):
+    """How a run behaves: nothing secret, so it may be a flow parameter."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_empty_fields)
+
+
+def _titled(title: str, **schema: Any) -> Any:
     """A name for people, in the form alone: Prefect's own is the parameter's."""
     return Field(json_schema_extra={"title": title} | schema)
 
 
-ManifestPath = Annotated[str, _shown("Manifest", minLength=1)]
-ReportDirectory = Annotated[str, _shown("Report Directory")]
-ApiEndpoint = Annotated[str, _shown("API Endpoint", pattern=r"^(?![^:]*://[^/?#]*@)")]
-ApiBlock = Annotated[str, _shown("API Block")]
-RunOptions = Annotated[Options, _shown("Options", default={})]
+ManifestPath = Annotated[str, _titled("Manifest", minLength=1)]
+ReportDirectory = Annotated[str, _titled("Report Directory")]
+ApiEndpoint = Annotated[str, _titled("API Endpoint", pattern=r"^(?![^:]*://[^/?#]*@)")]
+ApiBlock = Annotated[str, _titled("API Block")]
+RunOptions = Annotated[Options, _titled("Options", default={})]

@@ -19,9 +19,9 @@ from coolname.data import config
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
+from flows.orchestration.parameters import Options
 from tasks.core.models import StudyEntry
-from tasks.core.options import PREFIX
-from tasks.settings import Options
+from tasks.declaration import PREFIX
 
 log = logging.getLogger("dicom_ingest")
 

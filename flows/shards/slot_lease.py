@@ -25,7 +25,7 @@ from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
-from flows.cli.local_flow import has_own_server
+from flows.orchestration.prefect_api import has_own_server
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.words import counted
 from tasks.settings import MOST_PARALLEL

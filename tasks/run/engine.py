@@ -133,7 +133,7 @@ class Engine:
     def limit_parallel(self, parallel: int) -> None:
         """So many uploads at once and no more, of those that the settings allow. Before `batches`."""
         before = self._uploader
-        self.settings = self.settings.model_copy(update={"parallel": parallel})
+        self.settings = replace(self.settings, parallel=parallel)
         self._uploader = self._new_uploader()
         try:
             before.raise_if_stopped()

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.terminal_theme import DIMMED_MONOKAI
 
-from tasks.report.directory import read_report
+from tasks.report.reader import read_report
 
 WIDTH = 112
 COLUMNS = ("study_no", "file_no", "path", "status", "reason", "key", "sop_instance_uid")

@@ -17,9 +17,9 @@ from deployments.sandbox.demo_check import compare
 from deployments.sandbox.samples import Planted, build
 from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill
+from flows.orchestration.parameters import Options
 from tasks.core.models import EXIT_ONE, OnConflict
 from tasks.report.reader import read_report, read_summary
-from tasks.settings import Options
 from tests.far_side import FarSide, Request, Step
 from tests.served import Served, served
 

@@ -20,10 +20,10 @@ from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill, upload_batch
 from flows.cli.__main__ import execute
+from flows.orchestration.parameters import Options
 from tasks.core.errors import CredentialsRefusedError, IngestError, ManifestError, NotAllStoredError
 from tasks.core.plan import batch_target
 from tasks.report.reader import read_report, read_summary
-from tasks.settings import Options
 from tests.far_side import TOKEN, FarSide, Step, always, interrupting, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
 

@@ -19,14 +19,15 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments.sandbox.gateway.gateway_settings import GatewaySettings
 from deployments.sandbox.sandbox import Sandbox
 from flows.cli.__main__ import execute
-from flows.cli.commands import RunOptions, app
+from flows.cli.commands import app
+from flows.cli.options import RunOptions
 from flows.cli.termination import raise_if_terminated, terminated_like_interrupted
 from tasks.core.escape import escape
-from tasks.core.options import DEFAULTS, VARIABLES, unknown_variables
 from tasks.core.retry import BUDGETS
+from tasks.declaration import Use, declarations
 from tasks.ledger.runs import Begins
 from tasks.report.reader import read_report, read_summary
-from tasks.settings import Settings, load
+from tasks.settings import VARIABLES, Settings, load, unknown_variables
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
 
@@ -320,19 +321,27 @@ class TestHelp:
 class TestHelpOfACommand:
     def test_shows_the_default_of_each_option_that_has_one(self, capsys: pytest.CaptureFixture[str]) -> None:
         """The settings' own."""
-        fields = {
-            name: Settings.model_fields[name] for name in RunOptions.__dataclass_fields__ if name != "debug"
-        }
         has_one = {
-            name: str(field.default)
-            for name, field in fields.items()
-            if not (field.is_required() or isinstance(field.default, bool) or field.default in ("", []))
+            each.name: str(each.default)
+            for each in declarations(Settings)
+            if Use.OPTION in each.setting.use
+            and not isinstance(each.default, bool)
+            and each.default not in (None, "", ())
         }
-        assert has_one == DEFAULTS
+        assert has_one == {
+            "report_dir": "report",
+            "campaign": "default",
+            "parallel": "20",
+            "processes": "0",
+            "on_conflict": "report",
+            "min_age": "0",
+            "dead_after": "45",
+            "max_outage": "3600",
+        }
         assert execute(["upload", "--help"]) == 0
         out = capsys.readouterr().out
         texts = [" ".join(text.replace("│", " ").split()) for text in re.split(r"^│ (?=-)", out, flags=re.M)]
-        for name, default in DEFAULTS.items():
+        for name, default in has_one.items():
             (text,) = (text for text in texts if text.startswith(f"--{name.replace('_', '-')} "))
             assert f"[default: {default}]" in text
         assert "default: False" not in out
@@ -439,6 +448,11 @@ class TestSettings:
         """Also when it says what the default says."""
         monkeypatch.setenv("DICOM_INGEST_PARALLEL", "3")
         assert settings_of("upload", "-p", "x", "--parallel", "20").parallel == 20
+
+    def test_have_one_digest_whether_a_default_is_given_or_not(self) -> None:
+        """45, as text, is the default's 45.0."""
+        given = settings_of("upload", "-p", "x", "--dead-after", "45")
+        assert given.digest == settings_of("upload", "-p", "x", "--parallel", "20").digest
 
     def test_run_and_upload_take_the_same(self) -> None:
         """What they share is shared."""
@@ -547,7 +561,8 @@ class TestUnknownVariable:
         self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
-        names = [*Settings.model_fields, *(f"sandbox_{name}" for name in GatewaySettings.model_fields)]
+        names = [each.name for each in declarations(Settings)]
+        names += [f"sandbox_{name}" for name in GatewaySettings.model_fields]
         names += ["home", "debug"]
         assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES
         assert unknown_variables([*VARIABLES, "dicom_ingest_token", "PATH", "DICOM_INGEST"]) == []

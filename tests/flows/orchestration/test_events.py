@@ -14,7 +14,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL
 
 from flows.backfill import backfill
-from tasks.settings import Options
+from flows.orchestration.parameters import Options
 from tests.far_side import TOKEN, FarSide, Step, always, once_begun, status
 from tests.flows.conftest import Plant, cut
 

@@ -9,7 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from flows.backfill import backfill
-from tasks.settings import Options
+from flows.orchestration.parameters import Options
 from tests.conftest import Dicom
 from tests.far_side import TOKEN, FarSide, Request, Step, status
 

@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.cli.serve import _SERVER_ENVIRONMENT
+from flows.cli.serve import SERVER_ENVIRONMENT
 from flows.shards import slot_lease
 from flows.shards.slot_lease import fixed_slots, limit_name, slots_of_platform
 from tasks.report.reader import read_report, read_summary
@@ -174,7 +174,7 @@ class TestSlots:
             "    print('held', flush=True)\n"
             "    time.sleep(600)\n"
         )
-        with PrefectServer(home, **_SERVER_ENVIRONMENT) as server:
+        with PrefectServer(home, **SERVER_ENVIRONMENT) as server:
             environment = os.environ | server.environment
             command = [sys.executable, "-c", hold]
             with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as holder:

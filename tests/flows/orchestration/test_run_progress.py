@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.cli.progress import Sampler, Snapshot, _bar, _show_lines, sentence
+from flows.orchestration.progress_display import bar, show_lines
+from flows.orchestration.run_progress import Sampler, Snapshot, sentence
 from tasks.core.platform_state import PlatformState, Step
 from tasks.upload.uploader import Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
@@ -162,7 +163,7 @@ class Watched:
 
 def _drawn(seen: Snapshot, elapsed_s: float) -> None:
     console = Console(file=StringIO(), force_terminal=True, width=100)
-    console.print(_bar(seen, elapsed_s))
+    console.print(bar(seen, elapsed_s))
 
 
 class TestPace:
@@ -199,7 +200,7 @@ class TestPace:
         for _ in range(1000):
             watched.now_s += 0.2
             watched.sampler.snapshot()
-        assert len(watched.sampler._samples) < 70
+        assert len(watched.sampler.samples) < 70
 
     def test_is_none_of_a_run_that_is_over(self) -> None:
         """Nor is a slot in use, or a next try to come."""
@@ -240,7 +241,7 @@ class Ticking(threading.Event):
 def test_a_line_comes_within_five_seconds_then_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
     at: list[float] = []
     ticking = Ticking(100, lambda now_s: at.extend([now_s] * capsys.readouterr().err.count("files done")))
-    _show_lines(Progress(), ticking, lambda: ticking.now_s)
+    show_lines(Progress(), ticking, lambda: ticking.now_s)
     assert at[0] <= 5
     assert [later - earlier for earlier, later in pairwise(at)] == [30, 30, 30]
 

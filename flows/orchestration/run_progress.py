@@ -1,35 +1,25 @@
-"""What a person sees while files move: a bar on a terminal, a line now and then anywhere else.
+"""How far a run is, in figures and in words: for a terminal, and for the artifact in Prefect's UI.
 
-`sentence` makes the words, for these and for the artifact in Prefect's UI, of one `Snapshot`.
+A `Sampler` takes a `Snapshot` now and then; `sentence` makes words of it.
 """
 
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from flows.cli.help import FIRST_LINE_S, LINE_EVERY_S, say
-from flows.orchestration.background import running_beside
 from tasks.core.platform_state import PlatformState, Step
 from tasks.core.words import counted, duration
 from tasks.upload.uploader import Progress
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-_REDRAW_S: Final = 0.5
-_SAMPLED_EVERY_S: Final = 1.0
+SAMPLED_EVERY_S: Final = 1.0
 _RECENT_S: Final = 60.0  # what the pace is taken from
 _MIB: Final = 1024 * 1024
 _STEP_NAMES: Final = {Step.PRESIGN: "the upload API", Step.PUT: "the object store"}
 _TOO_MANY_REQUESTS: Final = 429
-_NO_TIME: Final = datetime.fromtimestamp(0, UTC)  # of a snapshot that tells none
+_NO_TIME: Final = datetime.fromtimestamp(0, UTC)  # of a snapshot without any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +59,14 @@ class Sampler:
         self._progress = progress
         self._clock = clock
         self._now = now
-        self._samples: deque[_Sample] = deque()
+        self.samples: deque[_Sample] = deque()
         self._sample()
 
     def snapshot(self) -> Snapshot:
         """The run now."""
-        newest, oldest = self._sample(), self._samples[0]
+        newest, oldest = self._sample(), self.samples[0]
         took_s = newest.at - oldest.at
-        is_known = took_s >= _SAMPLED_EVERY_S and newest.files > 0
+        is_known = took_s >= SAMPLED_EVERY_S and newest.files > 0
         return replace(
             self.counts(),
             scanning=self._progress.scanning,
@@ -102,10 +92,10 @@ class Sampler:
     def _sample(self) -> _Sample:
         """Takes one, keeps one a second, and forgets those from before the last minute."""
         newest = _Sample(self._clock(), self._progress.files_settled, self._progress.bytes_stored)
-        samples = self._samples
+        samples = self.samples
         if samples and newest.files < samples[-1].files:  # a shard was started again, and counts anew
             samples.clear()
-        if not samples or newest.at - samples[-1].at >= _SAMPLED_EVERY_S:
+        if not samples or newest.at - samples[-1].at >= SAMPLED_EVERY_S:
             samples.append(newest)
         while len(samples) > 1 and samples[1].at <= newest.at - _RECENT_S:
             samples.popleft()
@@ -160,11 +150,11 @@ def _trouble(seen: Snapshot, platform: PlatformState, step: str) -> str:
     status = platform.http_status
     answer = f"(it answers {status})" if status else "(no answer)"
     part = platform.processes_failing < platform.processes
-    whom = f" for {platform.processes_failing} of {counted(platform.processes, 'process')}" if part else ""
+    of_whom = f" for {platform.processes_failing} of {counted(platform.processes, 'process')}" if part else ""
     if not platform.is_down:
-        return f"no request to {step} has worked{whom} {since} {answer}"
+        return f"no request to {step} has worked{of_whom} {since} {answer}"
     what = "has throttled every request" if status == _TOO_MANY_REQUESTS else "has been down"
-    return f"{step} {what}{whom} {since} {answer}"
+    return f"{step} {what}{of_whom} {since} {answer}"
 
 
 def _next(seen: Snapshot, at: float) -> str:
@@ -180,45 +170,3 @@ def _time(seen: Snapshot, at: float) -> str:
 
 def _rate(per_s: float) -> str:
     return f"{per_s:,.0f}" if per_s >= 10 or not per_s else f"{per_s:.2g}"
-
-
-def shown(progress: Progress) -> AbstractContextManager[None]:
-    """Shows the progress on standard error until the block ends."""
-    show = _show_bar if sys.stderr.isatty() else _show_lines
-    return running_beside(partial(show, progress), "progress")
-
-
-def _show_lines(
-    progress: Progress, ended: threading.Event, clock: Callable[[], float] = time.monotonic
-) -> None:
-    sampler = Sampler(progress, clock)
-    due = clock() + FIRST_LINE_S
-    while not ended.wait(_SAMPLED_EVERY_S):
-        seen = sampler.snapshot()
-        if clock() >= due:
-            say(sentence(seen))
-            due = clock() + LINE_EVERY_S
-
-
-def _show_bar(progress: Progress, ended: threading.Event) -> None:
-    from rich.console import Console
-    from rich.live import Live
-
-    sampler, began = Sampler(progress), time.monotonic()
-    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
-        while not ended.wait(_REDRAW_S):
-            live.update(_bar(sampler.snapshot(), time.monotonic() - began), refresh=True)
-
-
-def _bar(seen: Snapshot, elapsed_s: float) -> "RenderableType":
-    """The bar with the time since the start, and below it the sentence."""
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    total = None if seen.scanning else max(1, seen.files_listed)
-    bar = ProgressBar(total=total, completed=seen.files_done, width=40)
-    line = Table.grid(padding=(0, 1))
-    line.add_row(bar, Text(str(timedelta(seconds=int(elapsed_s)))))
-    return Group(line, Text(sentence(seen)))

@@ -1,0 +1,68 @@
+"""The options of commands, derived from the settings that tasks/settings.py declares."""
+
+from collections.abc import Callable
+from dataclasses import field, make_dataclass
+from typing import Annotated, Any, Final, TypeVar
+
+from cyclopts import Group, Parameter
+
+from tasks.declaration import Declaration, Declared, Use, declarations
+from tasks.settings import CommandSettings, GatewaySettings, LedgerSettings, Settings
+
+_GROUP: Final = Group("Where and how")
+_Given = TypeVar("_Given", bound="Given")
+
+
+class Given:
+    """Options as a command line gives them; None is not given, so that the setting or the default counts."""
+
+    def given(self) -> dict[str, Any]:
+        """The options that were given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None and name != "debug"}
+
+
+def _option(declared: Declaration) -> Parameter:
+    setting, default = declared.setting, declared.default
+    return Parameter(
+        name=[f"--{declared.name.replace('_', '-')}", *filter(None, [setting.letter])],
+        help=setting.help,
+        negative="",
+        show_default=False if default in (None, "", ()) or default is False else str(default),
+        group=_GROUP,
+    )
+
+
+def _with_options(*kinds: type[Declared]) -> Callable[[type[_Given]], type[_Given]]:
+    """Gives a class a field for each setting of these kinds that is an option."""
+    options = [each for kind in kinds for each in declarations(kind) if Use.OPTION in each.setting.use]
+
+    def decorate(cls: type[_Given]) -> type[_Given]:
+        fields = [
+            (each.name, Annotated[each.type | None, _option(each)], field(default=None)) for each in options
+        ]
+        made = make_dataclass(
+            cls.__name__, fields, bases=(cls,), namespace={"__module__": __name__}, frozen=True, kw_only=True
+        )
+        return Parameter(name="*")(made)
+
+    return decorate
+
+
+@_with_options(CommandSettings)
+class CommandOptions(Given):
+    """Of every command."""
+
+
+@_with_options(LedgerSettings, CommandSettings)
+class LedgerOptions(Given):
+    """Of what reads a ledger."""
+
+
+@_with_options(Settings, CommandSettings)
+class RunOptions(Given):
+    """Of what sends files."""
+
+
+@_with_options(GatewaySettings, CommandSettings)
+class SandboxOptions(Given):
+    """Of the sandbox."""
