@@ -26,7 +26,8 @@ def names(module: str) -> set[str]:
     return {*classes, *(function.name for function in functions(module))}
 
 
-CLEAN = [module for module in OURS if not module.startswith(NOT_YET)]
+# A migration is history: it names what databases had then.
+CLEAN = [module for module in OURS if not module.startswith(NOT_YET) and ".versions." not in module]
 
 
 @pytest.mark.parametrize("text", ["the_twin", "OfHands", "told.", "_TOLD", "Twins(", "HTTPCarrier"])
