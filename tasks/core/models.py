@@ -186,6 +186,7 @@ class Outcome:
     http_status: int | None = None
     started_ns: int | None = None
     finished_ns: int | None = None
+    detail: str = ""  # why it failed, as the platform calls it, in a closed form
 
 
 @dataclass(frozen=True, slots=True)

@@ -449,6 +449,37 @@ class TestReport:
         assert enrolled(second, listed(1)) == []
         assert [r["modality"] for r in (*report(first), *report(second))] == ["CT", "CT"]
 
+    def test_detail_is_that_of_the_failure_and_gone_with_it(self, run: Callable[..., Ledger]) -> None:
+        """Whatever becomes of the file next: not tried, too young, found to be stored, or stored."""
+        failed = Outcome(Status.FAILED, Reason.REFUSED, header=Header("1.9"), detail="AccessDenied")
+
+        def told(ledger: Ledger) -> list[tuple[str, str]]:
+            return [(row["status"], row["detail"]) for row in report(ledger)]
+
+        first = run("r1")
+        (todo,) = enrolled(first, listed(1))
+        first.settle(todo, failed)
+        assert told(first) == [("failed", "AccessDenied")]
+        second = run("r2")
+        (again,) = enrolled(second, listed(1))
+        assert told(second) == [("not_attempted", "")]
+        store(second, again, "1.9", "k1")
+        assert told(second) == [("uploaded", "")]
+        third = run("r3")
+        (again,) = enrolled(third, listed(1, mtime=2))
+        third.settle(again, failed)
+        fourth = run("r4")
+        assert enrolled(fourth, listed(1, mtime=100), rules=Rules(changed_before_ns=99)) == []
+        assert told(fourth) == [("not_attempted", "")]
+        fifth = run("r5")
+        (again,) = enrolled(fifth, listed(1, mtime=3))
+        fifth.settle(again, failed)
+        sixth = run("r6")
+        (again,) = enrolled(sixth, listed(1, mtime=4))
+        kept = uploaded("1.9", "")
+        sixth.settle(again, Outcome(Status.ALREADY_UPLOADED, header=kept.header, digests=kept.digests))
+        assert told(sixth) == [("already_uploaded", "")]
+
     def test_is_derived_by_looking_up_alone(self, tmp_path: Path) -> None:
         """No table is gone through: each is found by an index, whatever the ledger holds besides."""
         engine = connect(tmp_path / "ledger.sqlite")
@@ -566,6 +597,36 @@ class TestLastRun:
         with pytest.raises(UsageError, match="There is no run"):
             Ledger.of_last_run(path, "default", tmp_path / "report")
         assert (path.read_bytes(), [each.name for each in tmp_path.iterdir()]) == (before, [path.name])
+
+
+class TestReading:
+    def test_starts_no_thread(self, run: Callable[..., Ledger], where: Where, tmp_path: Path) -> None:
+        """Whoever reports on a run, or looks where its shards stand, only reads."""
+        first = run("r1")
+        store(first, enrolled(first, listed(1))[0], "1.9", "k1")
+        first.end(facts("r1"))
+        first.close()
+        last = Ledger.of_last_run(where, "default", tmp_path / "report")
+        assert [row.key for row in last.report_rows()] == ["k1"]
+        assert (list(last.studies()), last.overlaps(), last.unused_keys()) == (ENTRIES, {2: 1}, [])
+        assert (last.is_over, last.shards(), last.facts().problems) == (True, [], ["x"])
+        assert "ledger" not in {thread.name for thread in threading.enumerate()}
+        last.close()
+
+    def test_can_be_followed_by_a_write(self, run: Callable[..., Ledger], where: Where) -> None:
+        """The thread starts then, whoever writes first; and what is closed takes nothing any more."""
+        run("r1").close()
+        ledger = Ledger(where, "default", "r2")
+        with ThreadPoolExecutor(8) as pool:
+            keys = [f"k{number}" for number in range(8)]
+            assert all(pool.map(ledger.issue_unused, keys, range(8)))
+        assert sum(thread.name == "ledger" for thread in threading.enumerate()) == 1
+        assert ledger.unused_keys() == keys
+        ledger.close()
+        unused = Ledger(where, "default", "r3")
+        unused.close()
+        with pytest.raises(StoppedError, match="closed"):
+            unused.issue_unused("k9", 9)
 
 
 class TestTrouble:
@@ -689,6 +750,45 @@ class TestTrouble:
             ("already_uploaded", "k1", ""),
             ("uploaded", "k2", "CT"),
         ]
+        ledger.close()
+
+    def test_of_an_earlier_version_goes_on_with_a_failed_file_and_has_a_detail_from_now_on(
+        self, where: Where, tmp_path: Path
+    ) -> None:
+        """What that version gave up has none; its run can still be reported, and gone on with."""
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)
+            upgrade(db, "0004")
+            report_dir = escape(str((tmp_path / "report").absolute()))
+            for statement in (
+                (
+                    "INSERT INTO file (file_id, campaign, path, size_bytes, mtime_ns, status, reason, run_id)"
+                    " VALUES (1, 'default', '/archive/one/1.dcm', 10, 1, 'failed', 'refused', 'r0')"
+                ),
+                (
+                    "INSERT INTO run (run_id, campaign, started_ns, heartbeat_s, report_dir)"
+                    f" VALUES ('r0', 'default', 1, 0, '{report_dir}')"
+                ),
+                (
+                    "INSERT INTO study (run_id, study_no, study_dir, study_instance_uid, priority, label,"
+                    " extra, scanned) VALUES ('r0', 1, '/archive/one', '', 0, '', '[]', true)"
+                ),
+                (
+                    "INSERT INTO listing (run_id, study_no, file_no, file_id, batch_no, settled)"
+                    " VALUES ('r0', 1, 1, 1, 1, true)"
+                ),
+            ):
+                db.exec_driver_sql(statement)
+        engine.dispose()
+        last = Ledger.of_last_run(where, "default", tmp_path / "report")
+        assert [(r["status"], r["reason"], r["detail"]) for r in report(last)] == [("failed", "refused", "")]
+        last.close()
+        ledger = Ledger(where, "default", "r1")
+        ledger.begin(2, tmp_path / "report", ENTRIES, {})
+        (todo,) = enrolled(ledger, listed(1))
+        ledger.settle(todo, Outcome(Status.FAILED, Reason.REFUSED, detail="NoSuchBucket"))
+        assert [(r["status"], r["detail"]) for r in report(ledger)] == [("failed", "NoSuchBucket")]
         ledger.close()
 
     @pytest.mark.parametrize("text", ["", "PRIVATE^PATIENT"])
