@@ -48,7 +48,7 @@ class ReportRow(NamedTuple):
     """
 
     study_no: Annotated[int, Column(_INTEGER, "the study's row in the manifest, from 1")]
-    file_no: Annotated[int, Column(_INTEGER, "the file's place in its study, from 1")]
+    file_no: Annotated[int, Column(_INTEGER, "the file's number in its study, from 1, in path order")]
     study_dir: Annotated[str, Column(_TEXT, "the study's directory", Escaped.LEDGER)]
     path: Annotated[str, Column(_TEXT, "the file, as the operating system opens it", Escaped.LEDGER)]
     status: Annotated[str, Column(_TEXT, "what became of the file")]
