@@ -28,7 +28,7 @@ def list_files(report_dir: Path) -> None:
     from tasks.report.reader import read_report
 
     def line(row: dict[str, str]) -> str:
-        outcome = " ".join(part for part in (row["status"], row["reason"]) if part)
+        outcome = " ".join(part for part in (row["status"], row["reason"], row["detail"]) if part)
         return f"{escape(row['path'])}\t{escape(row['key']) or '-'}\t{outcome}"
 
     list_out(map(line, read_report(report_dir)))

@@ -1,6 +1,6 @@
 """One study one result, one run one exit code: what the rows of a report add up to, and why."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +9,7 @@ from typing import Final
 from tasks.core.models import EXIT_ONE, Status, StudyEntry
 from tasks.core.words import counted
 
+_MOST_DETAILS: Final = 3  # of one reason, in a sentence
 STORED: Final = frozenset({Status.UPLOADED, Status.ALREADY_UPLOADED, Status.DUPLICATE})
 
 
@@ -65,11 +66,12 @@ def completeness(counts: StudyCounts) -> Completeness:
 def why_not_complete(counts: StudyCounts, failures: Mapping[str, int]) -> str:
     """What keeps a study from being complete: closed words and counts, joined by "; "; empty when it is.
 
-    `failures`: the rows whose status says exit 1, counted by reason, or by status where there is none.
+    `failures`: the rows whose status says exit 1, counted by reason, or by status where there is none, with
+    what the platform called it.
 
     | what                                              | said                                             |
     | ------------------------------------------------- | ------------------------------------------------ |
-    | rows whose status says exit 1                     | 3 stopped; 1 truncated                           |
+    | rows whose status says exit 1                     | 3 refused (AccessDenied); 1 truncated            |
     | fewer instances stored than the manifest expects  | 98 fewer than expected                           |
     | more                                              | 2 more than expected                             |
     | instances of another study than the manifest says | another Study Instance UID than the manifest says |
@@ -141,6 +143,7 @@ class StudyTally:
         self._bytes = 0
         self._foreign = 0  # stored, but of another study than the manifest says
         self._failures: Counter[str] = Counter()  # by reason, or by status where there is none
+        self._details: defaultdict[str, set[str]] = defaultdict(set)  # of these failures
         self._stored: set[str] = set()
         self._studies = DistinctValues()
         self._modalities = DistinctValues()
@@ -153,6 +156,7 @@ class StudyTally:
         study_instance_uid: str,
         modality: str = "",
         size_bytes: int | None = None,
+        detail: str = "",
     ) -> None:
         """Counts one row of the report."""
         self._files += 1
@@ -161,6 +165,8 @@ class StudyTally:
         self._modalities.add(modality)
         if status in EXIT_ONE:
             self._failures[reason or status] += 1
+            if detail and len(self._details[reason or status]) <= _MOST_DETAILS:
+                self._details[reason or status].add(detail)
         elif status in STORED:
             self._stored.add(sop_instance_uid)
             promised = self._entry.study_instance_uid
@@ -182,12 +188,21 @@ class StudyTally:
             expected=entry.expected_instances,
             expected_bytes=entry.expected_bytes,
             complete=completeness(counts),
-            why=why_not_complete(counts, self._failures),
+            why=why_not_complete(counts, self._failures_in_words()),
             seen_study_instance_uids=str(self._studies),
             modalities=str(self._modalities),
             overlaps=self._overlaps,
             extra=entry.extra,
         )
+
+    def _failures_in_words(self) -> dict[str, int]:
+        """With the first few of their details in brackets."""
+        words = {}
+        for what, count in self._failures.items():
+            details = sorted(self._details[what])
+            first = ", ".join([*details[:_MOST_DETAILS], *(["..."] if details[_MOST_DETAILS:] else [])])
+            words[f"{what} ({first})" if first else what] = count
+        return words
 
     def _counts(self) -> StudyCounts:
         return StudyCounts(

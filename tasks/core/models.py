@@ -186,6 +186,7 @@ class Outcome:
     http_status: int | None = None
     started_ns: int | None = None
     finished_ns: int | None = None
+    detail: str = ""  # why it failed, as the platform calls it, in a closed form
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,4 +226,4 @@ class Summary:
     exit_code: int
     parallel_course: list[tuple[float, int]] = field(default_factory=list)  # (seconds, slots) at each change
     problems: list[str] = field(default_factory=list)  # what the operator should know
-    unused_keys: list[str] = field(default_factory=list)  # handed out at the start; nothing was sent to them
+    unused_keys: list[str] = field(default_factory=list)  # issued at the start; nothing was sent to them

@@ -48,7 +48,7 @@ class ReportRow(NamedTuple):
     """
 
     study_no: Annotated[int, Column(_INTEGER, "the study's row in the manifest, from 1")]
-    file_no: Annotated[int, Column(_INTEGER, "the file's place in its study, from 1")]
+    file_no: Annotated[int, Column(_INTEGER, "the file's number in its study, from 1, in path order")]
     study_dir: Annotated[str, Column(_TEXT, "the study's directory", Escaped.LEDGER)]
     path: Annotated[str, Column(_TEXT, "the file, as the operating system opens it", Escaped.LEDGER)]
     status: Annotated[str, Column(_TEXT, "what became of the file")]
@@ -72,6 +72,10 @@ class ReportRow(NamedTuple):
     finished_at: Annotated[int | None, Column(Kind.TIME, "when its outcome was known", of_the_run=True)]
     duration_s: Annotated[None, Column(Kind.SECONDS, "`finished_at` less `started_at`")]
     run_id: Annotated[str, Column(_TEXT, "the run that this outcome is of", of_the_run=True)]
+    detail: Annotated[
+        str,
+        Column(_TEXT, "of a failed file: S3's error code, or the API's complaint", of_the_run=True),
+    ]
     same_uid_path: Annotated[
         str, Column(_TEXT, "of a duplicate or a conflict: the file that has its UID", Escaped.LEDGER)
     ]

@@ -34,7 +34,7 @@ from tasks.ledger.statements import (
     Scope,
     claimed_select,
 )
-from tasks.ledger.trail_events import TrailEvents
+from tasks.ledger.trail_events import IssuedKey, TrailEvents
 
 _AT_ONCE: Final = 1000  # rows read or looked up
 _POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)  # of a row in the report
@@ -190,7 +190,7 @@ class Files:
         wanted = [(todo.file_id, key, now_ns, uid) for todo, uid, key, now_ns in requests]
         owned = self._issue_keys(db, wanted)
         if self._events:
-            self._events.issued(db, [(todo, key, uid) for todo, uid, key, _ in requests])
+            self._events.issued(db, [IssuedKey(todo, key, uid) for todo, uid, key, _ in requests])
         return [item in owned for item in wanted]
 
     def issue_unused(self, db: sa.Connection, key: str, now_ns: int) -> bool:

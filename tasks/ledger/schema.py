@@ -16,7 +16,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0004"  # the newest revision in migrations/versions
+HEAD: Final = "0005"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 _text = sa.Text
@@ -76,6 +76,7 @@ file = sa.Table(
     sa.Column("finished_ns", _big),
     sa.Column("run_id", _text, nullable=False, server_default=""),
     sa.Column("modality", _text, nullable=False, server_default=""),
+    sa.Column("detail", _text, nullable=False, server_default=""),
     sa.UniqueConstraint("campaign", "path"),
     sa.Index(
         "file_twins",

@@ -25,6 +25,14 @@ class AuditTrail(Protocol):
         ...
 
 
+class IssuedKey(NamedTuple):
+    """A key, its file, and the SOP Instance UID of what is to be sent there."""
+
+    todo: Todo
+    key: str
+    sop_instance_uid: str
+
+
 class _Current(NamedTuple):
     """A file and the key, if any, that is not superseded."""
 
@@ -39,10 +47,10 @@ class TrailEvents:
         self._trail = trail
         self._campaign = campaign
 
-    def issued(self, db: sa.Connection, keys: Sequence[tuple[Todo, str, str]]) -> None:
-        """Keys, each with its file and the SOP Instance UID of what is to be sent there."""
-        self._superseded(db, {todo.file_id: _Current(todo, key) for todo, _, key in keys})
-        for todo, uid, key in keys:
+    def issued(self, db: sa.Connection, keys: Sequence[IssuedKey]) -> None:
+        """Keys to which files will be sent, and those that they supersede."""
+        self._superseded(db, {todo.file_id: _Current(todo, key) for todo, key, _ in keys})
+        for todo, key, uid in keys:
             self._file(Event.KEY_ISSUED, todo, key=key, sop_instance_uid=uid)
 
     def issued_unused(self, key: str) -> None:

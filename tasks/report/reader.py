@@ -38,7 +38,7 @@ def read_report(path: Path) -> Iterator[dict[str, str]]:
 def read_table(path: Path) -> "pd.DataFrame":
     """A report directory, or one of its CSV files, as a table of text, unescaped; empty text is not known.
 
-    The one place where pandas reads a report: by its defaults the UID 1.10 would become the number 1.1.
+    Nothing else reads a report by pandas: by its defaults the UID 1.10 would become the number 1.1.
     """
     import pandas as pd
 

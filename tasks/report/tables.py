@@ -56,6 +56,7 @@ _TALLIED: Final = (
     "study_instance_uid",
     "modality",
     "size_bytes",
+    "detail",
 )
 _CHUNK_ROWS: Final = 10_000
 

@@ -60,6 +60,7 @@ class Trip:
     attempts: int = 0  # PUTs
     http_status: int | None = None
     reason: Reason = Reason.INTERRUPTED  # why it ends, if it has to end now
+    detail: str = ""  # of the last fault
     claimed: set[str] = field(default_factory=set)  # SOP Instance UIDs
     faults: Counter[FaultKind] = field(default_factory=Counter)
 
@@ -77,6 +78,7 @@ class Trip:
             http_status=self.http_status,
             started_ns=self.started_ns,
             finished_ns=now_ns,
+            detail=self.detail if status is Status.FAILED else "",
         )
 
 
@@ -184,7 +186,7 @@ class Carrier:
 
     def _after(self, trip: Trip, fault: Fault) -> Outcome | None:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
-        trip.http_status = fault.http_status
+        trip.http_status, trip.detail = fault.http_status, fault.detail
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
         trip.faults[fault.kind] += 1

@@ -227,7 +227,8 @@ class Uploader:
         self._progress.files_held_back += ended.status in EXIT_ONE and not failed
         self._progress.bytes_stored += ended.size_bytes if stored else 0
         if failed:
-            log.warning("%s failed: %s, HTTP %s", todo, ended.reason, ended.http_status or "-")
+            answer = f"{ended.http_status or '-'} {ended.detail}".rstrip()
+            log.warning("%s failed: %s, HTTP %s", todo, ended.reason, answer)
 
     # -- more processes ----------------------------------------------------------------------------------
 

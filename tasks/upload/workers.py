@@ -27,6 +27,7 @@ class Ended(NamedTuple):
     reason: Reason = Reason.NONE
     http_status: int | None = None
     size_bytes: int = 0
+    detail: str = ""
 
 
 class Workers:
@@ -139,4 +140,5 @@ def _ended(todo: Todo, outcome: Outcome) -> Ended:
         reason=outcome.reason,
         http_status=outcome.http_status,
         size_bytes=outcome.size_bytes or 0,
+        detail=outcome.detail,
     )

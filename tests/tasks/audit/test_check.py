@@ -107,7 +107,7 @@ class TestAudit:
     ) -> None:
         """It has fewer columns; the next run moves it to `runs/`, where it is audited as well."""
         for name, unknown in (
-            ("report.csv", {"same_uid_path"}),
+            ("report.csv", {"same_uid_path", "detail"}),
             ("studies.csv", {"bytes", "why", "seen_study_instance_uids", "modalities"}),
         ):
             with (reported / name).open(newline="") as file:

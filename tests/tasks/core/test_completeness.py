@@ -38,6 +38,25 @@ def tally(
     return study.result()
 
 
+class TestDetails:
+    """What the platform calls it, beside the reason."""
+
+    def test_are_in_the_words_for_what_keeps_a_study_from_being_complete(self) -> None:
+        """Each once, and of those without any the reason alone."""
+        study = StudyTally(StudyEntry(1, "/a"))
+        for detail in ("NoSuchBucket", "AccessDenied", "AccessDenied", ""):
+            study.add(Status.FAILED, Reason.REFUSED, "1.2", "2.1", detail=detail)
+        study.add(Status.FAILED, Reason.NETWORK, "1.3", "2.1")
+        assert study.result().why == "4 refused (AccessDenied, NoSuchBucket); 1 network"
+
+    def test_of_which_there_are_many_are_the_first_few(self) -> None:
+        """A store that makes one up for each file fills neither memory nor the cell."""
+        study = StudyTally(StudyEntry(1, "/a"))
+        for number in range(1000):
+            study.add(Status.FAILED, Reason.REFUSED, "1.2", "2.1", detail=f"E{number}")
+        assert study.result().why == "1000 refused (E0, E1, E2, ...)"
+
+
 COMPLETE, INCOMPLETE, NEITHER = Completeness
 
 

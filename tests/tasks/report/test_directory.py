@@ -52,6 +52,7 @@ UPLOADED: dict[str, Any] = {
     "finished_at": STARTED_NS + 250_000_000,
     "duration_s": None,
     "run_id": "run-1",
+    "detail": "",
     "same_uid_path": "",
     "modality": "CT",
 }

@@ -27,6 +27,7 @@ from tests.far_side import (
     all_good,
     always,
     once_begun,
+    s3_error,
     status,
 )
 
@@ -175,11 +176,13 @@ class TestTwoProcesses:
         self, two: NearSide, far_side: FarSide, dicom: Dicom, caplog: pytest.LogCaptureFixture
     ) -> None:
         put_many(two, dicom, 2)
-        far_side.script = lambda request: status(404) if request.step is Step.PUT else None
+        gone = s3_error(404, "NoSuchBucket")
+        far_side.script = lambda request: gone if request.step is Step.PUT else None
         with caplog.at_level(logging.WARNING, "dicom_ingest"):
             run = two.run()
         assert run.exit_code == 1
-        assert "study 1 file 2 failed: refused, HTTP 404" in caplog.text
+        assert "study 1 file 2 failed: refused, HTTP 404 NoSuchBucket" in caplog.text
+        assert {row["detail"] for row in run.rows.values()} == {"NoSuchBucket"}
 
     def test_of_which_one_is_killed_stop_the_run_and_the_next_goes_on(
         self, two: NearSide, far_side: FarSide, dicom: Dicom

@@ -44,6 +44,7 @@ class Case:
     http_status: str = "200"
     versions: int = 1  # bodies stored under the reported key
     etag: str | None = None  # None: the MD5
+    detail: str = ""
 
 
 KMS = {"x-amz-server-side-encryption": "aws:kms"}
@@ -71,13 +72,15 @@ CASES = {
         [s3_error(400, "AccessDenied", "Request has expired")], attempts=2, superseded=1
     ),
     "credentials of the signer expired": Case([s3_error(400, "ExpiredToken")], attempts=2, superseded=1),
-    "expired too often": Case([url_expired()] * 3, "failed/expired", 3, 3, "403"),
+    "expired too often": Case([url_expired()] * 3, "failed/expired", 3, 3, "403", detail="AccessDenied"),
     # refused: one new URL
     "refused once": Case([s3_error(403, "SignatureDoesNotMatch")], attempts=2, superseded=1),
-    "refused twice": Case([s3_error(403, "AccessDenied")] * 2, "failed/refused", 2, 2, "403"),
+    "refused twice": Case(
+        [s3_error(403, "AccessDenied")] * 2, "failed/refused", 2, 2, "403", detail="AccessDenied"
+    ),
     # other 4xx: the file fails
-    "400": Case([s3_error(400, "InvalidRequest")], "failed/refused", 1, 1, "400"),
-    "404": Case([s3_error(404, "NoSuchBucket")], "failed/refused", 1, 1, "404"),
+    "400": Case([s3_error(400, "InvalidRequest")], "failed/refused", 1, 1, "400", detail="InvalidRequest"),
+    "404": Case([s3_error(404, "NoSuchBucket")], "failed/refused", 1, 1, "404", detail="NoSuchBucket"),
     "redirect": Case([Reply(302, headers={"Location": "/elsewhere"})], "failed/refused", 1, 1, "302"),
     # integrity: the same bytes again to the same key
     "400 BadDigest": Case([s3_error(400, "BadDigest")], attempts=2),
@@ -154,6 +157,7 @@ class TestPut:
             case.superseded,
             case.http_status,
         )
+        assert row["detail"] == case.detail
         if case.status == "uploaded":
             assert row["etag"] == (md5(played.bodies[name]) if case.etag is None else case.etag)
 

@@ -1,0 +1,140 @@
+"""The ledger's database: its schema through the versions, what is refused, and who may read it."""
+
+import os
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from tasks.core.errors import StoppedError, UsageError
+from tasks.core.escape import escape
+from tasks.core.models import (
+    Outcome,
+    Reason,
+    Status,
+)
+from tasks.ledger.database import connect, prepare
+from tasks.ledger.ledger import Ledger
+from tasks.ledger.schema import HEAD, metadata, revision
+from tests.tasks.ledger.sample_rows import (
+    ENTRIES,
+    Where,
+    enrolled,
+    listed,
+    report,
+    store,
+    upgrade,
+)
+
+
+class TestDatabase:
+    def test_a_newer_schema_is_refused(self, where: Where) -> None:
+        """Neither read nor written."""
+        Ledger(where, "default", "r1").close()
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
+            db.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        engine.dispose()
+        with pytest.raises(UsageError, match="newer version"):
+            Ledger(where, "default", "r1")
+
+    def test_revisions_lead_to_the_very_schema_that_new_ledgers_have(self, where: Where) -> None:
+        """An upgraded ledger and a new one are the same, and `HEAD` is the newest revision."""
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)  # as it is before the first revision
+        prepare(engine)
+        with engine.connect() as db:
+            context = MigrationContext.configure(db)
+            assert context.get_current_revision() == HEAD
+            assert compare_metadata(context, metadata) == []
+        engine.dispose()
+
+    def test_of_an_earlier_version_has_no_modality_of_what_it_stored(
+        self, where: Where, tmp_path: Path
+    ) -> None:
+        """Nothing else of its rows changes, and what is looked at from now on has one."""
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)
+            upgrade(db, "0002")
+            names = "campaign, path, size_bytes, mtime_ns, status, key, sop_instance_uid"
+            values = "'default', '/archive/one/1.dcm', 10, 1, 'uploaded', 'k1', '1.9'"
+            db.exec_driver_sql(f"INSERT INTO file ({names}) VALUES ({values})")
+        engine.dispose()
+        ledger = Ledger(where, "default", "r1")
+        ledger.begin(1, tmp_path, ENTRIES, {})
+        (todo,) = enrolled(ledger, listed(1), listed(2))
+        store(ledger, todo, "1.8", "k2")
+        assert [(r["status"], r["key"], r["modality"]) for r in report(ledger)] == [
+            ("already_uploaded", "k1", ""),
+            ("uploaded", "k2", "CT"),
+        ]
+        ledger.close()
+
+    def test_of_an_earlier_version_goes_on_with_a_failed_file_and_has_a_detail_from_now_on(
+        self, where: Where, tmp_path: Path
+    ) -> None:
+        """What that version gave up has none; its run can still be reported, and gone on with."""
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)
+            upgrade(db, "0004")
+            report_dir = escape(str((tmp_path / "report").absolute()))
+            for statement in (
+                (
+                    "INSERT INTO file (file_id, campaign, path, size_bytes, mtime_ns, status, reason, run_id)"
+                    " VALUES (1, 'default', '/archive/one/1.dcm', 10, 1, 'failed', 'refused', 'r0')"
+                ),
+                (
+                    "INSERT INTO run (run_id, campaign, started_ns, heartbeat_s, report_dir)"
+                    f" VALUES ('r0', 'default', 1, 0, '{report_dir}')"
+                ),
+                (
+                    "INSERT INTO study (run_id, study_no, study_dir, study_instance_uid, priority, label,"
+                    " extra, scanned) VALUES ('r0', 1, '/archive/one', '', 0, '', '[]', true)"
+                ),
+                (
+                    "INSERT INTO listing (run_id, study_no, file_no, file_id, batch_no, settled)"
+                    " VALUES ('r0', 1, 1, 1, 1, true)"
+                ),
+            ):
+                db.exec_driver_sql(statement)
+        engine.dispose()
+        last = Ledger.of_last_run(where, "default", tmp_path / "report")
+        assert [(r["status"], r["reason"], r["detail"]) for r in report(last)] == [("failed", "refused", "")]
+        last.close()
+        ledger = Ledger(where, "default", "r1")
+        ledger.begin(2, tmp_path / "report", ENTRIES, {})
+        (todo,) = enrolled(ledger, listed(1))
+        ledger.settle(todo, Outcome(Status.FAILED, Reason.REFUSED, detail="NoSuchBucket"))
+        assert [(r["status"], r["detail"]) for r in report(ledger)] == [("failed", "NoSuchBucket")]
+        ledger.close()
+
+    @pytest.mark.parametrize("text", ["", "PRIVATE^PATIENT"])
+    def test_what_is_no_database_is_said_to_be_none(self, tmp_path: Path, text: str) -> None:
+        """A file with other content is refused, and not quoted; an empty one becomes a ledger."""
+        path = tmp_path / "ledger.sqlite"
+        path.write_text(text * 100)
+        if not text:
+            Ledger(path, "default", "r1").close()
+            return
+        with pytest.raises(StoppedError, match="not a database") as raised:
+            Ledger(path, "default", "r1")
+        assert "PRIVATE" not in str(raised.value)
+
+    def test_a_password_in_the_url_is_refused(self) -> None:
+        """It would be visible to other users of the machine."""
+        with pytest.raises(UsageError, match="PGPASSFILE"):
+            Ledger("postgresql://user:secret@127.0.0.1/x", "default", "r1")
+
+    def test_the_ledger_is_private(self, tmp_path: Path) -> None:
+        """0600 from the first byte, and so are SQLite's own files beside it."""
+        ledger = Ledger(tmp_path / "sub" / "ledger.sqlite", "default", "r1")
+        ledger.begin(1, tmp_path, ENTRIES, {})
+        modes = {oct(path.stat().st_mode & 0o777) for path in (tmp_path / "sub").iterdir()}
+        assert modes == {"0o600"}
+        assert oct((tmp_path / "sub").stat().st_mode & 0o777) == "0o700"
+        ledger.close()
+        assert os.path.exists(tmp_path / "sub" / "ledger.sqlite")
