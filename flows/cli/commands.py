@@ -12,7 +12,7 @@ from tasks.core.options import DEFAULTS, HELP
 from tasks.core.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from tasks.core.models import StudyEntry, Summary
@@ -91,7 +91,8 @@ def upload(
 ) -> int:
     """Upload one file or directory at once: no manifest, no Prefect, the same engine and report as `run`."""
     from flows.cli.progress import shown
-    from tasks.run.engine import ingest, safe_errors
+    from tasks.run.early_end import safe_errors
+    from tasks.run.engine import ingest
     from tasks.settings import load
 
     with safe_errors():
@@ -170,7 +171,7 @@ def manifest(
     del debug  # main looks at it
     from flows.cli.manifest_progress import scan_sentences, shown
     from tasks.core.errors import InterruptedRunError, UsageError
-    from tasks.run.engine import safe_errors
+    from tasks.run.early_end import safe_errors
     from tasks.source.manifest_writer import scan_manifest, write_manifest
 
     if not roots:
@@ -205,7 +206,8 @@ def report(
         The report directory of the run.
     """
     del debug
-    from tasks.run.engine import report_again, safe_errors
+    from tasks.run.early_end import safe_errors
+    from tasks.run.records import report_again
     from tasks.settings import ledger_at
 
     with safe_errors():
@@ -238,7 +240,7 @@ def audit(
     """
     del debug
     from tasks.audit import certificate, check
-    from tasks.run.engine import safe_errors
+    from tasks.run.early_end import safe_errors
 
     with safe_errors():
         key = certificate.public_key(public_key) if public_key else None
@@ -311,16 +313,16 @@ def _run_flow(
 ) -> int:
     """Runs a flow over a manifest in this process: what the command ends with."""
     from flows.cli.local_flow import run_flow
-    from tasks.run.engine import safe_errors
+    from tasks.run.early_end import safe_errors
+    from tasks.run.preflight import read_manifest
     from tasks.settings import Options, load
-    from tasks.source.manifest_reader import load_manifest
 
     given = options.given()
     with safe_errors():  # what can be known to be wrong is said before Prefect takes seconds to start
         settings = load(**given)
         require(settings)
-        load_manifest(manifest, Path(settings.root) if settings.root else None)
-        checked = _check(settings)
+        entries = read_manifest(manifest, settings)
+        checked = _check(settings, manifest, entries)
     with checked:
         summary = run_flow(
             name,
@@ -360,17 +362,19 @@ def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Terr
     raise UsageError("--path: there is no such file or directory. Nothing was sent.")
 
 
-def _check(settings: "Settings") -> "AbstractContextManager[None]":
+def _check(
+    settings: "Settings", manifest: Path, entries: "Sequence[StudyEntry]"
+) -> "AbstractContextManager[None]":
     """Finds what is wrong before Prefect takes seconds to start; what the flow is to run within."""
     from flows.cli.local_flow import require_server
     from tasks.ledger.ledger import begins
-    from tasks.run.preflight import check, handed_over
+    from tasks.run.preflight import check, passed_on
 
     require_server()  # a key that is handed out needs a run that accounts for it
     anew = begins(settings.ledger_at, settings.campaign)
     answer = check(settings)
     _say_what_begins(settings, anew)
-    return handed_over(answer)
+    return passed_on(answer, manifest, entries)
 
 
 def _say_what_begins(settings: "Settings", begins: "Begins") -> None:

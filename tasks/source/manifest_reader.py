@@ -15,7 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from tasks.core.errors import ManifestError, Problem, UsageError
+from tasks.core.errors import ManifestError, ManifestFileError, Problem, UsageError
 from tasks.core.manifest import Ground, Row, check, shown
 from tasks.core.models import StudyEntry
 from tasks.core.words import counted
@@ -37,7 +37,7 @@ def load_manifest(path: Path, root: Path | None = None) -> list[StudyEntry]:
     """The study entries of a CSV, JSON Lines or Parquet file, told apart by its suffix.
 
     Rows are counted without blank lines. With a root, relative study directories are taken from it and none
-    may leave it. Raises UsageError when it can't be opened, ManifestError with every fault of its content.
+    may leave it. ManifestFileError when it can't be read, ManifestError with every fault of its content.
     """
     read = for_suffix(READERS, path)
     if root is not None and not os.path.isdir(root):
@@ -49,7 +49,7 @@ def load_manifest(path: Path, root: Path | None = None) -> list[StudyEntry]:
             columns, rows = read(file)
             return check(columns, rows, ground)
     except OSError as error:
-        raise UsageError(
+        raise ManifestFileError(
             f"The manifest can't be read: {cause(error)}. Check its name and permissions."
         ) from None
 

@@ -26,6 +26,7 @@ from tasks.core.options import DEFAULTS, VARIABLES, unknown_variables
 from tasks.core.retry import BUDGETS
 from tasks.ledger.ledger import Begins
 from tasks.report.directory import read_report, read_summary
+from tasks.run.edges import Edges
 from tasks.settings import Settings, load
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
@@ -49,7 +50,7 @@ def study(here: Path, plant: Plant) -> Path:
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a port that nobody listens on; no pause is made before it is asked again."""
-    monkeypatch.setattr("tasks.run.preflight._LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr("tasks.run.edges.REAL", Edges(longest_pause_s=0.0))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 

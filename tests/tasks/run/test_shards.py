@@ -12,7 +12,9 @@ from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
 from tasks.ledger.ledger import Begins, begins
 from tasks.report.directory import read_report
-from tasks.run.engine import Engine, ended_by, report_again
+from tasks.run.early_end import early_end
+from tasks.run.engine import Engine
+from tasks.run.records import report_again
 from tasks.run.shards import Balance, Migration, run_id_for, shard_engine, weigh
 from tasks.settings import Settings
 from tasks.source.scan import survey
@@ -43,7 +45,8 @@ def ledger(postgresql: PostgreSQL) -> str:
 def migration(
     near_side: NearSide, shards: int, balance: Balance = Balance.FILES, run_id: str = "m"
 ) -> Migration:
-    return Migration(near_side.entries(), near_side.settings(), run_id, shards, balance, Progress())
+    entries, settings = near_side.entries(), near_side.settings()
+    return Migration(entries, settings, run_id, shards, balance, Progress(), near_side.edges)
 
 
 def of_shard(near_side: NearSide, number: int, run_id: str = "m") -> Settings:
@@ -51,23 +54,21 @@ def of_shard(near_side: NearSide, number: int, run_id: str = "m") -> Settings:
 
 
 def engine(near_side: NearSide, number: int, run_id: str = "m") -> Engine:
-    return shard_engine(of_shard(near_side, number), run_id, number)
+    return shard_engine(of_shard(near_side, number), run_id, number, near_side.edges)
 
 
 def carry_out(the_engine: Engine) -> int:
-    def work() -> None:
-        for batch_no in the_engine.batches():
+    with early_end(the_engine) as end:
+        for batch_no in the_engine.plan(the_engine.scan()):
             the_engine.upload(batch_no)
-
-    return the_engine.finish(ended_by(the_engine, work)).exit_code
+    return the_engine.finish(end.why).exit_code
 
 
 def die(the_engine: Engine) -> None:
     """What a kill leaves: no sign of life any more, no lock, and neither an end nor a report."""
-    the_engine._uploader.drain()
-    the_engine._ledger.close()
-    the_engine._trail.close()
-    the_engine._client.close()
+    with the_engine.drained():
+        pass
+    the_engine.close()
 
 
 def same(rows: Iterable[Row]) -> tuple[dict[str, list[str]], list[list[str]]]:
@@ -146,7 +147,7 @@ class TestKilled:
         whole = migration(near_side, 2)
         carry_out(engine(near_side, 2))
         killed = engine(near_side, 1)
-        for batch_no in killed.batches():
+        for batch_no in killed.plan(killed.scan()):
             killed.upload(batch_no)
         bodies = set(near_side.far_side.bodies)
         with pytest.raises(UsageError, match="at work, or was killed less than 2 s ago"):
@@ -166,7 +167,7 @@ class TestKilled:
         near_side.options["dead_after"] = 2
         whole = migration(near_side, 1)
         killed = engine(near_side, 1)
-        (batch_no,) = killed.batches()
+        (batch_no,) = killed.plan(killed.scan())
         ledger = killed._ledger
         todo = next(ledger.todo(batch_no))
         assert ledger.claim(todo, padded("1.7")).mine
