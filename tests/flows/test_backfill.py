@@ -18,8 +18,9 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
 from deployments.sandbox.sandbox import Sandbox
-from flows.backfill import backfill, upload_batch
+from flows.backfill import backfill
 from flows.cli.__main__ import execute
+from flows.orchestration.batches import upload_batch
 from tasks.core.errors import CredentialsRefusedError, IngestError, ManifestError, NotAllStoredError
 from tasks.core.plan import batch_target
 from tasks.report.directory import read_report, read_summary
@@ -177,7 +178,8 @@ class TestInterrupt:
     ) -> None:
         """Prefect's own TimeoutError is an end of the batch, not of a look at it."""
         plant(tmp_path / "a")
-        monkeypatch.setattr("flows.backfill.upload_batch", upload_batch.with_options(timeout_seconds=0.01))
+        impatient = upload_batch.with_options(timeout_seconds=0.01)
+        monkeypatch.setattr("flows.orchestration.batches.upload_batch", impatient)
         state = run(write_manifest(tmp_path / "manifest.csv", "a"), tmp_path / "report")
         assert str(state.message).startswith("stopped early (exit code 3)")
 
