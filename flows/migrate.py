@@ -11,6 +11,7 @@ and directories.
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -37,7 +38,7 @@ from tasks.core.errors import UsageError
 from tasks.core.words import counted
 from tasks.run.early_end import early_end
 from tasks.run.preflight import read_manifest
-from tasks.run.shards import MOST_SHARDS, Balance, Migration, run_id_for, shard_engine
+from tasks.run.shards import MOST_SHARDS, Balance, Migration, begin_migration, shard_engine
 from tasks.run.windows import BATCHES_IN_FLIGHT
 from tasks.settings import Options
 from tasks.upload.uploader import Progress, shares
@@ -81,22 +82,16 @@ def migrate(
         entries = read_manifest(Path(manifest), settings)
         prefix_label(entries, settings.campaign)
         require_deployment(deployment)
-        run_id = run_id_for(UUID(flow_run.id).hex, settings)
-        progress = Progress()
-
-        def make() -> Migration:
-            return Migration(entries, settings, run_id, shards, balance, progress)
-
+        progress, name = Progress(), UUID(flow_run.id).hex
+        make = partial(begin_migration, entries, settings, name, shards, balance, progress)
         with show_progress("migrate", progress):
             migration = begin("migrate", settings, make)
-            progress.scanning = False
             made = len(migration.standings())
             get_run_logger().info("%s in %s", counted(len(entries), "study entry"), counted(made, "shard"))
             supervisor = Supervisor(migration, _starter(migration, deployment, made, api), made)
-            with obey_requests(supervisor.interrupt):
-                with early_end(supervisor) as end:
-                    supervisor.supervise()
-                summary = migration.finish(end.why)
+            with obey_requests(supervisor.interrupt), early_end(supervisor) as end:
+                supervisor.supervise()
+            summary = migration.finish(end.why)
         return ended("migrate", summary, settings.report_dir)
 
     return final_state(run)

@@ -31,7 +31,7 @@ from tasks.upload.uploader import Progress
 log = logging.getLogger("dicom_ingest")
 
 _UPDATE_S: Final = 15.0  # an update is a request to the server: hundreds in an hour, whatever the files
-_STUDIES_SHOWN: Final = 50
+_MOST_STUDIES: Final = 50
 _STUDY_CELLS: Final = ("study_no", "label", "files", "stored", "failed", "expected", "why")
 
 
@@ -44,12 +44,12 @@ def publish_progress(
 
 def publish_summary(flow: str, summary: Summary, report_dir: Path) -> None:
     """The counts as text, and the first studies that are incomplete as a table."""
-    found = not_complete(summary, report_dir, _STUDIES_SHOWN)
+    found = not_complete(summary, report_dir, _MOST_STUDIES)
     description = "What became of the files, and where the report is."
     text = markdown(summary, found, report_dir)
     _try(lambda: create_markdown_artifact(text, f"{flow}-summary", description))
     if found.first:
-        of_which = f"The first {_STUDIES_SHOWN} at most, by their rows in the manifest."
+        of_which = f"The first {_MOST_STUDIES} at most, by their rows in the manifest."
         _try(lambda: create_table_artifact(_cells(found), f"{flow}-incomplete-studies", of_which))
 
 
@@ -74,7 +74,7 @@ def markdown(summary: Summary, found: NotComplete, report_dir: Path) -> str:
 def incomplete_studies(report_dir: Path) -> list[dict[str, Any]]:
     """The first of them, by their numbers in the manifest; the whole list is studies.csv."""
     with suppress(IngestError):  # what can't be read costs its table, never the run
-        return _cells(read_not_complete(report_dir, _STUDIES_SHOWN))
+        return _cells(read_not_complete(report_dir, _MOST_STUDIES))
     return []
 
 

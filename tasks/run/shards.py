@@ -80,6 +80,7 @@ class Migration:
             elif not self._ledger.take_up(self._started_ns, settings.report_dir):
                 raise UsageError("This migration is at work already: follow the run that is.")
             undo.pop_all()
+        progress.scanning = False
 
     def standings(self) -> list[ShardStanding]:
         """Where each shard stands, by their numbers from 1; the progress becomes the sum of theirs."""
@@ -130,17 +131,30 @@ class Migration:
         return [*course, (round((facts.finished_ns - self._started_ns) / 1e9, 1), 0)]
 
 
-def run_id_for(flow_run_id: str, settings: Settings) -> str:
-    """The run of this flow run, to go on with; another, once that one has come to its end.
+def begin_migration(
+    entries: Sequence[StudyEntry],
+    settings: Settings,
+    name: str,
+    shards: int,
+    balance: Balance,
+    progress: Progress,
+    edges: Edges | None = None,
+) -> Migration:
+    """The migration of this name: the one that was cut short, or a new one. Raises what `ingest` does."""
+    return Migration(entries, settings, run_id_for(name, settings), shards, balance, progress, edges)
+
+
+def run_id_for(name: str, settings: Settings) -> str:
+    """The run of this name, to go on with; another, once that one has come to its end.
 
     A migration that was killed or interrupted goes on with its shards. One that is done, or was stopped by
     what somebody has mended since, is tried again as a whole: its shards are over.
     """
     require_shared(settings)
     if begins(settings.ledger_at, settings.campaign) is not Begins.NOTHING:
-        return flow_run_id
-    with closing(_ledger(settings, flow_run_id)) as ledger:
-        return uuid4().hex if ledger.is_over else flow_run_id
+        return name
+    with closing(_ledger(settings, name)) as ledger:
+        return uuid4().hex if ledger.is_over else name
 
 
 def shard_engine(settings: Settings, migration: str, shard_no: int, edges: Edges | None = None) -> Engine:
