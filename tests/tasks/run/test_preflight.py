@@ -10,21 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from tasks.audit.check import audit
 from tasks.audit.log import AUDIT_JSONL, Trail
 from tasks.core.errors import CredentialsRefusedError, IngestError, UsageError
-from tasks.ledger import database
 from tasks.ledger.ledger import Begins, begins
-from tasks.ledger.schema import run
 from tasks.report.directory import read_summary
 from tasks.run.edges import Edges
 from tasks.run.preflight import FirstAnswer, ask, check, passed_on, read_manifest
 from tasks.run.records import report_again
 from tasks.upload.assembly import connect
 from tests.conftest import Dicom, NearSide
-from tests.databases import PostgreSQL
+from tests.databases import PostgreSQL, long_ago
 from tests.far_side import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -296,14 +293,6 @@ class TestUnusedKey:
         far_side.script = scripted(*((Step.PRESIGN, n, status(429)) for n in range(1, 6)))
         run = near_side.run()
         assert (run.statuses, run.summary.unused_keys) == ({"study/1": "uploaded"}, [])
-
-
-def long_ago(ledger_at: str | Path) -> None:
-    """Every sign of life was given so long ago that its run counts as dead."""
-    engine = database.connect(ledger_at)
-    with engine.execution_options(writes=True).begin() as db:
-        db.execute(sa.update(run).values(heartbeat_s=1))
-    engine.dispose()
 
 
 class TestPassedOn:

@@ -1,8 +1,8 @@
 """A manifest in shards: what many processes make of it together is what one run would have made."""
 
 import threading
-import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
-from tasks.ledger.ledger import Begins, begins
+from tasks.ledger.ledger import Begins, Ledger, begins
 from tasks.report.directory import read_report
 from tasks.run.early_end import early_end
 from tasks.run.engine import Engine
@@ -20,7 +20,7 @@ from tasks.settings import Settings
 from tasks.source.scan import survey
 from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide, Row, padded
-from tests.databases import PostgreSQL
+from tests.databases import PostgreSQL, long_ago
 from tests.far_side import Deviation, Step, always, scripted, status
 
 # What is the same in a report of one run and in one of shards (DESIGN.md, section 6) ...
@@ -153,7 +153,7 @@ class TestKilled:
         with pytest.raises(UsageError, match="at work, or was killed less than 2 s ago"):
             shard_engine(near_side.settings(report_dir=near_side.directory / "elsewhere"), "m", 1)
         die(killed)
-        time.sleep(3.1)
+        long_ago(killed.settings.ledger_at)
         carry_out(engine(near_side, 1))
         told = near_side.told(whole.finish())
         assert set(near_side.far_side.bodies) == bodies
@@ -168,12 +168,13 @@ class TestKilled:
         whole = migration(near_side, 1)
         killed = engine(near_side, 1)
         (batch_no,) = killed.plan(killed.scan())
-        ledger = killed._ledger
-        todo = next(ledger.todo(batch_no))
-        assert ledger.claim(todo, padded("1.7")).mine
+        settings = killed.settings
+        with closing(Ledger(settings.ledger_at, settings.campaign, killed.run_id)) as ledger:
+            todo = next(ledger.todo(batch_no))
+            assert ledger.claim(todo, padded("1.7")).mine
         die(killed)
         first.unlink()
-        time.sleep(3.1)
+        long_ago(settings.ledger_at)
         carry_out(engine(near_side, 1))
         assert near_side.told(whole.finish()).statuses == {"0/b": "uploaded"}
 
