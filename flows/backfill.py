@@ -4,7 +4,6 @@ Prefect carries batches, never single files. Nothing that names a patient, and n
 result, a state's message or a log line.
 """
 
-from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +13,9 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestration.batches import upload_batches
-from flows.orchestration.lifecycle import begin, ended, final_state, settings_for, show_progress
+from flows.orchestration.lifecycle import begin, ended, final_state, settings_for, under_way
 from flows.orchestration.manifest_runs import run_each
 from flows.orchestration.parameters import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
-from flows.orchestration.run_control import obey_requests
 from flows.orchestration.run_names import prefix_label, run_name
 from flows.shards.run_slots import hold_free_slots
 from tasks.core.words import counted
@@ -66,8 +64,7 @@ def backfill(
         prefix_label(entries, settings.campaign)
         engine = begin("backfill", settings, lambda: Engine(entries, settings))
         get_run_logger().info("%s in the manifest", counted(len(entries), "study entry"))
-        progress, obeying = show_progress("backfill", engine.progress), obey_requests(engine.stop)
-        with closing(engine), progress, obeying as may_begin:
+        with under_way("backfill", engine) as may_begin:
             with early_end(engine) as end, hold_free_slots(engine), engine.drained():
                 found = engine.scan()
                 batches = engine.plan(found)

@@ -10,7 +10,6 @@ and directories.
 """
 
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -27,7 +26,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.orchestration.batches import upload_batches
-from flows.orchestration.lifecycle import begin, ended, final_state, settings_for, show_progress
+from flows.orchestration.lifecycle import (
+    begin,
+    ended,
+    final_state,
+    settings_for,
+    show_progress,
+    under_way,
+)
 from flows.orchestration.parameters import ApiBlock, ApiEndpoint, ManifestPath, ReportDirectory, RunOptions
 from flows.orchestration.run_control import obey_requests
 from flows.orchestration.run_names import prefix_label, run_name
@@ -130,9 +136,8 @@ def migrate_shard(
         ours = options.model_copy(update={"parallel": slots})
         settings = settings_for(api_endpoint, report_dir, api, ours)
         engine = begin("migrate-shard", settings, lambda: shard_engine(settings, migration, shard_no))
-        progress, obeying = show_progress("migrate-shard", engine.progress), obey_requests(engine.stop)
-        with closing(engine), progress, obeying as may_begin:
-            holding = fixed_slots(limit, slots, lease_holder(engine))
+        holding = fixed_slots(limit, slots, lease_holder(engine))
+        with under_way("migrate-shard", engine) as may_begin:
             with early_end(engine) as end, holding, engine.drained():
                 upload_batches(engine, engine.plan(engine.scan()), may_begin)
             summary = engine.report(engine.reconcile(end.why))

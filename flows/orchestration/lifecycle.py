@@ -2,8 +2,9 @@
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect.client.schemas.objects import State
@@ -16,7 +17,7 @@ from flows.orchestration.artifacts import publish_progress, publish_summary
 from flows.orchestration.blocks import settings_of
 from flows.orchestration.events import emit_end, emit_stopped
 from flows.orchestration.incomplete import not_complete
-from flows.orchestration.run_control import requested_end
+from flows.orchestration.run_control import obey_requests, requested_end
 from tasks.core.errors import (
     CredentialsRefusedError,
     IngestError,
@@ -72,6 +73,20 @@ def show_progress(flow: str, progress: "Progress") -> Iterator[None]:
     """On standard error and in Prefect's UI, until the block ends."""
     with shown(progress), publish_progress(flow, progress):
         yield
+
+
+@contextmanager
+def under_way(flow: str, engine: "Engine") -> Iterator[threading.Event]:
+    """Around a run until its report is written: shows how far it is, and does what a person asks of it.
+
+    The event is set while batches may begin. The engine is closed in the end.
+    """
+    with (
+        closing(engine),
+        show_progress(flow, engine.progress),
+        obey_requests(engine.stop) as may_begin,
+    ):
+        yield may_begin
 
 
 def ended(flow: str, summary: Summary, report_dir: "Path") -> State[dict[str, Any]]:
