@@ -1,13 +1,16 @@
 """migrate: a manifest cut into shards that many workers move together, and one report of all of them.
 
-    migrate         cuts, starts each shard as a run of the deployment `migrate-shard/worker`, follows, merges
-    migrate-shard   one shard, on whichever worker takes it
+    migrate         cuts, starts each shard as a run of the deployment `migrate-shard/worker`, supervises
+                    them, and merges what they did
+    migrate-shard   one shard, on whichever worker gets it
 
 What is left to do, and who is alive, the ledger says; Prefect brings the work to the workers. A shard whose
-process gives no sign of life is marked Crashed and started again. Parameters are counts, names and places.
+process gives no sign of life is marked Crashed and started again. Parameters are counts, names
+and directories.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -22,8 +25,15 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.backfill import begun, carried_out, ended, final_state, holder_of, settings_for
-from flows.orchestration.artifacts import published
+from flows.orchestration.batches import upload_batches
+from flows.orchestration.lifecycle import (
+    begin,
+    ended,
+    final_state,
+    settings_for,
+    show_progress,
+    under_way,
+)
 from flows.orchestration.parameters import (
     ApiBlock,
     ApiEndpoint,
@@ -32,16 +42,17 @@ from flows.orchestration.parameters import (
     ReportDirectory,
     RunOptions,
 )
-from flows.orchestration.progress_display import display_progress
-from flows.orchestration.run_control import heeded
+from flows.orchestration.run_control import obey_requests
 from flows.orchestration.run_names import prefix_label, run_name
+from flows.shards.run_slots import lease_holder
 from flows.shards.slot_lease import fixed_slots, slots_of_platform
-from flows.shards.supervisor import Follower, Part
+from flows.shards.supervisor import Supervisor
 from tasks.core.errors import UsageError
 from tasks.core.words import counted
-from tasks.run.engine import BATCHES_IN_FLIGHT, ended_by
-from tasks.run.shards import MOST_SHARDS, Balance, Migration, run_id_for, shard_engine
-from tasks.source.manifest_reader import load_manifest
+from tasks.run.early_end import early_end
+from tasks.run.preflight import read_manifest
+from tasks.run.shards import MOST_SHARDS, Balance, Migration, begin_migration, shard_engine
+from tasks.run.windows import BATCHES_IN_FLIGHT
 from tasks.upload.uploader import Progress, shares
 
 SHARD_DEPLOYMENT: Final = "migrate-shard/worker"
@@ -80,25 +91,19 @@ def migrate(
 
     def run() -> State[dict[str, Any]]:
         settings = settings_for(api_endpoint, report_dir, api, options)
-        entries = load_manifest(Path(manifest), Path(settings.root) if settings.root else None)
+        entries = read_manifest(Path(manifest), settings)
         prefix_label(entries, settings.campaign)
         require_deployment(deployment)
-        run_id = run_id_for(UUID(flow_run.id).hex, settings)
-        progress = Progress()
-        with display_progress(progress), published("migrate", progress):
-            migration = begun(
-                "migrate", settings, lambda: Migration(entries, settings, run_id, shards, balance, progress)
-            )
-            progress.scanning = False
-            standings = migration.standings()
-            parts = counted(len(standings), "shard")
-            get_run_logger().info("%s in %s", counted(len(entries), "study entry"), parts)
-            slots = shares(settings.parallel, min(len(standings), settings.parallel))
-            limit = slots_of_platform(settings.api_endpoint, max(slots))
-            start = _starter(migration, deployment, limit, slots, len(standings), api)
-            follower = Follower(migration, start, [Part(number) for number in range(1, len(standings) + 1)])
-            with heeded(follower.interrupt):
-                summary = migration.finish(ended_by(follower, follower.follow))
+        progress, name = Progress(), UUID(flow_run.id).hex
+        make = partial(begin_migration, entries, settings, name, shards, balance, progress)
+        with show_progress("migrate", progress):
+            migration = begin("migrate", settings, make)
+            made = len(migration.standings())
+            get_run_logger().info("%s in %s", counted(len(entries), "study entry"), counted(made, "shard"))
+            supervisor = Supervisor(migration, _starter(migration, deployment, made, api), made)
+            with obey_requests(supervisor.interrupt), early_end(supervisor) as end:
+                supervisor.supervise()
+            summary = migration.finish(end.why)
         return ended("migrate", summary, settings.report_dir)
 
     return final_state(run)
@@ -106,7 +111,7 @@ def migrate(
 
 @flow(
     name="migrate-shard",
-    description="Uploads one shard of a migration. Started by migrate; not by hand.",
+    description="Uploads one shard of a migration. Started by migrate, not by people.",
     task_runner=ThreadPoolTaskRunner(max_workers=BATCHES_IN_FLIGHT),  # type: ignore[arg-type]
     persist_result=False,
 )
@@ -120,7 +125,7 @@ def migrate_shard(
     api: ApiBlock = "",
     options: RunOptions = _DEFAULTS,
 ) -> State[dict[str, Any]]:
-    """Uploads one shard of a migration. Started by migrate; not by hand.
+    """Uploads one shard of a migration. Started by migrate, not by people.
 
     Args:
         migration: The run that the shard is a part of.
@@ -136,8 +141,13 @@ def migrate_shard(
     def run() -> State[dict[str, Any]]:
         ours = options.model_copy(update={"parallel": slots})
         settings = settings_for(api_endpoint, report_dir, api, ours)
-        engine = begun("migrate-shard", settings, lambda: shard_engine(settings, migration, shard_no))
-        return carried_out("migrate-shard", engine, lambda: fixed_slots(limit, slots, holder_of(engine)))
+        engine = begin("migrate-shard", settings, lambda: shard_engine(settings, migration, shard_no))
+        holding = fixed_slots(limit, slots, lease_holder(engine))
+        with under_way("migrate-shard", engine) as may_begin:
+            with early_end(engine) as end, holding, engine.drained():
+                upload_batches(engine, engine.plan(engine.scan()), may_begin)
+            summary = engine.report(engine.reconcile(end.why))
+        return ended("migrate-shard", summary, settings.report_dir)
 
     return final_state(run)
 
@@ -154,16 +164,11 @@ def require_deployment(name: str) -> None:
             ) from None
 
 
-def _starter(
-    migration: Migration,
-    deployment: str,
-    limit: str,
-    slots: list[int],
-    shards: int,
-    api: str,
-) -> Callable[[int, int], UUID]:
-    """What starts shard `number` for the n-th time: its flow run. All shards are told the same."""
+def _starter(migration: Migration, deployment: str, shards: int, api: str) -> Callable[[int, int], UUID]:
+    """What starts shard `number` for the n-th time: its flow run. All shards get the same parameters."""
     settings = migration.settings
+    slots = shares(settings.parallel, min(shards, settings.parallel))
+    limit = slots_of_platform(settings.api_endpoint, max(slots))
     options = Options.model_validate(settings, from_attributes=True).model_dump(mode="json")
     if settings.root:
         options["root"] = str(Path(settings.root).absolute())

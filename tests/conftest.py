@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-import tasks.run.preflight
-import tasks.upload.assembly
 from tasks.core.models import StudyEntry, Summary
 from tasks.report.reader import read_report
-from tasks.run.engine import Engine, ended_by, ingest
+from tasks.run.early_end import early_end
+from tasks.run.edges import Edges
+from tasks.run.engine import Engine, ingest
 from tasks.settings import Settings, load
-from tasks.upload.transfer import Carrier
 from tests.databases import PostgreSQL, server
 from tests.far_side import TOKEN, FarSide, Request, Step
 
@@ -60,10 +59,8 @@ def let_go(far_side: FarSide) -> Iterator[threading.Event]:
     let_go.set()
 
 
-def not_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Full jitter's shortest draw, each time: only what the far side asks for is waited."""
-    monkeypatch.setattr(tasks.upload.assembly, "Carrier", partial(Carrier, jitter=lambda: 0.0))
-    monkeypatch.setattr(tasks.run.preflight, "_LONGEST_PAUSE_S", 0.0)
+# Full jitter's shortest draw, each time: only what the far side asks for is waited.
+NOT_WAITING = Edges(jitter=lambda: 0.0, longest_pause_s=0.0)
 
 
 @pytest.fixture(scope="session")
@@ -80,9 +77,8 @@ def ledger() -> str:
 
 
 @pytest.fixture
-def near_side(far_side: FarSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger: str) -> "NearSide":
+def near_side(far_side: FarSide, tmp_path: Path, ledger: str) -> "NearSide":
     """An archive to fill, and an engine that does not wait before it tries again."""
-    not_waiting(monkeypatch)
     return NearSide(far_side, tmp_path, {"ledger": ledger})
 
 
@@ -125,6 +121,7 @@ class NearSide:
     far_side: FarSide
     directory: Path
     options: dict[str, Any] = field(default_factory=dict)
+    edges: Edges = NOT_WAITING
 
     @property
     def archive(self) -> Path:
@@ -152,20 +149,18 @@ class NearSide:
 
     def run(self, **options: Any) -> Run:
         """A whole run, and its report."""
-        return self.told(ingest(self.entries(), self.settings(**options)))
+        return self.told(ingest(self.entries(), self.settings(**options), edges=self.edges))
 
     def engine(self, **options: Any) -> Engine:
         """For runs that a test steers: give it to `finished`."""
-        return Engine(self.entries(), self.settings(**options))
+        return Engine(self.entries(), self.settings(**options), edges=self.edges)
 
     def finished(self, engine: Engine) -> Run:
         """The engine's run, batch by batch, and its report."""
-
-        def work() -> None:
-            for batch_no in engine.batches():
+        with early_end(engine) as end:
+            for batch_no in engine.plan(engine.scan()):
                 engine.upload(batch_no)
-
-        return self.told(engine.finish(ended_by(engine, work)))
+        return self.told(engine.finish(end.why))
 
     def told(self, summary: Summary) -> Run:
         rows = {os.path.relpath(row["path"], self.archive): row for row in read_report(self.report_dir)}

@@ -12,6 +12,10 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+
+from tasks.ledger import database
+from tasks.ledger.schema import run
 
 _numbers = count(1)
 
@@ -76,3 +80,11 @@ def server() -> Iterator[PostgreSQL]:
         yield postgresql
     finally:
         postgresql.remove()
+
+
+def long_ago(ledger_at: str | Path) -> None:
+    """Every sign of life was given so long ago that its run counts as dead."""
+    engine = database.connect(ledger_at)
+    with engine.execution_options(writes=True).begin() as db:
+        db.execute(sa.update(run).values(heartbeat_s=1))
+    engine.dispose()

@@ -11,7 +11,7 @@ from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from tasks.core.models import StudyEntry
@@ -34,7 +34,8 @@ def upload(
 ) -> int:
     """Upload one file or directory at once: no manifest, no Prefect, the same engine and report as `run`."""
     from flows.orchestration.progress_display import display_progress
-    from tasks.run.engine import ingest, safe_errors
+    from tasks.run.early_end import safe_errors
+    from tasks.run.engine import ingest
     from tasks.settings import load
 
     with safe_errors():
@@ -114,7 +115,7 @@ def manifest(
     del options  # flows/cli/__main__.py looks at --debug
     from flows.cli.manifest_progress import scan_sentences, show_counts
     from tasks.core.errors import InterruptedRunError, UsageError
-    from tasks.run.engine import safe_errors
+    from tasks.run.early_end import safe_errors
     from tasks.source.manifest_writer import scan_manifest, write_manifest
 
     if not roots:
@@ -158,16 +159,16 @@ def _run_flow(
     """Runs a flow over a manifest in this process: what the command ends with."""
     from flows.cli.local_flow import run_flow
     from flows.orchestration.parameters import Options
-    from tasks.run.engine import safe_errors
+    from tasks.run.early_end import safe_errors
+    from tasks.run.preflight import read_manifest
     from tasks.settings import load
-    from tasks.source.manifest_reader import load_manifest
 
     given = options.given()
     with safe_errors():  # what can be known to be wrong is said before Prefect takes seconds to start
         settings = load(**given)
         require(settings)
-        load_manifest(manifest, Path(settings.root) if settings.root else None)
-        checked = _check(settings)
+        entries = read_manifest(manifest, settings)
+        checked = _check(settings, manifest, entries)
     with checked:
         summary = run_flow(
             name,
@@ -207,14 +208,16 @@ def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Owne
     raise UsageError("--path: there is no such file or directory. Nothing was sent.")
 
 
-def _check(settings: "Settings") -> "AbstractContextManager[None]":
+def _check(
+    settings: "Settings", manifest: Path, entries: "Sequence[StudyEntry]"
+) -> "AbstractContextManager[None]":
     """Finds what is wrong before Prefect takes seconds to start; what the flow is to run within."""
     from flows.cli.local_flow import require_server
     from tasks.ledger.runs import begins
-    from tasks.run.preflight import check, handed_over
+    from tasks.run.preflight import check, passed_on
 
     require_server()  # a key that is handed out needs a run that accounts for it
     anew = begins(settings.ledger_at, settings.campaign)
     answer = check(settings)
     say_what_begins(settings, anew)
-    return handed_over(answer)
+    return passed_on(answer, manifest, entries)

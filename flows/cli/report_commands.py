@@ -20,7 +20,8 @@ def report(report_dir: Path | None = None, /, *, options: LedgerOptions = Ledger
         The report directory of the run; the setting DICOM_INGEST_REPORT_DIR, or ./report.
     """
     from tasks.declaration import load_as
-    from tasks.run.engine import report_again, safe_errors
+    from tasks.run.early_end import safe_errors
+    from tasks.run.records import report_again
     from tasks.settings import ReportSettings
 
     with safe_errors():
@@ -53,7 +54,7 @@ def audit(
     del options  # flows/cli/__main__.py looks at --debug
     from tasks.audit import certificate, check
     from tasks.declaration import load_as
-    from tasks.run.engine import safe_errors
+    from tasks.run.early_end import safe_errors
     from tasks.settings import ReportSettings
 
     with safe_errors():

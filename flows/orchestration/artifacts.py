@@ -31,23 +31,26 @@ from tasks.upload.uploader import Progress
 log = logging.getLogger("dicom_ingest")
 
 _UPDATE_S: Final = 15.0  # an update is a request to the server: hundreds in an hour, whatever the files
-_STUDIES_SHOWN: Final = 50
+_MOST_STUDIES: Final = 50
 _STUDY_CELLS: Final = ("study_no", "label", "files", "stored", "failed", "expected", "why")
 
 
-def published(flow: str, progress: Progress, every_s: float = _UPDATE_S) -> AbstractContextManager[None]:
+def publish_progress(
+    flow: str, progress: Progress, every_s: float = _UPDATE_S
+) -> AbstractContextManager[None]:
     """Keeps a progress artifact up to date until the block ends."""
     return running_beside(lambda ended: _publish(flow, progress, ended, every_s), "artifact")
 
 
 def publish_summary(flow: str, summary: Summary, report_dir: Path) -> None:
     """The counts as text, and the first studies that are incomplete as a table."""
-    found = not_complete(summary, report_dir, _STUDIES_SHOWN)
-    told = "What became of the files, and where the report is."
-    _tried(lambda: create_markdown_artifact(markdown(summary, found, report_dir), f"{flow}-summary", told))
+    found = not_complete(summary, report_dir, _MOST_STUDIES)
+    description = "What became of the files, and where the report is."
+    text = markdown(summary, found, report_dir)
+    _try(lambda: create_markdown_artifact(text, f"{flow}-summary", description))
     if found.first:
-        of_which = f"The first {_STUDIES_SHOWN} at most, by their rows in the manifest."
-        _tried(lambda: create_table_artifact(_cells(found), f"{flow}-incomplete-studies", of_which))
+        of_which = f"The first {_MOST_STUDIES} at most, by their rows in the manifest."
+        _try(lambda: create_table_artifact(_cells(found), f"{flow}-incomplete-studies", of_which))
 
 
 def markdown(summary: Summary, found: NotComplete, report_dir: Path) -> str:
@@ -71,7 +74,7 @@ def markdown(summary: Summary, found: NotComplete, report_dir: Path) -> str:
 def incomplete_studies(report_dir: Path) -> list[dict[str, Any]]:
     """The first of them, by their numbers in the manifest; the whole list is studies.csv."""
     with suppress(IngestError):  # what can't be read costs its table, never the run
-        return _cells(read_not_complete(report_dir, _STUDIES_SHOWN))
+        return _cells(read_not_complete(report_dir, _MOST_STUDIES))
     return []
 
 
@@ -81,13 +84,13 @@ def _cells(found: NotComplete) -> list[dict[str, Any]]:
 
 def _publish(flow: str, progress: Progress, ended: threading.Event, every_s: float) -> None:
     sampler = Sampler(progress)
-    artifact_id = _tried(
+    artifact_id = _try(
         lambda: create_progress_artifact(0.0, f"{flow}-progress", sentence(sampler.snapshot()))
     )
     while artifact_id is not None:
         last = ended.wait(every_s)
         seen = sampler.counts() if last else sampler.snapshot()
-        _tried(partial(update_progress_artifact, artifact_id, _percent(progress), sentence(seen)))
+        _try(partial(update_progress_artifact, artifact_id, _percent(progress), sentence(seen)))
         if last:
             return
 
@@ -98,7 +101,7 @@ def _percent(progress: Progress) -> float:
     return round(min(done, 99.0 if progress.scanning else 100.0), 1)
 
 
-def _tried(request: Callable[[], Any]) -> Any:
+def _try(request: Callable[[], Any]) -> Any:
     try:
         return request()
     except Exception as error:  # noqa: BLE001 - bookkeeping; its text may quote a request

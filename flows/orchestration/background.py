@@ -7,10 +7,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def running_beside(work: Callable[[threading.Event], None], name: str) -> Iterator[None]:
+def running_beside(
+    work: Callable[[threading.Event], None], name: str, ends_within_s: float | None = None
+) -> Iterator[None]:
     """Runs `work` in a thread of this name until the block ends, which sets the event that it is given.
 
-    It has the context of its caller: Prefect knows by that to which flow run it belongs.
+    Its end is waited for, no longer than `ends_within_s` when given. It has the context of its caller:
+    Prefect knows by that to which flow run it belongs.
     """
     ended = threading.Event()
     context = contextvars.copy_context()
@@ -20,4 +23,4 @@ def running_beside(work: Callable[[threading.Event], None], name: str) -> Iterat
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(ends_within_s)

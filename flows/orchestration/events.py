@@ -24,7 +24,7 @@ from tasks.core.models import Summary
 
 log = logging.getLogger("dicom_ingest")
 
-_STUDIES_TOLD: Final = 20  # whatever the number of studies: an event is a row in the server's database
+_MOST_STUDIES: Final = 20  # whatever the number of studies: an event is a row in the server's database
 _ENDS: Final = {0: "completed", 1: "incomplete", InterruptedRunError.exit_code: "interrupted"}
 
 
@@ -42,7 +42,7 @@ def emit_end(flow: str, summary: Summary, report_dir: Path) -> None:
     _emit(f"{flow}.{_ENDS.get(summary.exit_code, 'stopped')}", campaign, summary.campaign, counts)
     if summary.complete_studies == summary.studies or flow == "migrate-shard":
         return  # a migration tells of its studies once
-    for study in islice(incomplete_studies(report_dir), _STUDIES_TOLD):
+    for study in islice(incomplete_studies(report_dir), _MOST_STUDIES):
         name = study["label"] or f"study {study['study_no']}"
         _emit("study.incomplete", f"{campaign}.study.{study['study_no']}", name, study)
 

@@ -1,9 +1,9 @@
 """The platform's upload slots, shared by all runs at one standing Prefect server: a global concurrency limit.
 
-A backfill takes what is free, a shard its fixed part, once and for as long as it lasts, on a lease that it
-renews; a killed holder's slots are free again when its lease is over. A server that is away is asked again
-for as long as it takes. Slots that were given to others meanwhile end the run in order, so that there are
-never more PUTs at once than the platform allows. A run with a Prefect server of its own shares with nobody.
+A backfill leases what is free, a shard its fixed part, once and for as long as it lasts, and renews the
+lease; a killed holder's slots are free again when its lease is over. A server that does not answer is asked
+again until it does. Slots that were given to others meanwhile end the run in order, so that there are never
+more PUTs at once than the platform allows. A run with a Prefect server of its own shares with nobody.
 """
 
 import contextvars
@@ -13,18 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 from httpx import URL
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
+from flows.orchestration.api_client import Connect, connect
 from flows.orchestration.prefect_api import has_own_server
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.words import counted
@@ -32,38 +32,48 @@ from tasks.settings import MOST_PARALLEL
 
 log = logging.getLogger("dicom_ingest")
 
-LEASE_S: Final = 120.0  # an outage of Prefect's server may take so long; 60 is the least that it grants
-_RENEWED_EVERY_S: Final = 20.0
-_ASKED_EVERY_S: Final = 3.0
-_AWAY_S: Final = (
-    2.0  # between two tries of a renewal: before others take what a server gives back at its start
-)
-_SAID_AFTER_S: Final = 3.0
-_RELEASED_WITHIN_S: Final = 20.0  # the lease ends by itself
-_LOCKED: Final = 423  # all are taken
+_LOCKED: Final = 423  # others have all
 _TOO_MANY: Final = 422  # more than the limit has
 _GONE: Final = frozenset({404, 410})
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
+class Wait:
     """What a run waits for, and what a person may do about it. Its text is for a log."""
 
-    what: str
+    reason: str
     advice: str = ""
 
     def __str__(self) -> str:
-        return f"Waiting for {self.what}. {self.advice}".rstrip()
+        return f"Waiting for {self.reason}. {self.advice}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """The run that slots are for: why it stops while it waits, what stops it, and whom it says things to."""
+class LeaseHolder:
+    """The run that slots are for: why it stops while it waits, what stops it, and where it says so."""
 
     raise_if_stopped: Callable[[], None]
     stop: Callable[[IngestError], None]
-    waits_for: Callable[[Awaited | None], None]  # None when it waits no more
+    announce: Callable[[Wait | None], None]  # None when it waits no more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseEdges:
+    """Prefect's server, the clocks, and for how long what is waited, in seconds."""
+
+    connect: Connect = connect
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    lease_s: float = 120.0  # an outage of Prefect's server may last so long; it grants 60 at the least
+    renewed_every_s: float = 20.0
+    retried_every_s: float = 2.0  # a renewal: before others get what a server gives back at its start
+    asked_every_s: float = 3.0
+    announced_after_s: float = 3.0
+    released_within_s: float = 20.0  # the lease ends by itself
+
+
+_EDGES: Final = LeaseEdges()
 
 
 def is_standing_server() -> bool:
@@ -78,10 +88,10 @@ def limit_name(api_endpoint: str) -> str:
     return f"dicom-ingest {host}:{url.port or _PORTS[url.scheme]}"
 
 
-def slots_of_platform(api_endpoint: str, wanted: int) -> str:
+def slots_of_platform(api_endpoint: str, wanted: int, edges: LeaseEdges = _EDGES) -> str:
     """The limit's name; it is made when missing. UsageError when it has fewer slots than a shard wants."""
     name = limit_name(api_endpoint)
-    limit = _read_or_make(name)
+    limit = _read_or_make(name, edges)
     if limit is None:
         return name
     if limit.limit < wanted:
@@ -98,20 +108,22 @@ def slots_of_platform(api_endpoint: str, wanted: int) -> str:
 
 
 @contextmanager
-def fixed_slots(limit: str, slots: int, holder: Holder, lease_s: float = LEASE_S) -> Iterator[None]:
+def fixed_slots(limit: str, slots: int, holder: LeaseHolder, edges: LeaseEdges = _EDGES) -> Iterator[None]:
     """Waits for so many slots, and holds them until the block ends; stops the holder when they are lost."""
-    lease = _wait(lambda: _acquire(limit, slots, lease_s), holder)
+    lease = _wait(lambda: _acquire(limit, slots, edges), holder, edges)
     with _held(lease, holder):
         yield
 
 
 @contextmanager
-def free_slots(api_endpoint: str, most: int, holder: Holder, lease_s: float = LEASE_S) -> Iterator[int]:
-    """Takes the slots that are free, `most` at most, and holds them until the block ends: how many.
+def free_slots(
+    api_endpoint: str, most: int, holder: LeaseHolder, edges: LeaseEdges = _EDGES
+) -> Iterator[int]:
+    """Leases the slots that are free, `most` at most, and holds them until the block ends: how many.
 
     Waits while none is. The limit is made when missing.
     """
-    lease = _wait(lambda: _acquire_free(limit_name(api_endpoint), most, lease_s), holder)
+    lease = _wait(lambda: _acquire_free(limit_name(api_endpoint), most, edges), holder, edges)
     with _held(lease, holder):
         yield lease.slots
 
@@ -125,78 +137,82 @@ class _Renewal(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Moment:
-    """Now, by both clocks: the monotonic one stands still while a machine sleeps, the other one is set."""
+class Moment:
+    """By both clocks: the monotonic one stands still while a machine sleeps, the other one can be set."""
 
-    monotonic_s: float = field(default_factory=time.monotonic)
-    wall_s: float = field(default_factory=time.time)
+    monotonic_s: float
+    wall_s: float
 
-    @property
-    def elapsed_s(self) -> float:
+    @classmethod
+    def now(cls, edges: LeaseEdges) -> Self:
+        """By the clocks of these edges."""
+        return cls(edges.monotonic(), edges.wall())
+
+    def elapsed_s(self, edges: LeaseEdges) -> float:
         """How long ago at the most; endless when the clock was set back."""
-        by_wall = time.time() - self.wall_s
-        return max(time.monotonic() - self.monotonic_s, by_wall) if by_wall >= 0 else math.inf
+        by_wall = edges.wall() - self.wall_s
+        return max(edges.monotonic() - self.monotonic_s, by_wall) if by_wall >= 0 else math.inf
 
 
 @dataclass(slots=True)
-class _Lease:
-    """Slots of a limit, held until `lease_s` after `renewed_at` at the least."""
+class Lease:
+    """Slots of a limit, held for `lease_s` after `renewed_at` at the least."""
 
     limit: str
     slots: int
     lease_id: UUID
-    lease_s: float
-    renewed_at: _Moment
+    renewed_at: Moment
+    edges: LeaseEdges
 
     @property
     def was_forgotten(self) -> bool:
         """Of one that is gone: it was not over yet, so the server lost it and still counts its slots."""
-        return self.renewed_at.elapsed_s < self.lease_s
+        return self.renewed_at.elapsed_s(self.edges) < self.edges.lease_s
 
 
-def _wait(acquire: Callable[[], _Lease | Awaited], holder: Holder) -> _Lease:
-    """Asks until there is a lease, and says what is waited for when that takes more than a moment."""
-    began, said = time.monotonic(), None
+def _wait(acquire: Callable[[], Lease | Wait], holder: LeaseHolder, edges: LeaseEdges) -> Lease:
+    """Asks until there is a lease, and says what is waited for when that lasts for more than a moment."""
+    began, announced = edges.monotonic(), None
     try:
-        while isinstance(answer := acquire(), Awaited):
+        while isinstance(answer := acquire(), Wait):
             holder.raise_if_stopped()
-            if answer != said and time.monotonic() - began >= _SAID_AFTER_S:
-                said = answer
-                holder.waits_for(said)
-            time.sleep(_ASKED_EVERY_S)
+            if answer != announced and edges.monotonic() - began >= edges.announced_after_s:
+                announced = answer
+                holder.announce(announced)
+            time.sleep(edges.asked_every_s)
     finally:
-        if said:
-            holder.waits_for(None)
+        if announced:
+            holder.announce(None)
     return answer
 
 
-def _acquire_free(limit: str, most: int, lease_s: float) -> _Lease | Awaited:
+def _acquire_free(limit: str, most: int, edges: LeaseEdges) -> Lease | Wait:
     """A lease on what is free now, or what is waited for."""
     try:
-        wanted = min(most, _free(limit))
+        wanted = min(most, _free(limit, edges))
         while wanted > 0:
-            answer = _acquire(limit, wanted, lease_s, taken=(_LOCKED, _TOO_MANY))
-            if isinstance(answer, _Lease):
+            answer = _acquire(limit, wanted, edges, in_use=(_LOCKED, _TOO_MANY))
+            if isinstance(answer, Lease):
                 return answer
-            wanted = min(wanted - 1, _free(limit))  # others were quicker
+            wanted = min(wanted - 1, _free(limit, edges))  # others were quicker
     except IngestError:
         raise
     except Exception as error:  # noqa: BLE001 - asked again, unless it refuses
         return _away(error, limit)
-    return _all_taken(limit)
+    return _all_in_use(limit)
 
 
-def _free(limit: str) -> int:
+def _free(limit: str, edges: LeaseEdges) -> int:
     """How many slots nobody has."""
-    found = _read_or_make(limit)
+    found = _read_or_make(limit, edges)
     if found is None or not found.active:  # a limit that was switched off bounds nothing
         return MOST_PARALLEL
     return found.limit - found.active_slots
 
 
-def _read_or_make(limit: str) -> GlobalConcurrencyLimitResponse | None:
+def _read_or_make(limit: str, edges: LeaseEdges) -> GlobalConcurrencyLimitResponse | None:
     """None when it was missing: it is new, and nobody has a slot of it."""
-    with get_client(sync_client=True) as client:
+    with edges.connect() as client:
         try:
             return client.read_global_concurrency_limit_by_name(limit)
         except ObjectNotFound:
@@ -208,23 +224,25 @@ def _read_or_make(limit: str) -> GlobalConcurrencyLimitResponse | None:
             return None
 
 
-def _acquire(limit: str, slots: int, lease_s: float, taken: Collection[int] = (_LOCKED,)) -> _Lease | Awaited:
-    """The lease, or what is waited for."""
-    renewed_at = _Moment()
+def _acquire(limit: str, slots: int, edges: LeaseEdges, in_use: Collection[int] = (_LOCKED,)) -> Lease | Wait:
+    """The lease, or what is waited for. `in_use`: the HTTP statuses that say that others have slots."""
+    renewed_at = Moment.now(edges)
     try:
-        with get_client(sync_client=True) as client:
-            answer = client.increment_concurrency_slots_with_lease([limit], slots, "concurrency", lease_s)
+        with edges.connect() as client:
+            answer = client.increment_concurrency_slots_with_lease(
+                [limit], slots, "concurrency", edges.lease_s
+            )
     except PrefectHTTPStatusError as error:
-        return _all_taken(limit) if error.response.status_code in taken else _away(error, limit)
+        return _all_in_use(limit) if error.response.status_code in in_use else _away(error, limit)
     except Exception as error:  # noqa: BLE001 - asked again
         return _away(error, limit)
-    if not answer.json()["limits"]:  # Prefect takes a limit that is not there for no limit at all
+    if not answer.json()["limits"]:  # for Prefect a limit that is not there is no limit at all
         raise StoppedError(f"Prefect's server has no global concurrency limit {limit} any more.")
-    return _Lease(limit, slots, UUID(answer.json()["lease_id"]), lease_s, renewed_at)
+    return Lease(limit, slots, UUID(answer.json()["lease_id"]), renewed_at, edges)
 
 
-def _all_taken(limit: str) -> Awaited:
-    return Awaited("upload slots: other runs have what there is", _how_to_free(limit))
+def _all_in_use(limit: str) -> Wait:
+    return Wait("upload slots: other runs have what there is", _how_to_free(limit))
 
 
 def _how_to_free(limit: str) -> str:
@@ -234,18 +252,18 @@ def _how_to_free(limit: str) -> str:
     )
 
 
-def _away(error: Exception, limit: str) -> Awaited:
+def _away(error: Exception, limit: str) -> Wait:
     """What is waited for. StoppedError when the server answered that it will not: it would again."""
     if isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500:
         raise StoppedError(
             f"Prefect's server refuses slots of the limit {limit} ({error.response.status_code})."
         ) from None
     log.info("Prefect's server gave no answer about slots (%s)", type(error).__name__)
-    return Awaited("upload slots: Prefect's server does not answer")
+    return Wait("upload slots: Prefect's server does not answer")
 
 
 @contextmanager
-def _held(lease: _Lease, holder: Holder) -> Iterator[None]:
+def _held(lease: Lease, holder: LeaseHolder) -> Iterator[None]:
     ended = threading.Event()
     context = contextvars.copy_context()  # with Prefect's settings: the same server
     thread = threading.Thread(target=context.run, args=(_hold, lease, ended, holder.stop), daemon=True)
@@ -254,11 +272,12 @@ def _held(lease: _Lease, holder: Holder) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join(_RELEASED_WITHIN_S)
+        thread.join(lease.edges.released_within_s)
 
 
-def _hold(lease: _Lease, ended: threading.Event, stop: Callable[[IngestError], None]) -> None:
-    wait_s = _RENEWED_EVERY_S
+def _hold(lease: Lease, ended: threading.Event, stop: Callable[[IngestError], None]) -> None:
+    edges = lease.edges
+    wait_s = edges.renewed_every_s
     while not ended.wait(wait_s):
         renewal = _renew(lease)
         if renewal is _Renewal.GONE and not _replace(lease):
@@ -269,15 +288,15 @@ def _hold(lease: _Lease, ended: threading.Event, stop: Callable[[IngestError], N
                 )
             )
             return
-        wait_s = _AWAY_S if renewal is _Renewal.AWAY else _RENEWED_EVERY_S
+        wait_s = edges.retried_every_s if renewal is _Renewal.AWAY else edges.renewed_every_s
     _release(lease)
 
 
-def _renew(lease: _Lease) -> _Renewal:
-    now = _Moment()
+def _renew(lease: Lease) -> _Renewal:
+    now = Moment.now(lease.edges)
     try:
-        with get_client(sync_client=True) as client:
-            client.renew_concurrency_lease(lease.lease_id, lease.lease_s)
+        with lease.edges.connect() as client:
+            client.renew_concurrency_lease(lease.lease_id, lease.edges.lease_s)
     except PrefectHTTPStatusError as error:
         return _Renewal.GONE if error.response.status_code in _GONE else _Renewal.AWAY
     except Exception as error:  # noqa: BLE001
@@ -287,37 +306,37 @@ def _renew(lease: _Lease) -> _Renewal:
     return _Renewal.RENEWED
 
 
-def _replace(lease: _Lease) -> bool:
+def _replace(lease: Lease) -> bool:
     """The same slots on a new lease, unless others have them."""
     if lease.was_forgotten:
         _give_back(lease)
     try:
-        again = _acquire(lease.limit, lease.slots, lease.lease_s)
+        again = _acquire(lease.limit, lease.slots, lease.edges)
     except StoppedError:
         return False
-    if isinstance(again, Awaited):
+    if isinstance(again, Wait):
         return False
     lease.lease_id, lease.renewed_at = again.lease_id, again.renewed_at
     return True
 
 
-def _give_back(lease: _Lease) -> None:
+def _give_back(lease: Lease) -> None:
     """Slots whose lease the server lost at a restart: it counts them, and would for good."""
     try:
-        with get_client(sync_client=True) as client:
+        with lease.edges.connect() as client:
             client.release_concurrency_slots([lease.limit], lease.slots, 1.0)
     except Exception as error:  # noqa: BLE001 - `prefect gcl update` frees them
         log.info("Prefect's server did not take the slots back (%s)", type(error).__name__)
 
 
-def _release(lease: _Lease) -> None:
+def _release(lease: Lease) -> None:
     renewal = _renew(lease)
     if renewal is _Renewal.GONE and lease.was_forgotten:
         _give_back(lease)
     if renewal is not _Renewal.RENEWED:  # away: the lease ends by itself
         return
     try:
-        with get_client(sync_client=True) as client:
+        with lease.edges.connect() as client:
             client.release_concurrency_slots_with_lease(lease.lease_id)
     except Exception as error:  # noqa: BLE001 - the lease ends by itself
         log.info("Prefect's server did not take the slots back (%s)", type(error).__name__)

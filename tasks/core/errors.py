@@ -2,7 +2,8 @@
 
     IngestError                     one clear sentence; `exit_code` is what the process ends with
     ├── UsageError              2   settings, manifest or arguments are wrong: nothing was attempted
-    │   └── ManifestError           every fault by row and column
+    │   ├── ManifestError           every fault by row and column
+    │   └── ManifestFileError       the file of a manifest can't be read
     ├── StoppedError            3   the run can't go on; the report says what was not attempted
     │   └── WrongSettingsError      a server's answer shows that a setting is wrong: UsageError at the start
     ├── CredentialsRefusedError 4   whoever refuses them, at the start (no report) or at any later moment
@@ -73,6 +74,10 @@ class ManifestError(UsageError):
 
     def __reduce__(self) -> tuple[type["ManifestError"], tuple[list[Problem]]]:
         return type(self), (list(self.problems),)
+
+
+class ManifestFileError(UsageError):
+    """A manifest that can't be opened or read."""
 
 
 class StoppedError(IngestError):

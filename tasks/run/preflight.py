@@ -6,8 +6,7 @@ trail and `unused_keys` of summary.json. So refused credentials and wrong settin
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,18 +24,20 @@ from tasks.core.errors import (
     WrongSettingsError,
     ending,
 )
+from tasks.core.models import StudyEntry
 from tasks.core.retry import backoff_s
 from tasks.ledger.private_directories import make_private, remove_empty
 from tasks.remote.upload_api import UploadClient
+from tasks.run import edges as all_edges
+from tasks.run.edges import Edges
 from tasks.settings import Settings
+from tasks.source.manifest_reader import load_manifest
 from tasks.upload.assembly import connect, warn_without_credentials
 
 log = logging.getLogger("dicom_ingest")
 
 _TRIES: Final = 5
 _LAST_TRY_AFTER_S: Final = 20.0  # a server that lets each try run into a time-out is not asked for minutes
-_SAID_AFTER_S: Final = 3.0
-_LONGEST_PAUSE_S: Final = 10.0  # whatever Retry-After says: the run itself waits for longer
 _FINAL: Final = frozenset({FaultKind.UNAUTHORIZED, FaultKind.FORBIDDEN, FaultKind.SETTINGS})
 
 
@@ -51,7 +52,15 @@ class FirstAnswer:
 NOT_ASKED: Final = FirstAnswer("", 0)
 
 
-def check(settings: Settings) -> FirstAnswer:
+def read_manifest(manifest: Path, settings: Settings) -> Sequence[StudyEntry]:
+    """The study entries; those that the command of this process has read for this run are read once."""
+    if (found := _found.get()) and found.manifest == manifest.absolute():
+        entries, found.manifest, found.entries = found.entries, None, ()
+        return entries
+    return load_manifest(manifest, Path(settings.root) if settings.root else None)
+
+
+def check(settings: Settings, edges: Edges | None = None) -> FirstAnswer:
     """Everything that can be known before a run begins. No file and no directory of it stays.
 
     Raises UsageError, and CredentialsRefusedError when that is what is wrong.
@@ -61,7 +70,7 @@ def check(settings: Settings) -> FirstAnswer:
         open_trail(undo, settings.report_dir)
         warn_without_credentials(settings)
         client = undo.enter_context(closing(connect(settings)))
-        return ask(client)
+        return ask(client, edges)
 
 
 def open_trail(undo: ExitStack, report_dir: Path) -> Trail:
@@ -72,26 +81,7 @@ def open_trail(undo: ExitStack, report_dir: Path) -> Trail:
     return trail
 
 
-@contextmanager
-def _said_when_slow() -> Iterator[None]:
-    """A person who waits is told for what."""
-    what = "Waiting for a good answer of the upload API; it is asked a few times, for a minute or so ..."
-    timer = threading.Timer(_SAID_AFTER_S, log.warning, [what])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@_said_when_slow()
-def ask(
-    client: UploadClient,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-    clock_ns: Callable[[], int] = time.time_ns,
-) -> FirstAnswer:
+def ask(client: UploadClient, edges: Edges | None = None) -> FirstAnswer:
     """Asks for one URL, a few times when there is no good answer.
 
     | the last answer                                     | what follows                     |
@@ -102,47 +92,84 @@ def ask(
     | another 4xx, TLS, a host that is not allowed        | UsageError                       |
     | none, 5xx, not JSON with a url and a key            | UsageError                       |
     """
-    began, tries = clock(), 0
-    while True:
-        tries += 1
-        try:
-            return FirstAnswer(client.presign().key, clock_ns())
-        except (CredentialsRefusedError, WrongSettingsError) as error:
-            raise _at_the_start(error) from None
-        except Fault as fault:
-            if fault.kind in _FINAL:
-                raise _at_the_start(ending(fault)) from None
-            pause_s = min(_LONGEST_PAUSE_S, backoff_s(fault, tries + 1, 1.0))
-            if tries < _TRIES and clock() - began + pause_s < _LAST_TRY_AFTER_S:
-                sleep(pause_s)
-            elif fault.kind is FaultKind.THROTTLED:
-                log.warning("The platform throttles at the start: %s. The run begins all the same.", fault)
-                return FirstAnswer("", clock_ns())
-            else:
-                raise UsageError(_no_answer(fault, tries)) from None
+    edges = edges or all_edges.REAL
+    with _announced_when_slow(edges.announced_after_s):
+        began, tries = edges.clock(), 0
+        while True:
+            tries += 1
+            answer = _try_once(client, edges)
+            if isinstance(answer, FirstAnswer):
+                return answer
+            pause_s = min(edges.longest_pause_s, backoff_s(answer, tries + 1, 1.0))
+            if tries >= _TRIES or edges.clock() - began + pause_s >= _LAST_TRY_AFTER_S:
+                return _without_answer(answer, edges, tries)
+            edges.sleep(pause_s)
+
+
+def _try_once(client: UploadClient, edges: Edges) -> FirstAnswer | Fault:
+    try:
+        return FirstAnswer(client.presign().key, edges.clock_ns())
+    except (CredentialsRefusedError, WrongSettingsError) as error:
+        raise _at_the_start(error) from None
+    except Fault as fault:
+        if fault.kind in _FINAL:
+            raise _at_the_start(ending(fault)) from None
+        return fault
+
+
+def _without_answer(fault: Fault, edges: Edges, tries: int) -> FirstAnswer:
+    """After the last try: none, when the platform throttles; the run is patient. Else UsageError."""
+    if fault.kind is not FaultKind.THROTTLED:
+        raise UsageError(_no_answer(fault, tries))
+    log.warning("The platform throttles at the start: %s. The run begins all the same.", fault)
+    return FirstAnswer("", edges.clock_ns())
 
 
 @contextmanager
-def handed_over(answer: FirstAnswer) -> Iterator[None]:
-    """The run that begins within the block, in this process, does not ask a second time."""
-    token = _handed_over.set(answer)
+def _announced_when_slow(after_s: float) -> Iterator[None]:
+    """A person who waits reads for what."""
+    what = "Waiting for a good answer of the upload API; it is asked a few times, for a minute or so ..."
+    timer = threading.Timer(after_s, log.warning, [what])
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        _handed_over.reset(token)
+        timer.cancel()
 
 
-def first_answer(settings: Settings, client: UploadClient) -> FirstAnswer:
+@dataclass(slots=True)
+class _Found:
+    """What the command of this process found out for the run that it begins; each part is used once."""
+
+    manifest: Path | None
+    entries: Sequence[StudyEntry]
+    answer: FirstAnswer | None
+
+
+@contextmanager
+def passed_on(
+    answer: FirstAnswer, manifest: Path | None = None, entries: Sequence[StudyEntry] = ()
+) -> Iterator[None]:
+    """The run that begins within the block, in this process, neither asks nor reads its manifest again."""
+    token = _found.set(_Found(manifest and manifest.absolute(), entries, answer))
+    try:
+        yield
+    finally:
+        _found.reset(token)
+
+
+def first_answer(settings: Settings, client: UploadClient, edges: Edges | None = None) -> FirstAnswer:
     """What the command of this process was answered, once; else the API is asked now."""
-    if answer := _handed_over.get():
-        _handed_over.set(None)
+    if (found := _found.get()) and (answer := found.answer):
+        found.answer = None
         return answer
     warn_without_credentials(settings)
-    return ask(client)
+    return ask(client, edges)
 
 
 # A flow's parameters are kept by Prefect's server, and a key names an object: it goes around them.
-_handed_over: ContextVar[FirstAnswer | None] = ContextVar("first_answer", default=None)
+_found: ContextVar[_Found | None] = ContextVar("found", default=None)
 
 
 def _at_the_start(error: IngestError) -> IngestError:

@@ -1,12 +1,11 @@
 """Shards: a manifest cut into parts that many workers move together, and one report of all of them.
 
 Each shard is a run of its own in one ledger, so any process can take it up, and take it up again where a
-killed one left it. Whose a directory is, and who is whose twin, is settled for the whole manifest: the merged
-report is what a single run would have written.
+killed one left it. Whose a directory is, and which files are duplicates, is decided for the whole manifest:
+the merged report is what a single run would have written.
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from enum import StrEnum
@@ -21,8 +20,11 @@ from tasks.core.plan import cut
 from tasks.ledger.database import has_ledger
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.runs import Begins, ShardStanding, begins, shard_run_id
-from tasks.run.engine import Engine, account_for_all, keep_unused, open_records, problems_of, write
+from tasks.run import edges as all_edges
+from tasks.run.edges import Edges
+from tasks.run.engine import Engine, problems_of
 from tasks.run.preflight import first_answer
+from tasks.run.records import account_for_all, keep_unused, open_records
 from tasks.settings import Settings
 from tasks.source.scan import Ownership, survey, walk_study
 from tasks.upload.assembly import connect
@@ -53,34 +55,36 @@ class Migration:
         shards: int,
         balance: Balance,
         progress: Progress,
+        edges: Edges | None = None,
     ) -> None:
         """Weighs the studies and cuts them, unless the ledger has the shards of this run already."""
         require_shared(settings)
         self.run_id = run_id
         self.settings = settings
         self._progress = progress
-        self._started_ns = time.time_ns()
-        territory = survey(entries, settings.root or None)
-        self._problems = problems_of(territory)
+        self._clock_ns = (edges or all_edges.REAL).clock_ns
+        self._started_ns = self._clock_ns()
+        ownership = survey(entries, settings.root or None)
+        self._problems = problems_of(ownership)
         with closing(connect(settings)) as client, ExitStack() as undo:
-            ask = partial(first_answer, settings, client)
-            records = open_records(undo, settings, run_id, len(entries), ask)
-            self._trail, self._ledger = records.trail, records.ledger
-            self._key, self.begins = records.key, records.begins
-            if refusal := keep_unused(self._ledger, records.first):
+            ask = partial(first_answer, settings, client, edges)
+            self._records = open_records(undo, settings, run_id, len(entries), ask)
+            self._ledger, self.begins = self._records.ledger, self._records.begins
+            if refusal := keep_unused(self._ledger, self._records.first):
                 raise refusal
             if not self.standings():
-                weights = weigh(entries, territory, balance, progress)
+                weights = weigh(entries, ownership, balance, progress)
                 by_no = {entry.study_no: entry for entry in entries}
                 parts = [[by_no[study_no] for study_no in part] for part in cut(weights, shards)]
-                self._ledger.begin(self._started_ns, settings.report_dir, entries, territory.overlaps)
-                self._ledger.divide(parts, territory.overlaps)
+                self._ledger.begin(self._started_ns, settings.report_dir, entries, ownership.overlaps)
+                self._ledger.divide(parts, ownership.overlaps)
             elif not self._ledger.take_up(self._started_ns, settings.report_dir):
                 raise UsageError("This migration is at work already: follow the run that is.")
             undo.pop_all()
+        progress.scanning = False
 
     def standings(self) -> list[ShardStanding]:
-        """Where each shard stands, in the order of their numbers from 1; the progress is what they tell."""
+        """Where each shard stands, by their numbers from 1; the progress becomes the sum of theirs."""
         standings = self._ledger.shards()
         at_least = {"files_listed": self._progress.files_listed}  # as weighed
         for counter in COUNTERS:
@@ -90,28 +94,23 @@ class Migration:
 
     def finish(self, why: IngestError | None = None) -> Summary:
         """The report of all shards together; `why` is what stopped the migration before its end."""
-        try:
+        with closing(self._records):
             standings = self.standings()
             account_for_all(self._ledger, self.settings.ledger_at)
             facts = self._facts(standings, why)
             self._ledger.end(facts)
-            return write(
-                self.settings.report_dir, facts, self._ledger, self._trail, Event.RUN_ENDED, self._key
-            )
-        finally:
-            self._ledger.close()
-            self._trail.close()
+            return self._records.write(self.settings.report_dir, facts, Event.RUN_ENDED)
 
     def _facts(self, standings: Sequence[ShardStanding], why: IngestError | None) -> RunFacts:
         ended = [standing.facts for standing in standings if standing.facts]
-        told = [str(why)] if why else []
-        told += self._problems
-        told += [
+        problems = [str(why)] if why else []
+        problems += self._problems
+        problems += [
             f"shard {number} was not ended: run the same command to go on"
             for number, standing in enumerate(standings, 1)
             if not standing.facts
         ]
-        told += [problem for facts in ended for problem in facts.problems]
+        problems += [problem for facts in ended for problem in facts.problems]
         codes = [facts.stopped_exit_code for facts in ended if facts.stopped_exit_code is not None]
         if len(ended) < len(standings):
             codes.append(StoppedError.exit_code)
@@ -119,10 +118,10 @@ class Migration:
             self.run_id,
             self.settings.campaign,
             self._started_ns,
-            time.time_ns(),
+            self._clock_ns(),
             peak_parallel=min(self.settings.parallel, sum(facts.peak_parallel for facts in ended)),
             parallel_course=summed([self._course(facts) for facts in ended]),
-            problems=list(dict.fromkeys(told)),
+            problems=list(dict.fromkeys(problems)),
             stopped_exit_code=_exit_code(why, codes),
         )
 
@@ -133,20 +132,33 @@ class Migration:
         return [*course, (round((facts.finished_ns - self._started_ns) / 1e9, 1), 0)]
 
 
-def run_id_for(flow_run_id: str, settings: Settings) -> str:
-    """The run of this flow run, to go on with; another, once that one has come to its end.
+def begin_migration(
+    entries: Sequence[StudyEntry],
+    settings: Settings,
+    name: str,
+    shards: int,
+    balance: Balance,
+    progress: Progress,
+    edges: Edges | None = None,
+) -> Migration:
+    """The migration of this name: the one that was cut short, or a new one. Raises what `ingest` does."""
+    return Migration(entries, settings, run_id_for(name, settings), shards, balance, progress, edges)
+
+
+def run_id_for(name: str, settings: Settings) -> str:
+    """The run of this name, to go on with; another, once that one has come to its end.
 
     A migration that was killed or interrupted goes on with its shards. One that is done, or was stopped by
     what somebody has mended since, is tried again as a whole: its shards are over.
     """
     require_shared(settings)
     if begins(settings.ledger_at, settings.campaign) is not Begins.NOTHING:
-        return flow_run_id
-    with closing(_ledger(settings, flow_run_id)) as ledger:
-        return uuid4().hex if ledger.is_over else flow_run_id
+        return name
+    with closing(_ledger(settings, name)) as ledger:
+        return uuid4().hex if ledger.is_over else name
 
 
-def shard_engine(settings: Settings, migration: str, shard_no: int) -> Engine:
+def shard_engine(settings: Settings, migration: str, shard_no: int, edges: Edges | None = None) -> Engine:
     """The engine of one shard. UsageError when the ledger does not know it, or another process is at it."""
     require_shared(settings)
     if not has_ledger(settings.ledger_at):
@@ -157,13 +169,13 @@ def shard_engine(settings: Settings, migration: str, shard_no: int) -> Engine:
         shard = {entry.study_no for entry in part.studies()}
     if not shard:
         raise UsageError(_NO_SHARD)
-    return Engine(entries, settings, run_id, shard=shard)
+    return Engine(entries, settings, run_id, shard=shard, edges=edges)
 
 
 def weigh(
-    entries: Sequence[StudyEntry], territory: Ownership, balance: Balance, progress: Progress
+    entries: Sequence[StudyEntry], ownership: Ownership, balance: Balance, progress: Progress
 ) -> dict[int, int]:
-    """study_no to files or bytes. What the manifest tells is believed; other studies are listed."""
+    """study_no to files or bytes. What the manifest says is believed; other studies are listed."""
     weights = {}
     for entry in entries:
         promised = entry.expected_instances if balance is Balance.FILES else entry.expected_bytes
@@ -172,7 +184,7 @@ def weigh(
             progress.files_listed += entry.expected_instances or 0
             continue
         weights[entry.study_no] = 0
-        for row in walk_study(entry, territory):
+        for row in walk_study(entry, ownership):
             size = row.size_bytes if isinstance(row, Listed) else 0
             weights[entry.study_no] += size if balance is Balance.BYTES else 1
             progress.files_listed += 1
@@ -189,7 +201,7 @@ def require_shared(settings: Settings) -> None:
 
 
 def _exit_code(why: IngestError | None, codes: Sequence[int]) -> int | None:
-    """Why it stopped; that one of its shards stopped, is told by that shard's code."""
+    """Of what stopped it; where that was one of its shards, the shard's."""
     if CredentialsRefusedError.exit_code in codes and (why is None or isinstance(why, StoppedError)):
         return CredentialsRefusedError.exit_code
     return why.exit_code if why else max(codes, default=None)

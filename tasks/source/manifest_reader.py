@@ -15,7 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from tasks.core.errors import ManifestError, Problem, UsageError
+from tasks.core.errors import ManifestError, ManifestFileError, Problem, UsageError
 from tasks.core.manifest import PathRules, Row, check, column_label
 from tasks.core.models import StudyEntry
 from tasks.core.words import counted
@@ -49,7 +49,7 @@ def load_manifest(path: Path, root: Path | None = None) -> list[StudyEntry]:
             columns, rows = read(file)
             return check(columns, rows, rules)
     except OSError as error:
-        raise UsageError(
+        raise ManifestFileError(
             f"The manifest can't be read: {cause(error)}. Check its name and permissions."
         ) from None
 

@@ -1,7 +1,9 @@
 """What sends files, put together as the settings say: in the run's own process, and in each of its hands."""
 
 import logging
+import random
 import threading
+from collections.abc import Callable
 from functools import cache
 
 from httpx import URL
@@ -35,13 +37,14 @@ def connect(settings: Settings) -> UploadClient:
     )
 
 
-def carrier(
+def file_transfer(
     settings: Settings,
     client: UploadClient,
     ledger: FileLedger,
     slots: Slots,
     stopping: threading.Event,
     held_bytes: int = HELD_BYTES_IN_ALL,
+    jitter: Callable[[], float] = random.random,
 ) -> Carrier:
     """What takes a file its way; all files under way hold no more than `held_bytes`."""
     return Carrier(
@@ -53,6 +56,7 @@ def carrier(
         budgets=settings.budgets,
         max_outage_s=settings.max_outage,
         held_bytes=held_bytes,
+        jitter=jitter,
     )
 
 

@@ -288,7 +288,7 @@ class _Carrying:
     """The workers of this process, and what they need."""
 
     def __init__(self, link: _Link, settings: Settings, slots: int, began: float, any_granted: bool) -> None:
-        from tasks.upload.assembly import carrier, connect
+        from tasks.upload.assembly import connect, file_transfer
 
         self._link = link
         self._stopping = threading.Event()
@@ -297,7 +297,7 @@ class _Carrying:
         self._ledger = _AskedLedger(link)
         held_bytes = HELD_BYTES_IN_ALL * slots // settings.parallel
         client = connect(settings)
-        the_carrier = carrier(settings, client, self._ledger, self._slots, self._stopping, held_bytes)
+        the_carrier = file_transfer(settings, client, self._ledger, self._slots, self._stopping, held_bytes)
         the_carrier.any_granted = any_granted
         self._workers = Workers(
             the_carrier,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tasks.remote.upload_api
-import tasks.run.engine
+import tasks.run.records
 import tasks.source.file_content
 from tasks.core.models import StudyEntry
 from tasks.run.engine import ingest
@@ -41,7 +41,7 @@ def main() -> None:
     _watch(tasks.source.file_content, "_digests", "hashes")
     _watch(tasks.remote.upload_api.UploadClient, "presign", "presign")
     _watch(tasks.remote.upload_api.UploadClient, "put", "PUT")
-    _watch(tasks.run.engine, "write", "report")
+    _watch(tasks.run.records.Records, "write", "report")
     settings = load(api_endpoint=url, report_dir=directory / "report-of-parts", processes=1)
     began = time.process_time()
     with _LedgerClock() as clock:

@@ -12,18 +12,20 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
 from deployments.sandbox.sandbox import Sandbox
-from flows.backfill import backfill, upload_batch
+from flows.backfill import backfill
 from flows.cli.__main__ import execute
 from flows.orchestration.parameters import Options
 from tasks.core.errors import CredentialsRefusedError, IngestError, ManifestError, NotAllStoredError
 from tasks.core.plan import batch_target
 from tasks.report.reader import read_report, read_summary
+from tasks.run.engine import Engine
 from tests.far_side import TOKEN, FarSide, Step, always, interrupting, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
 
@@ -177,7 +179,13 @@ class TestInterrupt:
     ) -> None:
         """Prefect's own TimeoutError is an end of the batch, not of a look at it."""
         plant(tmp_path / "a")
-        monkeypatch.setattr("flows.backfill.upload_batch", upload_batch.with_options(timeout_seconds=0.01))
+
+        @task(name="upload-batch", timeout_seconds=0.01)
+        def takes_too_long(batch_no: int, engine: Engine) -> None:
+            while True:  # whatever else the timeout hit in a thread might swallow it
+                time.sleep(0.001)
+
+        monkeypatch.setattr("flows.orchestration.batches.upload_batch", takes_too_long)
         state = run(write_manifest(tmp_path / "manifest.csv", "a"), tmp_path / "report")
         assert str(state.message).startswith("stopped early (exit code 3)")
 

@@ -85,7 +85,9 @@ class TestFolder:
         """The next would fare no better: a good manifest is not told to be wrong. No event, which would pause
         a schedule: tomorrow it may be up."""
         stopped: list[str] = []
-        monkeypatch.setattr("flows.backfill.emit_stopped", lambda flow, *_: stopped.append(flow))
+        monkeypatch.setattr(
+            "flows.orchestration.manifest_runs.emit_stopped", lambda flow, *_: stopped.append(flow)
+        )
         plant(tmp_path / "a")
         for name in ("1.csv", "2.csv"):
             write(tmp_path / "manifests" / name, "../a")

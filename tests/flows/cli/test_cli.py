@@ -27,6 +27,7 @@ from tasks.core.retry import BUDGETS
 from tasks.declaration import Use, declarations
 from tasks.ledger.runs import Begins
 from tasks.report.reader import read_report, read_summary
+from tasks.run.edges import Edges
 from tasks.settings import VARIABLES, Settings, load, unknown_variables
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
@@ -50,7 +51,7 @@ def study(here: Path, plant: Plant) -> Path:
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of a port that nobody listens on; no pause is made before it is asked again."""
-    monkeypatch.setattr("tasks.run.preflight._LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr("tasks.run.edges.REAL", Edges(longest_pause_s=0.0))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 

@@ -119,7 +119,7 @@ class TestStudiesCsv:
     ) -> None:
         """Somebody moved it away the moment that it was there."""
         monkeypatch.setattr(
-            "tasks.run.engine.write_certificate", lambda place, *_: (place / "studies.csv").unlink()
+            "tasks.run.records.write_certificate", lambda place, *_: (place / "studies.csv").unlink()
         )
         (here / "manifest.csv").write_text("study_dir\ngone\n")
         assert execute(["run", "manifest.csv"]) == 1

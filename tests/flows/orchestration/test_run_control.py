@@ -5,9 +5,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import pytest
@@ -17,7 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Failed, Paused, Running, Suspended
 
-from flows.orchestration.run_control import heeded
+from flows.orchestration.run_control import ControlEdges, obey_requests
 from tasks.core.errors import IngestError, UsageError
 from tasks.report.reader import read_report, read_summary
 from tests.far_side import TOKEN, FarSide, Request, Step
@@ -216,6 +217,9 @@ def test_another_waits_for_its_end_under_the_name_that_was_typed(run: Run, servi
     assert run.name().startswith("default 2")
 
 
+QUICK = ControlEdges(look_s=0.05)
+
+
 class Stops(list[IngestError]):
     """What a run was told to end for."""
 
@@ -230,7 +234,7 @@ def told(state: State[Any], run_id: str | None = None) -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
-class TestHeeded:
+class TestObeyed:
     """In a flow of this process, which no runner looks after."""
 
     def test_no_batch_begins_while_it_is_paused(self) -> None:
@@ -238,7 +242,7 @@ class TestHeeded:
 
         @flow(name="paused")
         def waits() -> None:
-            with heeded(stops, look_s=0.05) as may_begin:
+            with obey_requests(stops, QUICK) as may_begin:
                 told(Paused(reschedule=False))
                 await_that(lambda: not may_begin.is_set())
                 told(Running())
@@ -253,7 +257,7 @@ class TestHeeded:
 
         @flow(name="part")
         def part(whole: str) -> None:
-            with heeded(stops, look_s=0.05):
+            with obey_requests(stops, QUICK):
                 told(Suspended(), whole)
                 await_that(lambda: bool(stops))
                 told(Running(), whole)
@@ -271,7 +275,7 @@ class TestHeeded:
 
         @flow(name="failed")
         def failed() -> None:
-            with heeded(stops, look_s=0.05):
+            with obey_requests(stops, QUICK):
                 told(Failed())
                 await_that(lambda: bool(stops))
                 told(Running())
@@ -279,17 +283,15 @@ class TestHeeded:
         failed()
         assert "Failed in Prefect while it was at work" in str(stops[0])
 
-    def test_cancelled_it_ends_by_itself_where_nobody_terminates_it(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_cancelled_it_ends_by_itself_where_nobody_terminates_it(self) -> None:
         """`dicom-ingest run` has no runner that would; and a runner has time to do so first."""
         stops = Stops()
-        monkeypatch.setattr("flows.orchestration.run_control._TERMINATED_WITHIN_S", 1.0)
+        edges = replace(QUICK, terminated_within_s=1.0)
 
         @flow(name="cancelled")
         def cancelled() -> float:
             began = time.monotonic()
-            with heeded(stops, look_s=0.05):
+            with obey_requests(stops, edges):
                 told(Cancelling())
                 await_that(lambda: bool(stops))
                 told(Running())
@@ -298,17 +300,16 @@ class TestHeeded:
         assert cancelled() >= 1
         assert "Cancelled in Prefect" in str(stops[0])
 
-    def test_a_server_that_does_not_answer_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_server_that_does_not_answer_changes_nothing(self) -> None:
         stops, asked_for = Stops(), threading.Event()
 
-        def away(**_: Any) -> None:
+        def away() -> NoReturn:
             asked_for.set()
             raise ConnectionError
 
         @flow(name="alone")
         def alone() -> bool:
-            with monkeypatch.context() as patched, heeded(stops, look_s=0.05) as may_begin:
-                patched.setattr("flows.orchestration.run_control.get_client", away)
+            with obey_requests(stops, replace(QUICK, connect=away)) as may_begin:
                 return asked_for.wait(30) and may_begin.is_set()
 
         assert alone()

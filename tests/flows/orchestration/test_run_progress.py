@@ -422,10 +422,11 @@ def test_the_artifact_in_the_ui_says_the_same(
     """While the run is held; in the end the counts alone."""
     from prefect.client.orchestration import get_client
 
-    from flows import backfill as module
-    from flows.orchestration.artifacts import published
+    from flows.backfill import backfill
+    from flows.orchestration.artifacts import publish_progress
 
-    monkeypatch.setattr(module, "published", partial(published, every_s=0.2))
+    often = partial(publish_progress, every_s=0.2)
+    monkeypatch.setattr("flows.orchestration.lifecycle.publish_progress", often)
     monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
     plant(tmp_path / "study", 40)
     (tmp_path / "manifest.csv").write_text("study_dir\nstudy\n")
@@ -456,7 +457,7 @@ def test_the_artifact_in_the_ui_says_the_same(
     context = contextvars.copy_context()  # of the harness
     looking = threading.Thread(target=context.run, args=(look,))
     looking.start()
-    state = module.backfill(
+    state = backfill(
         manifest=str(tmp_path / "manifest.csv"),
         report_dir=str(tmp_path / "report"),
         api_endpoint=far_side.url,

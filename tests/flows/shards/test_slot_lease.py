@@ -2,22 +2,24 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.orchestration.api_client import connect
 from flows.shards.slot_lease import (
-    Awaited,
-    Holder,
-    _acquire,
-    _Lease,
-    _Moment,
+    Lease,
+    LeaseEdges,
+    LeaseHolder,
+    Moment,
+    Wait,
     fixed_slots,
     free_slots,
     is_standing_server,
@@ -32,13 +34,67 @@ _API = "https://slots.example/api"
 _LIMIT = "dicom-ingest slots.example:443"
 
 
+QUICK = LeaseEdges(renewed_every_s=0.1, retried_every_s=0.1, asked_every_s=0.05, announced_after_s=0.1)
+
+
+@dataclass(slots=True)
+class Server:
+    """Prefect's server, as runs of a test reach it: away for a while, or seen as it was a moment ago."""
+
+    is_away: bool = False
+    shows_all_as_free: bool = False
+    asked: threading.Event = field(default_factory=threading.Event)
+    acquired: list[int] = field(default_factory=list)  # how many slots each request wanted
+    leases: list[UUID] = field(default_factory=list)
+    renewing: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def edges(self) -> LeaseEdges:
+        return replace(QUICK, connect=self.connect)
+
+    @contextmanager
+    def connect(self) -> Iterator[SyncPrefectClient]:
+        self.asked.set()
+        if self.is_away:
+            raise ConnectionError
+        with connect() as client:
+            seen: Any = Client(self, client)
+            yield seen
+
+
+@dataclass(slots=True)
+class Client:
+    """Prefect's own, and what a test notes or changes of what goes through it."""
+
+    server: Server
+    client: SyncPrefectClient
+
+    def increment_concurrency_slots_with_lease(
+        self, names: list[str], slots: int, *rest: Any, **named: Any
+    ) -> Any:
+        self.server.acquired.append(slots)
+        answer = self.client.increment_concurrency_slots_with_lease(names, slots, *rest, **named)
+        if answer.json()["limits"]:
+            self.server.leases.append(UUID(answer.json()["lease_id"]))
+        return answer
+
+    def read_global_concurrency_limit_by_name(self, name: str) -> Any:
+        limit = self.client.read_global_concurrency_limit_by_name(name)
+        if self.server.shows_all_as_free:
+            limit.limit, limit.active_slots = 20, 0
+        return limit
+
+    def renew_concurrency_lease(self, lease_id: UUID, lease_s: float) -> None:
+        with self.server.renewing:
+            self.client.renew_concurrency_lease(lease_id, lease_s)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+
 @pytest.fixture
-def limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def limit() -> Iterator[str]:
     """Nobody has a slot of it."""
-    monkeypatch.setattr("flows.shards.slot_lease._RENEWED_EVERY_S", 0.1)
-    monkeypatch.setattr("flows.shards.slot_lease._AWAY_S", 0.1)
-    monkeypatch.setattr("flows.shards.slot_lease._ASKED_EVERY_S", 0.05)
-    monkeypatch.setattr("flows.shards.slot_lease._SAID_AFTER_S", 0.1)
     yield slots_of_platform(_API, 20)
     with get_client(sync_client=True) as client:
         client.delete_global_concurrency_limit_by_name(_LIMIT)
@@ -68,11 +124,11 @@ class Run:
             raise self.stopped
 
     @property
-    def holder(self) -> Holder:
-        return Holder(self.raise_if_stopped, self.stops.append, self.waits_for)
+    def holder(self) -> LeaseHolder:
+        return LeaseHolder(self.raise_if_stopped, self.stops.append, self.announce)
 
-    def waits_for(self, awaited: Awaited | None) -> None:
-        self.said.append(str(awaited or ""))
+    def announce(self, wait: Wait | None) -> None:
+        self.said.append(str(wait or ""))
 
 
 @pytest.fixture
@@ -121,7 +177,7 @@ class TestStandingServer:
 class TestFixed:
     def test_are_held_for_as_long_as_the_block_lasts(self, limit: str, run: Run) -> None:
         assert limit == _LIMIT
-        with fixed_slots(limit, 15, run.holder):
+        with fixed_slots(limit, 15, run.holder, QUICK):
             assert active_slots() == 15
         assert active_slots() == 0
 
@@ -129,10 +185,10 @@ class TestFixed:
         order: list[str] = []
 
         def second() -> None:
-            with fixed_slots(limit, 15, run.holder):
+            with fixed_slots(limit, 15, run.holder, QUICK):
                 order.append("second")
 
-        with fixed_slots(limit, 15, run.holder):
+        with fixed_slots(limit, 15, run.holder, QUICK):
             thread = threading.Thread(target=second)
             thread.start()
             thread.join(1)
@@ -142,25 +198,20 @@ class TestFixed:
 
     def test_of_a_limit_that_is_gone_are_none(self, run: Run) -> None:
         """For Prefect's server a limit that does not exist bounds nothing."""
-        waits = fixed_slots("dicom-ingest nobody.example:443", 3, run.holder)
+        waits = fixed_slots("dicom-ingest nobody.example:443", 3, run.holder, QUICK)
         with pytest.raises(StoppedError, match="has no global concurrency limit"), waits:
             raise AssertionError
 
 
 class TestFree:
-    def test_are_taken_as_far_as_they_go(self, limit: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_are_leased_as_far_as_they_go(self, limit: str, run: Run) -> None:
         """At the first try: how many there are was looked up."""
-        tries: list[int] = []
-
-        def acquire(limit: str, slots: int, *args: Any, **named: Any) -> Any:
-            tries.append(slots)
-            return _acquire(limit, slots, *args, **named)
-
-        monkeypatch.setattr("flows.shards.slot_lease._acquire", acquire)
-        with free_slots(_API, 12, run.holder) as first, free_slots(_API, 20, run.holder) as second:
+        server = Server()
+        first_slots = free_slots(_API, 12, run.holder, server.edges)
+        with first_slots as first, free_slots(_API, 20, run.holder, server.edges) as second:
             assert (first, second) == (12, 8)
             assert active_slots() == 20
-        assert tries == [12, 8]
+        assert server.acquired == [12, 8]
         assert active_slots() == 0
         assert run.said == []
 
@@ -170,11 +221,11 @@ class TestFree:
         got: list[int] = []
 
         def wait() -> None:
-            with free_slots(_API, 20, waits.holder) as slots:
+            with free_slots(_API, 20, waits.holder, QUICK) as slots:
                 got.append(slots)
 
-        with fixed_slots(limit, 19, run.holder):
-            with fixed_slots(limit, 1, run.holder):
+        with fixed_slots(limit, 19, run.holder, QUICK):
+            with fixed_slots(limit, 1, run.holder, QUICK):
                 thread = threading.Thread(target=wait)
                 thread.start()
                 await_that(lambda: bool(waits.said))
@@ -187,30 +238,28 @@ class TestFree:
 
     def test_are_not_waited_for_by_a_run_that_is_stopped(self, limit: str, run: Run) -> None:
         waits = free_slots(_API, 1, Run(stopped=StoppedError("Enough.")).holder)
-        with fixed_slots(limit, 20, run.holder), pytest.raises(StoppedError, match="Enough"), waits:
+        with fixed_slots(limit, 20, run.holder, QUICK), pytest.raises(StoppedError, match="Enough"), waits:
             raise AssertionError
 
-    def test_are_those_that_quicker_ones_leave(
-        self, limit: str, run: Run, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Between the look and the taking others took some, or somebody made the limit smaller."""
-        monkeypatch.setattr("flows.shards.slot_lease._free", lambda _limit: 20)
-        with fixed_slots(limit, 15, run.holder), free_slots(_API, 7, run.holder) as slots:
+    def test_are_those_that_quicker_ones_leave(self, limit: str, run: Run) -> None:
+        """Between the look and the request others took some, or somebody made the limit smaller."""
+        edges = Server(shows_all_as_free=True).edges
+        with fixed_slots(limit, 15, run.holder, QUICK), free_slots(_API, 7, run.holder, edges) as slots:
             assert slots == 5
         change(limit=3)
-        with free_slots(_API, 5, run.holder) as slots:
+        with free_slots(_API, 5, run.holder, edges) as slots:
             assert slots == 3
 
     def test_make_the_limit_when_it_is_missing(self, limit: str, run: Run) -> None:
         with get_client(sync_client=True) as client:
             client.delete_global_concurrency_limit_by_name(_LIMIT)
-        with free_slots(_API, 7, run.holder) as slots:
+        with free_slots(_API, 7, run.holder, QUICK) as slots:
             assert (slots, active_slots()) == (7, 7)
 
     def test_of_a_limit_that_was_switched_off_are_all(self, limit: str, run: Run) -> None:
-        with fixed_slots(limit, 15, run.holder):
+        with fixed_slots(limit, 15, run.holder, QUICK):
             change(active=False)
-            with free_slots(_API, 20, run.holder) as slots:
+            with free_slots(_API, 20, run.holder, QUICK) as slots:
                 assert slots == 20
             change(active=True)
 
@@ -219,7 +268,7 @@ class TestFree:
         lock, held, most = threading.Lock(), [0], [0]
 
         def take() -> None:
-            with free_slots(_API, 6, Run().holder) as slots:
+            with free_slots(_API, 6, Run().holder, QUICK) as slots:
                 with lock:
                     held[0] += slots
                     most[0] = max(most[0], held[0])
@@ -235,22 +284,16 @@ class TestFree:
         assert 1 <= most[0] <= 20
         assert active_slots() == 0
 
-    def test_are_asked_for_until_a_server_that_is_away_answers(
-        self, limit: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        run = Run()
-
-        def away(**_: Any) -> None:
-            raise ConnectionError
+    def test_are_asked_for_until_a_server_that_is_away_answers(self, limit: str) -> None:
+        run, server = Run(), Server(is_away=True)
 
         def come_back() -> None:
             await_that(lambda: bool(run.said))
-            monkeypatch.undo()
+            server.is_away = False
 
-        monkeypatch.setattr("flows.shards.slot_lease.get_client", away)
         thread = threading.Thread(target=come_back)
         thread.start()
-        with free_slots(_API, 20, run.holder) as slots:
+        with free_slots(_API, 20, run.holder, server.edges) as slots:
             assert slots == 20
         thread.join()
         assert run.said[0] == "Waiting for upload slots: Prefect's server does not answer."
@@ -268,54 +311,54 @@ class TestLost:
         self, monotonic_ago_s: float, wall_ago_s: float, forgotten: bool
     ) -> None:
         """Only then the server still counts its slots. One that may be over is no reason to take others'."""
-        renewed_at = _Moment(time.monotonic() - monotonic_ago_s, time.time() - wall_ago_s)
-        assert _Lease("limit", 5, uuid4(), 120.0, renewed_at).was_forgotten is forgotten
+        edges = LeaseEdges(monotonic=lambda: 1000.0, wall=lambda: 9000.0, lease_s=120.0)
+        renewed_at = Moment(1000.0 - monotonic_ago_s, 9000.0 - wall_ago_s)
+        assert Lease("limit", 5, uuid4(), renewed_at, edges).was_forgotten is forgotten
 
     @pytest.fixture
-    def lose(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-        """Ends the lease that was taken first, which was over."""
-        leases: list[Any] = []
+    def lost(self) -> "Lost":
+        return Lost()
 
-        def acquire(*args: Any, **named: Any) -> Any:
-            leases.append(_acquire(*args, **named))
-            return leases[-1]
-
-        def lose() -> None:
-            leases[0].lease_s = 60.0
-            monkeypatch.setattr("flows.shards.slot_lease._Lease.was_forgotten", False)
-            with get_client(sync_client=True) as client:
-                client.release_concurrency_slots_with_lease(leases[0].lease_id)
-
-        monkeypatch.setattr("flows.shards.slot_lease._acquire", acquire)
-        return lose
-
-    def test_and_free_they_are_taken_again(self, limit: str, lose: Callable[[], None], run: Run) -> None:
-        with fixed_slots(limit, 15, run.holder):
-            lose()
+    def test_and_free_they_are_leased_again(self, limit: str, lost: "Lost", run: Run) -> None:
+        with fixed_slots(limit, 15, run.holder, lost.edges):
+            lost.end_first_lease()
             await_that(lambda: active_slots() == 15)
         assert active_slots() == 0
 
-    def test_and_given_to_others_they_end_the_run(
-        self, limit: str, lose: Callable[[], None], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_and_given_to_others_they_end_the_run(self, limit: str, lost: "Lost") -> None:
         run = Run()
-        monkeypatch.setattr("flows.shards.slot_lease._RENEWED_EVERY_S", 3)
-        with fixed_slots(limit, 15, run.holder):
-            lose()
-            assert _acquire(limit, 20, 60.0)
+        with fixed_slots(limit, 15, run.holder, lost.edges):
+            lost.end_first_lease(others_get=20)
             await_that(lambda: bool(run.stops))
         assert str(run.stops[0]).startswith("Other runs were given this run's upload slots")
-        assert run.stops[0].exit_code == 130, "a shard's follower starts it again"
+        assert run.stops[0].exit_code == 130, "a shard's supervisor starts it again"
 
 
-def test_a_server_that_is_away_keeps_them(limit: str, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    asked = threading.Event()
+class Lost(Server):
+    """The server was away for longer than the lease, which was over meanwhile."""
 
-    def away(**_: Any) -> None:
-        asked.set()
-        raise ConnectionError
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed_s = 0.0
 
-    with fixed_slots(limit, 15, run.holder), monkeypatch.context() as patched:
-        patched.setattr("flows.shards.slot_lease.get_client", away)
-        assert asked.wait(30)
+    @property
+    def edges(self) -> LeaseEdges:
+        return replace(QUICK, connect=self.connect, wall=lambda: time.time() + self.passed_s)
+
+    def end_first_lease(self, others_get: int = 0) -> None:
+        """No renewal comes in between."""
+        with self.renewing, connect() as client:
+            client.release_concurrency_slots_with_lease(self.leases[0])
+            self.passed_s += 1000.0
+            if others_get:
+                client.increment_concurrency_slots_with_lease([_LIMIT], others_get, "concurrency", 60.0)
+
+
+def test_a_server_that_is_away_keeps_them(limit: str, run: Run) -> None:
+    server = Server()
+    with fixed_slots(limit, 15, run.holder, server.edges):
+        server.is_away = True
+        server.asked.clear()
+        assert server.asked.wait(30)
+        server.is_away = False
     await_that(lambda: active_slots() in (0, 15))

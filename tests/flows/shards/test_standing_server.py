@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import httpx
@@ -19,7 +18,6 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cli.serve import SERVER_ENVIRONMENT
-from flows.shards import slot_lease
 from flows.shards.slot_lease import fixed_slots, limit_name, slots_of_platform
 from tasks.report.reader import read_report, read_summary
 from tasks.settings import MOST_PARALLEL
@@ -27,6 +25,7 @@ from tests.far_side import TOKEN, FarSide
 from tests.flows.conftest import Plant
 from tests.flows.orchestration.test_run_control import await_that
 from tests.flows.shards.test_slot_lease import Run
+from tests.flows.shards.test_slot_lease import Server as SeenServer
 from tests.prefect_server import PrefectServer
 
 FILES = 40
@@ -138,24 +137,13 @@ class TestTwentyPuts:
 
 
 class TestSlots:
-    def test_outlive_a_restart_of_a_server_that_forgets_leases(
-        self, server: PrefectServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_outlive_a_restart_of_a_server_that_forgets_leases(self, server: PrefectServer) -> None:
         """It still counts the slots, and would for good."""
-        monkeypatch.setattr("flows.shards.slot_lease._RENEWED_EVERY_S", 0.2)
-        monkeypatch.setattr("flows.shards.slot_lease._AWAY_S", 0.2)
-        limit, run, leases = slots_of_platform("https://restart.example", 15), Run(), []
-
-        def acquire(*args: Any, **named: Any) -> Any:
-            leases.append(acquired := slots_acquire(*args, **named))
-            return acquired
-
-        slots_acquire = slot_lease._acquire
-        monkeypatch.setattr("flows.shards.slot_lease._acquire", acquire)
-        with fixed_slots(limit, 15, run.holder):
+        limit, run, seen = slots_of_platform("https://restart.example", 15), Run(), SeenServer()
+        with fixed_slots(limit, 15, run.holder, seen.edges):
             server.kill()
             server.start()
-            await_that(lambda: len(leases) > 1)
+            await_that(lambda: len(seen.leases) > 1)
             await_that(lambda: taken(server, limit) == 15)
         assert run.stops == []
         assert taken(server, limit) == 0
@@ -168,9 +156,9 @@ class TestSlots:
         held = "dicom-ingest killed.example:443"
         hold = (
             "import time\n"
-            "from flows.shards.slot_lease import Holder, free_slots\n"
-            "holder = Holder(lambda: None, print, print)\n"
-            "with free_slots('https://killed.example', 15, holder, lease_s=60.0):\n"
+            "from flows.shards.slot_lease import LeaseEdges, LeaseHolder, free_slots\n"
+            "holder = LeaseHolder(lambda: None, print, print)\n"
+            "with free_slots('https://killed.example', 15, holder, LeaseEdges(lease_s=60.0)):\n"
             "    print('held', flush=True)\n"
             "    time.sleep(600)\n"
         )

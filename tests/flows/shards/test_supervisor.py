@@ -1,26 +1,30 @@
-"""How a migration follows its shards: which are started again, which are given up, what stops all of them."""
+"""How a migration's shards are supervised: which start again, which are given up, what stops all."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect import flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import disable_run_logger
 from prefect.states import Cancelled, Cancelling, Crashed, Failed, Running
 
-from flows.shards.supervisor import MOST_STARTS_IN_VAIN, Follower, Part
+from flows.orchestration.api_client import connect
+from flows.shards.supervisor import MOST_STARTS_IN_VAIN, Supervisor, SupervisorEdges
 from tasks.core.errors import StoppedError
 from tasks.core.models import RunFacts
 from tasks.ledger.runs import ShardStanding
 from tasks.settings import Settings, load
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+_QUICK = SupervisorEdges(look_s=0, pause_s=0)
 
 
 @flow(name="shard-of-a-test")
@@ -41,6 +45,7 @@ class Ledger:
     on_start: Callable[[int, int], State[Any]]
     started: list[tuple[int, int]] = field(default_factory=list)
     runs: dict[int, UUID] = field(default_factory=dict)
+    edges: SupervisorEdges = _QUICK
 
     def standings(self) -> list[ShardStanding]:
         return [self.told[number] for number in sorted(self.told)]
@@ -62,12 +67,12 @@ class Ledger:
     def end(self, number: int, stopped_exit_code: int | None = None) -> None:
         self.told[number] = ShardStanding(f"run-{number:04}", False, facts(stopped_exit_code), {})
 
-    def follower(self) -> Follower:
+    def supervisor(self) -> Supervisor:
         stand_in: Any = self
-        return Follower(stand_in, self.start, [Part(number) for number in self.told], look_s=0)
+        return Supervisor(stand_in, self.start, len(self.told), self.edges)
 
-    def follow(self) -> None:
-        self.follower().follow()
+    def supervise(self) -> None:
+        self.supervisor().supervise()
 
 
 def set_state(site: Ledger, number: int, state: State[Any]) -> None:
@@ -76,9 +81,8 @@ def set_state(site: Ledger, number: int, state: State[Any]) -> None:
 
 
 @pytest.fixture
-def ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ledger]]:
+def ledger() -> Iterator[Callable[..., Ledger]]:
     def ledger(shards: int, on_start: Callable[[int, int], State[Any]], parallel: int = 20) -> Ledger:
-        monkeypatch.setattr("flows.shards.supervisor._PAUSE_S", 0)
         settings = load(api_endpoint="http://127.0.0.1:1", token="t", max_outage=2, parallel=parallel)
         silent = ShardStanding("run", False, None, {})
         return Ledger(settings, dict.fromkeys(range(1, shards + 1), silent), on_start)
@@ -98,7 +102,7 @@ def test_a_crashed_shard_is_started_again_and_one_that_keeps_crashing_given_up(
         return Crashed()
 
     site = ledger(2, on_start)
-    site.follow()
+    site.supervise()
     assert [starts for number, starts in site.started if number == 1] == list(
         range(1, MOST_STARTS_IN_VAIN + 1)
     )
@@ -114,7 +118,7 @@ def test_a_shard_that_a_person_cancels_is_not_started_again(ledger: Callable[...
         return Cancelled() if number == 1 else Running()
 
     site = ledger(2, on_start)
-    site.follow()
+    site.supervise()
     assert sorted(site.started) == [(1, 1), (2, 1)]
 
 
@@ -141,7 +145,7 @@ def test_a_shard_that_a_person_is_cancelling_is_not_started_again(ledger: Callab
 
     site = ledger(1, on_start)
     site.standings = standings  # type: ignore[method-assign]
-    site.follow()
+    site.supervise()
     assert site.started == [(1, 1)]
 
 
@@ -159,7 +163,7 @@ def test_a_shard_whose_flow_run_was_deleted_is_started_again(ledger: Callable[..
 
     site = ledger(1, on_start)
     site.standings = standings  # type: ignore[method-assign]
-    site.follow()
+    site.supervise()
     assert site.started == [(1, 1), (1, 2)]
 
 
@@ -176,24 +180,34 @@ def test_no_more_shards_are_at_work_than_uploads_are_allowed(ledger: Callable[..
 
     site = ledger(4, lambda _number, _starts: Running(), parallel=2)
     site.standings = standings  # type: ignore[method-assign]
-    site.follow()
+    site.supervise()
     assert [number for number, _ in site.started] == [1, 2, 3, 4]
     assert max(at_work) == 2
 
 
-def test_a_server_that_is_away_keeps_no_report_back(
-    ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_is_away_keeps_no_report_back(ledger: Callable[..., Ledger]) -> None:
     """Whoever stops a migration gets its merged report."""
-    site = ledger(1, lambda _number, _starts: Running())
-    follower = site.follower()
-    follower._parts[0].flow_run_id = site.start(1, 1)
+    why, is_away, asked = StoppedError("Enough."), False, 0
 
-    def away(**_: Any) -> None:
-        raise ConnectionError
+    def on_start(_number: int, _starts: int) -> State[Any]:
+        supervisor.interrupt(why)
+        return Running()
 
-    monkeypatch.setattr("flows.shards.supervisor.get_client", away)
-    follower.stop(StoppedError("Enough."))
+    def connect_unless_away() -> AbstractContextManager[SyncPrefectClient]:
+        nonlocal asked
+        asked += 1
+        if is_away:
+            raise ConnectionError
+        return connect()
+
+    site = ledger(1, on_start)
+    site.edges = replace(site.edges, connect=connect_unless_away)
+    supervisor = site.supervisor()
+    with pytest.raises(StoppedError, match="Enough"):
+        supervisor.supervise()
+    is_away, asked_before = True, asked
+    supervisor.stop(why)
+    assert asked == asked_before + 1
 
 
 def test_what_stops_one_shard_stops_all(ledger: Callable[..., Ledger]) -> None:
@@ -205,7 +219,7 @@ def test_what_stops_one_shard_stops_all(ledger: Callable[..., Ledger]) -> None:
 
     site = ledger(3, on_start)
     with pytest.raises(StoppedError, match="Shard 1 stopped early"):
-        site.follow()
+        site.supervise()
 
 
 def test_an_interrupted_shard_goes_on(ledger: Callable[..., Ledger]) -> None:
@@ -216,13 +230,12 @@ def test_an_interrupted_shard_goes_on(ledger: Callable[..., Ledger]) -> None:
         return Failed()
 
     site = ledger(1, on_start)
-    site.follow()
+    site.supervise()
     assert site.started == [(1, 1), (1, 2)]
 
 
-def test_a_silent_shard_has_crashed(ledger: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_shard_has_crashed(ledger: Callable[..., Ledger]) -> None:
     """Its run says Running for good: the machine is gone. Nobody has to look."""
-    monkeypatch.setattr("flows.shards.supervisor._START_S", 0.5)
 
     def on_start(number: int, starts: int) -> State[Any]:
         if starts == 2:
@@ -231,7 +244,8 @@ def test_a_silent_shard_has_crashed(ledger: Callable[..., Ledger], monkeypatch: 
         return Running()
 
     site = ledger(1, on_start)
-    site.follow()
+    site.edges = replace(site.edges, start_s=0.5)
+    site.supervise()
     assert site.started == [(1, 1), (1, 2)]
 
 
@@ -250,10 +264,10 @@ def test_prefects_server_may_be_away_for_a_while(
 
     site = ledger(1, lambda _number, _starts: Running())
     monkeypatch.setattr(Ledger, "start", away)
-    site.follow()
+    site.supervise()
     assert asked == 3
 
     monkeypatch.setattr(Ledger, "end", lambda *_: None)
     again = ledger(1, lambda _number, _starts: Running())
     with pytest.raises(StoppedError, match="away for too long"):
-        again.follow()
+        again.supervise()

@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,10 @@ class TestSlots:
         assert len(far_side.objects) == 3 * parallel
 
     def test_belong_to_all_batches_together(
-        self, near_side: NearSide, far_side: FarSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
         """However studies are cut: here into batches of a few files, several of them in flight."""
-        monkeypatch.setattr("tasks.run.engine.batch_target", lambda _batch_no: 5)
-        monkeypatch.setattr("tasks.run.engine._ENROLLED_AT_ONCE", 5)
+        near_side.edges = replace(near_side.edges, batch_target=lambda _batch_no: 5, rows_at_once=5)
         for study in "abcdefgh":
             put_many(near_side, dicom, 11, study)
 
@@ -392,11 +392,10 @@ class TestRefusal:
         assert set(run.statuses.values()) == {"uploaded", "not_attempted/stopped"}
 
     def test_says_which_directories_were_not_scanned(
-        self, near_side: NearSide, far_side: FarSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
         """One row each."""
-        monkeypatch.setattr("tasks.run.engine.batch_target", lambda _batch_no: 5)
-        monkeypatch.setattr("tasks.run.engine._ENROLLED_AT_ONCE", 5)
+        near_side.edges = replace(near_side.edges, batch_target=lambda _batch_no: 5, rows_at_once=5)
         for study in "abcdefghij":
             put_many(near_side, dicom, 10, study)
         far_side.script = once_begun(always(Step.PRESIGN, status(401)))
@@ -636,10 +635,10 @@ class TestInterrupt:
         assert [len(versions) for versions in far_side.objects.values()] == [1] * 100
 
     def test_cuts_off_what_outlasts_the_grace(
-        self, near_side: NearSide, far_side: FarSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
         """Such a PUT is `failed`, `interrupted`, its key superseded; its thread ends when the PUT does."""
-        monkeypatch.setattr("tasks.upload.uploader.Uploader.drain.__defaults__", (0.3,))
+        near_side.edges = replace(near_side.edges, grace_s=0.3)
         near_side.put("study/a", dicom("1.1"))
         engine = near_side.engine()
         released = threading.Event()
@@ -658,10 +657,10 @@ class TestInterrupt:
         assert workers() == []
 
     def test_leaves_no_connection_of_what_was_cut_off(
-        self, near_side: NearSide, far_side: FarSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
         """It is closed by whoever uses it, when the PUT is over."""
-        monkeypatch.setattr("tasks.upload.uploader.Uploader.drain.__defaults__", (0.1,))
+        near_side.edges = replace(near_side.edges, grace_s=0.1)
         near_side.put("study/a", dicom("1.1"))
         engines = [near_side.engine()]
         released = threading.Event()
@@ -737,7 +736,7 @@ class TestInterrupt:
                 for number in range(2, 1200):  # enough for the engine to look up
                     yield Unwalked(1, number, f"/{number}", Status.MISSING, Reason.NOT_FOUND)
 
-        engines.append(Engine(near_side.entries(), near_side.settings(), scan=scan))
+        engines.append(Engine(near_side.entries(), near_side.settings(), scan=scan, edges=near_side.edges))
         run = near_side.finished(engines[0])
         assert run.exit_code == 130
         assert run.statuses["b"] == "not_attempted/not_scanned"
@@ -946,15 +945,14 @@ class TestLimitParallel:
                 time.sleep(0.3)
 
         near_side.far_side.script = slow
-        with suppress(InterruptedRunError):
-            for batch_no in engine.batches():
+        with suppress(InterruptedRunError), engine.drained():
+            for batch_no in engine.plan(engine.scan()):
                 engine.upload(batch_no)
-        engine.drain()
         assert near_side.far_side.puts_under_way == 0
         assert near_side.finished(engine).summary.exit_code == 130
 
 
 def carry_out(engine: Engine) -> None:
-    for batch_no in engine.batches():
+    for batch_no in engine.plan(engine.scan()):
         engine.upload(batch_no)
     engine.finish()

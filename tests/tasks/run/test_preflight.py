@@ -4,27 +4,24 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from tasks.audit.check import audit
 from tasks.audit.log import AUDIT_JSONL, Trail
 from tasks.core.errors import CredentialsRefusedError, IngestError, UsageError
-from tasks.ledger import database
 from tasks.ledger.runs import Begins, begins
-from tasks.ledger.schema import run
 from tasks.report.reader import read_summary
-from tasks.run import preflight
-from tasks.run.engine import report_again
-from tasks.run.preflight import FirstAnswer, ask, check, handed_over
+from tasks.run.edges import Edges
+from tasks.run.preflight import FirstAnswer, ask, check, passed_on, read_manifest
+from tasks.run.records import report_again
 from tasks.upload.assembly import connect
 from tests.conftest import Dicom, NearSide
-from tests.databases import PostgreSQL
+from tests.databases import PostgreSQL, long_ago
 from tests.far_side import (
     CLIENT_ID,
     CLIENT_SECRET,
@@ -44,17 +41,17 @@ from tests.far_side import (
 
 
 @pytest.fixture
-def asked(near_side: NearSide, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FirstAnswer]]:
+def asked(near_side: NearSide) -> Callable[..., FirstAnswer]:
     """`asked()`: the first answer, and in `pauses` how long it was waited for; no second passes."""
-    monkeypatch.setattr(preflight, "_LONGEST_PAUSE_S", 10.0)  # which a near side leaves out
     pauses: list[float] = []
+    edges = Edges(sleep=pauses.append, clock=lambda: sum(pauses), announced_after_s=0.01)
 
     def ask_now(**options: object) -> FirstAnswer:
         with closing(connect(near_side.settings(**options))) as client:
-            return ask(client, pauses.append, clock=lambda: sum(pauses))
+            return ask(client, edges)
 
     ask_now.pauses = pauses  # type: ignore[attr-defined]
-    yield ask_now
+    return ask_now
 
 
 class TestFirstAnswer:
@@ -78,13 +75,8 @@ class TestFirstAnswer:
         assert len(pauses) == 2
 
     def test_that_lets_a_person_wait_is_said_to_be_waited_for(
-        self,
-        asked: Callable[..., FirstAnswer],
-        far_side: FarSide,
-        monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
+        self, asked: Callable[..., FirstAnswer], far_side: FarSide, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(preflight, "_SAID_AFTER_S", 0.01)
         far_side.script = lambda _request: time.sleep(0.5)
         asked()
         assert "Waiting for a good answer of the upload API" in caplog.text
@@ -231,7 +223,7 @@ class TestWhatIsWrong:
         """Neither report nor ledger nor trail, whoever asks."""
         near_side.put("study/1", dicom("1.1"))
         options = breaks(far_side, near_side)
-        for begin in (near_side.run, lambda **given: check(near_side.settings(**given))):
+        for begin in (near_side.run, lambda **given: check(near_side.settings(**given), near_side.edges)):
             with pytest.raises(IngestError) as wrong:
                 begin(**options)
             assert wrong.value.exit_code == code
@@ -276,9 +268,7 @@ class TestUnusedKey:
         near_side.put("study/1", dicom("1.1"))
         settings = near_side.settings()
         engine = near_side.engine()
-        engine._ledger.close()  # the process is gone: no sign of life follows
-        engine._trail.close()
-        engine._client.close()
+        engine.close()  # the process is gone: no sign of life follows
         long_ago(settings.ledger_at)
         summary = report_again(near_side.report_dir, settings.ledger_at, settings.campaign)
         assert summary == replace(summary, exit_code=3, files=1, by_status={"not_attempted": 1})
@@ -305,27 +295,32 @@ class TestUnusedKey:
         assert (run.statuses, run.summary.unused_keys) == ({"study/1": "uploaded"}, [])
 
 
-def long_ago(ledger_at: str | Path) -> None:
-    """Every sign of life was given so long ago that its run counts as dead."""
-    engine = database.connect(ledger_at)
-    with engine.execution_options(writes=True).begin() as db:
-        db.execute(sa.update(run).values(heartbeat_s=1))
-    engine.dispose()
-
-
-class TestHandedOver:
+class TestPassedOn:
     def test_is_not_asked_for_a_second_time(
         self, near_side: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
         """By the run that begins in this process; the one after it asks for itself."""
         near_side.put("study/1", dicom("1.1"))
-        with handed_over(check(near_side.settings())):
+        with passed_on(check(near_side.settings())):
             first = near_side.run()
             second = near_side.run()
         assert set(first.summary.unused_keys) < far_side.keys_handed_out
         assert len(far_side.asked(Step.PRESIGN)) == 3
         assert first.summary.unused_keys != second.summary.unused_keys
-        assert preflight._handed_over.get() is None
+
+    def test_is_the_manifest_read_once(self, near_side: NearSide, far_side: FarSide, dicom: Dicom) -> None:
+        """By the run that begins in this process, of that manifest; and anew by the one after it."""
+        near_side.put("study/1", dicom("1.1"))
+        manifest, settings = near_side.directory / "manifest.csv", near_side.settings()
+        manifest.write_text("study_dir\narchive/study\n")
+        other = near_side.directory / "other.csv"
+        other.write_text("study_dir\narchive/other\n")
+        entries = read_manifest(manifest, settings)
+        manifest.write_text("study_dir\narchive/changed\n")
+        with passed_on(check(settings), manifest, entries):
+            assert [Path(each.study_dir).name for each in read_manifest(other, settings)] == ["other"]
+            assert read_manifest(manifest, settings) is entries
+            assert [Path(each.study_dir).name for each in read_manifest(manifest, settings)] == ["changed"]
 
 
 class TestReportDirectory:

@@ -1,8 +1,8 @@
 """A manifest in shards: what many processes make of it together is what one run would have made."""
 
 import threading
-import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +10,18 @@ import pytest
 
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
+from tasks.ledger.ledger import Ledger
 from tasks.ledger.runs import Begins, begins
 from tasks.report.reader import read_report
-from tasks.run.engine import Engine, ended_by, report_again
+from tasks.run.early_end import early_end
+from tasks.run.engine import Engine
+from tasks.run.records import report_again
 from tasks.run.shards import Balance, Migration, run_id_for, shard_engine, weigh
 from tasks.settings import Settings
 from tasks.source.scan import survey
 from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide, Row, padded
-from tests.databases import PostgreSQL
+from tests.databases import PostgreSQL, long_ago
 from tests.far_side import Deviation, Step, always, scripted, status
 
 # What is the same in a report of one run and in one of shards (DESIGN.md, section 6) ...
@@ -43,7 +46,8 @@ def ledger(postgresql: PostgreSQL) -> str:
 def migration(
     near_side: NearSide, shards: int, balance: Balance = Balance.FILES, run_id: str = "m"
 ) -> Migration:
-    return Migration(near_side.entries(), near_side.settings(), run_id, shards, balance, Progress())
+    entries, settings = near_side.entries(), near_side.settings()
+    return Migration(entries, settings, run_id, shards, balance, Progress(), near_side.edges)
 
 
 def of_shard(near_side: NearSide, number: int, run_id: str = "m") -> Settings:
@@ -51,23 +55,21 @@ def of_shard(near_side: NearSide, number: int, run_id: str = "m") -> Settings:
 
 
 def engine(near_side: NearSide, number: int, run_id: str = "m") -> Engine:
-    return shard_engine(of_shard(near_side, number), run_id, number)
+    return shard_engine(of_shard(near_side, number), run_id, number, near_side.edges)
 
 
 def carry_out(the_engine: Engine) -> int:
-    def work() -> None:
-        for batch_no in the_engine.batches():
+    with early_end(the_engine) as end:
+        for batch_no in the_engine.plan(the_engine.scan()):
             the_engine.upload(batch_no)
-
-    return the_engine.finish(ended_by(the_engine, work)).exit_code
+    return the_engine.finish(end.why).exit_code
 
 
 def die(the_engine: Engine) -> None:
     """What a kill leaves: no sign of life any more, no lock, and neither an end nor a report."""
-    the_engine._uploader.drain()
-    the_engine._ledger.close()
-    the_engine._trail.close()
-    the_engine._client.close()
+    with the_engine.drained():
+        pass
+    the_engine.close()
 
 
 def same(rows: Iterable[Row]) -> tuple[dict[str, list[str]], list[list[str]]]:
@@ -146,13 +148,13 @@ class TestKilled:
         whole = migration(near_side, 2)
         carry_out(engine(near_side, 2))
         killed = engine(near_side, 1)
-        for batch_no in killed.batches():
+        for batch_no in killed.plan(killed.scan()):
             killed.upload(batch_no)
         bodies = set(near_side.far_side.bodies)
         with pytest.raises(UsageError, match="at work, or was killed less than 2 s ago"):
             shard_engine(near_side.settings(report_dir=near_side.directory / "elsewhere"), "m", 1)
         die(killed)
-        time.sleep(3.1)
+        long_ago(killed.settings.ledger_at)
         carry_out(engine(near_side, 1))
         told = near_side.told(whole.finish())
         assert set(near_side.far_side.bodies) == bodies
@@ -166,13 +168,14 @@ class TestKilled:
         near_side.options["dead_after"] = 2
         whole = migration(near_side, 1)
         killed = engine(near_side, 1)
-        (batch_no,) = killed.batches()
-        ledger = killed._ledger
-        todo = next(ledger.todo(batch_no))
-        assert ledger.claim(todo, padded("1.7")).mine
+        (batch_no,) = killed.plan(killed.scan())
+        settings = killed.settings
+        with closing(Ledger(settings.ledger_at, settings.campaign, killed.run_id)) as ledger:
+            todo = next(ledger.todo(batch_no))
+            assert ledger.claim(todo, padded("1.7")).mine
         die(killed)
         first.unlink()
-        time.sleep(3.1)
+        long_ago(settings.ledger_at)
         carry_out(engine(near_side, 1))
         assert near_side.told(whole.finish()).statuses == {"0/b": "uploaded"}
 

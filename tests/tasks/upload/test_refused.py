@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from tasks.core.errors import IngestError, UsageError
 from tasks.ledger.database import connect
 from tasks.ledger.private_directories import make_directories, remove_empty
-from tasks.run.engine import ended_by, ingest, report_again
+from tasks.run.early_end import early_end
+from tasks.run.engine import ingest
+from tasks.run.records import report_again
 from tasks.run.shards import Balance, Migration, shard_engine
 from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide
@@ -134,7 +136,7 @@ class TestStart:
         def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("tasks.run.engine.tell_start", interrupt)
+        monkeypatch.setattr("tasks.run.records.record_start", interrupt)
         with pytest.raises(KeyboardInterrupt):
             archive.engine(ledger=str(archive.directory / "ledger.sqlite"))
         assert not archive.report_dir.exists()
@@ -171,7 +173,10 @@ class TestShard:
             with pytest.raises(UsageError, match="at work already"):
                 Migration(entries, archive.settings(report_dir=place), "m", 1, Balance.FILES, Progress())
         assert everything(archive.directory) == before
-        assert at_work.finish(ended_by(at_work, lambda: [at_work.upload(n) for n in at_work.batches()]))
+        with early_end(at_work) as end:
+            for batch_no in at_work.plan(at_work.scan()):
+                at_work.upload(batch_no)
+        at_work.finish(end.why)
         assert archive.told(whole.finish()).exit_code == 0
 
     def test_that_an_empty_database_does_not_know_makes_no_table(self, archive: NearSide) -> None:

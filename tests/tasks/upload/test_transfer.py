@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import StoppedError
-from tests.conftest import Dicom, NearSide, Run, not_waiting, superseded
+from tests.conftest import Dicom, NearSide, Run, superseded
 from tests.far_side import (
     Deviation,
     FarSide,
@@ -126,8 +126,7 @@ class Played:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory, dicom: Dicom) -> Played:
-    with pytest.MonkeyPatch.context() as patch, FarSide() as far_side:
-        not_waiting(patch)
+    with FarSide() as far_side:
         near_side = NearSide(far_side, tmp_path_factory.mktemp("near side"))
         bodies = {}
         for number, name in enumerate(CASES, 1):

@@ -1,0 +1,61 @@
+"""Batches as mapped tasks, one window of them after another.
+
+A task knows its batch by a number; which files that is, and which of them are left to do, the ledger says.
+"""
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Final, cast
+
+from prefect import task, unmapped
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectConcurrentFuture
+from prefect.states import Completed
+
+from tasks.core.errors import InterruptedRunError
+from tasks.run.early_end import safe_errors
+from tasks.run.engine import Engine
+from tasks.run.windows import LOOK_UP_S, HasEnded, send_windows
+
+_INTERRUPTED: Final = "Interrupted"  # of a batch whose run a person ended
+
+
+@task(
+    name="upload-batch",
+    task_run_name="batch {batch_no}",
+    persist_result=False,
+    cache_policy=NO_CACHE,  # a batch that ran is not a batch whose files are stored: the ledger decides
+)
+def upload_batch(batch_no: int, engine: Engine) -> State[None] | None:
+    """Sends what is left of one batch. That a person ends the run is no failure of it."""
+    try:
+        with safe_errors():
+            engine.upload(batch_no)
+    except InterruptedRunError:
+        return Completed(name=_INTERRUPTED, message="The run was ended. The next one sends what is left.")
+    return None
+
+
+def upload_batches(engine: Engine, batches: Iterator[int], may_begin: threading.Event) -> None:
+    """Sends all batches; none begins while the run is paused. Raises what a task raised, and why it stops."""
+
+    def submit(window: list[int]) -> list[HasEnded]:
+        while not may_begin.wait(LOOK_UP_S):
+            engine.raise_if_stopped()
+        futures = upload_batch.map(window, unmapped(engine))
+        of_threads = cast("list[PrefectConcurrentFuture[Any]]", futures)  # of a ThreadPoolTaskRunner
+        return [partial(_has_ended, engine, future) for future in of_threads]
+
+    send_windows(batches, submit)
+
+
+def _has_ended(engine: Engine, future: PrefectConcurrentFuture[Any], timeout_s: float) -> bool:
+    if not future.wrapped_future.done():
+        future.wait(timeout_s)
+        return False
+    future.result()
+    if future.state.name == _INTERRUPTED:
+        engine.raise_if_stopped()
+    return True

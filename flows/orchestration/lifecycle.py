@@ -1,0 +1,144 @@
+"""How a flow run begins, what surrounds it while it lasts, and which state it ends in."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.runtime import deployment
+from prefect.states import Completed, Failed
+
+from flows.orchestration.artifacts import publish_progress, publish_summary
+from flows.orchestration.blocks import settings_of
+from flows.orchestration.events import emit_end, emit_stopped
+from flows.orchestration.incomplete import not_complete
+from flows.orchestration.parameters import Options
+from flows.orchestration.progress_display import display_progress
+from flows.orchestration.run_control import obey_requests, requested_end
+from tasks.core.errors import (
+    CredentialsRefusedError,
+    IngestError,
+    InterruptedRunError,
+    ManifestError,
+    NotAllStoredError,
+)
+from tasks.core.models import EXIT_ONE, Summary
+from tasks.core.words import counted
+from tasks.run.early_end import safe_errors
+from tasks.settings import Settings, load, unknown_variables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.run.engine import Engine
+    from tasks.run.shards import Migration
+    from tasks.upload.uploader import Progress
+
+_Run = TypeVar("_Run", "Engine", "Migration")
+
+
+def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options) -> Settings:
+    """A flow's parameters, and for what they leave open the block, then the worker's settings."""
+    for sentence in unknown_variables(os.environ) if deployment.id else ():  # else a command has said them
+        get_run_logger().warning(sentence)
+    return load(
+        **(settings_of(api) if api else {})
+        | ({"report_dir": report_dir} if report_dir else {})
+        | ({"api_endpoint": api_endpoint} if api_endpoint else {})
+        | options.model_dump(exclude_unset=True)
+    )
+
+
+def begin(flow: str, settings: Settings, make: Callable[[], _Run]) -> _Run:
+    """`make`s a run that may begin; that it makes a ledger anew is the first line of its log.
+
+    Credentials that are refused are an event: a schedule would find them refused again.
+    """
+    try:
+        run = make()
+    except CredentialsRefusedError as error:
+        emit_stopped(flow, settings.campaign, {"exit_code": error.exit_code})
+        raise
+    if sentence := run.begins.sentence(settings.campaign):
+        get_run_logger().info(sentence)
+    return run
+
+
+@contextmanager
+def show_progress(flow: str, progress: "Progress") -> Iterator[None]:
+    """On standard error and in Prefect's UI, until the block ends."""
+    with display_progress(progress), publish_progress(flow, progress):
+        yield
+
+
+@contextmanager
+def under_way(flow: str, engine: "Engine") -> Iterator[threading.Event]:
+    """Around a run until its report is written: shows how far it is, and does what a person asks of it.
+
+    The event is set while batches may begin. The engine is closed in the end.
+    """
+    with (
+        closing(engine),
+        show_progress(flow, engine.progress),
+        obey_requests(engine.stop) as may_begin,
+    ):
+        yield may_begin
+
+
+def ended(flow: str, summary: Summary, report_dir: "Path") -> State[dict[str, Any]]:
+    """Publishes a run's end; the flow's final state. Raises Pause when it was suspended."""
+    publish_summary(flow, summary, report_dir)
+    emit_end(flow, summary, report_dir)
+    counts = {"run_id": summary.run_id, "exit_code": summary.exit_code, "by_status": summary.by_status}
+    if summary.exit_code == 0:
+        return Completed(message=_what_is_stored(summary), data=counts)
+    incomplete = not_complete(summary, report_dir, most=0).incomplete
+    error = NotAllStoredError(_why_failed(summary, incomplete), counts)
+    requested = requested_end(error) if summary.exit_code == InterruptedRunError.exit_code else None
+    return requested or failed(error)
+
+
+def final_state(run: Callable[[], State[dict[str, Any]]]) -> State[dict[str, Any]]:
+    """The state that the run ends with; Failed, with one sentence, where it can't go on.
+
+    An error of ours says what there is to say: Prefect logs no traceback of it.
+    """
+    for name in ("prefect.flow_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_is_news)
+    try:
+        with safe_errors():
+            return run()
+    except IngestError as error:
+        return failed(error)
+
+
+def failed(error: IngestError) -> State[Any]:
+    """The state of a run that this error ends."""
+    return Failed(message=one_sentence(error), data=error)
+
+
+def one_sentence(error: object) -> str:
+    """What the UI shows of an error; a command line has room for every fault of a manifest."""
+    return error.summary if isinstance(error, ManifestError) else str(error)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], IngestError))
+
+
+def _what_is_stored(summary: Summary) -> str:
+    stored, known = (summary.by_status.get(status, 0) for status in ("uploaded", "already_uploaded"))
+    return f"{counted(summary.files, 'file')}, {stored:,} stored, {known:,} already there"
+
+
+def _why_failed(summary: Summary, incomplete: int) -> str:
+    bad = sum(count for status, count in summary.by_status.items() if status in EXIT_ONE)
+    early = "" if summary.exit_code == 1 else f"stopped early (exit code {summary.exit_code}): "
+    return (
+        f"{early}{bad:,} of {counted(summary.files, 'file')}, "
+        f"{counted(incomplete, 'study')} incomplete, see report"
+    )

@@ -1,0 +1,96 @@
+"""A folder of manifests: each that is not finished is a flow run of its own, all with one ledger."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from flows.orchestration.events import emit_stopped
+from flows.orchestration.lifecycle import failed, one_sentence
+from flows.orchestration.parameters import Options
+from flows.orchestration.run_control import requested_end
+from flows.orchestration.run_names import run_name
+from tasks.core.errors import (
+    IngestError,
+    ManifestError,
+    ManifestFileError,
+    NotAllStoredError,
+    StoppedError,
+    UsageError,
+)
+from tasks.core.words import counted
+from tasks.report.finished import is_finished
+from tasks.settings import Settings
+
+
+def run_each(
+    backfill: Flow[..., State[Any]],
+    manifests: list[Path],
+    settings: Settings,
+    *,
+    options: Options,
+    **target: str,
+) -> State[Any]:
+    """Runs `backfill` for each manifest that is not finished. One that is wrong keeps no other back."""
+    options = options.model_copy(update={"ledger": str(settings.ledger_at)})
+    counts = dict.fromkeys(("done", "finished before", "incomplete", "wrong"), 0)
+    for number, manifest in enumerate(manifests, 1):
+        report_dir = settings.report_dir / manifest.name
+        if is_finished(manifest, report_dir):
+            counts["finished before"] += 1
+            continue
+        numbered = backfill.with_options(flow_run_name=partial(run_name, number, len(manifests)))
+        state: State[Any] = numbered(
+            str(manifest), report_dir=str(report_dir), options=options, return_state=True, **target
+        )
+        result = state.result(raise_on_failure=False)
+        kind = _kind_of(result)
+        if kind is None:  # what stopped this one would stop the others
+            why = (
+                f"Manifest {number} of {len(manifests)} stopped early: see its flow run, then run this again."
+            )
+            return _requested_or_raise(result, NotAllStoredError(why, counts), settings.campaign)
+        if kind == "wrong":
+            get_run_logger().error("Manifest %d of %d: %s", number, len(manifests), one_sentence(result))
+        counts[kind] += 1
+    return _state_of_all(len(manifests), counts)
+
+
+def _state_of_all(manifests: int, counts: dict[str, int]) -> State[Any]:
+    outcomes = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    message = f"{counted(manifests, 'manifest')}: {outcomes or 'nothing to do'}"
+    if counts["incomplete"] or counts["wrong"]:
+        return failed(NotAllStoredError(message, counts))
+    return Completed(message=message, data=counts)
+
+
+def _kind_of(result: object) -> str | None:
+    """How a manifest's run ended, as it is counted; None when it was stopped.
+
+    | result                                           | counted as |
+    | ------------------------------------------------ | ---------- |
+    | counts                                           | done       |
+    | not all is stored, exit code 1                   | incomplete |
+    | the manifest can't be read, or is refused        | wrong      |
+    | any other error, of the settings or the platform |            |
+    """
+    if isinstance(result, NotAllStoredError):
+        return "incomplete" if result.counts["exit_code"] == NotAllStoredError.exit_code else None
+    if isinstance(result, ManifestError | ManifestFileError):
+        return "wrong"
+    return "done" if isinstance(result, dict) else None
+
+
+def _requested_or_raise(result: object, error: NotAllStoredError, campaign: str) -> State[Any]:
+    """The end that a person asked for, or else what stopped the manifest's run."""
+    if requested := requested_end(error):
+        return requested
+    if not isinstance(result, UsageError):  # as of a run of one manifest
+        emit_stopped("backfill", campaign, dict(error.counts))
+    if isinstance(result, IngestError) and not isinstance(result, NotAllStoredError):
+        raise result
+    raise StoppedError(str(error))
