@@ -64,7 +64,10 @@ _CHUNK_ROWS: Final = 10_000
 def write_rows(
     csv_file: IO[bytes], parquet_file: IO[bytes], rows: Iterable[ReportRow], totals: "Totals"
 ) -> None:
-    """Parquet is read off the CSV's own bytes: quicker than from Python's objects, and the two must agree."""
+    """Writes report.csv and report.parquet; the rows, sorted by study_no, are counted in `totals`.
+
+    Parquet is read off the CSV's own bytes: quicker than from Python's objects, and the two must agree.
+    """
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet
 
@@ -82,7 +85,7 @@ def write_rows(
 
 
 def write_studies(file: IO[bytes], studies: Sequence[StudyResult]) -> None:
-    """studies.csv: our columns, then the manifest's unknown ones."""
+    """Writes studies.csv: our columns, then the manifest's unknown ones."""
     file.writelines(_csv(lines) for lines in _chunks(_study_lines(studies)))
 
 
