@@ -11,7 +11,6 @@ METAPHORS = {"hand", "hands", "crew", "hiring", "twin", "twins", "told"}
 METAPHORS |= {"carrier", "weather", "follower", "territory"}
 # Good words in a sentence, but no names of what we make or do.
 NO_NAMES = {"turn", "place", "trip", "ticket", "heeded", "taken", "shown"}
-NOT_YET = ("flows", "tasks.ledger", "tasks.report", "tasks.run", "tasks.settings", "tasks.core.options")
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
@@ -27,9 +26,6 @@ def names(module: str) -> set[str]:
 
 
 # A migration is history: it names what databases had then.
-CLEAN = [module for module in OURS if not module.startswith(NOT_YET) and ".versions." not in module]
-
-
 @pytest.mark.parametrize("text", ["the_twin", "OfHands", "told.", "_TOLD", "Twins(", "HTTPCarrier"])
 def test_a_word_is_found_also_in_a_name(text: str) -> None:
     """Else the tests below would hold for nothing."""
@@ -41,14 +37,14 @@ def test_other_words_are_left_alone() -> None:
     assert not words("handle handler shorthand handed") & METAPHORS
 
 
-@pytest.mark.parametrize("module", CLEAN)
+@pytest.mark.parametrize("module", OURS)
 def test_no_metaphor_of_ours_occurs(module: str) -> None:
     """In code, comments, docstrings and messages."""
     assert words(text(module)) & METAPHORS == set()
     assert "far side" not in text(module).lower(), "it is the platform"
 
 
-@pytest.mark.parametrize("module", CLEAN)
+@pytest.mark.parametrize("module", OURS)
 def test_nothing_is_named_by_a_metaphor_or_a_participle(module: str) -> None:
     """A function that acts is a verb, one that gives something a noun."""
     assert {name for name in names(module) if words(name) & NO_NAMES} == set()

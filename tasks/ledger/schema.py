@@ -79,7 +79,7 @@ file = sa.Table(
     sa.Column("detail", _text, nullable=False, server_default=""),
     sa.UniqueConstraint("campaign", "path"),
     sa.Index(
-        "file_twins",
+        "file_by_uid",
         "campaign",
         "sop_instance_uid",
         sqlite_where=sa.text("status = 'duplicate'"),

@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("campaign", "path"),
     )
     op.create_index(
-        "file_twins",
+        "file_by_uid",
         "file",
         ["campaign", "sop_instance_uid"],
         unique=False,
