@@ -91,10 +91,9 @@ class PlatformSettings(Declared):
             letter="-u",
         ),
     ]
-    token: Annotated[
-        "SecretStr",
-        Setting("A static bearer token for the API.", Use.BLOCK | Use.SECRET),
-    ] = field(default_factory=_no_secret)
+    token: Annotated["SecretStr", Setting("A static bearer token for the API.", Use.BLOCK | Use.SECRET)] = (
+        field(default_factory=_no_secret)
+    )
     token_file: Annotated[
         Path | None,
         Setting(
@@ -102,24 +101,18 @@ class PlatformSettings(Declared):
             Use.ENVIRONMENT_ALONE,
         ),
     ] = None
-    token_url: Annotated[
-        str,
-        Setting("The OAuth2 token endpoint (client credentials grant).", Use.BLOCK),
-    ] = ""
+    token_url: Annotated[str, Setting("The OAuth2 token endpoint (client credentials grant).", Use.BLOCK)] = (
+        ""
+    )
     client_id: Annotated[str, Setting("The OAuth2 client.", Use.BLOCK)] = ""
-    client_secret: Annotated[
-        "SecretStr",
-        Setting("The OAuth2 client's secret.", Use.BLOCK | Use.SECRET),
-    ] = field(default_factory=_no_secret)
+    client_secret: Annotated["SecretStr", Setting("The OAuth2 client's secret.", Use.BLOCK | Use.SECRET)] = (
+        field(default_factory=_no_secret)
+    )
     client_secret_file: Annotated[
         Path | None, Setting("A file that holds the OAuth2 client's secret.", Use.ENVIRONMENT_ALONE)
     ] = None
     api_key: Annotated[
-        "SecretStr",
-        Setting(
-            "A key for the API, beside a token or in place of one.",
-            Use.BLOCK | Use.SECRET,
-        ),
+        "SecretStr", Setting("A key for the API, beside a token or in place of one.", Use.BLOCK | Use.SECRET)
     ] = field(default_factory=_no_secret)
     api_key_file: Annotated[
         Path | None,
@@ -129,29 +122,22 @@ class PlatformSettings(Declared):
         ),
     ] = None
     api_key_header: Annotated[
-        str,
-        Setting("The header that the API key is sent in, to the API's host alone.", Use.BLOCK),
+        str, Setting("The header that the API key is sent in, to the API's host alone.", Use.BLOCK)
     ] = "x-api-key"
     scope: Annotated[str, Setting("The OAuth2 scope to ask for.", Use.BLOCK)] = ""
     audience: Annotated[
-        str,
-        Setting(
-            "The audience to ask a token for, where the token endpoint wants one.",
-            Use.BLOCK,
-        ),
+        str, Setting("The audience to ask a token for, where the token endpoint wants one.", Use.BLOCK)
     ] = ""
     ca_bundle: Annotated[
         Path | None,
-        Setting(
-            "PEM certificates of a private certificate authority, beside the system's.",
-            Use.BLOCK,
-        ),
+        Setting("PEM certificates of a private certificate authority, beside the system's.", Use.BLOCK),
     ] = None
     user_id: Annotated[
         str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)
     ] = ""
 
     def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
         if self.token_url and not (self.client_id and (self.client_secret or self.client_secret_file)):
             yield "TOKEN_URL needs CLIENT_ID and CLIENT_SECRET (or CLIENT_SECRET_FILE) beside it"
         if sum(map(bool, (self.token, self.token_file, self.token_url))) > 1:
@@ -256,8 +242,7 @@ class RunSettings(LedgerSettings):
         ),
     ] = OnConflict.REPORT
     min_age: Annotated[
-        float,
-        Setting("Leave files alone that changed less than this many seconds ago.", limits={"ge": 0}),
+        float, Setting("Leave files alone that changed less than this many seconds ago.", limits={"ge": 0})
     ] = 0
     dead_after: Annotated[
         float,
@@ -267,8 +252,7 @@ class RunSettings(LedgerSettings):
         ),
     ] = 45
     max_outage: Annotated[
-        float,
-        Setting("Give up when the platform has been down for this many seconds.", limits={"ge": 0}),
+        float, Setting("Give up when the platform has been down for this many seconds.", limits={"ge": 0})
     ] = 3600
     retries: Annotated[
         tuple[str, ...],
@@ -286,8 +270,7 @@ class RunSettings(LedgerSettings):
         ),
     ] = ()
     allow_http: Annotated[
-        bool,
-        Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"}),
+        bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
     ] = False
 
     @property
