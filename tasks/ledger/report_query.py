@@ -15,7 +15,8 @@ run's. It, and what is in conflict, has the path of that file, whichever report 
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ _duplicate = file.alias("duplicate")
 _owner = file.alias("owner")
 _duplicates_listing = listing.alias("duplicates_listing")
 _owners_listing = listing.alias("owners_listing")
+
+_typed: Callable[[Any], ReportRow] = partial(tuple.__new__, ReportRow)  # ReportRow._make, twice as fast
 
 _is_duplicate = file.c.status == Status.DUPLICATE
 _shares_uid = file.c.status.in_((Status.DUPLICATE, Status.CONFLICT))
@@ -54,7 +57,7 @@ def _rows_of(engine: sa.Engine, run_id: str, run_ids: Sequence[str]) -> Iterator
             page = db.execute(query.where(after < _POSITION)).all()
         if not page:
             return
-        yield from map(ReportRow._make, page)
+        yield from map(_typed, page)
         after = (page[-1].study_no, page[-1].file_no)
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -228,10 +229,8 @@ class TestTwoProcesses:
         assert stored == set(far_side.objects)
         assert hands() == []
 
-    def test_cut_off_what_outlasts_the_grace(
-        self, two: NearSide, far_side: FarSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("tasks.upload.uploader.Uploader.drain.__defaults__", (0.3,))
+    def test_cut_off_what_outlasts_the_grace(self, two: NearSide, far_side: FarSide, dicom: Dicom) -> None:
+        two.edges = replace(two.edges, grace_s=0.3)
         two.put("study/a", dicom("1.1"))
         engine = two.engine()
         released = threading.Event()
