@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestration.batches import upload_batches
-from flows.orchestration.lifecycle import begin, ended, final_state, settings_for, under_way
+from flows.orchestration.lifecycle import begin, final_state, publish_end, settings_for, under_way
 from flows.orchestration.manifest_runs import run_each
 from flows.orchestration.parameters import (
     ApiBlock,
@@ -77,6 +77,6 @@ def backfill(
                 upload_batches(engine, batches, may_begin)
             facts = engine.reconcile(end.why)
             summary = engine.report(facts)
-        return ended("backfill", summary, settings.report_dir)
+        return publish_end("backfill", summary, settings.report_dir)
 
     return final_state(run)

@@ -28,8 +28,8 @@ from pydantic import Field
 from flows.orchestration.batches import upload_batches
 from flows.orchestration.lifecycle import (
     begin,
-    ended,
     final_state,
+    publish_end,
     settings_for,
     show_progress,
     under_way,
@@ -104,7 +104,7 @@ def migrate(
             with obey_requests(supervisor.interrupt), early_end(supervisor) as end:
                 supervisor.supervise()
             summary = migration.finish(end.why)
-        return ended("migrate", summary, settings.report_dir)
+        return publish_end("migrate", summary, settings.report_dir)
 
     return final_state(run)
 
@@ -147,7 +147,7 @@ def migrate_shard(
             with early_end(engine) as end, holding, engine.drained():
                 upload_batches(engine, engine.plan(engine.scan()), may_begin)
             summary = engine.report(engine.reconcile(end.why))
-        return ended("migrate-shard", summary, settings.report_dir)
+        return publish_end("migrate-shard", summary, settings.report_dir)
 
     return final_state(run)
 

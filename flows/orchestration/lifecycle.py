@@ -5,7 +5,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -29,16 +30,12 @@ from tasks.core.errors import (
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.words import counted
 from tasks.run.early_end import safe_errors
+from tasks.run.engine import Engine
+from tasks.run.shards import Migration
 from tasks.settings import Settings, load, unknown_variables
+from tasks.upload.uploader import Progress
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tasks.run.engine import Engine
-    from tasks.run.shards import Migration
-    from tasks.upload.uploader import Progress
-
-_Run = TypeVar("_Run", "Engine", "Migration")
+_Run = TypeVar("_Run", Engine, Migration)
 
 
 def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options) -> Settings:
@@ -69,14 +66,14 @@ def begin(flow: str, settings: Settings, make: Callable[[], _Run]) -> _Run:
 
 
 @contextmanager
-def show_progress(flow: str, progress: "Progress") -> Iterator[None]:
+def show_progress(flow: str, progress: Progress) -> Iterator[None]:
     """On standard error and in Prefect's UI, until the block ends."""
     with display_progress(progress), publish_progress(flow, progress):
         yield
 
 
 @contextmanager
-def under_way(flow: str, engine: "Engine") -> Iterator[threading.Event]:
+def under_way(flow: str, engine: Engine) -> Iterator[threading.Event]:
     """Around a run until its report is written: shows how far it is, and does what a person asks of it.
 
     The event is set while batches may begin. The engine is closed in the end.
@@ -89,7 +86,7 @@ def under_way(flow: str, engine: "Engine") -> Iterator[threading.Event]:
         yield may_begin
 
 
-def ended(flow: str, summary: Summary, report_dir: "Path") -> State[dict[str, Any]]:
+def publish_end(flow: str, summary: Summary, report_dir: Path) -> State[dict[str, Any]]:
     """Publishes a run's end; the flow's final state. Raises Pause when it was suspended."""
     publish_summary(flow, summary, report_dir)
     emit_end(flow, summary, report_dir)

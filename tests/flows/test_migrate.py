@@ -3,9 +3,10 @@
 import re
 import signal
 import sqlite3
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from flows.shards.slot_lease import limit_name
 from tasks.report.reader import read_report
 from tests.conftest import Dicom
 from tests.databases import PostgreSQL
-from tests.far_side import TOKEN, FarSide, Step
+from tests.far_side import TOKEN, FarSide, Request, Step
 from tests.prefect_server import PrefectServer
 from tests.processes import descendants
 from tests.work_pool import ROOT, Site
@@ -61,11 +62,12 @@ def test_a_killed_worker_costs_nothing(
     site: Site, server: PrefectServer, far_side: FarSide, dicom: Dicom, tmp_path: Path
 ) -> None:
     """Two workers, one gone with -9 in the middle: every file stored once, and nobody had to look."""
-    manifest = plant(tmp_path, dicom)
+    manifest, let_go = plant(tmp_path, dicom), hold_puts(far_side)
     for name in ("one", "two"):
         site.start(name, "prefect", "worker", "start", "--pool", "archive", "--name", name, "--limit", "2")
     migration = site.start("migration", "dicom-ingest", "migrate", str(manifest), "--shards", "3")
-    await_shards_of(site, far_side, "one")
+    await_shards(site, 3, let_go)
+    assert descendants(site.processes["one"].pid), "it has a shard"
     site.kill("one")
     assert migration.wait(timeout=240) == 0, site.told("migration")
     report = list(read_report(tmp_path / "report"))
@@ -100,10 +102,10 @@ def test_an_interrupted_migration_ends_its_shards(
     site: Site, far_side: FarSide, dicom: Dicom, tmp_path: Path
 ) -> None:
     """Ctrl-C: the shards are cancelled and end in order, the merged report is complete, and it goes on."""
-    manifest = plant(tmp_path, dicom)
+    manifest, let_go = plant(tmp_path, dicom), hold_puts(far_side)
     site.start("one", "prefect", "worker", "start", "--pool", "archive", "--name", "one")
     migration = site.start("migration", "dicom-ingest", "migrate", str(manifest), "--shards", "2")
-    await_shards_of(site, far_side, "one")
+    await_shards(site, 2, let_go)
     migration.send_signal(signal.SIGINT)
     assert migration.wait(timeout=120) == 130, site.told("migration")
     rows = list(read_report(tmp_path / "report"))
@@ -131,7 +133,7 @@ def test_a_run_of_a_killed_worker_becomes_crashed_and_retried_goes_on(
     parameters = {"manifest": str(manifest), "options": {"parallel": 5}}
     create = f"{server.url}/deployments/{deployment}/create_flow_run"
     run = f"{server.url}/flow_runs/{httpx.post(create, json={'parameters': parameters}).json()['id']}"
-    await_shards_of(site, far_side, "one", puts=5)
+    await_under_way(site, lambda: len(far_side.asked(Step.PUT)) >= 5)
     time.sleep(2)  # its first heartbeat has arrived
     site.kill("one")
     assert httpx.get(run).json()["state_type"] == "RUNNING"
@@ -155,10 +157,34 @@ def await_state(run: str, wanted: str, within_s: float) -> None:
         time.sleep(0.5)
 
 
-def await_shards_of(site: Site, far_side: FarSide, name: str, puts: int = 60) -> None:
-    """Until this worker has a run, and so much is sent: of each shard something."""
+def hold_puts(far_side: FarSide) -> threading.Event:
+    """Until it is set no PUT is answered: no worker is done before another one has begun."""
+    let_go = threading.Event()
+
+    def script(request: Request) -> None:
+        if request.step is Step.PUT:
+            let_go.wait(120)
+            time.sleep(_PUT_S)
+
+    far_side.script = script
+    return let_go
+
+
+def await_shards(site: Site, shards: int, let_go: threading.Event) -> None:
+    """Until each of them, whichever worker has it, has begun, and then has stored something."""
+    trails = [site.directory / "report" / "shards" / f"{n:04}" / "audit.jsonl" for n in range(1, shards + 1)]
+
+    def say(event: bytes) -> bool:
+        return all(path.exists() and event in path.read_bytes() for path in trails)
+
+    await_under_way(site, lambda: say(b'"batch_started"'))
+    let_go.set()
+    await_under_way(site, lambda: say(b'"stored"'))
+
+
+def await_under_way(site: Site, is_under_way: Callable[[], bool]) -> None:
     until = time.monotonic() + 120
-    while len(descendants(site.processes[name].pid)) < 1 or len(far_side.asked(Step.PUT)) < puts:
+    while not is_under_way():
         assert time.monotonic() < until, "".join(map(site.told, site.processes))
         time.sleep(0.05)
 
