@@ -1,6 +1,8 @@
 """What many tests share: a far side that follows a script, and a near side that sends an archive to it."""
 
+import fcntl
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from tasks.settings import Settings, load
 from tasks.upload.transfer import Carrier
 from tests.databases import PostgreSQL, server
 from tests.far_side import TOKEN, FarSide, Request, Step
+from tests.prefect_server import make_ready_home
 
 Row = dict[str, str]
 MIB = 1024 * 1024
@@ -71,6 +74,35 @@ def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server: ask it for a new database."""
     with server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For what all workers of a test run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def new_prefect_home(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """`new_prefect_home()`: a home of Prefect's of one's own, with a database that is ready."""
+
+    def new_prefect_home() -> Path:
+        ready = run_directory / "ready-prefect-home"
+        with (run_directory / "ready-prefect-home.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
+            if not ready.exists():
+                make_ready_home(ready)
+        home = tmp_path_factory.mktemp("prefect-home")
+        return Path(shutil.copytree(ready, home, dirs_exist_ok=True))
+
+    return new_prefect_home
+
+
+@pytest.fixture(scope="session")
+def prefect_home(new_prefect_home: Callable[[], Path]) -> Path:
+    """One for all commands that start a Prefect server of their own, one after another."""
+    return new_prefect_home()
 
 
 @pytest.fixture

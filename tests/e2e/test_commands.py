@@ -48,7 +48,9 @@ class Terminal:
 
 
 @pytest.fixture(scope="module")
-def terminal(tmp_path_factory: pytest.TempPathFactory, dicom: Dicom) -> Iterator[Terminal]:
+def terminal(
+    tmp_path_factory: pytest.TempPathFactory, prefect_home: Path, dicom: Dicom
+) -> Iterator[Terminal]:
     directory = tmp_path_factory.mktemp("terminal")
     for number, study in enumerate(("good", "good", "good", "bad", "bad"), 1):
         path = directory / "archive" / study / f"IM{number}.dcm"
@@ -59,8 +61,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory, dicom: Dicom) -> Iterator
     mended = Path(shutil.copy(path, directory / "mended.dcm"))
     path.write_bytes(path.read_bytes()[:-40])
     environment = {name: text for name, text in os.environ.items() if not name.startswith("DICOM_INGEST_")}
-    # One home of Prefect for all commands of the session: only the first start in it takes long.
-    environment["PREFECT_HOME"] = str(tmp_path_factory.getbasetemp() / "prefect-home")
+    environment["PREFECT_HOME"] = str(prefect_home)
     sandbox = subprocess.Popen(
         [DICOM_INGEST, "sandbox"],
         cwd=directory,

@@ -1,8 +1,10 @@
 """What the tests of the shells share: studies, a real far side, and a Prefect server."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 
@@ -68,12 +70,18 @@ def cut(path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Prefect's own harness: a server with a fresh database. Gives Prefect's home, which is empty."""
+def prefect_server(
+    tmp_path_factory: pytest.TempPathFactory, new_prefect_home: Callable[[], Path]
+) -> Iterator[Path]:
+    """Prefect's own harness: a server with a database of its own. Gives Prefect's home, which is empty."""
     from prefect.settings import PREFECT_HOME, PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
     home = tmp_path_factory.mktemp("prefect-harness")
     ours = {PREFECT_HOME: home, PREFECT_SERVER_ANALYTICS_ENABLED: False}
-    with temporary_settings(ours), prefect_test_harness(server_startup_timeout=180):
-        yield home
+    database = Path(mkdtemp())  # which the harness makes and removes: here it is ready
+    shutil.copy(new_prefect_home() / "prefect.db", database / "prefect-test.db")
+    with temporary_settings(ours), pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prefect.testing.utilities.mkdtemp", lambda: str(database))
+        with prefect_test_harness(server_startup_timeout=180):
+            yield home

@@ -841,12 +841,11 @@ class TestInterrupted:
         plant: Plant,
         slow_far_side: FarSide,
         prefect_server: Path,
-        tmp_path_factory: pytest.TempPathFactory,
+        prefect_home: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """At a terminal, Ctrl-C reaches Prefect's embedded server too; the run ends in order all the same."""
-        # The first start in a home takes long: it is that of the end-to-end tests, too.
-        monkeypatch.setenv("PREFECT_HOME", str(tmp_path_factory.getbasetemp() / "prefect-home"))
+        monkeypatch.setenv("PREFECT_HOME", str(prefect_home))
         plant(here / "study", self.FILES)
         (here / "manifest.csv").write_text("study_dir\nstudy\n")
         command = ["run", "manifest.csv", "-u", slow_far_side.url]
