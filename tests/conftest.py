@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,43 @@ MIB = 1024 * 1024
 
 # A shell ignores SIGINT for what it runs in the background; what tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Whoever has one of these has processes beside him.
+_STARTING = {"postgresql", "sandbox", "new_prefect_home", "new_archive", "browser"}
+_quick: str | None = None  # the test that runs, when it may start none
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test-fast` leaves out what takes its time."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            named = {value for value in parameters if isinstance(value, str)}
+            if "e2e" in item.path.parts or _STARTING & {*item.fixturenames, *named}:
+                item.add_marker("processes")
+
+
+@pytest.fixture(autouse=True)
+def no_process_unless_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    global _quick
+    _quick = None if request.node.get_closest_marker("processes") else request.node.nodeid
+    yield
+    _quick = None
+
+
+def _refuse_a_process(event: str, arguments: tuple[Any, ...]) -> None:
+    """A Python or one of its programs; what Unix has, as `rm`, takes no time.
+
+    An upload that finds itself short of CPU on this machine may start some of its own.
+    """
+    if not _quick or event != "subprocess.Popen" or "tasks.upload.hand" in arguments[1]:
+        return
+    if Path(arguments[0]).parent == Path(sys.executable).parent:
+        pytest.fail(f"{_quick} starts a process: it needs @pytest.mark.processes")
+
+
+sys.addaudithook(_refuse_a_process)
 
 
 @pytest.fixture

@@ -104,6 +104,7 @@ def test_a_stage_knows_no_later_stage(stage: str) -> None:
     assert not reached_from(f"tasks.{stage}") & later
 
 
+@pytest.mark.processes
 def test_importing_the_engine_brings_neither_prefect_nor_pandas() -> None:
     """`upload` starts fast: what takes seconds to import is imported where it is used."""
     slow = {"prefect", "pandas", "pyarrow"}

@@ -359,6 +359,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 class TestImports:
+    @pytest.mark.processes
     def test_help_imports_nothing_that_is_slow(self) -> None:
         """It answers at once; that of a command costs the library that parses it."""
         slow = {"prefect", "pydantic", "httpx", "pandas", "pyarrow", "sqlalchemy"}
@@ -808,6 +809,7 @@ def test_sigterm_is_not_lost_where_python_drops_exceptions(monkeypatch: pytest.M
         raise_if_terminated()
 
 
+@pytest.mark.processes
 class TestInterrupted:
     """Exit code 130 and a complete report; the same command goes on from there."""
 

@@ -30,6 +30,8 @@ from tests.far_side import (
 )
 from tests.processes import command_line, descendants
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def two(near_side: NearSide) -> NearSide:
