@@ -3,16 +3,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := deployments/requirements.lock
+# Most tests wait most of the time: more of them than processors. A worker without a test takes others' over.
+WORKERS ?= 5
+SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal
 # uv trusts whom the operating system trusts.
 export UV_SYSTEM_CERTS := true
 
-.PHONY: demo test test-long test-kill check format lock audit-deps bench clean
+.PHONY: demo test test-fast test-long test-kill check format lock audit-deps bench clean
 
 demo: $(VENV)/ready ## sample studies through a real far side on this machine, to a report
 	@$(BIN)/dicom-ingest demo
 
-test: $(VENV)/ready ## all tests
-	@$(BIN)/pytest
+test: $(VENV)/ready ## all tests, several at a time
+	@$(BIN)/pytest $(SIDE_BY_SIDE)
+
+test-fast: $(VENV)/ready ## those that start no process, no server and no browser: within a minute
+	@$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not long and not processes'
 
 check: $(VENV)/ready ## what CI runs: format, lint, types, tests
 	@$(BIN)/ruff format --check .

@@ -1,19 +1,29 @@
-"""What many tests share: a far side that follows a script, and a near side that sends an archive to it."""
+"""What many tests share: a far side that follows a script, and a near side that sends an archive to it.
 
+Besides, what takes long to start: a sandbox, PostgreSQL, Prefect. Several workers run tests at the same time,
+each with its own; a home of Prefect with a database that is ready is made once for all of them.
+"""
+
+import fcntl
 import os
+import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
+from itertools import count
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from deployments.sandbox.sandbox import Sandbox
 from tasks.core.models import StudyEntry, Summary
 from tasks.report.reader import read_report
 from tasks.run.early_end import early_end
@@ -22,12 +32,50 @@ from tasks.run.engine import Engine, ingest
 from tasks.settings import Settings, load
 from tests.databases import PostgreSQL, server
 from tests.far_side import TOKEN, FarSide, Request, Step
+from tests.prefect_server import make_ready_home
 
 Row = dict[str, str]
 MIB = 1024 * 1024
 
 # A shell ignores SIGINT for what it runs in the background; what tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Whoever has one of these has processes beside him.
+_STARTING = {"postgresql", "sandbox", "new_prefect_home", "new_archive", "browser"}
+_quick: str | None = None  # the test that runs, when it may start none
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test-fast` leaves out what takes its time."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+            named = {value for value in parameters if isinstance(value, str)}
+            if "e2e" in item.path.parts or _STARTING & {*item.fixturenames, *named}:
+                item.add_marker("processes")
+
+
+@pytest.fixture(autouse=True)
+def no_process_unless_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    global _quick
+    _quick = None if request.node.get_closest_marker("processes") else request.node.nodeid
+    yield
+    _quick = None
+
+
+def _refuse_a_process(event: str, arguments: tuple[Any, ...]) -> None:
+    """A Python or one of its programs; what Unix has, as `rm`, takes no time.
+
+    An upload that finds itself short of CPU on this machine may start some of its own.
+    """
+    if not _quick or event != "subprocess.Popen" or "tasks.upload.hand" in arguments[1]:
+        return
+    if Path(arguments[0]).parent == Path(sys.executable).parent:
+        pytest.fail(f"{_quick} starts a process: it needs @pytest.mark.processes")
+
+
+sys.addaudithook(_refuse_a_process)
 
 
 @pytest.fixture
@@ -68,6 +116,35 @@ def postgresql() -> Iterator[PostgreSQL]:
     """A PostgreSQL server: ask it for a new database."""
     with server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For what all workers of a test run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def new_prefect_home(run_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """`new_prefect_home()`: a home of Prefect's of one's own, with a database that is ready."""
+
+    def new_prefect_home() -> Path:
+        ready = run_directory / "ready-prefect-home"
+        with (run_directory / "ready-prefect-home.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one worker makes it, the others wait
+            if not ready.exists():
+                make_ready_home(ready)
+        home = tmp_path_factory.mktemp("prefect-home")
+        return Path(shutil.copytree(ready, home, dirs_exist_ok=True))
+
+    return new_prefect_home
+
+
+@pytest.fixture(scope="session")
+def prefect_home(new_prefect_home: Callable[[], Path]) -> Path:
+    """One for all commands that start a Prefect server of their own, one after another."""
+    return new_prefect_home()
 
 
 @pytest.fixture
@@ -209,3 +286,72 @@ def _template(pixel_bytes: int) -> bytes:
     file = BytesIO()
     dataset.save_as(file, enforce_file_format=True)
     return file.getvalue()
+
+
+Plant = Callable[..., dict[str, Path]]
+Objects = Callable[[], set[str]]
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A real far side: OAuth2, presigned URLs, an S3 endpoint."""
+    with Sandbox.start(tmp_path_factory.mktemp("sandbox")) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def at_sandbox(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, only_our_settings: None) -> Iterator[None]:
+    """The settings of whoever may upload to it."""
+    monkeypatch.setenv("DICOM_INGEST_API_ENDPOINT", sandbox.api_url)
+    monkeypatch.setenv("DICOM_INGEST_TOKEN_URL", sandbox.token_url)
+    monkeypatch.setenv("DICOM_INGEST_CLIENT_ID", sandbox.client_id)
+    monkeypatch.setenv("DICOM_INGEST_CLIENT_SECRET", sandbox.client_secret)
+    yield
+
+
+@pytest.fixture
+def objects(sandbox: Sandbox) -> Objects:
+    """The keys that are in the bucket now."""
+    bucket = sandbox.bucket_dir
+    assert bucket is not None
+    return lambda: {path.relative_to(bucket).as_posix() for path in bucket.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def plant(dicom: Dicom) -> Plant:
+    """`plant(directory, 3)` writes that many instances; gives each one's path by SOP Instance UID."""
+
+    def plant(directory: Path, instances: int = 1, text: str = "") -> dict[str, Path]:
+        directory.mkdir(parents=True, exist_ok=True)
+        planted = {}
+        for number in range(1, instances + 1):
+            uid = f"1.2.826.{next(_numbers)}"
+            planted[padded(uid)] = path = directory / f"IM{number:04}.dcm"
+            path.write_bytes(dicom(uid, text))
+        return planted
+
+    return plant
+
+
+def cut(path: Path) -> None:
+    """Ends in its pixel data, as an interrupted copy does."""
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.fixture(scope="session")
+def prefect_server(
+    tmp_path_factory: pytest.TempPathFactory, new_prefect_home: Callable[[], Path]
+) -> Iterator[Path]:
+    """Prefect's own harness: a server with a database of its own. Gives Prefect's home, which is empty."""
+    from prefect.settings import PREFECT_HOME, PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    home = tmp_path_factory.mktemp("prefect-harness")
+    ours = {PREFECT_HOME: home, PREFECT_SERVER_ANALYTICS_ENABLED: False}
+    database = Path(mkdtemp())  # which the harness makes and removes: here it is ready
+    shutil.copy(new_prefect_home() / "prefect.db", database / "prefect-test.db")
+    with temporary_settings(ours), pytest.MonkeyPatch.context() as patched:
+        patched.setattr("prefect.testing.utilities.mkdtemp", lambda: str(database))
+        with prefect_test_harness(server_startup_timeout=180):
+            yield home

@@ -3,7 +3,6 @@
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 
 from tasks.ledger import database
 from tasks.ledger.schema import run
+from tests.processes import free_port
 
 _numbers = count(1)
 
@@ -30,9 +30,7 @@ class PostgreSQL:
         if getpass.getuser() == "root":  # the server refuses to run as root
             shutil.chown(self._home, "postgres", "postgres")
             self._as_user = ["runuser", "-u", "postgres", "--"]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self._run("initdb", "-D", str(self._home / "data"), "-U", "tester", "-A", "trust", "--no-sync")
         self.start()
 

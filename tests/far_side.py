@@ -203,6 +203,16 @@ class FarSide:
     def keys_handed_out(self) -> set[str]:
         return set(self._grants)
 
+    @property
+    def minted(self) -> list[str]:
+        """The keys in the order in which they were handed out."""
+        return [*self._grants]
+
+    @property
+    def signatures(self) -> list[str]:
+        """Of the URLs that were handed out."""
+        return [grant.signature for grant in self._grants.values()]
+
     def asked(self, step: Step) -> list[Request]:
         return [request for request in self.requests if request.step is step]
 

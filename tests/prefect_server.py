@@ -3,12 +3,13 @@
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +20,7 @@ class PrefectServer:
     """`prefect server start` on a port and in a session of its own; it can be killed and started again."""
 
     def __init__(self, home: Path, **settings: str) -> None:
+        self.home = home
         port = free_port()
         self.url = f"http://127.0.0.1:{port}/api"
         self.environment = {  # of whoever uses it
@@ -29,20 +31,22 @@ class PrefectServer:
         }
         prefect = Path(sys.executable).with_name("prefect")
         self._command = [str(prefect), "server", "start", "--no-ui", "--port", str(port)]
+        self._log = home / "server.log"
         self._settings = settings  # of the server alone
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Until it answers; a first start in a home takes half a minute."""
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(
-            self._command,
-            env=os.environ | self.environment | self._settings,
-            stdin=quiet,
-            stdout=quiet,
-            stderr=quiet,
-            start_new_session=True,
-        )
+        """Until it answers; a first start in a home takes half a minute. What it says is kept there."""
+        self.home.mkdir(exist_ok=True)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=os.environ | self.environment | self._settings,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         await_answer(f"{self.url}/health", self._process)
 
     def kill(self, by: signal.Signals = signal.SIGKILL) -> None:
@@ -59,6 +63,17 @@ class PrefectServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def make_ready_home(home: Path) -> None:
+    """A home whose database is migrated and holds what a first start puts there: half a minute, once."""
+    draft = home.with_name(f"{home.name}-draft")
+    with PrefectServer(draft) as server:
+        server.kill(signal.SIGTERM)
+    with closing(sqlite3.connect(draft / "prefect.db")) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (draft / "server.log").unlink()
+    draft.rename(home)
 
 
 @contextmanager

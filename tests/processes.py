@@ -1,19 +1,30 @@
 """Servers and other processes that tests start: a port for them, their answer, their children."""
 
+import random
 import socket
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
 
 def free_port() -> int:
-    """One on loopback that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One on loopback that nobody has.
+
+    It lies below those that the system gives out by itself: nobody gets it before it is used, however many
+    tests run at the same time.
+    """
+    while True:
+        port = _dice.randrange(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+_dice = random.SystemRandom()  # hypothesis seeds the other one
 
 
 def await_answer(url: str, process: subprocess.Popen[bytes] | None = None, within_s: float = 120) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.processes import free_port
 
@@ -49,12 +48,11 @@ class Served:
 
 
 @contextmanager
-def served(
-    directory: Path, tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, str]
-) -> Iterator[Served]:
+def served(directory: Path, prefect_home: Path, environment: Mapping[str, str]) -> Iterator[Served]:
     """Started in `directory` with a server of its own; what still runs in the end is killed."""
-    # One home of Prefect for all commands of the session: only the first start in it takes long.
-    home = {"PREFECT_HOME": str(tmp_path_factory.getbasetemp() / "prefect-home")}
+    # Prefect's server writes its UI's files into the package unless told: two that start at once spoil them.
+    ui = {"PREFECT_UI_STATIC_DIRECTORY": str(prefect_home / "ui")}
+    home = {"PREFECT_HOME": str(prefect_home), **ui}
     others = {name: text for name, text in environment.items() if name != "PREFECT_API_URL"}
     command = [sys.executable, "-c", _BOUND_BY_PERMISSIONS, str(_BIN / "dicom-ingest"), "serve"]
     log = directory / "serve.log"

@@ -96,6 +96,7 @@ def test_tasks_know_no_shell(module: str) -> None:
     assert not tops & {"flows", "prefect", "deployments", "tests", "cyclopts", "rich"}
 
 
+@pytest.mark.processes
 def test_importing_the_engine_brings_neither_prefect_nor_pandas() -> None:
     """`upload` starts fast: what takes seconds to import is imported where it is used."""
     slow = {"prefect", "pandas", "pyarrow"}

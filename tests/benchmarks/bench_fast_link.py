@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.benchmarks import parts
 from tests.benchmarks.archives import SIZES, archive
 from tests.benchmarks.nginx import certificates, nginx
-from tests.benchmarks.senders import Cost, Sender, curl, ours, rclone, script, summary_of, timed
+from tests.benchmarks.senders import Cost, Sender, curl, ours, rclone, rounds, script, summary_of, timed
 from tests.benchmarks.table import Row
 
 COUNTS = {"516 KB": 2000, "33 KB": 5000}
@@ -28,13 +28,13 @@ def rows(scale: float) -> Iterator[Row]:
         count = max(40, int(count * scale))
         with archive(count, SIZES[name]) as directory:
             for is_tls in (False, True):
-                yield from _one_link(name, count, directory, is_tls=is_tls)
+                yield from _one_link(name, count, directory, rounds(ROUNDS, scale), is_tls=is_tls)
             yield _by_part(name, count, directory)
 
 
-def _one_link(name: str, count: int, directory: Path, *, is_tls: bool) -> Iterator[Row]:
+def _one_link(name: str, count: int, directory: Path, times: int, *, is_tls: bool) -> Iterator[Row]:
     what = f"fast link, {name}{', TLS' if is_tls else ''}"
-    best, steady = _side_by_side(count, directory, is_tls=is_tls)
+    best, steady = _side_by_side(count, directory, times, is_tls=is_tls)
     rate = {sender: count / cost.wall_s for sender, cost in best.items()}
     for sender in ("rclone", "script", "curl"):
         bar = BARS.get((name, sender), "")
@@ -47,11 +47,11 @@ def _one_link(name: str, count: int, directory: Path, *, is_tls: bool) -> Iterat
     yield Row(f"{what}, CPU ms per file (user + system)", cpu["ours"][1], beside, ratio)
 
 
-def _side_by_side(count: int, directory: Path, *, is_tls: bool) -> tuple[dict[str, Cost], float]:
+def _side_by_side(count: int, directory: Path, times: int, *, is_tls: bool) -> tuple[dict[str, Cost], float]:
     best: dict[str, Cost] = {}
     steady = 0.0
     with certificates(directory) as (pair, bundle):
-        for _ in range(ROUNDS):
+        for _ in range(times):
             for sender, command in SENDERS.items():
                 with nginx(pair if is_tls else None) as (url, sink):
                     trusted = {"DICOM_INGEST_CA_BUNDLE": str(bundle), "REQUESTS_CA_BUNDLE": str(bundle)}

@@ -14,6 +14,7 @@ from tasks.core.models import Listed, StudyEntry
 from tasks.source.dicom_header import examine
 from tasks.source.scan import survey, walk_study
 from tests.benchmarks.archives import scratch
+from tests.benchmarks.senders import rounds
 from tests.benchmarks.table import Row
 
 COUNT, ROUNDS = 10_000, 3
@@ -25,7 +26,7 @@ def rows(scale: float) -> Iterator[Row]:
     with scratch() as directory:
         _fill(directory, count)
         ours, theirs = float("inf"), float("inf")
-        for _ in range(ROUNDS):
+        for _ in range(rounds(ROUNDS, scale)):
             ours = min(ours, _cpu_s(_read_ours, directory))
             theirs = min(theirs, _cpu_s(_read_pydicom, directory))
     figure = f"{ours / count * 1e3:.3f} ms per file"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from tests.benchmarks.archives import archive
 from tests.benchmarks.far_process import far_process
-from tests.benchmarks.senders import BIN, ours, timed
+from tests.benchmarks.senders import BIN, ours, rounds, timed
 from tests.benchmarks.table import Row
 from tests.far_side import TOKEN
 
@@ -21,19 +21,19 @@ httpx.put(url, content=pathlib.Path(path).read_bytes(), headers={"Content-Type":
 
 
 def rows(scale: float) -> Iterator[Row]:
-    rounds = max(2, int(ROUNDS * scale))
-    library = _best(rounds, [sys.executable, "-c", "import cyclopts"])
-    shown = _best(rounds, [str(BIN / "dicom-ingest"), "--help"])
+    times = rounds(ROUNDS, scale)
+    library = _best(times, [sys.executable, "-c", "import cyclopts"])
+    shown = _best(times, [str(BIN / "dicom-ingest"), "--help"])
     yield _row("dicom-ingest --help", shown, "import cyclopts", library)
     with archive(1, 33 * 1024) as directory, far_process() as far:
         file = next((directory / "study").iterdir())
-        needed = _best(rounds, [sys.executable, "-c", _NEEDED, far.url, str(file), TOKEN])
-        sent = min(timed(ours(far.url, directory)).wall_s for _ in range(rounds))
+        needed = _best(times, [sys.executable, "-c", _NEEDED, far.url, str(file), TOKEN])
+        sent = min(timed(ours(far.url, directory)).wall_s for _ in range(times))
     yield _row("upload of one file", sent, "imports and requests alone", needed)
 
 
-def _best(rounds: int, command: list[str]) -> float:
-    return min(timed(command).wall_s for _ in range(rounds))
+def _best(times: int, command: list[str]) -> float:
+    return min(timed(command).wall_s for _ in range(times))
 
 
 def _row(what: str, seconds: float, beside: str, other: float) -> Row:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import trustme
 
+from tests.processes import free_port
+
 _CONFIGURATION = """
 worker_processes 1;
 pid {home}/pid;
@@ -61,9 +63,7 @@ def nginx(certificate: Path | None = None) -> Iterator[tuple[str, Path]]:
     home = Path(tempfile.mkdtemp(prefix="nginx-", dir="/dev/shm"))
     home.chmod(0o755)
     (home / "sink").mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     pair = f"ssl_certificate {certificate}; ssl_certificate_key {certificate};"
     (home / "nginx.conf").write_text(
         _CONFIGURATION.format(

@@ -39,6 +39,7 @@ def checked(*command: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.processes
 class TestLinters:
     def test_the_dockerfile_passes(self) -> None:
         checked(str(BIN / "hadolint"), str(DEPLOYMENTS / "Dockerfile"))
@@ -56,6 +57,7 @@ class TestLinters:
             checked(*COMPOSE_SCHEMA, str(tmp_path / "compose.yaml"))
 
 
+@pytest.mark.processes
 class TestServices:
     def test_are_pinned_and_not_root(self, compose: dict[str, Any]) -> None:
         """Versions to the last number, in images that run here and in those that ours are built from."""

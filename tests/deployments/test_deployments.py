@@ -91,9 +91,9 @@ class TestPrefectYaml:
 
 
 @pytest.fixture
-def serving(at_sandbox: None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def serving(at_sandbox: None, tmp_path: Path, prefect_home: Path) -> Iterator[Served]:
     """`dicom-ingest serve` with a server of its own."""
-    with served(tmp_path, tmp_path_factory, os.environ) as serving:
+    with served(tmp_path, prefect_home, os.environ) as serving:
         yield serving
 
 

@@ -6,11 +6,12 @@ the operator's own report and ledger: Prefect's home with its database, and what
 
 import base64
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from tests.far_side import (
     s3_error,
     status,
 )
+from tests.prefect_server import PrefectServer
 
 PATIENT = "CANARY^PATIENT"
 IN_PATH = "CANARY_PATIENT_IN_PATH"
@@ -43,6 +45,12 @@ TOKEN = "canary-static-token-7f3a"
 API_KEY = "canary-api-key-91c2"
 PAINTED = "\x1b[31mred\x07\n\u202e.dcm"  # a file name that would paint the terminal
 SECRETS = [PATIENT, IN_PATH, UID, TOKEN, API_KEY, CLIENT_SECRET, "X-Amz-Signature="]
+
+TALKATIVE = {
+    "PREFECT_LOGGING_LEVEL": "DEBUG",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "dicom_ingest,tasks,flows,httpx,httpcore,pydicom,sqlalchemy",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG",
+}
 
 CRASH = """
 import sys, tasks.{module}
@@ -59,6 +67,7 @@ class Scene:
     directory: Path
     far_side: FarSide
     home: Path
+    server: dict[str, str]  # settings that name one; with none a run starts its own
 
     @property
     def study(self) -> Path:
@@ -111,10 +120,9 @@ class Scene:
 
     def _settings(self) -> dict[str, str]:
         return {
+            **TALKATIVE,
+            **self.server,
             "PREFECT_HOME": str(self.home),
-            "PREFECT_LOGGING_LEVEL": "DEBUG",
-            "PREFECT_LOGGING_EXTRA_LOGGERS": "dicom_ingest,tasks,flows,httpx,httpcore,pydicom,sqlalchemy",
-            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "DEBUG",
             "DICOM_INGEST_DEBUG": "1",
             "DICOM_INGEST_API_ENDPOINT": self.far_side.url,
             "DICOM_INGEST_REPORT_DIR": str(self.directory / "report"),
@@ -123,21 +131,39 @@ class Scene:
             "DICOM_INGEST_RETRIES": '["network=1", "server=1", "throttled=1", "presign=1", "expired=1"]',
         }
 
-    def left_behind(self) -> Iterator[tuple[str, str]]:
-        """All that Prefect keeps: each file as it is, and its databases' rows."""
-        for path in self.home.rglob("*"):
-            if path.is_file():
-                yield path.name, path.read_bytes().decode("utf-8", "replace")
-        for path in self.home.glob("*.db"):
-            with closing(sqlite3.connect(path)) as database:
-                yield f"rows of {path.name}", "\n".join(database.iterdump())
+
+def left_behind(home: Path) -> Iterator[tuple[str, str]]:
+    """All that Prefect keeps: each file as it is, and its databases' rows; what its server said, too."""
+    for path in home.rglob("*"):
+        if path.is_file():
+            yield path.name, path.read_bytes().decode("utf-8", "replace")
+    for path in home.glob("*.db"):
+        with closing(sqlite3.connect(path)) as database:
+            yield f"rows of {path.name}", "\n".join(database.iterdump())
+
+
+@pytest.fixture(scope="module")
+def server(new_prefect_home: Callable[[], Path]) -> Iterator[PrefectServer]:
+    """One for all scenes; when it has ended, and kept all it was told, it still has none of it."""
+    server = PrefectServer(home := new_prefect_home(), **TALKATIVE)
+    server.start()
+    yield server
+    server.kill(signal.SIGTERM)
+    assert_none(SECRETS, left_behind(home))
 
 
 @pytest.fixture
-def scene(tmp_path: Path, far_side: FarSide, dicom: Dicom, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def scene(tmp_path: Path, far_side: FarSide, dicom: Dicom, server: PrefectServer) -> Scene:
     far_side.tokens.add(f"Bearer {TOKEN}")
-    scene = Scene(tmp_path, far_side, tmp_path_factory.getbasetemp() / "prefect-home")
+    scene = Scene(tmp_path, far_side, server.home, server.environment)
     scene.write(dicom)
+    return scene
+
+
+@pytest.fixture
+def scene_without_server(scene: Scene, prefect_home: Path) -> Scene:
+    """Whose run starts one, which ends with it."""
+    scene.home, scene.server = prefect_home, {}
     return scene
 
 
@@ -152,10 +178,13 @@ def disguises(secret: str) -> Iterator[str]:
 
 
 def assert_clean(scene: Scene, said: str) -> None:
-    signatures = [grant.signature for grant in scene.far_side._grants.values()]
-    wanted = {form for secret in [*SECRETS, *signatures[:5]] for form in disguises(secret)}
     assert "\x1b" not in said
-    for where, text in [("terminal", said), *scene.left_behind()]:
+    assert_none([*SECRETS, *scene.far_side.signatures[:5]], [("terminal", said), *left_behind(scene.home)])
+
+
+def assert_none(secrets: list[str], texts: Iterable[tuple[str, str]]) -> None:
+    wanted = {form for secret in secrets for form in disguises(secret)}
+    for where, text in texts:
         found = sorted(form for form in wanted if form in text)
         assert not found, f"{found} in {where}"
 
@@ -244,6 +273,22 @@ class TestNothingLeaks:
         code, said = scene.run(command)
         assert code in (2, 3), said
         assert_clean(scene, said)
+
+
+class TestNothingLeaksAtAServerOfItsOwn:
+    """Which the run starts, and which writes down what it was told until it ends with it."""
+
+    def test_when_files_fail_in_every_way(self, scene_without_server: Scene) -> None:
+        scene_without_server.far_side.script = everything_at_once
+        code, said = scene_without_server.run("run")
+        assert code == 1, said
+        assert_clean(scene_without_server, said)
+
+    def test_when_it_is_interrupted(self, scene_without_server: Scene) -> None:
+        scene_without_server.far_side.script = lambda _request: time.sleep(0.2)
+        code, said = scene_without_server.run("run", interrupt=True)
+        assert code == 130, said
+        assert_clean(scene_without_server, said)
 
 
 def test_a_wrong_manifest_is_told_by_row_and_column(scene: Scene) -> None:

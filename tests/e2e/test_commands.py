@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from tasks.report.reader import read_report
 from tests.conftest import Dicom
+from tests.processes import await_gone, descendants
 
 DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))
 
@@ -48,7 +48,9 @@ class Terminal:
 
 
 @pytest.fixture(scope="module")
-def terminal(tmp_path_factory: pytest.TempPathFactory, dicom: Dicom) -> Iterator[Terminal]:
+def terminal(
+    tmp_path_factory: pytest.TempPathFactory, prefect_home: Path, dicom: Dicom
+) -> Iterator[Terminal]:
     directory = tmp_path_factory.mktemp("terminal")
     for number, study in enumerate(("good", "good", "good", "bad", "bad"), 1):
         path = directory / "archive" / study / f"IM{number}.dcm"
@@ -59,8 +61,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory, dicom: Dicom) -> Iterator
     mended = Path(shutil.copy(path, directory / "mended.dcm"))
     path.write_bytes(path.read_bytes()[:-40])
     environment = {name: text for name, text in os.environ.items() if not name.startswith("DICOM_INGEST_")}
-    # One home of Prefect for all commands of the session: only the first start in it takes long.
-    environment["PREFECT_HOME"] = str(tmp_path_factory.getbasetemp() / "prefect-home")
+    environment["PREFECT_HOME"] = str(prefect_home)
     sandbox = subprocess.Popen(
         [DICOM_INGEST, "sandbox"],
         cwd=directory,
@@ -142,37 +143,10 @@ def keys_of(report: Path) -> dict[str, str]:
 class TestCtrlC:
     def test_stops_the_sandbox_and_leaves_no_process(self, terminal: Terminal) -> None:
         """Gateway and object store end with it; the objects stay."""
+        assert terminal.types("upload -p archive/good --report-dir last").returncode == 0
         family = descendants(terminal.sandbox.pid)
         assert len(family) >= 2
         os.killpg(terminal.sandbox.pid, signal.SIGINT)
         assert terminal.sandbox.wait(30) == 0
-        deadline = time.monotonic() + 10
-        while any(map(is_running, family)) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert [pid for pid in family if is_running(pid)] == []
+        await_gone(family, within_s=10)
         assert terminal.objects()
-
-
-def descendants(pid: int) -> list[int]:
-    """Children, and theirs, by proc(5)."""
-    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
-    children = [child for child in pids if parent_of(child) == pid]
-    return [*children, *(below for child in children for below in descendants(child))]
-
-
-def parent_of(pid: int) -> int | None:
-    state = stat_of(pid)
-    return int(state[1]) if state else None
-
-
-def is_running(pid: int) -> bool:
-    state = stat_of(pid)
-    return bool(state) and state[0] != "Z"
-
-
-def stat_of(pid: int) -> list[str]:
-    """State, parent and so on; empty when there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []

@@ -30,7 +30,7 @@ def elsewhere() -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory, elsewhere: Proxy) -> Demo:
+def demo(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path, elsewhere: Proxy) -> Demo:
     directory = tmp_path_factory.mktemp("demo")
     server = f"{elsewhere.url}/api"
     profiles = directory / "profiles.toml"
@@ -38,8 +38,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory, elsewhere: Proxy) -> Demo:
     (directory / "prefect.toml").write_text(f'api.url = "{server}"\n')
     (directory / ".env").write_text(f"PREFECT_API_URL={server}\n")
     foreign = {"PREFECT_API_URL": server, "PREFECT_PROFILES_PATH": str(profiles), **through(elsewhere.url)}
-    # One home of Prefect for all commands of the session: only the first start in it takes long.
-    home = tmp_path_factory.getbasetemp() / "prefect-home"
     done = subprocess.run(
         [
             Path(sys.executable).with_name("dicom-ingest"),
@@ -51,7 +49,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, elsewhere: Proxy) -> Demo:
         ],
         cwd=directory,
         env=os.environ
-        | {"PREFECT_HOME": str(home), "DICOM_INGEST_PARALLEL": "nobody else's setting"}
+        | {"PREFECT_HOME": str(prefect_home), "DICOM_INGEST_PARALLEL": "nobody else's setting"}
         | foreign,
         capture_output=True,
         text=True,

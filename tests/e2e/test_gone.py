@@ -37,14 +37,11 @@ def archive_on_postgresql(new_archive: NewArchive, postgresql: PostgreSQL) -> Ar
 
 
 class TestPrefectsServer:
-    @pytest.fixture
-    def home(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """One home of Prefect for all commands of the session: only the first start in it takes long."""
-        return tmp_path_factory.getbasetemp() / "prefect-home"
-
-    def test_killed_in_mid_run_costs_its_bookkeeping_alone(self, archive: Archive, home: Path) -> None:
+    def test_killed_in_mid_run_costs_its_bookkeeping_alone(
+        self, archive: Archive, prefect_home: Path
+    ) -> None:
         """The files go on, the report is written, and its exit code is the command's."""
-        with PrefectServer(home) as server:
+        with PrefectServer(prefect_home) as server:
             process = archive.start("run", **server.environment, PREFECT_CLIENT_MAX_RETRIES="1")
             archive.await_puts(20, process)
             server.kill()
@@ -52,8 +49,10 @@ class TestPrefectsServer:
         assert "Prefect's server went away" in archive.told
         archive.check()
 
-    def test_started_again_in_mid_run_knows_how_the_run_ended(self, archive: Archive, home: Path) -> None:
-        with PrefectServer(home) as server:
+    def test_started_again_in_mid_run_knows_how_the_run_ended(
+        self, archive: Archive, prefect_home: Path
+    ) -> None:
+        with PrefectServer(prefect_home) as server:
             process = archive.start("run", **server.environment)
             archive.await_puts(20, process)
             server.kill()
@@ -63,19 +62,21 @@ class TestPrefectsServer:
             assert newest_state(server) == "1 of 123 files, 1 study incomplete, see report"
         archive.check()
 
-    def test_slow_to_answer_slows_its_bookkeeping_alone(self, archive: Archive, home: Path) -> None:
+    def test_slow_to_answer_slows_its_bookkeeping_alone(self, archive: Archive, prefect_home: Path) -> None:
         """Half a second for each request."""
-        with PrefectServer(home) as server, slowed(server.url, delay_s=0.5) as url:
+        with PrefectServer(prefect_home) as server, slowed(server.url, delay_s=0.5) as url:
             process = archive.start("run", **server.environment | {"PREFECT_API_URL": url})
             assert process.wait(timeout=180) == 1, archive.told
             assert newest_state(server) == "1 of 123 files, 1 study incomplete, see report"
         archive.check()
 
-    def test_whose_database_is_locked_is_waited_for(self, archive: Archive, home: Path) -> None:
-        with PrefectServer(home) as server:
+    def test_whose_database_is_locked_is_waited_for(self, archive: Archive, prefect_home: Path) -> None:
+        with PrefectServer(prefect_home) as server:
             process = archive.start("run", **server.environment)
             archive.await_puts(20, process)
-            with closing(sqlite3.connect(home / "prefect.db", timeout=60, isolation_level=None)) as other:
+            with closing(
+                sqlite3.connect(prefect_home / "prefect.db", timeout=60, isolation_level=None)
+            ) as other:
                 other.execute("BEGIN IMMEDIATE")
                 time.sleep(5)
                 other.execute("ROLLBACK")
@@ -92,9 +93,11 @@ class TestPrefectsServer:
         assert "PREFECT_API_URL does not answer" in archive.told
         assert archive.far_side.requests == []
 
-    def test_terminated_together_with_the_run_ends_in_order(self, archive: Archive, home: Path) -> None:
+    def test_terminated_together_with_the_run_ends_in_order(
+        self, archive: Archive, prefect_home: Path
+    ) -> None:
         """As systemd does it: SIGTERM reaches the embedded server as well, which waits for the run's end."""
-        process = archive.start("run", PREFECT_HOME=str(home), PREFECT_CLIENT_MAX_RETRIES="1")
+        process = archive.start("run", PREFECT_HOME=str(prefect_home), PREFECT_CLIENT_MAX_RETRIES="1")
         archive.await_puts(20, process)
         everything = descendants(process.pid)
         for pid in (*everything, process.pid):

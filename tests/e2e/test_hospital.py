@@ -77,20 +77,12 @@ class Command:
 
 
 @pytest.fixture
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home of Prefect for all commands of the session: only the first start in it takes long."""
-    path = tmp_path_factory.getbasetemp() / "prefect-home"
-    path.mkdir(exist_ok=True)
-    return path
-
-
-@pytest.fixture
-def environment(home: Path, far_side: FarSide) -> dict[str, str]:
+def environment(prefect_home: Path, far_side: FarSide) -> dict[str, str]:
     """Of an operator whose platform is the far side."""
     foreign = ("DICOM_INGEST_", "PREFECT_")
     ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     settings = {"DICOM_INGEST_API_ENDPOINT": far_side.url, "DICOM_INGEST_TOKEN": TOKEN}
-    return ours | settings | {"PREFECT_HOME": str(home)}
+    return ours | settings | {"PREFECT_HOME": str(prefect_home)}
 
 
 @pytest.fixture
@@ -117,10 +109,8 @@ def start(tmp_path: Path, environment: dict[str, str], dicom: Dicom) -> Iterator
 
 
 @pytest.fixture
-def serve(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
-) -> Iterator[Served]:
-    with served(tmp_path, tmp_path_factory, environment) as serve:
+def serve(tmp_path: Path, prefect_home: Path, environment: dict[str, str]) -> Iterator[Served]:
+    with served(tmp_path, prefect_home, environment) as serve:
         yield serve
 
 
@@ -131,16 +121,16 @@ def proxy() -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def stuck_server(home: Path) -> Iterator[None]:
+def stuck_server(prefect_home: Path) -> Iterator[None]:
     """Prefect's server lives, and does not answer: it waits for another one's start in the same home."""
-    with (home / "dicom-ingest-start.lock").open("wb") as lock:
+    with (prefect_home / "dicom-ingest-start.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 class TestProxy:
     def test_is_asked_for_the_platform_and_never_for_this_machine(
-        self, start: Start, proxy: Proxy, home: Path
+        self, start: Start, proxy: Proxy, prefect_home: Path
     ) -> None:
         """The flow, its embedded server, its events and its logs; API and store are elsewhere."""
         platform = {"DICOM_INGEST_API_ENDPOINT": API, "DICOM_INGEST_ALLOW_HTTP": "true"}
@@ -148,7 +138,7 @@ class TestProxy:
         assert run.ended() == 0, run.said
         assert set(proxy.asked) == {"api.example.org", "store.example.org"}
         assert len(proxy.asked) >= 80  # a URL and a PUT for each file
-        with closing(sqlite3.connect(home / "prefect.db")) as database:
+        with closing(sqlite3.connect(prefect_home / "prefect.db")) as database:
             limits = {name for (name,) in database.execute("SELECT name FROM concurrency_limit_v2")}
         assert "dicom-ingest api.example.org:80" not in limits, "at a server of its own it shares no slots"
 
@@ -192,10 +182,10 @@ class TestProxy:
         start: Start,
         environment: dict[str, str],
         tmp_path: Path,
-        tmp_path_factory: pytest.TempPathFactory,
+        prefect_home: Path,
     ) -> None:
         """Server, runner, and the process that the runner starts for a run."""
-        with served(tmp_path, tmp_path_factory, environment | through(proxy.url)) as serve:
+        with served(tmp_path, prefect_home, environment | through(proxy.url)) as serve:
             deployment = serve.asked("GET", "/deployments/name/backfill/manual")
             parameters = {"manifest": str(tmp_path / "manifest.csv"), "report_dir": str(tmp_path / "report")}
             run = serve.asked(

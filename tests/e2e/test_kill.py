@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -44,11 +45,10 @@ def test_upload_killed_at_random_moments(
 
 
 def test_the_flow_killed_at_random_moments(
-    new_archive: NewArchive, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    new_archive: NewArchive, prefect_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """kill -9 of a flow with its embedded Prefect server, then an upload to the end."""
-    # One home of Prefect for all commands of the session: only the first start in it takes long.
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path_factory.getbasetemp() / "prefect-home"))
+    monkeypatch.setenv("PREFECT_HOME", str(prefect_home))
     dice = random.Random(99)
     archive = new_archive()
     for _ in range(KILLS_OF_RUN):

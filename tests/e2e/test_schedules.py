@@ -82,8 +82,8 @@ class Deployments:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with PrefectServer(tmp_path_factory.getbasetemp() / "prefect-home") as server:
+def server(new_prefect_home: Callable[[], Path]) -> Iterator[PrefectServer]:
+    with PrefectServer(new_prefect_home()) as server:
         yield server
 
 
@@ -180,12 +180,12 @@ def test_a_run_waits_for_another_where_the_deployment_says_so(
 
 @pytest.mark.long
 def test_a_schedule_added_by_hand_runs_what_serve_serves(
-    far_side: FarSide, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, dicom: Dicom
+    far_side: FarSide, tmp_path: Path, prefect_home: Path, dicom: Dicom
 ) -> None:
     """`dicom-ingest serve`, and a schedule in its UI."""
     manifest = drop(tmp_path / "manifests", tmp_path / "archive", "study", dicom, "1.2.5")
     ours = {"DICOM_INGEST_API_ENDPOINT": far_side.url, "DICOM_INGEST_TOKEN": TOKEN}
-    with served(tmp_path, tmp_path_factory, os.environ | ours) as serving:
+    with served(tmp_path, prefect_home, os.environ | ours) as serving:
         serving.asked("GET", "/deployments/name/backfill/manual")
         deployments = Deployments(serving.api)
         deployments.schedule_by_hand(

@@ -57,7 +57,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("site")
     planted = build(directory / "archive", SLICES)
     theirs = {
@@ -73,7 +73,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             "DICOM_INGEST_CLIENT_SECRET": sandbox.client_secret,
             "DICOM_INGEST_LEDGER": "elsewhere.sqlite",
         }
-        with served(directory, tmp_path_factory, theirs | settings) as serving:
+        with served(directory, prefect_home, theirs | settings) as serving:
             deployment = serving.asked("GET", "/deployments/name/backfill/manual")
             yield Site(directory, planted, sandbox, serving, deployment["id"])
 

@@ -27,8 +27,8 @@ _PUT_S = 0.5
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with PrefectServer(tmp_path_factory.getbasetemp() / "prefect-home") as server:
+def server(new_prefect_home: Callable[[], Path]) -> Iterator[PrefectServer]:
+    with PrefectServer(new_prefect_home()) as server:
         yield server
 
 

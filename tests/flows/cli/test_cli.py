@@ -369,6 +369,7 @@ def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 class TestImports:
+    @pytest.mark.processes
     def test_help_imports_nothing_that_is_slow(self) -> None:
         """It answers at once; that of a command costs the library that parses it."""
         slow = {"prefect", "pydantic", "httpx", "pandas", "pyarrow", "sqlalchemy"}
@@ -824,6 +825,7 @@ def test_sigterm_is_not_lost_where_python_drops_exceptions(monkeypatch: pytest.M
         raise_if_terminated()
 
 
+@pytest.mark.processes
 class TestInterrupted:
     """Exit code 130 and a complete report; the same command goes on from there."""
 
@@ -857,12 +859,11 @@ class TestInterrupted:
         plant: Plant,
         slow_far_side: FarSide,
         prefect_server: Path,
-        tmp_path_factory: pytest.TempPathFactory,
+        prefect_home: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """At a terminal, Ctrl-C reaches Prefect's embedded server too; the run ends in order all the same."""
-        # The first start in a home takes long: it is that of the end-to-end tests, too.
-        monkeypatch.setenv("PREFECT_HOME", str(tmp_path_factory.getbasetemp() / "prefect-home"))
+        monkeypatch.setenv("PREFECT_HOME", str(prefect_home))
         plant(here / "study", self.FILES)
         (here / "manifest.csv").write_text("study_dir\nstudy\n")
         command = ["run", "manifest.csv", "-u", slow_far_side.url]

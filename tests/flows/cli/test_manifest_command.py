@@ -145,6 +145,7 @@ class TestWhatIsSaid:
         )
 
 
+@pytest.mark.processes
 class TestInterrupted:
     """Exit code 130 at once; the manifest that was there stays, and nothing lies beside it."""
 

@@ -79,6 +79,7 @@ class TestHome:
         (home / ".prefect").touch()
         assert temporary_home({"HOME": str(home)}) is not None
 
+    @pytest.mark.processes
     def test_keeps_its_profiles(self, home: Path) -> None:
         """A server that is named there is still the one that is used."""
         (home / ".prefect").mkdir()
@@ -86,10 +87,12 @@ class TestHome:
         done = in_a_read_only(home / ".prefect", {"HOME": str(home)})
         assert done["PREFECT_PROFILES_PATH"] == str(home / ".prefect" / "profiles.toml")
 
+    @pytest.mark.processes
     def test_that_is_read_only_is_replaced(self, home: Path) -> None:
         done = in_a_read_only(home, {"HOME": str(home)})
         assert "dicom-ingest-prefect-" in done["PREFECT_HOME"]
 
+    @pytest.mark.processes
     def test_with_a_database_of_somebody_else_is_replaced(self, home: Path) -> None:
         (home / ".prefect").mkdir()
         (home / ".prefect" / "prefect.db").touch()

@@ -19,6 +19,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return ours | {"PREFECT_HOME": str(tmp_path)}
 
 
+@pytest.mark.processes
 class TestServer:
     def test_that_ends_is_noticed_at_once(self, environ: dict[str, str], tmp_path: Path) -> None:
         """Its database can't be made."""

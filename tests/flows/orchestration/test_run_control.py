@@ -33,10 +33,10 @@ RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry"}
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def serving(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Iterator[Served]:
     """`dicom-ingest serve`: Prefect's server, and a runner of the deployments."""
     environment = os.environ | {"DICOM_INGEST_TOKEN": TOKEN}
-    with served(tmp_path_factory.mktemp("served"), tmp_path_factory, environment) as serving:
+    with served(tmp_path_factory.mktemp("served"), prefect_home, environment) as serving:
         yield serving
 
 

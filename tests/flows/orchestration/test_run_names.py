@@ -13,7 +13,7 @@ from tasks.core.models import StudyEntry
 
 def animals_of_the_form() -> list[str]:
     """Those that a script of Prefect's UI has, and takes for names."""
-    assets = Path(prefect.__file__).parent / "server" / "ui_v2_build" / "assets"
+    assets = Path(prefect.__file__).parent / "server" / "ui-v2" / "assets"
     scripts = "\n".join(path.read_text(encoding="utf-8") for path in assets.glob("deployment_*.js"))
     found = re.search(r"`(Aardvark\.[^`]*)`", scripts)
     assert found, "where the form takes its names from has changed"

@@ -31,15 +31,9 @@ from tests.prefect_server import PrefectServer
 FILES = 40
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One home of Prefect for all servers of the session: only the first start in it takes long."""
-    return tmp_path_factory.getbasetemp() / "prefect-home"
-
-
 @pytest.fixture
-def server(home: Path) -> Iterator[PrefectServer]:
-    with PrefectServer(home) as server, temporary_settings({PREFECT_API_URL: server.url}):
+def server(prefect_home: Path) -> Iterator[PrefectServer]:
+    with PrefectServer(prefect_home) as server, temporary_settings({PREFECT_API_URL: server.url}):
         yield server
 
 
@@ -150,7 +144,7 @@ class TestSlots:
 
     @pytest.mark.long
     def test_of_a_killed_run_are_free_after_its_lease_also_when_the_server_was_killed(
-        self, home: Path
+        self, prefect_home: Path
     ) -> None:
         """With leases on disk, as `serve` and compose.yaml have it. The lease is the shortest there is."""
         held = "dicom-ingest killed.example:443"
@@ -162,7 +156,7 @@ class TestSlots:
             "    print('held', flush=True)\n"
             "    time.sleep(600)\n"
         )
-        with PrefectServer(home, **SERVER_ENVIRONMENT) as server:
+        with PrefectServer(prefect_home, **SERVER_ENVIRONMENT) as server:
             environment = os.environ | server.environment
             command = [sys.executable, "-c", hold]
             with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as holder:

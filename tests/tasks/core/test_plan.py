@@ -38,7 +38,7 @@ class TestStanding:
         """What is stored and unchanged is settled whatever its age; everything else is looked at in time."""
         assert standing(known, LISTED, rules) is found
 
-    @pytest.mark.parametrize("status", set(Status) - {Status.UPLOADED, Status.DUPLICATE})
+    @pytest.mark.parametrize("status", sorted(set(Status) - {Status.UPLOADED, Status.DUPLICATE}))
     def test_of_what_is_not_stored_is_never_settled(self, status: Status) -> None:
         """Every status but uploaded and duplicate is looked at afresh."""
         assert standing(Known(7, status, SIZE, MTIME), LISTED, OLD) is Standing.TO_DO

@@ -125,8 +125,7 @@ class TestSlots:
             if request.n == 1:
                 assert others_are_sent.wait(20)
                 return
-            minted = [*far_side._grants]
-            younger.append(len(minted) - 1 - minted.index(request.key))
+            younger.append(len(far_side.minted) - 1 - far_side.minted.index(request.key))
             time.sleep(0.1)
             if request.n == 40:
                 others_are_sent.set()

@@ -206,6 +206,7 @@ class TestFilesAreRead:
         assert len(ahead) == 2000
         assert 8 <= max(ahead) <= 64
 
+    @pytest.mark.processes
     def test_in_bounded_memory(self, root: Path) -> None:
         """A file of 200 KB that inflates to 200 MiB, also when only a directory's UID is looked for."""
         put(root / "a" / "1", deflated_zeros(200 << 20))
@@ -219,6 +220,7 @@ class TestFilesAreRead:
             used = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
             assert int(used.stdout) < 150 << 10, write
 
+    @pytest.mark.processes
     def test_so_that_one_that_hangs_keeps_no_process(self, root: Path) -> None:
         """A dead share answers nobody: Ctrl-C ends the command all the same."""
         put(root / "a" / "1", b"text")

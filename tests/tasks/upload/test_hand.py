@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -31,6 +30,9 @@ from tests.far_side import (
     s3_error,
     status,
 )
+from tests.processes import command_line, descendants
+
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
@@ -49,14 +51,7 @@ def put_many(near_side: NearSide, dicom: Dicom, count: int) -> dict[str, bytes]:
 
 def hands() -> list[int]:
     """The process ids of this process's hands: the first, and those that it forked."""
-    first = children(os.getpid())
-    return first + [pid for each in first for pid in children(each)]
-
-
-def children(pid: int) -> list[int]:
-    pattern = "tasks.upload.han[d]"  # which no pgrep of another thread matches: it is a child here, too
-    told = subprocess.run(["pgrep", "-f", "-P", str(pid), pattern], capture_output=True, text=True)
-    return [int(pid) for pid in told.stdout.split()]
+    return [pid for pid in descendants(os.getpid()) if "tasks.upload.hand" in command_line(pid)]
 
 
 def await_that(holds: Callable[[], bool], within_s: float = 60) -> None:
