@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import StoppedError
+from tasks.report.reader import read_report
 from tests.conftest import Dicom, NearSide, Run, not_waiting, superseded
 from tests.far_side import (
     Deviation,
@@ -21,6 +22,7 @@ from tests.far_side import (
     Script,
     Step,
     StoredAs,
+    always,
     at_random,
     once_begun,
     s3_error,
@@ -445,6 +447,27 @@ class TestClaim:
         run = within(3, near_side)
         assert sorted(run.statuses.values()) == ["failed/refused", "uploaded"]
         assert len(far_side.objects) == 1
+
+
+class TestDetail:
+    def test_says_what_the_api_s_answer_lacks_and_goes_when_the_file_is_stored(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
+    ) -> None:
+        """In the report and in what keeps the study from being complete."""
+        near_side.put("study/a", dicom("1.1"))
+        far_side.script = once_begun(always(Step.PRESIGN, Reply(200, b'{"url": "http://127.0.0.1/"}')))
+        failed = near_side.run(retries=["presign=1"])
+        (study,) = read_report(near_side.report_dir / "studies.csv")
+        assert (failed.statuses, failed.row("study/a")["detail"]) == (
+            {"study/a": "failed/presign"},
+            "no_key",
+        )
+        assert study["why"] == "1 presign (no_key)"
+        far_side.script = scripted((Step.PUT, 1, s3_error(503, "SlowDown")))
+        stored = near_side.run()
+        (study,) = read_report(near_side.report_dir / "studies.csv")
+        assert (stored.statuses, stored.row("study/a")["detail"]) == ({"study/a": "uploaded"}, "")
+        assert study["why"] == ""
 
 
 class TestChaos:
