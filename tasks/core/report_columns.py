@@ -3,9 +3,9 @@
 `ReportRow` is the declaration. The order of its fields is the report's, and from it derive the header of
 report.csv, the schema of report.parquet, what the ledger selects, and the table in the documentation.
 
-To add a column: a field here, its value in `Outcome` (core/models.py) where that becomes known, and the
-ledger's table `file` (ledger/schema.py, with a migration). One that is derived has an expression in
-ledger/report_query.py.
+To add a column: a field here, one in `Outcome` (core/models.py) that is filled in where its value is known,
+and one in the ledger's table `file` (ledger/schema.py, with a migration). A column that is derived needs an
+expression in ledger/report_query.py instead.
 """
 
 from collections.abc import Mapping
