@@ -566,7 +566,6 @@ class TestLastRun:
 
 
 class TestTrouble:
-    @pytest.mark.processes
     def test_a_killed_process_loses_nothing_it_was_told_is_durable(
         self, where: Where, tmp_path: Path
     ) -> None:
