@@ -4,11 +4,13 @@ import random
 import socket
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
+
+from tasks.core.errors import UsageError
 
 
 def free_port() -> int:
@@ -25,6 +27,17 @@ def free_port() -> int:
 
 
 _dice = random.SystemRandom()  # hypothesis seeds the other one
+
+
+def await_that(holds: Callable[[], bool], within_s: float = 60, every_s: float = 0.1) -> None:
+    """Until it holds; an AssertionError when the time is over first. That there is no report yet is none."""
+    until = time.monotonic() + within_s
+    while True:
+        with suppress(OSError, UsageError):
+            if holds():
+                return
+        assert time.monotonic() < until
+        time.sleep(every_s)
 
 
 def await_answer(url: str, process: subprocess.Popen[bytes] | None = None, within_s: float = 120) -> None:

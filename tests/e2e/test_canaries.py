@@ -226,6 +226,15 @@ class TestNothingLeaks:
             (once_begun(always(Step.PRESIGN, Minted(host="elsewhere.example"))), 3),
             (always(Step.PRESIGN, Minted(key="the-same-key")), 3),
         ],
+        ids=[
+            "token refused",
+            "token refused later",
+            "no such API",
+            "no such API later",
+            "host not allowed",
+            "host not allowed later",
+            "key twice",
+        ],
     )
     def test_when_the_far_side_refuses(self, scene: Scene, command: str, script: Script, code: int) -> None:
         scene.far_side.script = script

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +19,11 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling, Failed, Paused, Running, Suspended
 
 from flows.orchestration.run_control import ControlEdges, obey_requests
-from tasks.core.errors import IngestError, UsageError
+from tasks.core.errors import IngestError
 from tasks.report.reader import read_report, read_summary
 from tests.far_side import TOKEN, FarSide, Request, Step
 from tests.flows.conftest import Plant
+from tests.processes import await_that
 from tests.served import Served, served
 
 FILES = 60
@@ -140,18 +141,6 @@ def run(serving: Served, slow: FarSide, tmp_path: Path, plant: Plant) -> Run:
     run = Run(serving, slow, tmp_path)
     await_that(lambda: len(slow.objects) > 4, within_s=120)
     return run
-
-
-def await_that(holds: Callable[[], bool], within_s: float = 60) -> None:
-    until = time.monotonic() + within_s
-    while True:
-        try:
-            if holds():
-                return
-        except (OSError, UsageError):  # no report yet
-            pass
-        assert time.monotonic() < until
-        time.sleep(0.2)
 
 
 def test_suspended_it_ends_in_order_and_resumed_it_goes_on(run: Run) -> None:

@@ -27,7 +27,7 @@ from flows.shards.slot_lease import (
     slots_of_platform,
 )
 from tasks.core.errors import IngestError, StoppedError, UsageError
-from tests.flows.orchestration.test_run_control import await_that
+from tests.processes import await_that
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 _API = "https://slots.example/api"

@@ -23,10 +23,10 @@ from tasks.report.reader import read_report, read_summary
 from tasks.settings import MOST_PARALLEL
 from tests.far_side import TOKEN, FarSide
 from tests.flows.conftest import Plant
-from tests.flows.orchestration.test_run_control import await_that
 from tests.flows.shards.test_slot_lease import Run
 from tests.flows.shards.test_slot_lease import Server as SeenServer
 from tests.prefect_server import PrefectServer
+from tests.processes import await_that
 
 FILES = 40
 

@@ -17,6 +17,7 @@ from tests.tasks.ledger.sample_rows import ENTRIES, Where, enrolled, listed, rep
 
 
 class TestTrouble:
+    @pytest.mark.processes
     def test_a_killed_process_loses_nothing_it_was_told_is_durable(
         self, where: Where, tmp_path: Path
     ) -> None:

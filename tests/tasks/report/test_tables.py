@@ -284,6 +284,7 @@ class TestCost:
             tracemalloc.stop()
         assert peak_bytes < 45_000_000  # rows that pile up would add 33 MB, their CSV 50
 
+    @pytest.mark.processes
     def test_importing_it_loads_neither_pandas_nor_pyarrow(self) -> None:
         """`upload` starts fast: they are loaded when a report is written."""
         code = "import sys, tasks.report.reader; print({'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"

@@ -30,7 +30,7 @@ from tests.far_side import (
     s3_error,
     status,
 )
-from tests.processes import command_line, descendants
+from tests.processes import await_that, command_line, descendants
 
 pytestmark = pytest.mark.processes
 
@@ -54,13 +54,6 @@ def hands() -> list[int]:
     return [pid for pid in descendants(os.getpid()) if "tasks.upload.hand" in command_line(pid)]
 
 
-def await_that(holds: Callable[[], bool], within_s: float = 60) -> None:
-    until = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def await_state(engine: Engine, holds: Callable[[PlatformState], bool]) -> PlatformState:
     """The first state of the platform of which it holds."""
     seen: list[PlatformState] = []
@@ -71,7 +64,7 @@ def await_state(engine: Engine, holds: Callable[[PlatformState], bool]) -> Platf
         seen.append(state)
         return holds(state)
 
-    await_that(look)
+    await_that(look, every_s=0.02)
     return seen[-1]
 
 
