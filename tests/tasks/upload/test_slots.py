@@ -103,24 +103,25 @@ class TestSlots:
             release.set()
 
     def test_have_a_url_ready_each_when_presigning_is_as_slow_as_a_put(self) -> None:
-        """With enough places ahead no slot waits: all takes the time of the PUTs, not of both in turn."""
-        slots = Slots(5)
-        puts_s: list[float] = []
+        """So that no slot waits for its URL: while all PUTs last, as many URLs more are minted."""
+        now_s = 0.0
 
-        def put() -> None:
-            began = time.monotonic()
-            time.sleep(0.02)
-            puts_s.append(time.monotonic() - began)
+        def takes_a_second() -> None:
+            nonlocal now_s
+            now_s += 1
+
+        slots, urls, puts = Slots(5, clock=lambda: now_s), Count(), Count()
+        upload(slots, 0, takes_a_second, takes_a_second)
+        release = threading.Event()
 
         def work(file_id: int) -> None:
-            for _ in range(4):
-                upload(slots, file_id, lambda: time.sleep(0.02), put)
+            with slots.place(), urls.inside(), slots.slot(file_id), puts.inside():
+                release.wait(5)
 
-        began = time.monotonic()
         with threads(15, work):
-            pass
-        in_use = sum(puts_s) / (5 * (time.monotonic() - began))
-        assert in_use > 0.6, "half of the time, where each slot waits for its URL"
+            assert puts.reaches(5)
+            assert urls.reaches(10)
+            release.set()
 
     def test_let_nobody_in_once_closed(self) -> None:
         """Neither who comes nor who waits, for a place or for a slot; who is inside may finish."""
