@@ -20,8 +20,8 @@ from flows.orchestration.parameters import (
     ApiEndpoint,
     ManifestPath,
     Options,
+    OptionsForm,
     ReportDirectory,
-    RunOptions,
 )
 from flows.orchestration.run_names import prefix_label, run_name
 from flows.shards.run_slots import hold_free_slots
@@ -47,7 +47,7 @@ def backfill(
     api_endpoint: ApiEndpoint = "",
     report_dir: ReportDirectory = "",
     api: ApiBlock = "",
-    options: RunOptions = _DEFAULTS,
+    options: OptionsForm = _DEFAULTS,
 ) -> State[dict[str, Any]]:
     """Uploads the studies of a manifest and writes the reconciliation report.
 
@@ -71,7 +71,7 @@ def backfill(
         engine = begin("backfill", settings, lambda: Engine(entries, settings))
         get_run_logger().info("%s in the manifest", counted(len(entries), "study entry"))
         with under_way("backfill", engine) as may_begin:
-            with early_end(engine) as end, hold_free_slots(engine), engine.drained():
+            with early_end(engine) as end, hold_free_slots(engine), engine.draining():
                 found = engine.scan()
                 batches = engine.plan(found)
                 upload_batches(engine, batches, may_begin)

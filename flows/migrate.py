@@ -39,20 +39,22 @@ from flows.orchestration.parameters import (
     ApiEndpoint,
     ManifestPath,
     Options,
+    OptionsForm,
     ReportDirectory,
-    RunOptions,
+    Shards,
 )
 from flows.orchestration.run_control import obey_requests
 from flows.orchestration.run_names import prefix_label, run_name
 from flows.shards.run_slots import lease_holder
-from flows.shards.slot_lease import fixed_slots, slots_of_platform
+from flows.shards.slot_lease import hold_fixed_slots, slots_of_platform
 from flows.shards.supervisor import Supervisor
 from tasks.core.errors import UsageError
 from tasks.core.words import counted
 from tasks.run.early_end import early_end
 from tasks.run.preflight import read_manifest
-from tasks.run.shards import MOST_SHARDS, Balance, Migration, begin_migration, shard_engine
+from tasks.run.shards import Migration, begin_migration, shard_engine
 from tasks.run.windows import BATCHES_IN_FLIGHT
+from tasks.settings import MigrationSettings, ShardBalance
 from tasks.upload.uploader import Progress, shares
 
 SHARD_DEPLOYMENT: Final = "migrate-shard/worker"
@@ -70,10 +72,10 @@ def migrate(
     api_endpoint: ApiEndpoint = "",
     report_dir: ReportDirectory = "",
     api: ApiBlock = "",
-    shards: Annotated[int, Field(ge=1, le=MOST_SHARDS, json_schema_extra={"title": "Shards"})] = 4,
-    balance: Balance = Balance.FILES,
+    shards: Shards = MigrationSettings.shards,
+    balance: ShardBalance = MigrationSettings.balance,
     deployment: Annotated[str, Field(json_schema_extra={"title": "Deployment"})] = SHARD_DEPLOYMENT,
-    options: RunOptions = _DEFAULTS,
+    options: OptionsForm = _DEFAULTS,
 ) -> State[dict[str, Any]]:
     """Cuts a manifest into shards, has many workers upload them, and merges one report.
 
@@ -82,8 +84,6 @@ def migrate(
         api_endpoint: The upload API; empty: the setting DICOM_INGEST_API_ENDPOINT of the workers.
         report_dir: Where the merged report is written; each shard's own is in shards/<number> below it.
         api: Name of a block dicom-upload-api: endpoint and credentials; empty: the workers' settings.
-        shards: How many parts. A study is never split. More parts than workers even out their pace.
-        balance: What is to be equal between shards: files, or bytes.
         deployment: The deployment that a shard is run by.
         options: How the run behaves. Empty: the settings of the workers, or the default. The ledger is a
             database that all workers reach.
@@ -123,7 +123,7 @@ def migrate_shard(
     report_dir: ReportDirectory,
     api_endpoint: ApiEndpoint = "",
     api: ApiBlock = "",
-    options: RunOptions = _DEFAULTS,
+    options: OptionsForm = _DEFAULTS,
 ) -> State[dict[str, Any]]:
     """Uploads one shard of a migration. Started by migrate, not by people.
 
@@ -142,9 +142,9 @@ def migrate_shard(
         ours = options.model_copy(update={"parallel": slots})
         settings = settings_for(api_endpoint, report_dir, api, ours)
         engine = begin("migrate-shard", settings, lambda: shard_engine(settings, migration, shard_no))
-        holding = fixed_slots(limit, slots, lease_holder(engine))
+        holding = hold_fixed_slots(limit, slots, lease_holder(engine))
         with under_way("migrate-shard", engine) as may_begin:
-            with early_end(engine) as end, holding, engine.drained():
+            with early_end(engine) as end, holding, engine.draining():
                 upload_batches(engine, engine.plan(engine.scan()), may_begin)
             summary = engine.report(engine.reconcile(end.why))
         return publish_end("migrate-shard", summary, settings.report_dir)

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 from tasks.core.allowed_hosts import why_not
 from tasks.core.errors import FaultKind
 from tasks.core.escape import escape
-from tasks.core.models import OnConflict
+from tasks.core.models import Balance, OnConflict
 from tasks.core.retry import BUDGETS
 from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 MOST_PARALLEL: Final = 20  # what the platform asks for
+MOST_SHARDS: Final = 1000
 
 _BUDGETS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
 # RFC 9110, 5.1; not one that says who asks, what is asked, or where a message ends.
@@ -219,7 +220,7 @@ class RunSettings(LedgerSettings):
     parallel: Annotated[
         int,
         Setting(
-            "Uploads at the same time. The platform asks for no more than 20.",
+            f"Uploads at the same time. The platform asks for no more than {MOST_PARALLEL}.",
             limits={"ge": 1, "le": MOST_PARALLEL},
         ),
     ] = MOST_PARALLEL
@@ -298,6 +299,24 @@ class Settings(RunSettings, ReportSettings, PlatformSettings):
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
+ShardCount = Annotated[
+    int,
+    Setting(
+        "How many parts, of whole studies. More parts than workers even out their pace.",
+        limits={"ge": 1, "le": MOST_SHARDS},
+    ),
+]
+ShardBalance = Annotated[Balance, Setting("What is to be equal between shards: files, or bytes.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationSettings(Declared):
+    """How a migration is cut."""
+
+    shards: ShardCount = 4
+    balance: ShardBalance = Balance.FILES
+
+
 def _digest(name: str, secret: "SecretStr") -> str:
     text = secret.get_secret_value().encode()
     return f"{name} {hashlib.sha256(text).hexdigest()[:16]}" if text else ""
@@ -335,9 +354,10 @@ _OF_GATEWAY: Final = (
     "client_id client_secret scope token_lifetime_s url_lifetime_s key_prefix bucket s3_endpoint region "
     "access_key_id secret_access_key host"
 )
+_KINDS: Final = (Settings, MigrationSettings, CommandSettings, GatewaySettings)
 VARIABLES: Final = frozenset(
     (
-        *(name for kind in (Settings, CommandSettings, GatewaySettings) for name in variables(kind)),
+        *(name for kind in _KINDS for name in variables(kind)),
         *(f"{GatewaySettings.prefix}{name.upper()}" for name in _OF_GATEWAY.split()),
         f"{PREFIX}HOME",
     )

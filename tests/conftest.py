@@ -221,6 +221,14 @@ class NearSide:
         path.write_bytes(body)
         return path
 
+    def put_many(self, count: int, study: str = "study") -> dict[str, bytes]:
+        """So many instances of one study, by their names."""
+        root = "".join(str(ord(letter)) for letter in study)
+        bodies = {f"{study}/{number:04}": instance(f"1.{root}.{number}") for number in range(count)}
+        for name, body in bodies.items():
+            self.put(name, body)
+        return bodies
+
     def entries(self) -> list[StudyEntry]:
         """Each directory of the archive, in the order of names."""
         studies = sorted(path for path in self.archive.iterdir() if path.is_dir())

@@ -25,7 +25,6 @@ def names(module: str) -> set[str]:
     return {*classes, *(function.name for function in functions(module))}
 
 
-# A migration is history: it names what databases had then.
 @pytest.mark.parametrize("text", ["the_twin", "OfHands", "told.", "_TOLD", "Twins(", "HTTPCarrier"])
 def test_a_word_is_found_also_in_a_name(text: str) -> None:
     """Else the tests below would hold for nothing."""

@@ -22,7 +22,7 @@ _temporary: Final[list[Path]] = []
 
 
 def run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summary":
-    """The flow in this process; its exception, when it has one, is ours and comes out as itself."""
+    """Runs the flow in this process. Raises its own IngestError; StoppedError when Prefect ended it early."""
     _prepare()
     flow = getattr(import_module(f"flows.{name}"), name)
     from prefect.exceptions import Pause
@@ -85,7 +85,7 @@ def require_server() -> None:
 
 
 def _prepare() -> None:
-    """Before Prefect is imported: its settings are read then. What the operator has set is left as it is."""
+    """Finds or starts a Prefect server, before Prefect is imported: its settings are read then."""
     if has_own_server():
         return
     require_server()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
-from flows.cli.options import CommandOptions, RunOptions
+from flows.cli.options import CommandOptions, MigrateOptions, RunOptions
 from flows.cli.run_messages import list_files, say_summary, say_what_begins
 from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
@@ -64,18 +64,14 @@ def run(manifest: Path, /, *, options: RunOptions = RunOptions()) -> int:
     manifest
         CSV, JSON Lines or Parquet with one row per study directory: see `dicom-ingest manifest`.
     """
-    return _run_flow("backfill", manifest, options)
+    return _run_flow("backfill", manifest, options.given())
 
 
 def migrate(
     manifest: Path,
     /,
     *,
-    shards: Annotated[int, Parameter(help="How many parts; a study is never split.")] = 4,
-    balance: Annotated[
-        Literal["files", "bytes"], Parameter(help="What is to be equal between shards.")
-    ] = "files",
-    options: RunOptions = RunOptions(),
+    options: MigrateOptions = MigrateOptions(),
 ) -> int:
     """Upload the studies of a manifest by many workers of a Prefect work pool, and merge one report.
 
@@ -87,7 +83,12 @@ def migrate(
     manifest
         CSV, JSON Lines or Parquet with one row per study directory: see `dicom-ingest manifest`.
     """
-    return _run_flow("migrate", manifest, options, _require_workers, shards=shards, balance=balance)
+    from tasks.declaration import load_as
+    from tasks.settings import MigrationSettings
+
+    given = options.given()
+    cut = load_as(MigrationSettings, shards=given.pop("shards", None), balance=given.pop("balance", None))
+    return _run_flow("migrate", manifest, given, _require_workers, shards=cut.shards, balance=cut.balance)
 
 
 def manifest(
@@ -99,6 +100,7 @@ def manifest(
         bool,
         Parameter(
             negative="",
+            show_default=False,
             help="Read the header of every file, and fill in study_instance_uid (where all agree), "
             "expected_instances (distinct SOP Instance UIDs that would be sent) and expected_bytes (theirs).",
         ),
@@ -152,7 +154,7 @@ def serve(
 def _run_flow(
     name: Literal["backfill", "migrate"],
     manifest: Path,
-    options: RunOptions,
+    given: dict[str, Any],
     require: "Callable[[Settings], None]" = lambda _settings: None,
     **parameters: Any,
 ) -> int:
@@ -163,7 +165,6 @@ def _run_flow(
     from tasks.run.preflight import read_manifest
     from tasks.settings import load
 
-    given = options.given()
     with safe_errors():  # what can be known to be wrong is said before Prefect takes seconds to start
         settings = load(**given)
         require(settings)
@@ -214,10 +215,10 @@ def _check(
     """Finds what is wrong before Prefect takes seconds to start; what the flow is to run within."""
     from flows.cli.local_flow import require_server
     from tasks.ledger.runs import begins
-    from tasks.run.preflight import check, passed_on
+    from tasks.run.preflight import check, pass_on
 
     require_server()  # a key that is handed out needs a run that accounts for it
     anew = begins(settings.ledger_at, settings.campaign)
     answer = check(settings)
     say_what_begins(settings, anew)
-    return passed_on(answer, manifest, entries)
+    return pass_on(answer, manifest, entries)

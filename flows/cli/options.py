@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Group, Parameter
 
 from tasks.declaration import Declaration, Declared, Use, declarations
-from tasks.settings import CommandSettings, GatewaySettings, LedgerSettings, Settings
+from tasks.settings import CommandSettings, GatewaySettings, LedgerSettings, MigrationSettings, Settings
 
 _GROUP: Final = Group("Where and how")
 _Given = TypeVar("_Given", bound="Given")
@@ -50,19 +50,24 @@ def _with_options(*kinds: type[Declared]) -> Callable[[type[_Given]], type[_Give
 
 @_with_options(CommandSettings)
 class CommandOptions(Given):
-    """Of every command."""
+    """Options of every command."""
 
 
 @_with_options(LedgerSettings, CommandSettings)
 class LedgerOptions(Given):
-    """Of what reads a ledger."""
+    """Options of what reads a ledger."""
 
 
 @_with_options(Settings, CommandSettings)
 class RunOptions(Given):
-    """Of what sends files."""
+    """Options of what sends files."""
+
+
+@_with_options(Settings, MigrationSettings, CommandSettings)
+class MigrateOptions(Given):
+    """Options of what has many workers send files."""
 
 
 @_with_options(GatewaySettings, CommandSettings)
 class SandboxOptions(Given):
-    """Of the sandbox."""
+    """Options of the sandbox."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def say_what_begins(settings: "Settings", begins: "Begins") -> None:
-    """That a ledger, or a campaign in it, is new, when it is."""
+    """Says that the ledger, or the campaign in it, is new, when it is."""
     from tasks.core.escape import escape
 
     ledger_at = settings.ledger_at

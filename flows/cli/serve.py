@@ -18,7 +18,7 @@ SERVER_ENVIRONMENT: Final = {
 
 
 def serve(port: int) -> None:
-    """Until SIGINT or SIGTERM. Serves at the server that is configured, or else starts one."""
+    """Serves the deployments until SIGINT or SIGTERM, at the configured server or one that it starts."""
     if not 1 <= port <= LAST_PORT:
         raise UsageError(f"--port has to be a number from 1 to {LAST_PORT}. Nothing was started.")
     for name, value in NO_TELEMETRY.items():

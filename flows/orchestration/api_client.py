@@ -10,5 +10,5 @@ Connect: TypeAlias = Callable[[], AbstractContextManager[SyncPrefectClient]]
 
 
 def connect() -> AbstractContextManager[SyncPrefectClient]:
-    """To the server that this flow run is at."""
+    """A client of the server that this flow run is at."""
     return get_client(sync_client=True)

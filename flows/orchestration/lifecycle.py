@@ -51,7 +51,7 @@ def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options)
 
 
 def begin(flow: str, settings: Settings, make: Callable[[], _Run]) -> _Run:
-    """`make`s a run that may begin; that it makes a ledger anew is the first line of its log.
+    """Makes a run; when its ledger or campaign is new, its log begins with that.
 
     Credentials that are refused are an event: a schedule would find them refused again.
     """
@@ -67,7 +67,7 @@ def begin(flow: str, settings: Settings, make: Callable[[], _Run]) -> _Run:
 
 @contextmanager
 def show_progress(flow: str, progress: Progress) -> Iterator[None]:
-    """On standard error and in Prefect's UI, until the block ends."""
+    """Shows it on standard error and in Prefect's UI, until the block ends."""
     with display_progress(progress), publish_progress(flow, progress):
         yield
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.settings import RunSettings
+from tasks.settings import RunSettings, ShardCount
 
 
 def _empty_fields(schema: dict[str, Any]) -> None:
@@ -34,5 +34,6 @@ def _titled(title: str, **schema: Any) -> Any:
 ManifestPath = Annotated[str, _titled("Manifest", minLength=1)]
 ReportDirectory = Annotated[str, _titled("Report Directory")]
 ApiEndpoint = Annotated[str, _titled("API Endpoint", pattern=r"^(?![^:]*://[^/?#]*@)")]
+Shards = Annotated[ShardCount, _titled("Shards")]
 ApiBlock = Annotated[str, _titled("API Block")]
-RunOptions = Annotated[Options, _titled("Options", default={})]
+OptionsForm = Annotated[Options, _titled("Options", default={})]

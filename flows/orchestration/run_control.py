@@ -33,9 +33,10 @@ _CANCELLED: Final = frozenset({StateType.CANCELLING, StateType.CANCELLED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlEdges:
-    """Prefect's server, and for how long what is waited, in seconds."""
+    """Prefect's server, the clock, and how long each wait lasts, in seconds."""
 
     connect: Connect = connect
+    clock: Callable[[], float] = time.monotonic
     look_s: float = 10.0  # a request or two: hundreds in an hour, whatever the files
     terminated_within_s: float = 30.0  # by whoever runs a cancelled flow: Prefect's runners look every 10 s
 
@@ -95,8 +96,8 @@ class _Control:
             )
         if not any(state.type in _CANCELLED for state in states):
             return None
-        self._cancelled_at = self._cancelled_at or time.monotonic()
-        if time.monotonic() - self._cancelled_at < self._edges.terminated_within_s:
+        self._cancelled_at = self._cancelled_at or self._edges.clock()
+        if self._edges.clock() - self._cancelled_at < self._edges.terminated_within_s:
             return None
         return InterruptedRunError("Cancelled in Prefect. The same parameters go on from here.")
 

@@ -60,11 +60,12 @@ class LeaseHolder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseEdges:
-    """Prefect's server, the clocks, and for how long what is waited, in seconds."""
+    """Prefect's server, the clocks, and how long each wait lasts, in seconds."""
 
     connect: Connect = connect
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
     lease_s: float = 120.0  # an outage of Prefect's server may last so long; it grants 60 at the least
     renewed_every_s: float = 20.0
     retried_every_s: float = 2.0  # a renewal: before others get what a server gives back at its start
@@ -108,7 +109,9 @@ def slots_of_platform(api_endpoint: str, wanted: int, edges: LeaseEdges = _EDGES
 
 
 @contextmanager
-def fixed_slots(limit: str, slots: int, holder: LeaseHolder, edges: LeaseEdges = _EDGES) -> Iterator[None]:
+def hold_fixed_slots(
+    limit: str, slots: int, holder: LeaseHolder, edges: LeaseEdges = _EDGES
+) -> Iterator[None]:
     """Waits for so many slots, and holds them until the block ends; stops the holder when they are lost."""
     lease = _wait(lambda: _acquire(limit, slots, edges), holder, edges)
     with _held(lease, holder):
@@ -179,7 +182,7 @@ def _wait(acquire: Callable[[], Lease | Wait], holder: LeaseHolder, edges: Lease
             if answer != announced and edges.monotonic() - began >= edges.announced_after_s:
                 announced = answer
                 holder.announce(announced)
-            time.sleep(edges.asked_every_s)
+            edges.sleep(edges.asked_every_s)
     finally:
         if announced:
             holder.announce(None)

@@ -32,10 +32,11 @@ _RUNS_AT_ONCE: Final = 100  # of one request
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorEdges:
-    """Prefect's server, the clock, and for how long what is waited, in seconds."""
+    """Prefect's server, the clock, and how long each wait lasts, in seconds."""
 
     connect: Connect = connect
     clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
     look_s: float = 5.0
     pending_s: float = 1800.0  # an image may have to be pulled, a node to come up
     start_s: float = 180.0  # from Running to the first sign of life in the ledger
@@ -94,7 +95,7 @@ class Supervisor:
         self._interrupted.set()
 
     def supervise(self) -> None:
-        """Until every shard is done with. Raises IngestError when the migration has to stop."""
+        """Looks after the shards until each is done. Raises IngestError when the migration has to stop."""
         while not self._interrupted_by:
             self._look()
             if not self._unfinished():
@@ -117,7 +118,7 @@ class Supervisor:
         until = self._edges.clock() + 2 * self._migration.settings.dead_after
         with suppress(IngestError):
             while any(each.is_alive for each in self._migration.standings()) and self._edges.clock() < until:
-                time.sleep(1)
+                self._edges.sleep(1)
 
     def _unfinished(self) -> list[Shard]:
         return [shard for shard in self._shards if not shard.is_done]

@@ -83,6 +83,13 @@ class Reason(StrEnum):
     TOO_YOUNG = "too_young"
 
 
+class Balance(StrEnum):
+    """What is to be equal between shards."""
+
+    FILES = "files"
+    BYTES = "bytes"
+
+
 class OnConflict(StrEnum):
     """What to do with a file whose SOP Instance UID is stored with other bytes, from another path."""
 

@@ -5,17 +5,18 @@ What takes a connection writes by it, and may be executed again when its commit 
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tasks.core.duplicates import Claim
 from tasks.core.escape import escape, unescape
-from tasks.core.models import Digests, Header, Listed, Outcome, Reason, Status, Todo, Unwalked
+from tasks.core.models import Digests, Header, Listed, Reason, Status, Todo, Unwalked
 from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.ledger.database import execute_many, reading
+from tasks.ledger.file_requests import Claiming, Issuing, Settling
 from tasks.ledger.schema import file, instance, issued_key, listing, study
 from tasks.ledger.statements import (
     DIGESTS,
@@ -45,30 +46,6 @@ _header_of = attrgetter(*HEADER)
 _digests_of = attrgetter(*DIGESTS)
 _NO_HEADER: Final = Header("")
 _NO_DIGESTS: Final = Digests("", "")
-
-
-class Claiming(NamedTuple):
-    """A file asks for a SOP Instance UID."""
-
-    todo: Todo
-    sop_instance_uid: str
-
-
-class Issuing(NamedTuple):
-    """A file is to be sent to a key."""
-
-    todo: Todo
-    sop_instance_uid: str
-    key: str
-    now_ns: int
-
-
-class Settling(NamedTuple):
-    """A file has its outcome; `claimed` are the SOP Instance UIDs that were claimed for it."""
-
-    todo: Todo
-    outcome: Outcome
-    claimed: Collection[str] = ()
 
 
 class Files:
@@ -190,7 +167,7 @@ class Files:
         wanted = [(todo.file_id, key, now_ns, uid) for todo, uid, key, now_ns in requests]
         owned = self._issue_keys(db, wanted)
         if self._events:
-            self._events.issued(db, [IssuedKey(todo, key, uid) for todo, uid, key, _ in requests])
+            self._events.record_issued(db, [IssuedKey(todo, key, uid) for todo, uid, key, _ in requests])
         return [item in owned for item in wanted]
 
     def issue_unused(self, db: sa.Connection, key: str, now_ns: int) -> bool:
@@ -198,7 +175,7 @@ class Files:
         wanted = (NO_FILE, key, now_ns, "")
         is_new = wanted in self._issue_keys(db, [wanted])
         if is_new and self._events:
-            self._events.issued_unused(key)
+            self._events.record_unused(key)
         return is_new
 
     def settle(self, db: sa.Connection, requests: list[Settling]) -> list[None]:
@@ -210,7 +187,7 @@ class Files:
         for statement, rows in groups.items():
             execute_many(db, statement, rows)
         if self._events:
-            self._events.settled(db, [(todo, outcome) for todo, outcome, _ in requests])
+            self._events.record_settled(db, [(todo, outcome) for todo, outcome, _ in requests])
         return [None] * len(requests)
 
     def _known_or_new(self, db: sa.Connection, paths: list[str]) -> list[Known]:
@@ -228,7 +205,7 @@ class Files:
             for path, *rest in db.execute(KNOWN, {"in_campaign": self._scope.campaign, "paths": page})
         }
 
-    def _claim_one(self, db: sa.Connection, file_id: int, held: Any) -> Claim:
+    def _claim_one(self, db: sa.Connection, file_id: int, held: "sa.Row[Any]") -> Claim:
         if held.key:
             return Claim(mine=held.file_id == file_id, stored_sha256=held.sha256)
         if held.run_id == self._scope.run_id:

@@ -78,7 +78,7 @@ class Writer:
             return [reply.get() for reply in replies]
 
     def close(self) -> None:
-        """After what waits."""
+        """Commits what waits, then ends the thread."""
         with self._starting:
             self._closed = True
         if self._thread.ident:

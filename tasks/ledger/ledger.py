@@ -11,7 +11,7 @@ Whoever writes waits until his row is durable. `schema.py` says what each table 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from tasks.core.duplicates import Claim
 from tasks.core.errors import IngestError, UsageError
@@ -19,12 +19,14 @@ from tasks.core.models import Listed, Outcome, RunFacts, StudyEntry, Todo, Unwal
 from tasks.core.plan import Rules
 from tasks.core.report_columns import ReportRow
 from tasks.ledger.database import connect, has_ledger, prepare
-from tasks.ledger.files import Claiming, Files, Issuing, Settling
+from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
+from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
 from tasks.ledger.report_query import report_rows
 from tasks.ledger.runs import Runs, ShardStanding
 from tasks.ledger.statements import Scope
 from tasks.ledger.trail_events import AuditTrail, TrailEvents
+from tasks.settings import RunSettings
 
 _NO_RULES: Final = Rules()
 _NO_RUN: Final = (
@@ -42,7 +44,7 @@ class Ledger:
         url: str | Path,
         campaign: str,
         run_id: str,
-        dead_after_s: float = 45.0,
+        dead_after_s: float = RunSettings.dead_after,
         trail: AuditTrail | None = None,
         counters: Callable[[], dict[str, int]] = dict,
         clock: Callable[[], float] = time.monotonic,
@@ -167,20 +169,18 @@ class Ledger:
         """
         self._writer.submit(self._files.settle, Settling(todo, outcome, claimed))
 
-    def answer(self, asks: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
-        """Many of claim, issue and settle in one commit: each by its name, with its arguments.
+    def answer(self, requests: Sequence[FileRequest]) -> list[FileAnswer | Exception]:
+        """Many of claim, issue and settle in one commit: an answer, or an exception, for each."""
+        return self._writer.submit_all([self._handled(request) for request in requests])
 
-        An answer, or an exception, for each.
-        """
-        return self._writer.submit_all([self._request(name, arguments) for name, arguments in asks])
-
-    def _request(self, name: str, arguments: tuple[Any, ...]) -> Request:
-        match name:
-            case "claim":
-                return self._files.claim, Claiming(*arguments)
-            case "issue":
-                return self._files.issue, Issuing(*arguments)
-        return self._files.settle, Settling(*arguments)
+    def _handled(self, request: FileRequest) -> Request:
+        match request:
+            case Claiming():
+                return self._files.claim, request
+            case Issuing():
+                return self._files.issue, request
+            case Settling():
+                return self._files.settle, request
 
     # -- report ------------------------------------------------------------------------------------------
 

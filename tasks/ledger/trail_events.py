@@ -47,17 +47,17 @@ class TrailEvents:
         self._trail = trail
         self._campaign = campaign
 
-    def issued(self, db: sa.Connection, keys: Sequence[IssuedKey]) -> None:
+    def record_issued(self, db: sa.Connection, keys: Sequence[IssuedKey]) -> None:
         """Keys to which files will be sent, and those that they supersede."""
-        self._superseded(db, {todo.file_id: _Current(todo, key) for todo, key, _ in keys})
+        self._record_superseded(db, {todo.file_id: _Current(todo, key) for todo, key, _ in keys})
         for todo, key, uid in keys:
             self._file(Event.KEY_ISSUED, todo, key=key, sop_instance_uid=uid)
 
-    def issued_unused(self, key: str) -> None:
+    def record_unused(self, key: str) -> None:
         """A key to which nothing will be sent."""
         self._trail.record(Event.KEY_UNUSED, key=key)
 
-    def settled(self, db: sa.Connection, outcomes: Sequence[tuple[Todo, Outcome]]) -> None:
+    def record_settled(self, db: sa.Connection, outcomes: Sequence[tuple[Todo, Outcome]]) -> None:
         """Outcomes: what was stored, and what was tried, or given up, without that."""
         given_up = {}
         for todo, outcome in outcomes:
@@ -73,9 +73,9 @@ class TrailEvents:
                     reason=outcome.reason,
                     http_status=outcome.http_status,
                 )
-        self._superseded(db, given_up)
+        self._record_superseded(db, given_up)
 
-    def _superseded(self, db: sa.Connection, files: Mapping[int, _Current]) -> None:
+    def _record_superseded(self, db: sa.Connection, files: Mapping[int, _Current]) -> None:
         """Every key of these files, by file_id, but the current one of each."""
         if not files:
             return

@@ -154,8 +154,8 @@ class Engine:
         self._uploader.raise_if_stopped()
 
     @contextmanager
-    def drained(self) -> Iterator[None]:
-        """Around all that sends: when the block is over, however it ends, no PUT is under way any more."""
+    def draining(self) -> Iterator[None]:
+        """Wraps all that sends: once the block has ended, however it ends, no PUT is under way."""
         with early_end(self) as end:
             yield
         self._drain()
@@ -250,7 +250,7 @@ def ingest(
         log.warning(sentence)
     with watch(engine.progress):
         pool = ThreadPoolExecutor(BATCHES_IN_FLIGHT, thread_name_prefix="batch")
-        with early_end(engine) as end, pool, engine.drained():
+        with early_end(engine) as end, pool, engine.draining():
             send_windows(engine.plan(engine.scan()), partial(_submit, engine, pool))
         return engine.finish(end.why)
 

@@ -127,7 +127,7 @@ def _without_answer(fault: Fault, edges: Edges, tries: int) -> FirstAnswer:
 
 @contextmanager
 def _announced_when_slow(after_s: float) -> Iterator[None]:
-    """A person who waits reads for what."""
+    """Says what is waited for, once it takes longer than `after_s`."""
     what = "Waiting for a good answer of the upload API; it is asked a few times, for a minute or so ..."
     timer = threading.Timer(after_s, log.warning, [what])
     timer.daemon = True
@@ -148,7 +148,7 @@ class _Found:
 
 
 @contextmanager
-def passed_on(
+def pass_on(
     answer: FirstAnswer, manifest: Path | None = None, entries: Sequence[StudyEntry] = ()
 ) -> Iterator[None]:
     """The run that begins within the block, in this process, neither asks nor reads its manifest again."""

@@ -8,14 +8,13 @@ the merged report is what a single run would have written.
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from enum import StrEnum
 from functools import partial
 from typing import Final
 from uuid import uuid4
 
 from tasks.core.audit_chain import Event
 from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
-from tasks.core.models import Listed, RunFacts, StudyEntry, Summary
+from tasks.core.models import Balance, Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
 from tasks.ledger.database import has_ledger
 from tasks.ledger.ledger import Ledger
@@ -33,15 +32,7 @@ from tasks.upload.uploader import COUNTERS, Progress
 
 log = logging.getLogger("dicom_ingest")
 
-MOST_SHARDS: Final = 1000
 _NO_SHARD: Final = "The ledger knows no such shard: shards are made and started by `migrate`."
-
-
-class Balance(StrEnum):
-    """What is to be equal between shards."""
-
-    FILES = "files"
-    BYTES = "bytes"
 
 
 class Migration:

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib import import_module
@@ -35,6 +35,7 @@ from tasks.core.duplicates import Claim
 from tasks.core.errors import IngestError, InternalError, StoppedError
 from tasks.core.models import Outcome, Todo
 from tasks.core.platform_state import PlatformState
+from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
 from tasks.settings import Settings
 from tasks.turn import waiting
 from tasks.upload.slots import Slots
@@ -53,7 +54,7 @@ _STATE_EVERY_S: Final = 1.0  # when there is anything new
 class AnsweringLedger(Protocol):
     """What answers the hands' workers."""
 
-    def answer(self, asks: list[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+    def answer(self, requests: Sequence[FileRequest]) -> list[FileAnswer | Exception]:
         """An answer or an exception for each; durable when it returns."""
         ...
 
@@ -356,29 +357,27 @@ class _AskedLedger:
 
     def __init__(self, link: _Link) -> None:
         self._link = link
-        self._waiting: queue.SimpleQueue[tuple[str, tuple[Any, ...], queue.SimpleQueue[Any]]] = (
-            queue.SimpleQueue()
-        )
+        self._waiting: queue.SimpleQueue[tuple[FileRequest, queue.SimpleQueue[Any]]] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="asks", daemon=True).start()
 
     def claim(self, todo: Todo, sop_instance_uid: str) -> Claim:
-        claim: Claim = self._ask("claim", todo, sop_instance_uid)
+        claim: Claim = self._ask(Claiming(todo, sop_instance_uid))
         return claim
 
     def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
-        return bool(self._ask("issue", todo, sop_instance_uid, key, now_ns))
+        return bool(self._ask(Issuing(todo, sop_instance_uid, key, now_ns)))
 
     def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
-        self._ask("settle", todo, outcome, claimed)
+        self._ask(Settling(todo, outcome, claimed))
 
     def answered(self, answers: list[Any]) -> None:
         """Those to the group that was asked last."""
         self._answers.put(answers)
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def _ask(self, request: FileRequest) -> Any:
         reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._waiting.put((method, arguments, reply))
+        self._waiting.put((request, reply))
         with waiting():
             answer = reply.get()
         if isinstance(answer, Exception):
@@ -390,8 +389,8 @@ class _AskedLedger:
             group = [self._waiting.get()]
             while not self._waiting.empty():
                 group.append(self._waiting.get())
-            self._link.send("asks", [(method, arguments) for method, arguments, _ in group])
-            for (_, _, reply), answer in zip(group, self._answers.get(), strict=True):
+            self._link.send("asks", [request for request, _ in group])
+            for (_, reply), answer in zip(group, self._answers.get(), strict=True):
                 reply.put(answer)
 
 

@@ -291,16 +291,16 @@ class Uploader:
 
     def _pass_on_slots(self, hands: "Sequence[Hand]") -> None:
         """The hands get the slots as PUTs of this process leave them; it keeps some for the files it has."""
-        parallel, passed_on = self._settings.parallel, 0
+        parallel, pass_on = self._settings.parallel, 0
         room = sum(hand.capacity for hand in hands)
-        while passed_on < parallel and not self._stopping.wait(0.01):
+        while pass_on < parallel and not self._stopping.wait(0.01):
             left = self._has[self._workers]
             kept = math.ceil(parallel * left / (left + room))
             if kept < self._slots.most:
                 self._slots.resize(kept)
             free = parallel - max(self._slots.busy, self._slots.most)
-            if free > passed_on:
-                passed_on = free
+            if free > pass_on:
+                pass_on = free
                 for hand, slots in zip(hands, shares(free, len(hands)), strict=True):
                     hand.share(slots)
 

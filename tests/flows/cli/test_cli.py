@@ -28,18 +28,13 @@ from tasks.declaration import Use, declarations
 from tasks.ledger.runs import Begins
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import Edges
-from tasks.settings import VARIABLES, Settings, load, unknown_variables
+from tasks.settings import VARIABLES, MigrationSettings, Settings, load, unknown_variables
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
 
+pytestmark = pytest.mark.usefixtures("here")
+
 COMMANDS = [name for name in app if not name.startswith("-")]
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, so that `report` is made in it or not at all."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture
@@ -563,7 +558,7 @@ class TestUnknownVariable:
         self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
-        names = [each.name for each in declarations(Settings)]
+        names = [each.name for kind in (Settings, MigrationSettings) for each in declarations(kind)]
         names += [f"sandbox_{name}" for name in GatewaySettings.model_fields]
         names += ["home", "debug"]
         assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES

@@ -21,15 +21,11 @@ from tasks.source.expected_instances import Counts
 from tests.conftest import Dicom
 from tests.deflated import deflated_zeros
 
+pytestmark = pytest.mark.usefixtures("here")
+
 ROOT = Path(__file__).parents[3]
 SLICES = 5
 STORED = ("uploaded", "duplicate")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -14,12 +14,7 @@ from flows.cli.__main__ import execute
 from tasks.report.reader import read_report
 from tests.flows.conftest import Plant, cut
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def plant_disc(directory: Path) -> None:

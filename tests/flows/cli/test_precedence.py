@@ -10,13 +10,6 @@ from tests.far_side import TOKEN, FarSide
 from tests.flows.conftest import Plant
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 class TestOfWhatReadsAReport:
     @pytest.fixture(autouse=True)
     def run(self, here: Path, far_side: FarSide, plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:

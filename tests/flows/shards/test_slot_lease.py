@@ -20,8 +20,8 @@ from flows.shards.slot_lease import (
     LeaseHolder,
     Moment,
     Wait,
-    fixed_slots,
     free_slots,
+    hold_fixed_slots,
     is_standing_server,
     limit_name,
     slots_of_platform,
@@ -177,7 +177,7 @@ class TestStandingServer:
 class TestFixed:
     def test_are_held_for_as_long_as_the_block_lasts(self, limit: str, run: Run) -> None:
         assert limit == _LIMIT
-        with fixed_slots(limit, 15, run.holder, QUICK):
+        with hold_fixed_slots(limit, 15, run.holder, QUICK):
             assert active_slots() == 15
         assert active_slots() == 0
 
@@ -185,10 +185,10 @@ class TestFixed:
         order: list[str] = []
 
         def second() -> None:
-            with fixed_slots(limit, 15, run.holder, QUICK):
+            with hold_fixed_slots(limit, 15, run.holder, QUICK):
                 order.append("second")
 
-        with fixed_slots(limit, 15, run.holder, QUICK):
+        with hold_fixed_slots(limit, 15, run.holder, QUICK):
             thread = threading.Thread(target=second)
             thread.start()
             thread.join(1)
@@ -198,7 +198,7 @@ class TestFixed:
 
     def test_of_a_limit_that_is_gone_are_none(self, run: Run) -> None:
         """For Prefect's server a limit that does not exist bounds nothing."""
-        waits = fixed_slots("dicom-ingest nobody.example:443", 3, run.holder, QUICK)
+        waits = hold_fixed_slots("dicom-ingest nobody.example:443", 3, run.holder, QUICK)
         with pytest.raises(StoppedError, match="has no global concurrency limit"), waits:
             raise AssertionError
 
@@ -224,8 +224,8 @@ class TestFree:
             with free_slots(_API, 20, waits.holder, QUICK) as slots:
                 got.append(slots)
 
-        with fixed_slots(limit, 19, run.holder, QUICK):
-            with fixed_slots(limit, 1, run.holder, QUICK):
+        with hold_fixed_slots(limit, 19, run.holder, QUICK):
+            with hold_fixed_slots(limit, 1, run.holder, QUICK):
                 thread = threading.Thread(target=wait)
                 thread.start()
                 await_that(lambda: bool(waits.said))
@@ -238,13 +238,17 @@ class TestFree:
 
     def test_are_not_waited_for_by_a_run_that_is_stopped(self, limit: str, run: Run) -> None:
         waits = free_slots(_API, 1, Run(stopped=StoppedError("Enough.")).holder)
-        with fixed_slots(limit, 20, run.holder, QUICK), pytest.raises(StoppedError, match="Enough"), waits:
+        with (
+            hold_fixed_slots(limit, 20, run.holder, QUICK),
+            pytest.raises(StoppedError, match="Enough"),
+            waits,
+        ):
             raise AssertionError
 
     def test_are_those_that_quicker_ones_leave(self, limit: str, run: Run) -> None:
         """Between the look and the request others took some, or somebody made the limit smaller."""
         edges = Server(shows_all_as_free=True).edges
-        with fixed_slots(limit, 15, run.holder, QUICK), free_slots(_API, 7, run.holder, edges) as slots:
+        with hold_fixed_slots(limit, 15, run.holder, QUICK), free_slots(_API, 7, run.holder, edges) as slots:
             assert slots == 5
         change(limit=3)
         with free_slots(_API, 5, run.holder, edges) as slots:
@@ -257,7 +261,7 @@ class TestFree:
             assert (slots, active_slots()) == (7, 7)
 
     def test_of_a_limit_that_was_switched_off_are_all(self, limit: str, run: Run) -> None:
-        with fixed_slots(limit, 15, run.holder, QUICK):
+        with hold_fixed_slots(limit, 15, run.holder, QUICK):
             change(active=False)
             with free_slots(_API, 20, run.holder, QUICK) as slots:
                 assert slots == 20
@@ -320,14 +324,14 @@ class TestLost:
         return Lost()
 
     def test_and_free_they_are_leased_again(self, limit: str, lost: "Lost", run: Run) -> None:
-        with fixed_slots(limit, 15, run.holder, lost.edges):
+        with hold_fixed_slots(limit, 15, run.holder, lost.edges):
             lost.end_first_lease()
             await_that(lambda: active_slots() == 15)
         assert active_slots() == 0
 
     def test_and_given_to_others_they_end_the_run(self, limit: str, lost: "Lost") -> None:
         run = Run()
-        with fixed_slots(limit, 15, run.holder, lost.edges):
+        with hold_fixed_slots(limit, 15, run.holder, lost.edges):
             lost.end_first_lease(others_get=20)
             await_that(lambda: bool(run.stops))
         assert str(run.stops[0]).startswith("Other runs were given this run's upload slots")
@@ -356,7 +360,7 @@ class Lost(Server):
 
 def test_a_server_that_is_away_keeps_them(limit: str, run: Run) -> None:
     server = Server()
-    with fixed_slots(limit, 15, run.holder, server.edges):
+    with hold_fixed_slots(limit, 15, run.holder, server.edges):
         server.is_away = True
         server.asked.clear()
         assert server.asked.wait(30)

@@ -18,7 +18,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.cli.serve import SERVER_ENVIRONMENT
-from flows.shards.slot_lease import fixed_slots, limit_name, slots_of_platform
+from flows.shards.slot_lease import hold_fixed_slots, limit_name, slots_of_platform
 from tasks.report.reader import read_report, read_summary
 from tasks.settings import MOST_PARALLEL
 from tests.far_side import TOKEN, FarSide
@@ -134,7 +134,7 @@ class TestSlots:
     def test_outlive_a_restart_of_a_server_that_forgets_leases(self, server: PrefectServer) -> None:
         """It still counts the slots, and would for good."""
         limit, run, seen = slots_of_platform("https://restart.example", 15), Run(), SeenServer()
-        with fixed_slots(limit, 15, run.holder, seen.edges):
+        with hold_fixed_slots(limit, 15, run.holder, seen.edges):
             server.kill()
             server.start()
             await_that(lambda: len(seen.leases) > 1)

@@ -92,6 +92,11 @@ class TestLastRun:
         assert (path.read_bytes(), [each.name for each in tmp_path.iterdir()]) == (before, [path.name])
 
 
+def ledger_threads() -> set[threading.Thread]:
+    """Those that write; a test before may have left some, as a killed run does."""
+    return {thread for thread in threading.enumerate() if thread.name == "ledger"}
+
+
 class TestReading:
     def test_starts_no_thread(self, run: Callable[..., Ledger], where: Where, tmp_path: Path) -> None:
         """Whoever reports on a run, or looks where its shards stand, only reads."""
@@ -99,21 +104,23 @@ class TestReading:
         store(first, enrolled(first, listed(1))[0], "1.9", "k1")
         first.end(facts("r1"))
         first.close()
+        before = ledger_threads()
         last = Ledger.of_last_run(where, "default", tmp_path / "report")
         assert [row.key for row in last.report_rows()] == ["k1"]
         assert (list(last.studies()), last.overlaps(), last.unused_keys()) == (ENTRIES, {2: 1}, [])
         assert (last.is_over, last.shards(), last.facts().problems) == (True, [], ["x"])
-        assert "ledger" not in {thread.name for thread in threading.enumerate()}
+        assert ledger_threads() == before
         last.close()
 
     def test_can_be_followed_by_a_write(self, run: Callable[..., Ledger], where: Where) -> None:
         """The thread starts then, whoever writes first; and what is closed takes nothing any more."""
         run("r1").close()
+        before = ledger_threads()
         ledger = Ledger(where, "default", "r2")
         with ThreadPoolExecutor(8) as pool:
             keys = [f"k{number}" for number in range(8)]
             assert all(pool.map(ledger.issue_unused, keys, range(8)))
-        assert sum(thread.name == "ledger" for thread in threading.enumerate()) == 1
+        assert len(ledger_threads() - before) == 1
         assert ledger.unused_keys() == keys
         ledger.close()
         unused = Ledger(where, "default", "r3")

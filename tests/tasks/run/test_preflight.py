@@ -17,7 +17,7 @@ from tasks.core.errors import CredentialsRefusedError, IngestError, UsageError
 from tasks.ledger.runs import Begins, begins
 from tasks.report.reader import read_summary
 from tasks.run.edges import Edges
-from tasks.run.preflight import FirstAnswer, ask, check, passed_on, read_manifest
+from tasks.run.preflight import FirstAnswer, ask, check, pass_on, read_manifest
 from tasks.run.records import report_again
 from tasks.upload.assembly import connect
 from tests.conftest import Dicom, NearSide
@@ -301,7 +301,7 @@ class TestPassedOn:
     ) -> None:
         """By the run that begins in this process; the one after it asks for itself."""
         near_side.put("study/1", dicom("1.1"))
-        with passed_on(check(near_side.settings())):
+        with pass_on(check(near_side.settings())):
             first = near_side.run()
             second = near_side.run()
         assert set(first.summary.unused_keys) < far_side.keys_handed_out
@@ -317,7 +317,7 @@ class TestPassedOn:
         other.write_text("study_dir\narchive/other\n")
         entries = read_manifest(manifest, settings)
         manifest.write_text("study_dir\narchive/changed\n")
-        with passed_on(check(settings), manifest, entries):
+        with pass_on(check(settings), manifest, entries):
             assert [Path(each.study_dir).name for each in read_manifest(other, settings)] == ["other"]
             assert read_manifest(manifest, settings) is entries
             assert [Path(each.study_dir).name for each in read_manifest(manifest, settings)] == ["changed"]

@@ -10,13 +10,14 @@ import pytest
 
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
+from tasks.core.models import Balance
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.runs import Begins, begins
 from tasks.report.reader import read_report
 from tasks.run.early_end import early_end
 from tasks.run.engine import Engine
 from tasks.run.records import report_again
-from tasks.run.shards import Balance, Migration, run_id_for, shard_engine, weigh
+from tasks.run.shards import Migration, run_id_for, shard_engine, weigh
 from tasks.settings import Settings
 from tasks.source.scan import survey
 from tasks.upload.uploader import Progress
@@ -67,7 +68,7 @@ def carry_out(the_engine: Engine) -> int:
 
 def die(the_engine: Engine) -> None:
     """What a kill leaves: no sign of life any more, no lock, and neither an end nor a report."""
-    with the_engine.drained():
+    with the_engine.draining():
         pass
     the_engine.close()
 

@@ -42,13 +42,6 @@ def two(near_side: NearSide) -> NearSide:
     return near_side
 
 
-def put_many(near_side: NearSide, dicom: Dicom, count: int) -> dict[str, bytes]:
-    bodies = {f"study/{number:04}": dicom(f"1.{number}") for number in range(count)}
-    for name, body in bodies.items():
-        near_side.put(name, body)
-    return bodies
-
-
 def hands() -> list[int]:
     """The process ids of this process's hands: the first, and those that it forked."""
     return [pid for pid in descendants(os.getpid()) if "tasks.upload.hand" in command_line(pid)]
@@ -76,7 +69,7 @@ def slowly(request: Request) -> None:
 
 class TestTwoProcesses:
     def test_send_everything_once(self, two: NearSide, far_side: FarSide, dicom: Dicom) -> None:
-        bodies = put_many(two, dicom, 150)
+        bodies = two.put_many(150)
         two.put("study/notes.txt", b"not an image")
         run = two.run()
         assert {name: far_side.bodies[row["key"]] for name, row in run.rows.items() if row["key"]} == bodies
@@ -86,7 +79,7 @@ class TestTwoProcesses:
 
     def test_share_the_slots(self, two: NearSide, far_side: FarSide, dicom: Dicom) -> None:
         """The first PUTs are held until as many as may be are under way, in both processes together."""
-        put_many(two, dicom, 40)
+        two.put_many(40)
         full: list[bool] = []
 
         def script(request: Request) -> None:
@@ -103,7 +96,7 @@ class TestTwoProcesses:
         self, two: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
         """While the first PUTs are held, in both processes; none once they are gone."""
-        put_many(two, dicom, 40)
+        two.put_many(40)
         engine = two.engine(parallel=7)
         seen: list[PlatformState] = []
 
@@ -122,7 +115,7 @@ class TestTwoProcesses:
         self, two: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
         """And that it throttles: what one process finds counts for the run; nothing does after it is over."""
-        put_many(two, dicom, 60)
+        two.put_many(60)
         engine = two.engine()
         far_side.script = lambda request: status(503) if request.step is Step.PUT else None
         seen: list[PlatformState] = []
@@ -148,13 +141,13 @@ class TestTwoProcesses:
         assert len(far_side.objects) == 10
 
     def test_get_tokens_of_their_own(self, two: NearSide, far_side: FarSide, dicom: Dicom) -> None:
-        put_many(two, dicom, 20)
+        two.put_many(20)
         oauth2 = {"token": "", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
         assert two.run(**oauth2, token_url=f"{far_side.url}/token").exit_code == 0
 
     def test_that_are_refused_stop_the_run(self, two: NearSide, far_side: FarSide, dicom: Dicom) -> None:
         """The reason is the run's, and every file has its row."""
-        put_many(two, dicom, 30)
+        two.put_many(30)
         far_side.script = once_begun(always(Step.PRESIGN, status(401)))
         run = two.run()
         assert run.exit_code == 4
@@ -164,7 +157,7 @@ class TestTwoProcesses:
     def test_say_what_failed_by_the_files_numbers(
         self, two: NearSide, far_side: FarSide, dicom: Dicom, caplog: pytest.LogCaptureFixture
     ) -> None:
-        put_many(two, dicom, 2)
+        two.put_many(2)
         gone = s3_error(404, "NoSuchBucket")
         far_side.script = lambda request: gone if request.step is Step.PUT else None
         with caplog.at_level(logging.WARNING, "dicom_ingest"):
@@ -177,7 +170,7 @@ class TestTwoProcesses:
         self, two: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
         """Out of memory, say. What the ledger knows is not sent again."""
-        bodies = put_many(two, dicom, 150)
+        bodies = two.put_many(150)
 
         def script(request: Request) -> None:
             slowly(request)
@@ -201,7 +194,7 @@ class TestTwoProcesses:
     def test_let_puts_in_flight_end_when_the_run_is_interrupted(
         self, two: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
-        put_many(two, dicom, 150)
+        two.put_many(150)
         engine = two.engine()
 
         def script(request: Request) -> None:
@@ -244,7 +237,7 @@ class TestTwoProcesses:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        put_many(two, dicom, 30)
+        two.put_many(30)
         monkeypatch.setattr(sys, "executable", program)
         with caplog.at_level(logging.WARNING, "dicom_ingest"):
             assert two.run().exit_code == 0
@@ -255,7 +248,7 @@ class TestTwoProcesses:
         self, which: str, two: NearSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """At the operating system's limit; of a process that was started nothing is left."""
-        put_many(two, dicom, 30)
+        two.put_many(30)
         start = threading.Thread.start
 
         def refused(thread: threading.Thread) -> None:
@@ -276,7 +269,7 @@ class TestHiring:
         """Each file is sent once, by whoever had it; there are never more PUTs than slots."""
         monkeypatch.setattr("tasks.upload.uploader._Load.is_short_of_cpu", lambda _load: True)
         monkeypatch.setattr("tasks.upload.uploader.processes_wanted", lambda _settings: 2)
-        put_many(near_side, dicom, 600)
+        near_side.put_many(600)
         seen: set[int] = set()
 
         def script(request: Request) -> None:
@@ -297,7 +290,7 @@ class TestHiring:
         """Three of four are held for long: the hands send with the fourth, and there are never five."""
         monkeypatch.setattr("tasks.upload.uploader._Load.is_short_of_cpu", lambda _load: True)
         monkeypatch.setattr("tasks.upload.uploader.processes_wanted", lambda _settings: 2)
-        put_many(near_side, dicom, 200)
+        near_side.put_many(200)
         enough = threading.Event()
 
         def script(request: Request) -> Deviation | None:
