@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Group, Parameter
 
 from tasks.declaration import Declaration, Declared, Use, declarations
-from tasks.settings import CommandSettings, GatewaySettings, LedgerSettings, Settings
+from tasks.settings import CommandSettings, LedgerSettings, SandboxSettings, Settings
 
 _GROUP: Final = Group("Where and how")
 _Given = TypeVar("_Given", bound="Given")
@@ -63,6 +63,6 @@ class RunOptions(Given):
     """Of what sends files."""
 
 
-@_with_options(GatewaySettings, CommandSettings)
+@_with_options(SandboxSettings, CommandSettings)
 class SandboxOptions(Given):
     """Of the sandbox."""
