@@ -56,6 +56,7 @@ class Declared:
     """Settings that belong together: each field is an `Annotated` type with its `Setting`."""
 
     prefix: ClassVar[str] = PREFIX
+    ignores_empty: ClassVar[bool] = False  # a variable without text is as one that is not set
     __pydantic_config__: ClassVar[dict[str, Any]] = {"validate_default": True}  # 45 is 45.0, given or not
 
     def __post_init__(self) -> None:
@@ -92,13 +93,20 @@ def variables(kind: type[Declared]) -> Iterator[str]:
     return (f"{kind.prefix}{each.name.upper()}" for each in declarations(kind))
 
 
-def load_as(kind: type[_Kind], **given: Any) -> _Kind:
-    """The settings of one command; None was not given. Raises UsageError that names every fault."""
-    from pydantic import SecretStr, TypeAdapter, ValidationError  # noqa: F401 - of a secret's type
+def validated(kind: type[_Kind], **given: Any) -> _Kind:
+    """The settings of one command; None was not given. Raises pydantic's ValidationError."""
+    from pydantic import SecretStr, TypeAdapter  # noqa: F401 - of a secret's type
 
     values = {name: value for name, value in given.items() if value is not None}
+    return TypeAdapter(kind).validate_python(_environment(kind) | values)
+
+
+def load_as(kind: type[_Kind], **given: Any) -> _Kind:
+    """The settings of one command; None was not given. Raises UsageError that names every fault."""
+    from pydantic import ValidationError
+
     try:
-        return TypeAdapter(kind).validate_python(_environment(kind) | values)
+        return validated(kind, **given)
     except ValidationError as error:
         faults = [f"  {_fault(kind, each)}" for each in error.errors(include_input=False, include_url=False)]
         raise UsageError("\n".join(["The settings are wrong. Nothing was sent.", *faults])) from None
@@ -112,7 +120,7 @@ def _environment(kind: type[Declared]) -> dict[str, Any]:
         if get_origin(each.type) is tuple
         else texts[variable]
         for each, variable in zip(declarations(kind), variables(kind), strict=True)
-        if variable in texts
+        if variable in texts and (texts[variable] or not kind.ignores_empty)
     }
 
 

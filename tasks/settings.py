@@ -70,13 +70,47 @@ class CommandSettings(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatewaySettings(Declared):
-    """Of `dicom-ingest sandbox`; what its gateway reads besides, deployments/sandbox declares."""
+class SandboxSettings(Declared):
+    """Of `dicom-ingest sandbox`, which chooses for its gateway what is not given."""
 
     prefix = f"{PREFIX}SANDBOX_"
 
     port: Annotated[int | None, Setting("Port of the upload API; a free one when not given.")] = None
     data_dir: Annotated[Path, Setting("Where the objects are kept.")] = Path("sandbox")
+
+
+def _of_gateway(text: str, use: Use = Use.ENVIRONMENT_ALONE, **limits: int) -> Setting:
+    return Setting(text, use, limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings(Declared):
+    """Of the sandbox's gateway: environment alone, where an empty text is not given."""
+
+    prefix = SandboxSettings.prefix
+    ignores_empty = True
+
+    client_id: Annotated[str, _of_gateway("The OAuth2 client.")]
+    client_secret: Annotated["SecretStr", _of_gateway("The OAuth2 client's secret.", Use.SECRET)]
+    scope: Annotated[str, _of_gateway("What a client may ask for, space-separated.")] = "upload"
+    token_lifetime_s: Annotated[int, _of_gateway("How long a token lasts.", ge=1)] = 3600
+    url_lifetime_s: Annotated[int, _of_gateway("How long a URL does; SigV4's week.", ge=1, le=604_800)] = 900
+    key_prefix: Annotated[str, _of_gateway("What every key begins with.")] = "uploads"
+    bucket: Annotated[str, _of_gateway("The bucket; none: of an embedded store.")] = ""
+    s3_endpoint: Annotated[str, _of_gateway("Where the bucket is; empty: AWS S3, in the region.")] = ""
+    region: Annotated[str, _of_gateway("The bucket's region.")] = "us-east-1"
+    access_key_id: Annotated[str, _of_gateway("Its key; none: boto3 looks for credentials.")] = ""
+    secret_access_key: Annotated["SecretStr", _of_gateway("That key's secret.", Use.SECRET)] = field(
+        default_factory=_no_secret
+    )
+    data_dir: Annotated[Path | None, _of_gateway("Where the embedded store is.")] = None
+    host: Annotated[str, _of_gateway("Where it listens.")] = "127.0.0.1"
+    port: Annotated[int, _of_gateway("And on which port.", ge=0, le=65_535)] = 8000
+
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
+        if not self.bucket and (self.s3_endpoint or not self.data_dir):
+            yield "name a BUCKET (and S3_ENDPOINT unless it is AWS), or a DATA_DIR for an embedded one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,19 +383,9 @@ def load(**given: Any) -> Settings:
     return load_as(Settings, **given)
 
 
-# Variables that are no setting of a run: of the sandbox's gateway, and of deployments/prefect.yaml.
-_OF_GATEWAY: Final = (
-    "client_id client_secret scope token_lifetime_s url_lifetime_s key_prefix bucket s3_endpoint region "
-    "access_key_id secret_access_key host"
-)
-_KINDS: Final = (Settings, MigrationSettings, CommandSettings, GatewaySettings)
-VARIABLES: Final = frozenset(
-    (
-        *(name for kind in _KINDS for name in variables(kind)),
-        *(f"{GatewaySettings.prefix}{name.upper()}" for name in _OF_GATEWAY.split()),
-        f"{PREFIX}HOME",
-    )
-)
+_KINDS: Final = (Settings, MigrationSettings, CommandSettings, SandboxSettings, GatewaySettings)
+# HOME is of deployments/prefect.yaml.
+VARIABLES: Final = frozenset((*(name for kind in _KINDS for name in variables(kind)), f"{PREFIX}HOME"))
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:

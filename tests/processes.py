@@ -3,14 +3,25 @@
 import random
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
 from tasks.core.errors import UsageError
+
+# Root would write where nobody may, and read what nobody may.
+_BOUND_BY_PERMISSIONS = """
+import os, sys
+from deployments.sandbox.privileges import drop_dac_capabilities
+drop_dac_capabilities()
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+_DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))
+DICOM_INGEST = (sys.executable, "-c", _BOUND_BY_PERMISSIONS, _DICOM_INGEST)  # the command, to any user
 
 
 def free_port() -> int:
@@ -29,14 +40,22 @@ def free_port() -> int:
 _dice = random.SystemRandom()  # hypothesis seeds the other one
 
 
-def await_that(holds: Callable[[], bool], within_s: float = 60, every_s: float = 0.1) -> None:
-    """Until it holds; an AssertionError when the time is over first. That there is no report yet is none."""
+def await_that(
+    holds: Callable[[], object],
+    within_s: float = 60,
+    every_s: float = 0.1,
+    said: Callable[[], object] | None = None,
+) -> None:
+    """Until it holds; an AssertionError when the time is over first, with what was `said` until then.
+
+    That there is no report yet is no error.
+    """
     until = time.monotonic() + within_s
     while True:
         with suppress(OSError, UsageError):
             if holds():
                 return
-        assert time.monotonic() < until
+        assert time.monotonic() < until, said and said()
         time.sleep(every_s)
 
 
@@ -85,3 +104,48 @@ def await_gone(pids: Iterable[int], within_s: float) -> None:
     while left := [line for line in map(command_line, pids) if line]:
         assert time.monotonic() < until, left
         time.sleep(0.05)
+
+
+class Command:
+    """`dicom-ingest ...` as a process in a session of its own, with what it says."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str], *arguments: str) -> None:
+        directory.mkdir(exist_ok=True)
+        self.directory = directory
+        self.children: set[int] = set()
+        self._log = directory / f"said-{time.monotonic_ns()}"
+        with self._log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*DICOM_INGEST, *arguments],
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def ended(self, within_s: float = 240) -> int:
+        """Its exit code."""
+        return self.process.wait(within_s)
+
+    def await_child(self, name: str) -> int:
+        """Until it has started a process whose command line has this in it."""
+        until = time.monotonic() + 120
+        while not (found := [pid for pid in descendants(self.process.pid) if name in command_line(pid)]):
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < until, self.said
+            time.sleep(0.02)
+        self.note_children()
+        return found[0]
+
+    def note_children(self) -> None:
+        self.children |= set(descendants(self.process.pid))
+
+    def assert_no_process_is_left(self) -> None:
+        """Of those that were noted."""
+        await_gone(self.children, within_s=10)

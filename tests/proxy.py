@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 API = "http://api.example.org"
 STORE = "http://store.example.org"
 SPELLINGS = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+DIRECTLY = ""  # in place of a host, by who takes it for a server
 DEAD = "http://127.0.0.1:9"  # nobody listens there
 
 
@@ -54,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(502)
 
     def _note_host(self) -> None:
-        self.server.asked.append(urlsplit(self.path).hostname or "")
+        self.server.asked.append(urlsplit(self.path).hostname or DIRECTLY)
 
     def _answer(self, status: int, body: dict[str, str] | None = None) -> None:
         text = json.dumps(body).encode() if body else b""

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,16 +11,7 @@ from typing import Any
 
 import httpx
 
-from tests.processes import free_port
-
-_BIN = Path(sys.executable).parent
-# Root would read what nobody may: the samples have such a file.
-_BOUND_BY_PERMISSIONS = """
-import os, sys
-from deployments.sandbox.privileges import drop_dac_capabilities
-drop_dac_capabilities()
-os.execv(sys.argv[1], sys.argv[1:])
-"""
+from tests.processes import DICOM_INGEST, free_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +44,10 @@ def served(directory: Path, prefect_home: Path, environment: Mapping[str, str]) 
     ui = {"PREFECT_UI_STATIC_DIRECTORY": str(prefect_home / "ui")}
     home = {"PREFECT_HOME": str(prefect_home), **ui}
     others = {name: text for name, text in environment.items() if name != "PREFECT_API_URL"}
-    command = [sys.executable, "-c", _BOUND_BY_PERMISSIONS, str(_BIN / "dicom-ingest"), "serve"]
     log = directory / "serve.log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*command, "--port", str(free_port())],
+            [*DICOM_INGEST, "serve", "--port", str(free_port())],
             cwd=directory,
             env=others | home,
             stdout=file,

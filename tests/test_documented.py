@@ -13,14 +13,14 @@ import pytest
 from prefect import settings
 from prefect.analytics import is_telemetry_enabled
 
-from deployments.sandbox.gateway.gateway_settings import GatewaySettings as Settings
 from flows.cli.commands import app
 from tasks.core.errors import IngestError
 from tasks.core.models import OnConflict, Reason, Status
 from tasks.core.report_columns import REPORT_COLUMNS
+from tasks.declaration import variables
 from tasks.report.directory import FILES
 from tasks.report.tables import STUDY_COLUMNS
-from tasks.settings import VARIABLES
+from tasks.settings import VARIABLES, GatewaySettings
 from tests import stopping_messages
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +147,7 @@ class TestEverything:
 
     def test_every_setting_of_the_sandbox_is_documented(self) -> None:
         """Which is how the gateway stands in front of another S3."""
-        assert missing({f"DICOM_INGEST_SANDBOX_{name.upper()}" for name in Settings.model_fields}, CODE) == []
+        assert missing(variables(GatewaySettings), CODE) == []
 
     def test_how_telemetry_is_switched_off_at_a_server_of_ones_own_is_documented(
         self, monkeypatch: pytest.MonkeyPatch

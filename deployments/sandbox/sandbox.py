@@ -22,8 +22,9 @@ from typing import Final, NoReturn, Self
 from deployments.sandbox import storage
 from deployments.sandbox.storage import last_lines, open_private
 from tasks.core.errors import IngestError, StoppedError, UsageError
+from tasks.settings import SandboxSettings
 
-_PREFIX: Final = "DICOM_INGEST_SANDBOX_"
+_PREFIX: Final = SandboxSettings.prefix
 _LAST_PORT: Final = 65_535
 _STOP_TIMEOUT_S: Final = 10.0  # the gateway gives its requests 2 s and the object store 5 s
 

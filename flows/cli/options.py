@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Group, Parameter
 
 from tasks.declaration import Declaration, Declared, Use, declarations
-from tasks.settings import CommandSettings, GatewaySettings, LedgerSettings, MigrationSettings, Settings
+from tasks.settings import CommandSettings, LedgerSettings, MigrationSettings, SandboxSettings, Settings
 
 _GROUP: Final = Group("Where and how")
 _Given = TypeVar("_Given", bound="Given")
@@ -68,6 +68,6 @@ class MigrateOptions(Given):
     """Options of what has many workers send files."""
 
 
-@_with_options(GatewaySettings, CommandSettings)
+@_with_options(SandboxSettings, CommandSettings)
 class SandboxOptions(Given):
     """Options of the sandbox."""

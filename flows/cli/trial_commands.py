@@ -25,8 +25,8 @@ def sandbox(*, options: SandboxOptions = SandboxOptions()) -> int:
     """Run an embedded platform until Ctrl-C: upload API, OAuth2, S3 endpoint. Says how to point at it."""
     from deployments.sandbox.sandbox import serve
     from tasks.declaration import load_as
-    from tasks.settings import GatewaySettings
+    from tasks.settings import SandboxSettings
 
-    settings = load_as(GatewaySettings, **options.given())
+    settings = load_as(SandboxSettings, **options.given())
     serve(settings.data_dir, settings.port)
     return 0

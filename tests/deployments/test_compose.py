@@ -13,9 +13,8 @@ import yaml
 from prefect.settings.legacy import _get_valid_setting_names
 from prefect.settings.models.root import Settings as PrefectSettings
 
-from deployments.sandbox.gateway.gateway_settings import GatewaySettings
 from tasks.declaration import variables
-from tasks.settings import Settings
+from tasks.settings import GatewaySettings, Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -84,7 +83,7 @@ class TestServices:
     def test_are_told_nothing_that_nobody_knows(self, compose: dict[str, Any]) -> None:
         """A setting with a wrong name is ignored without a word."""
         ours = set(variables(Settings))
-        gateway = {f"DICOM_INGEST_SANDBOX_{name.upper()}" for name in GatewaySettings.model_fields}
+        gateway = set(variables(GatewaySettings))
         prefect = _get_valid_setting_names(PrefectSettings)
         others = {"PGPASSWORD", "RCLONE_CONFIG", "RCLONE_AUTH_KEY"}
         told = {

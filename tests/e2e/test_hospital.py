@@ -5,10 +5,8 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,62 +16,11 @@ import pytest
 from tasks.report.reader import read_summary
 from tests.conftest import Dicom
 from tests.far_side import TOKEN, FarSide, Step
-from tests.processes import await_gone, command_line, descendants
+from tests.processes import Command, await_gone, command_line, descendants
 from tests.proxy import API, DEAD, Proxy, running_proxy, through
 from tests.served import Served, served
 
-DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))
-# Root would write where nobody may.
-BOUND_BY_PERMISSIONS = """
-import os, sys
-from deployments.sandbox.privileges import drop_dac_capabilities
-drop_dac_capabilities()
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-Start = Callable[..., "Command"]
-
-
-class Command:
-    """`dicom-ingest ...` as a process, with what it says."""
-
-    def __init__(self, directory: Path, arguments: list[str], environment: Mapping[str, str]) -> None:
-        self._log = directory / f"said-{time.monotonic_ns()}"
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", BOUND_BY_PERMISSIONS, DICOM_INGEST, *arguments],
-                cwd=directory,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.children: set[int] = set()
-
-    @property
-    def said(self) -> str:
-        return self._log.read_text()
-
-    def ended(self, within_s: float = 240) -> int:
-        """Its exit code."""
-        return self.process.wait(within_s)
-
-    def await_child(self, name: str) -> int:
-        """Until it has started a process whose command line has this in it."""
-        until = time.monotonic() + 120
-        while not (found := [pid for pid in descendants(self.process.pid) if name in command_line(pid)]):
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < until, self.said
-            time.sleep(0.02)
-        self.note_children()
-        return found[0]
-
-    def note_children(self) -> None:
-        self.children |= set(descendants(self.process.pid))
-
-    def assert_no_process_is_left(self) -> None:
-        """Of those that were noted."""
-        await_gone(self.children, within_s=10)
+Start = Callable[..., Command]
 
 
 @pytest.fixture
@@ -98,7 +45,7 @@ def start(tmp_path: Path, environment: dict[str, str], dicom: Dicom) -> Iterator
         changed = environment | {name: value for name, value in changes.items() if value is not None}
         unset = [name for name, value in changes.items() if value is None]
         env = {name: value for name, value in changed.items() if name not in unset}
-        commands.append(Command(tmp_path, [*arguments], env))
+        commands.append(Command(tmp_path, env, *arguments))
         return commands[-1]
 
     yield start

@@ -20,11 +20,11 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from deployments.sandbox.gateway.gateway_settings import GatewaySettings
 from deployments.sandbox.gateway.oauth2 import MAX_LIVE_TOKENS, Tokens
 from deployments.sandbox.gateway.presign import presigner
 from deployments.sandbox.sandbox import Sandbox
 from tasks.core.errors import StoppedError, UsageError
+from tasks.settings import GatewaySettings
 
 DICOM = {"Content-Type": "application/dicom"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}

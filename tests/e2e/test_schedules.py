@@ -20,19 +20,11 @@ from tasks.report.reader import read_report, read_summary
 from tests.conftest import Dicom
 from tests.far_side import TOKEN, FarSide, Reply, Step
 from tests.prefect_server import PrefectServer
+from tests.processes import await_that
 from tests.served import served
 from tests.work_pool import ROOT, Site
 
 _EVERY_S = 4
-
-
-def await_that(holds: Callable[[], Any], told: Callable[[], object], within_s: float = 180) -> Any:
-    """What it gives as soon as that is true."""
-    until = time.monotonic() + within_s
-    while not (found := holds()):
-        assert time.monotonic() < until, told()
-        time.sleep(0.2)
-    return found
 
 
 class Deployments:
@@ -143,16 +135,18 @@ def test_a_manifest_dropped_into_the_folder_is_moved(
     """Deployed and switched on, nobody clicks anything; what comes while a run is at work is cancelled."""
     name, report_dir = "backfill/scheduled", tmp_path / "report" / "study.csv"
     start_worker(site)
-    await_that(lambda: deployments.states(name)["Completed"], lambda: deployments.states(name))
+    await_that(lambda: deployments.states(name)["Completed"], 180, said=lambda: deployments.states(name))
     drop(tmp_path / "manifests", tmp_path / "archive", "study", dicom, "1.2.1")
-    await_that(lambda: far_side.puts_under_way, lambda: site.told("worker"))
+    await_that(lambda: far_side.puts_under_way, 180, said=lambda: site.told("worker"))
     cancelled = deployments.states(name)["Cancelled"]
     await_that(
-        lambda: deployments.states(name)["Cancelled"] >= cancelled + 2, lambda: deployments.states(name)
+        lambda: deployments.states(name)["Cancelled"] >= cancelled + 2,
+        180,
+        said=lambda: deployments.states(name),
     )
     assert deployments.states(name)["Running"] == 1
     let_go.set()
-    await_that(lambda: is_stored(report_dir), lambda: site.told("worker"))
+    await_that(lambda: is_stored(report_dir), 180, said=lambda: site.told("worker"))
     assert [row["status"] for row in read_report(report_dir)] == ["uploaded"]
     assert {run["created_by"]["type"] for run in deployments.runs(name)} == {"SCHEDULE"}
 
@@ -167,12 +161,13 @@ def test_a_run_waits_for_another_where_the_deployment_says_so(
     start_worker(site)
     deployments.schedule_by_hand(name, _EVERY_S, manifest=str(manifest), report_dir=str(tmp_path / "by-hand"))
     waits = {"Running", "AwaitingConcurrencySlot"}
-    await_that(lambda: waits <= set(deployments.states(name)), lambda: deployments.states(name))
+    await_that(lambda: waits <= set(deployments.states(name)), 180, said=lambda: deployments.states(name))
     assert deployments.states(name)["Running"] == 1
     let_go.set()
     await_that(
         lambda: deployments.states(name)["Completed"] >= 2,
-        lambda: (deployments.states(name), site.told("worker")),
+        180,
+        said=lambda: (deployments.states(name), site.told("worker")),
     )
     deployments.pause(name)
     assert [row["status"] for row in read_report(tmp_path / "by-hand")] == ["already_uploaded"]
@@ -191,10 +186,11 @@ def test_a_schedule_added_by_hand_runs_what_serve_serves(
         deployments.schedule_by_hand(
             "backfill/manual", _EVERY_S, manifest=str(manifest), report_dir=str(tmp_path / "report")
         )
-        await_that(lambda: is_stored(tmp_path / "report"), serving.log.read_text)
+        await_that(lambda: is_stored(tmp_path / "report"), 180, said=serving.log.read_text)
         await_that(
             lambda: deployments.states("backfill/manual")["Completed"],
-            lambda: deployments.states("backfill/manual"),
+            180,
+            said=lambda: deployments.states("backfill/manual"),
         )
 
 
@@ -209,5 +205,6 @@ def test_refused_credentials_pause_the_schedule(
     start_worker(site)
     await_that(
         lambda: deployments.named("backfill/scheduled")["paused"],
-        lambda: (deployments.runs("backfill/scheduled")[:1], site.told("worker")),
+        180,
+        said=lambda: (deployments.runs("backfill/scheduled")[:1], site.told("worker")),
     )

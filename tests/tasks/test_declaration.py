@@ -72,6 +72,18 @@ class TestEnvironment:
         cake = load_as(Cake)
         assert (cake.recipe, cake.name) == (Path("book.txt"), "SPONGE")
 
+    @pytest.mark.parametrize("empty_counts", [True, False])
+    def test_without_text_is_given_or_not_as_the_declaration_says(
+        self, empty_counts: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TEST_OF_SETTINGS_BAKER", "")
+        monkeypatch.setattr(Cake, "ignores_empty", not empty_counts)
+        if empty_counts:
+            assert load_as(Cake).baker == ""
+        else:
+            with pytest.raises(UsageError, match="--baker"):
+                load_as(Cake)
+
 
 class TestFault:
     def test_of_each_setting_is_named_without_its_value(self, monkeypatch: pytest.MonkeyPatch) -> None:

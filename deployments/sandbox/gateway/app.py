@@ -15,6 +15,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
@@ -22,10 +24,11 @@ from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
 from deployments.sandbox import storage
-from deployments.sandbox.gateway.gateway_settings import GatewaySettings, settings_from_environment
+from deployments.sandbox.gateway.gateway_settings import settings_from_environment
 from deployments.sandbox.gateway.oauth2 import NO_STORE, Tokens, check_bearer, grant_token
 from deployments.sandbox.gateway.presign import new_key, presigner
 from tasks.core.errors import IngestError
+from tasks.settings import GatewaySettings
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -76,13 +79,13 @@ def _with_bucket(settings: GatewaySettings) -> Iterator[GatewaySettings]:
         return
     assert settings.data_dir
     with storage.serve_objects(settings.data_dir) as endpoint:
-        embedded = {
+        embedded: dict[str, Any] = {
             "bucket": storage.BUCKET,
             "s3_endpoint": endpoint.url,
             "access_key_id": endpoint.access_key_id,
             "secret_access_key": SecretStr(endpoint.secret_access_key),
         }
-        yield settings.model_copy(update=embedded)
+        yield replace(settings, **embedded)
 
 
 def _serve(settings: GatewaySettings, listen_fd: int | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
-from deployments.sandbox.gateway.gateway_settings import GatewaySettings
+from tasks.settings import GatewaySettings
 
 CONTENT_TYPE: Final = "application/dicom"
 

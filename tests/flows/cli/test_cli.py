@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.sandbox.gateway.gateway_settings import GatewaySettings
 from deployments.sandbox.sandbox import Sandbox
 from flows.cli.__main__ import execute
 from flows.cli.commands import app
@@ -28,7 +27,14 @@ from tasks.declaration import Use, declarations
 from tasks.ledger.runs import Begins
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import Edges
-from tasks.settings import VARIABLES, MigrationSettings, Settings, load, unknown_variables
+from tasks.settings import (
+    VARIABLES,
+    GatewaySettings,
+    MigrationSettings,
+    Settings,
+    load,
+    unknown_variables,
+)
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
 
@@ -559,7 +565,7 @@ class TestUnknownVariable:
     ) -> None:
         """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
         names = [each.name for kind in (Settings, MigrationSettings) for each in declarations(kind)]
-        names += [f"sandbox_{name}" for name in GatewaySettings.model_fields]
+        names += [f"sandbox_{each.name}" for each in declarations(GatewaySettings)]
         names += ["home", "debug"]
         assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES
         assert unknown_variables([*VARIABLES, "dicom_ingest_token", "PATH", "DICOM_INGEST"]) == []

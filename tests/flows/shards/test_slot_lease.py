@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.orchestration.api_client import connect
@@ -108,7 +109,7 @@ def active_slots() -> int:
 def change(**what: Any) -> None:
     """As `prefect gcl` does."""
     with get_client(sync_client=True) as client:
-        client._client.patch(f"/v2/concurrency_limits/{_LIMIT}", json=what)
+        client.update_global_concurrency_limit(_LIMIT, GlobalConcurrencyLimitUpdate(**what))
 
 
 @dataclass(slots=True)

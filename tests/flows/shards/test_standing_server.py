@@ -26,7 +26,7 @@ from tests.flows.conftest import Plant
 from tests.flows.shards.test_slot_lease import Run
 from tests.flows.shards.test_slot_lease import Server as SeenServer
 from tests.prefect_server import PrefectServer
-from tests.processes import await_that
+from tests.processes import Command, await_that
 
 FILES = 40
 
@@ -43,29 +43,9 @@ def taken(server: PrefectServer, name: str) -> int:
     return int(answer.json()["active_slots"])
 
 
-class Command:
-    """A command of ours as a process."""
-
-    def __init__(self, directory: Path, environment: dict[str, str], *command: str) -> None:
-        directory.mkdir(exist_ok=True)
-        self.report_dir = directory / "report"
-        self._log = directory / "stderr"
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *command],
-                cwd=directory,
-                env=os.environ | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-    @property
-    def said(self) -> str:
-        return self._log.read_text()
-
-    def ended(self) -> int:
-        return self.process.wait(timeout=120)
+def settings_of(far_side: FarSide) -> dict[str, str]:
+    """Of whoever sends to it."""
+    return {"DICOM_INGEST_API_ENDPOINT": far_side.url, "DICOM_INGEST_TOKEN": TOKEN}
 
 
 class TestTwentyPuts:
@@ -80,10 +60,8 @@ class TestTwentyPuts:
         """Others would begin theirs beside it."""
         plant(tmp_path / "run" / "study", 1)
         (tmp_path / "run" / "manifest.csv").write_text("study_dir\nstudy\n")
-        settings = {"DICOM_INGEST_API_ENDPOINT": far_side.url, "DICOM_INGEST_TOKEN": TOKEN}
-        run = Command(
-            tmp_path / "run", server.environment | settings, "run", "manifest.csv", "--parallel", "3"
-        )
+        environment = os.environ | server.environment | settings_of(far_side)
+        run = Command(tmp_path / "run", environment, "run", "manifest.csv", "--parallel", "3")
         assert far_side.wait_for_puts(1, timeout_s=120), run.said
         run.process.send_signal(signal.SIGINT)
         until = time.monotonic() + 3  # of the ten seconds that a PUT has
@@ -107,8 +85,8 @@ class TestTwentyPuts:
         def run(name: str, *options: str) -> Command:
             plant(tmp_path / name / "study", FILES)
             (tmp_path / name / "manifest.csv").write_text("study_dir\nstudy\n")
-            settings = {"DICOM_INGEST_API_ENDPOINT": far_side.url, "DICOM_INGEST_TOKEN": TOKEN}
-            return Command(tmp_path / name, server.environment | settings, "run", "manifest.csv", *options)
+            environment = os.environ | server.environment | settings_of(far_side)
+            return Command(tmp_path / name, environment, "run", "manifest.csv", *options)
 
         first = run("first", "--parallel", "12")
         assert far_side.wait_for_puts(12, timeout_s=120), first.said
@@ -120,13 +98,13 @@ class TestTwentyPuts:
             await_that(lambda: "Waiting for upload slots: other runs have what there is." in waiting.said)
             waiting.process.send_signal(signal.SIGINT)
             assert waiting.ended() == 130
-            assert {row["status"] for row in read_report(waiting.report_dir)} == {"not_attempted"}
+            assert {row["status"] for row in read_report(waiting.directory / "report")} == {"not_attempted"}
         finally:
             let_go.set()
         assert (first.ended(), later.ended()) == (0, 0), first.said + later.said
         assert far_side.most_puts_under_way == MOST_PARALLEL
-        assert [limit for _, limit in read_summary(later.report_dir).parallel_course] == [8]
-        assert read_summary(later.report_dir).peak_parallel <= 8
+        assert [limit for _, limit in read_summary(later.directory / "report").parallel_course] == [8]
+        assert read_summary(later.directory / "report").peak_parallel <= 8
         assert taken(server, limit_name(far_side.url)) == 0
 
 
@@ -172,7 +150,7 @@ class TestSlots:
 class TestServe:
     @contextmanager
     def serving(self, server: PrefectServer, directory: Path, end: signal.Signals) -> Iterator[Command]:
-        serve = Command(directory, server.environment, "serve")
+        serve = Command(directory, os.environ | server.environment, "serve")
         try:
             yield serve
         finally:

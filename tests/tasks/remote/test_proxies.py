@@ -1,6 +1,8 @@
 """Which proxy leads where, and what every library makes of an environment that was completed."""
 
 import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -10,7 +12,7 @@ from websockets.uri import parse_uri
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.remote.proxies import complete_environment, proxy_to
-from tests.proxy import DEAD, SPELLINGS, through
+from tests.proxy import DEAD, DIRECTLY, SPELLINGS, Proxy, running_proxy, through
 
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 UNUSABLE = ["socks5h://proxy:1080", "ftp://proxy", "http://proxy:port", "://", "http://", "http://[::1"]
@@ -22,31 +24,39 @@ def no_proxies(only_our_settings: None) -> None:
     """None of whoever runs the tests."""
 
 
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with running_proxy() as proxy:
+        yield proxy
+
+
 class TestCompleted:
     @pytest.fixture(params=EXCEPTIONS)
-    def completed(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An environment with a dead proxy, and what people write into NO_PROXY."""
-        environ = through(DEAD) | {"NO_PROXY": request.param}
+    def completed(
+        self, request: pytest.FixtureRequest, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An environment with a proxy, and what people write into NO_PROXY."""
+        environ = through(proxy.url) | {"NO_PROXY": request.param}
         complete_environment(environ)
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
 
     @pytest.mark.parametrize("host", LOOPBACK)
-    def test_no_library_asks_a_proxy_for_this_machine(self, completed: None, host: str) -> None:
+    def test_no_library_asks_a_proxy_for_this_machine(self, completed: None, proxy: Proxy, host: str) -> None:
         """httpx as Prefect's client, websockets as its events, urllib, botocore, and we."""
-        url = f"http://{host}:4200/api"
-        assert proxy_of_httpx(url) is None
+        url = f"http://{host}:{proxy.server_port}/api"
+        assert [each for each in asked_by_httpx(proxy, url) if each != DIRECTLY] == []
         assert get_proxy(parse_uri(f"ws://{host}:4200/api")) is None
         assert proxy_to(httpx.URL(url)) is None
         if host != "[::1]":  # written so, they know no exception that httpx can read; nobody here asks it
             assert urllib.request.proxy_bypass(f"{host}:4200")
             assert should_bypass_proxies(url)
 
-    def test_every_library_asks_it_for_other_hosts(self, completed: None) -> None:
+    def test_every_library_asks_it_for_other_hosts(self, completed: None, proxy: Proxy) -> None:
         url = "http://api.example.com/upload/"
-        assert proxy_of_httpx(url) == DEAD
-        assert get_proxy(parse_uri("ws://api.example.com/")) == DEAD
-        assert proxy_to(httpx.URL(url)) == DEAD
+        assert asked_by_httpx(proxy, url) == ["api.example.com"]
+        assert get_proxy(parse_uri("ws://api.example.com/")) == proxy.url
+        assert proxy_to(httpx.URL(url)) == proxy.url
         assert not urllib.request.proxy_bypass("api.example.com")
 
     @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy", "No_Proxy"])
@@ -102,17 +112,17 @@ class TestUnusable:
             proxy_to(httpx.URL("https://api.example.org"))
         assert fault.value.kind is FaultKind.SETTINGS
 
-    @pytest.mark.parametrize("proxy", UNUSABLE)
+    @pytest.mark.parametrize("unusable", UNUSABLE)
     def test_proxy_keeps_nobody_from_asking_this_machine(
-        self, proxy: str, monkeypatch: pytest.MonkeyPatch
+        self, unusable: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """httpx refuses to work at all while the environment names one."""
-        environ = through(proxy)
+        environ = through(unusable)
         complete_environment(environ)
         assert not set(SPELLINGS) & set(environ)
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        assert proxy_of_httpx("http://127.0.0.1:4200") is None
+        assert asked_by_httpx(proxy, f"{proxy.url}/api") == [DIRECTLY]
 
     def test_proxy_for_all_is_not_missed_where_another_is_named(
         self, monkeypatch: pytest.MonkeyPatch
@@ -126,15 +136,8 @@ class TestUnusable:
             proxy_to(httpx.URL("http://api.example.org"))
 
 
-def proxy_of_httpx(url: str) -> str | None:
-    """Which proxy a client of httpx, made now, would ask."""
-    with httpx.Client() as client:
-        transport = client._transport_for_url(httpx.URL(url))
-        pool = transport._pool  # type: ignore[attr-defined]
-        proxy = getattr(pool, "_proxy_url", None)
-        return None if proxy is None else str(httpx.URL(_text(proxy)))
-
-
-def _text(url: object) -> str:
-    scheme, host, port = url.scheme.decode(), url.host.decode(), url.port  # type: ignore[attr-defined]
-    return f"{scheme}://{host}:{port}"
+def asked_by_httpx(proxy: Proxy, url: str) -> list[str]:
+    """What comes in at the proxy when a client of httpx, made now, asks for this URL."""
+    with httpx.Client() as client, suppress(httpx.ConnectError):  # nobody listens at [::1]
+        client.get(url)
+    return proxy.asked

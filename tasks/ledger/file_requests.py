@@ -1,0 +1,35 @@
+"""What is asked of the ledger for one file. No database comes with it: processes that send pass it on."""
+
+from collections.abc import Collection
+from typing import NamedTuple, TypeAlias
+
+from tasks.core.duplicates import Claim
+from tasks.core.models import Outcome, Todo
+
+
+class Claiming(NamedTuple):
+    """A file asks for a SOP Instance UID."""
+
+    todo: Todo
+    sop_instance_uid: str
+
+
+class Issuing(NamedTuple):
+    """A file is to be sent to a key."""
+
+    todo: Todo
+    sop_instance_uid: str
+    key: str
+    now_ns: int
+
+
+class Settling(NamedTuple):
+    """A file has its outcome; `claimed` are the SOP Instance UIDs that were claimed for it."""
+
+    todo: Todo
+    outcome: Outcome
+    claimed: Collection[str] = ()
+
+
+FileRequest: TypeAlias = Claiming | Issuing | Settling
+FileAnswer: TypeAlias = Claim | bool | None  # to a claim; whether a key is the file's own; to an outcome
