@@ -11,7 +11,7 @@ export UV_SYSTEM_CERTS := true
 
 .PHONY: demo test test-fast test-long test-kill check format lock audit-deps bench clean
 
-demo: $(VENV)/ready ## sample studies through a real far side on this machine, to a report
+demo: $(VENV)/ready ## sample studies through a platform on this machine, to a report
 	@$(BIN)/dicom-ingest demo
 
 test: $(VENV)/ready ## all tests, several at a time

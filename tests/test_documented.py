@@ -16,12 +16,12 @@ from prefect.analytics import is_telemetry_enabled
 from flows.cli.commands import app
 from tasks.core.errors import IngestError
 from tasks.core.models import OnConflict, Reason, Status
-from tasks.core.report_columns import REPORT_COLUMNS
-from tasks.declaration import variables
+from tasks.declaration import Declared, Use, declarations, variables
 from tasks.report.directory import FILES
 from tasks.report.tables import STUDY_COLUMNS
-from tasks.settings import VARIABLES, GatewaySettings
+from tasks.settings import VARIABLES, CommandSettings, GatewaySettings, MigrationSettings, Settings
 from tests import stopping_messages
+from tests.report_columns_table import column_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -145,6 +145,18 @@ class TestEverything:
         not_here = {name for name in VARIABLES if "_SANDBOX_" in name} | {"DICOM_INGEST_HOME"}  # of a worker
         assert sorted(documented) == sorted(VARIABLES - not_here)
 
+    @pytest.mark.parametrize("kind", [Settings, MigrationSettings, CommandSettings])
+    def test_a_setting_is_explained_as_its_declaration_has_it(self, kind: type[Declared]) -> None:
+        """Which is also its option's help and the form's; what more there is to say follows."""
+        rows = {row[1].strip("`"): row for row in table(section("## Settings"), "option", "setting")}
+        for variable, declared in zip(variables(kind), declarations(kind), strict=True):
+            option, _, meaning = rows[variable]
+            assert meaning.startswith(declared.setting.help)
+            is_option = f"--{declared.name.replace('_', '-')}`" in option
+            assert is_option == (Use.OPTION in declared.setting.use), variable
+            if not (declared.default in (None, "", ()) or declared.default is False):
+                assert f"Default `{declared.default}`." in meaning, variable
+
     def test_every_setting_of_the_sandbox_is_documented(self) -> None:
         """Which is how the gateway stands in front of another S3."""
         assert missing(variables(GatewaySettings), CODE) == []
@@ -160,11 +172,9 @@ class TestEverything:
             monkeypatch.setattr("os.environ", environment)
             assert is_telemetry_enabled() is is_enabled
 
-    def test_every_column_of_the_report_has_a_row_in_the_same_order(self) -> None:
-        """As the declaration has them."""
-        rows = table(section("### Columns"), "column", "what it says")
-        documented = [cell.strip("`") for cell, *_ in rows]
-        assert documented == [*REPORT_COLUMNS]
+    def test_every_column_of_the_report_has_the_row_of_its_declaration(self) -> None:
+        """In the same order; what more there is to say stands below."""
+        assert column_table() in section("### Columns")
 
     def test_every_column_of_studies_is_documented(self) -> None:
         """What is said of a study."""

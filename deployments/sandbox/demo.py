@@ -20,10 +20,12 @@ Next, with studies of your own, to such a platform on this machine:
   dicom-ingest sandbox                             # in one terminal, until Ctrl-C
   set -a; . sandbox/sandbox.env; set +a            # in another: where it is, and as whom
   dicom-ingest manifest DIRECTORY -o manifest.csv
-  dicom-ingest run manifest.csv --report-dir report
-To the real platform the last two lines are the same, after:
+  dicom-ingest run manifest.csv --report-dir try
+To the real platform, in a new terminal and with another report directory, and so another ledger: the one in
+try counts as stored what the sandbox has.
   export DICOM_INGEST_API_ENDPOINT=https://api.example.org
-  read -rs DICOM_INGEST_TOKEN && export DICOM_INGEST_TOKEN"""
+  read -rs DICOM_INGEST_TOKEN && export DICOM_INGEST_TOKEN
+  dicom-ingest run manifest.csv --report-dir report"""
 _EXPECTED_EXIT: Final = 1  # what was planted has files that can't be where they should be
 
 

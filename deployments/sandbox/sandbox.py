@@ -131,7 +131,8 @@ def _how_to_use(sandbox: Sandbox, env_file: Path) -> str:
 
 Send a directory to it:
 
-  set -a; . {shlex.quote(str(env_file))}; set +a; dicom-ingest upload -p PATH
+  set -a; . {shlex.quote(str(env_file))}; set +a
+  dicom-ingest upload -p PATH --report-dir try
 """
 
 

@@ -3,9 +3,9 @@
 from typing import Final
 
 SETTINGS_HELP: Final = """\
-Every option is also a setting DICOM_INGEST_<NAME>, such as
-DICOM_INGEST_API_ENDPOINT. Secrets are settings only: DICOM_INGEST_TOKEN, or
-DICOM_INGEST_TOKEN_URL with DICOM_INGEST_CLIENT_ID and
+Every option under "Where and how" is also a setting DICOM_INGEST_<NAME>, such
+as DICOM_INGEST_API_ENDPOINT. Secrets are settings only: DICOM_INGEST_TOKEN,
+or DICOM_INGEST_TOKEN_URL with DICOM_INGEST_CLIENT_ID and
 DICOM_INGEST_CLIENT_SECRET; an API key is DICOM_INGEST_API_KEY."""
 
 EXIT_CODES_HELP: Final = """\

@@ -97,11 +97,14 @@ def test_ends_with_what_to_do_next(demo: Demo) -> None:
     assert found
     assert "127.0.0.1" not in next_steps
     commands = re.findall(r"^  dicom-ingest ([^#\n]+)", next_steps, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["sandbox", "manifest", "run"]
+    assert [command.split()[0] for command in commands] == ["sandbox", "manifest", "run", "run"]
     for command in commands:
         app.parse_args(command.split(), exit_on_error=False)
     assert ". sandbox/sandbox.env" in next_steps
-    assert "DICOM_INGEST_API_ENDPOINT=" in next_steps
+    to_sandbox, endpoint, to_platform = next_steps.partition("DICOM_INGEST_API_ENDPOINT=")
+    assert endpoint
+    report_dirs = [re.findall(r"--report-dir (\S+)", part) for part in (to_sandbox, to_platform)]
+    assert report_dirs == [["try"], ["report"]], "two platforms, two ledgers"
 
 
 def test_leaves_a_report_with_every_outcome_that_was_planted(demo: Demo) -> None:
