@@ -216,7 +216,7 @@ class Carrier:
         outage_s = self._slots.outage_s
         if outage_s > self._max_outage_s:
             raise StoppedError(
-                f"Stopped: the far side has been down for {outage_s:,.0f} s. When it is up again, run the "
+                f"Stopped: the platform has been down for {outage_s:,.0f} s. When it is up again, run the "
                 "same command: it goes on from here. (--max-outage says how long to wait.)"
             )
         return outage_s > 0
