@@ -128,7 +128,9 @@ def _from_json(variable: str, text: str) -> list[Any]:
     try:
         values = json.loads(text)
     except ValueError:
-        values = None
+        values = text
+    if values is None:  # as templates write a list that nobody gave
+        return []
     if not isinstance(values, list):
         raise UsageError(f'{variable} is not a JSON list, such as ["one", "two"]. Nothing was sent.')
     return values

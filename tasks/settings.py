@@ -203,6 +203,15 @@ class PlatformSettings(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportDirectorySettings(Declared):
+    """Of what reads a report alone."""
+
+    report_dir: Annotated[
+        Path, Setting("Where the report is written, and the ledger unless --ledger names it.")
+    ] = Path("report")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LedgerSettings(Declared):
     """Which ledger, and which part of it."""
 
@@ -223,12 +232,9 @@ class LedgerSettings(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings(LedgerSettings):
+class ReportSettings(LedgerSettings, ReportDirectorySettings):
     """Where a run's report is, and by which key its certificate is signed."""
 
-    report_dir: Annotated[
-        Path, Setting("Where the report is written, and the ledger unless --ledger names it.")
-    ] = Path("report")
     signing_key: Annotated[
         Path | None,
         Setting("An Ed25519 key in PEM that signs the certificate of completion.", Use.ENVIRONMENT_ALONE),

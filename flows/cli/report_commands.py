@@ -55,11 +55,11 @@ def audit(
     from tasks.audit import certificate, check
     from tasks.declaration import load_as
     from tasks.run.early_end import safe_errors
-    from tasks.settings import ReportSettings
+    from tasks.settings import ReportDirectorySettings
 
     with safe_errors():
         key = certificate.public_key(public_key) if public_key else None
-        found = check.audit(load_as(ReportSettings, report_dir=report_dir).report_dir, key)
+        found = check.audit(load_as(ReportDirectorySettings, report_dir=report_dir).report_dir, key)
     for fault in found.faults:
         say(fault)
     if found.more_faults:

@@ -60,6 +60,10 @@ class TestEnvironment:
         monkeypatch.setenv("TEST_OF_SETTINGS_TOPPINGS", '["cream", "cherry, red"]')
         assert load_as(Cake).toppings == ("cream", "cherry, red")
 
+    def test_of_null_is_an_empty_list(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TEST_OF_SETTINGS_TOPPINGS", "null")
+        assert load_as(Cake).toppings == ()
+
     @pytest.mark.parametrize("text", ["cream", '["', '"cream"', "{}", ""])
     def test_with_another_list_is_wrong(self, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TEST_OF_SETTINGS_TOPPINGS", text)

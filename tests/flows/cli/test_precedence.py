@@ -28,6 +28,15 @@ class TestOfWhatReadsAReport:
         assert execute(["report"]) == 0
         assert [row["status"] for row in read_report(here / "proof")] == ["uploaded"] * 2
 
+    @pytest.mark.parametrize(
+        ("name", "value"), [("CAMPAIGN", "a b"), ("LEDGER", "postgresql://me:secret@host/db")]
+    )
+    def test_audit_asks_for_no_setting_that_it_does_not_use(
+        self, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(f"DICOM_INGEST_{name}", value)
+        assert execute(["audit"]) == 0
+
     def test_report_takes_an_argument_and_options_first(
         self, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
