@@ -7,20 +7,24 @@ the variable `DICOM_INGEST_<NAME>`. Secrets are no option: other users of the ma
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from tasks.core.allowed_hosts import why_not
 from tasks.core.errors import FaultKind
 from tasks.core.escape import escape
 from tasks.core.models import Balance, OnConflict
 from tasks.core.retry import BUDGETS
 from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables
+from tasks.setting_values import (
+    has_password,
+    is_header_for_keys,
+    known_kinds,
+    why_no_endpoint,
+    without_upload,
+)
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -29,31 +33,6 @@ MOST_PARALLEL: Final = 20  # what the platform asks for
 MOST_SHARDS: Final = 1000
 
 _BUDGETS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
-# RFC 9110, 5.1; not one that says who asks, what is asked, or where a message ends.
-_HEADER: Final = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+\Z")
-_NOT_FOR_KEYS: Final = re.compile(
-    r"(authorization|host|cookie|accept|cache-control|connection|keep-alive|expect|te|trailer|upgrade"
-    r"|transfer-encoding|(content|proxy|if|accept)-.*)\Z",
-    re.IGNORECASE,
-)
-
-
-def _known_kinds(retries: tuple[str, ...]) -> tuple[str, ...]:
-    for each in retries:
-        kind, _, count = each.partition("=")
-        if kind not in BUDGETS or not count.isdecimal():
-            raise ValueError(f"is KIND=COUNT, where KIND is one of {', '.join(BUDGETS)}")
-    return retries
-
-
-def _without_upload(url: str) -> str:
-    """The address of GET /upload/, which the platform's pages name, means the API that answers there."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url  # what is wrong with it, `Settings` says
-    path = parts.path.rstrip("/").removesuffix("/upload").rstrip("/")  # one of two, where an API has that
-    return urlunsplit(parts._replace(path=path))
 
 
 def _no_secret() -> "SecretStr":
@@ -122,7 +101,7 @@ class PlatformSettings(Declared):
         Setting(
             "The upload API, with or without the /upload/ at which it is asked for each file's URL.",
             Use.OPTION | Use.BLOCK,
-            convert=_without_upload,
+            convert=without_upload,
             letter="-u",
         ),
     ]
@@ -182,7 +161,7 @@ class PlatformSettings(Declared):
             yield "API_KEY and API_KEY_FILE: only one of them can hold the key"
         if not (key.isascii() and key.isprintable()):
             yield "API_KEY is not one line of ASCII text"
-        if not _HEADER.match(self.api_key_header) or _NOT_FOR_KEYS.match(self.api_key_header):
+        if not is_header_for_keys(self.api_key_header):
             yield "API_KEY_HEADER is no name of a header that an API key can be sent in, such as x-api-key"
 
     @property
@@ -242,7 +221,7 @@ class ReportSettings(LedgerSettings, ReportDirectorySettings):
 
     def _faults(self) -> Iterator[str]:
         yield from super()._faults()
-        if _has_password(self.ledger):
+        if has_password(self.ledger):
             yield "LEDGER must not hold a password: it comes from PGPASSWORD or PGPASSFILE"
 
     @property
@@ -299,7 +278,7 @@ class RunSettings(LedgerSettings):
         tuple[str, ...],
         Setting(
             f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {_BUDGETS}.",
-            convert=_known_kinds,
+            convert=known_kinds,
             form={"items": {"type": "string", "pattern": rf"^({'|'.join(BUDGETS)})=[0-9]+$"}},
         ),
     ] = ()
@@ -328,7 +307,7 @@ class Settings(RunSettings, ReportSettings, PlatformSettings):
     def _faults(self) -> Iterator[str]:
         yield from super()._faults()
         for name, url in (("API_ENDPOINT", self.api_endpoint), ("TOKEN_URL", self.token_url)):
-            if url and (objection := _objection(url, allow_http=self.allow_http)):
+            if url and (objection := why_no_endpoint(url, allow_http=self.allow_http)):
                 yield f"{name} {objection}"
 
     @property
@@ -360,28 +339,6 @@ class MigrationSettings(Declared):
 def _digest(name: str, secret: "SecretStr") -> str:
     text = secret.get_secret_value().encode()
     return f"{name} {hashlib.sha256(text).hexdigest()[:16]}" if text else ""
-
-
-def _has_password(ledger: str) -> bool:
-    """Whether a ledger's URL has a password in it, where other users of the machine could see it."""
-    if "://" not in ledger:
-        return False
-    url = urlsplit(ledger)
-    return url.password is not None or "password" in parse_qs(url.query, keep_blank_values=True)
-
-
-def _objection(url: str, *, allow_http: bool) -> str:
-    from httpx import URL, InvalidURL
-
-    try:
-        parsed = URL(url)
-    except InvalidURL:
-        return "is not a URL"
-    if not parsed.host:
-        return "is not a URL with a host, such as https://api.example.org"
-    if parsed.userinfo:
-        return "must not contain a user or password"
-    return why_not(parsed.scheme, parsed.host, allow_http=allow_http)
 
 
 def load(**given: Any) -> Settings:
