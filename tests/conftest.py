@@ -358,9 +358,11 @@ def prefect_server(
     tmp_path_factory: pytest.TempPathFactory, new_prefect_home: Callable[[], Path]
 ) -> Iterator[Path]:
     """Prefect's own harness: a server with a database of its own. Gives Prefect's home, which is empty."""
+    from prefect.logging.configuration import setup_logging
     from prefect.settings import PREFECT_HOME, PREFECT_SERVER_ANALYTICS_ENABLED, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
+    setup_logging()  # the first time takes away what handlers there are, such as a test's own
     home = tmp_path_factory.mktemp("prefect-harness")
     ours = {PREFECT_HOME: home, PREFECT_SERVER_ANALYTICS_ENABLED: False}
     database = Path(mkdtemp())  # which the harness makes and removes: here it is ready

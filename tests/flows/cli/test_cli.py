@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from prefect.logging.configuration import setup_logging
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.sandbox.sandbox import Sandbox
@@ -601,7 +600,6 @@ class TestFirstLine:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         (here / "manifest.csv").write_text("study_dir\nstudy\n")
-        setup_logging()  # the first time takes away whatever handlers there are
         logged = logging.getLogger("prefect.flow_runs")
         with caplog.at_level(logging.INFO, "prefect.flow_runs"):
             logged.addHandler(caplog.handler)
