@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOCK := deployments/requirements.lock
 # Most tests wait most of the time: more of them than processors. A worker without a test takes others' over.
 WORKERS ?= 5
-SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal
+SIDE_BY_SIDE = -n $(WORKERS) --dist worksteal
 # uv trusts whom the operating system trusts.
 export UV_SYSTEM_CERTS := true
 
@@ -17,6 +17,7 @@ demo: $(VENV)/ready ## sample studies through a platform on this machine, to a r
 test: $(VENV)/ready ## all tests, several at a time
 	@$(BIN)/pytest $(SIDE_BY_SIDE)
 
+test-fast: WORKERS = 3
 test-fast: $(VENV)/ready ## those that start no process, no server and no browser: within a minute
 	@$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not long and not processes'
 
@@ -42,12 +43,12 @@ lock: $(VENV)/ready ## resolve the dependencies anew; kept when schedules still 
 audit-deps: $(VENV)/ready ## known vulnerabilities of what the lock names; asks an advisory service on the internet
 	@$(BIN)/uv tool run --quiet pip-audit --require-hashes --disable-pip --requirement $(LOCK)
 
-test-long: $(VENV)/ready ## what takes minutes each, and 300 kills: half an hour
-	@$(BIN)/pytest -m long
+test-long: $(VENV)/ready ## what takes minutes each, and 300 kills: twenty minutes
+	@$(BIN)/pytest $(SIDE_BY_SIDE) -m long
 	@$(MAKE) --no-print-directory test-kill
 
 test-kill: $(VENV)/ready ## killed 300 times at random moments: a quarter of an hour
-	@KILLS=300 $(BIN)/pytest tests/e2e/test_kill.py
+	@KILLS=300 $(BIN)/pytest $(SIDE_BY_SIDE) tests/e2e/test_kill.py
 
 bench: $(VENV)/ready ## how fast, side by side
 	@$(BIN)/python -m tests.benchmarks
