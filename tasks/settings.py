@@ -49,6 +49,41 @@ class CommandSettings(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoSettings(Declared):
+    """Of `dicom-ingest demo`."""
+
+    prefix = f"{PREFIX}DEMO_"
+
+    directory: Annotated[Path, Setting("Where everything of the demo is put.")] = Path("demo")
+    slices: Annotated[int, Setting("Slices of the generated CT study.", limits={"ge": 1})] = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestSettings(Declared):
+    """Of `dicom-ingest manifest`."""
+
+    prefix = f"{PREFIX}MANIFEST_"
+
+    output: Annotated[Path, Setting("Where to write it: .csv, .jsonl or .parquet.", letter="-o")]
+    scan: Annotated[
+        bool,
+        Setting(
+            "Read the header of every file, and fill in study_instance_uid (where all agree), "
+            "expected_instances (distinct SOP Instance UIDs that would be sent) and expected_bytes (theirs)."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(Declared):
+    """Of `dicom-ingest serve`."""
+
+    prefix = f"{PREFIX}SERVE_"
+
+    port: Annotated[int, Setting("Port of the Prefect server that is started.")] = 4200
+
+
+@dataclass(frozen=True, kw_only=True)
 class SandboxSettings(Declared):
     """Of `dicom-ingest sandbox`, which chooses for its gateway what is not given."""
 
@@ -346,9 +381,10 @@ def load(**given: Any) -> Settings:
     return load_as(Settings, **given)
 
 
-_KINDS: Final = (Settings, MigrationSettings, CommandSettings, SandboxSettings, GatewaySettings)
+_OF_COMMANDS: Final = (CommandSettings, DemoSettings, ManifestSettings, ServeSettings, SandboxSettings)
+KINDS: Final = (Settings, MigrationSettings, *_OF_COMMANDS, GatewaySettings)
 # HOME is of deployments/prefect.yaml.
-VARIABLES: Final = frozenset((*(name for kind in _KINDS for name in variables(kind)), f"{PREFIX}HOME"))
+VARIABLES: Final = frozenset((*(name for kind in KINDS for name in variables(kind)), f"{PREFIX}HOME"))
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:

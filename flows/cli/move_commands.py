@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
-from flows.cli.options import CommandOptions, MigrateOptions, RunOptions
+from flows.cli.options import ManifestOptions, MigrateOptions, RunOptions, ServeOptions
 from flows.cli.run_messages import list_files, say_summary, say_what_begins
 from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
@@ -93,19 +93,7 @@ def migrate(
 
 def manifest(
     *roots: Path,
-    output: Annotated[
-        Path, Parameter(name=["--output", "-o"], help="Where to write it: .csv, .jsonl or .parquet.")
-    ],
-    scan: Annotated[
-        bool,
-        Parameter(
-            negative="",
-            show_default=False,
-            help="Read the header of every file, and fill in study_instance_uid (where all agree), "
-            "expected_instances (distinct SOP Instance UIDs that would be sent) and expected_bytes (theirs).",
-        ),
-    ] = False,
-    options: CommandOptions = CommandOptions(),
+    options: ManifestOptions = ManifestOptions(),
 ) -> int:
     """Write a manifest of an existing archive: one row per study directory found.
 
@@ -114,40 +102,40 @@ def manifest(
     roots
         The directories to look in; every regular file below them is covered by exactly one row.
     """
-    del options  # flows/cli/__main__.py looks at --debug
     from flows.cli.manifest_progress import scan_sentences, show_counts
     from tasks.core.errors import InterruptedRunError, UsageError
+    from tasks.declaration import load_as
     from tasks.run.early_end import safe_errors
+    from tasks.settings import ManifestSettings
     from tasks.source.manifest_writer import scan_manifest, write_manifest
 
     if not roots:
         raise UsageError(
             "Name at least one directory to look in: dicom-ingest manifest ROOT... -o manifest.csv"
         )
+    settings = load_as(ManifestSettings, **options.given())
     try:
         with safe_errors():
-            counts = (scan_manifest if scan else write_manifest)(roots, output, show_counts)
+            write = scan_manifest if settings.scan else write_manifest
+            counts = write(roots, settings.output, show_counts)
     except KeyboardInterrupt:
         raise InterruptedRunError(_NO_MANIFEST) from None
-    say(f"{counted(counts.study_dirs, 'study directory')} found, and written to {output}")
-    for sentence in scan_sentences(counts) if scan else ():
+    say(f"{counted(counts.study_dirs, 'study directory')} found, and written to {settings.output}")
+    for sentence in scan_sentences(counts) if settings.scan else ():
         say(sentence)
     return 0
 
 
-def serve(
-    *,
-    port: Annotated[int, Parameter(help="Port of the Prefect server that is started.")] = 4200,
-    options: CommandOptions = CommandOptions(),
-) -> int:
+def serve(*, options: ServeOptions = ServeOptions()) -> int:
     """Start a Prefect server with its UI and the deployments, ready to click "Run", until Ctrl-C.
 
     With PREFECT_API_URL set it starts no server, and serves the deployments at that one.
     """
-    del options  # flows/cli/__main__.py looks at --debug
     from flows.cli.serve import serve
+    from tasks.declaration import load_as
+    from tasks.settings import ServeSettings
 
-    serve(port)
+    serve(load_as(ServeSettings, **options.given()).port)
     return 0
 
 

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Group, Parameter
 
 from tasks.declaration import Declaration, Declared, Use, declarations
-from tasks.settings import CommandSettings, LedgerSettings, MigrationSettings, SandboxSettings, Settings
+from tasks.settings import (
+    CommandSettings,
+    DemoSettings,
+    LedgerSettings,
+    ManifestSettings,
+    MigrationSettings,
+    SandboxSettings,
+    ServeSettings,
+    Settings,
+)
 
 _GROUP: Final = Group("Where and how")
 _Given = TypeVar("_Given", bound="Given")
@@ -66,6 +75,21 @@ class RunOptions(Given):
 @_with_options(Settings, MigrationSettings, CommandSettings)
 class MigrateOptions(Given):
     """Options of what has many workers send files."""
+
+
+@_with_options(ManifestSettings, CommandSettings)
+class ManifestOptions(Given):
+    """Options of what writes a manifest."""
+
+
+@_with_options(ServeSettings, CommandSettings)
+class ServeOptions(Given):
+    """Options of what serves the deployments."""
+
+
+@_with_options(DemoSettings, CommandSettings)
+class DemoOptions(Given):
+    """Options of the demo."""
 
 
 @_with_options(SandboxSettings, CommandSettings)

@@ -1,24 +1,16 @@
 """Commands to try it out: an embedded platform, alone or with samples to send to it."""
 
-from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
-
-from flows.cli.options import CommandOptions, SandboxOptions
+from flows.cli.options import DemoOptions, SandboxOptions
 
 
-def demo(
-    *,
-    directory: Annotated[Path, Parameter(help="Where everything of the demo is put.")] = Path("demo"),
-    slices: Annotated[int, Parameter(help="Slices of the generated CT study.")] = 300,
-    options: CommandOptions = CommandOptions(),
-) -> int:
+def demo(*, options: DemoOptions = DemoOptions()) -> int:
     """Upload sample studies to an embedded platform, and check the report against what was planted."""
-    del options  # flows/cli/__main__.py looks at --debug
     from deployments.sandbox.demo import run_demo
+    from tasks.declaration import load_as
+    from tasks.settings import DemoSettings
 
-    return run_demo(directory, slices)
+    settings = load_as(DemoSettings, **options.given())
+    return run_demo(settings.directory, settings.slices)
 
 
 def sandbox(*, options: SandboxOptions = SandboxOptions()) -> int:

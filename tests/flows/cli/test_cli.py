@@ -566,7 +566,8 @@ class TestUnknownVariable:
         """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
         names = [each.name for kind in (Settings, MigrationSettings) for each in declarations(kind)]
         names += [f"sandbox_{each.name}" for each in declarations(GatewaySettings)]
-        names += ["home", "debug"]
+        names += ["home", "debug", "manifest_output", "manifest_scan", "serve_port"]
+        names += ["demo_directory", "demo_slices"]
         assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES
         assert unknown_variables([*VARIABLES, "dicom_ingest_token", "PATH", "DICOM_INGEST"]) == []
 

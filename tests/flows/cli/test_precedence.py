@@ -101,3 +101,32 @@ class TestOfTheSandbox:
         assert execute(["sandbox"]) == 2
         assert "--port (DICOM_INGEST_SANDBOX_PORT)" in capsys.readouterr().err
         assert started == []
+
+
+class TestOfOneCommandAlone:
+    def test_manifest_writes_where_the_environment_says_or_an_option(
+        self, here: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plant(here / "archive" / "study", 2)
+        monkeypatch.setenv("DICOM_INGEST_MANIFEST_OUTPUT", "nightly.csv")
+        monkeypatch.setenv("DICOM_INGEST_MANIFEST_SCAN", "true")
+        assert execute(["manifest", "archive"]) == 0
+        assert execute(["manifest", "archive", "-o", "other.csv"]) == 0
+        assert (here / "nightly.csv").read_text() == (here / "other.csv").read_text()
+        assert "expected_instances" in (here / "nightly.csv").read_text()
+
+    @pytest.mark.parametrize(
+        ("command", "name", "value"), [("demo", "DEMO_SLICES", "0"), ("migrate m.csv", "SHARDS", "0")]
+    )
+    def test_a_wrong_setting_is_named(
+        self,
+        command: str,
+        name: str,
+        value: str,
+        here: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv(f"DICOM_INGEST_{name}", value)
+        assert execute(command.split()) == 2
+        assert f"(DICOM_INGEST_{name})" in capsys.readouterr().err
