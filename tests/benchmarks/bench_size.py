@@ -22,6 +22,7 @@ from tasks.core.models import (
     StudyEntry,
     Todo,
 )
+from tasks.ledger.file_requests import Claiming, Issuing, Settling
 from tasks.ledger.ledger import Ledger
 from tests.benchmarks.archives import archive, scratch
 from tests.benchmarks.far_process import far_process
@@ -122,12 +123,12 @@ def seed(directory: Path, studies: int) -> None:
         batch_no += 1
         ledger.enrol(batch_no, rows, [])
         todos = list(ledger.todo(batch_no))
-        for asks in (
-            [("claim", (todo, _uid(todo))) for todo in todos],
-            [("issue", (todo, _uid(todo), _key(todo), 1)) for todo in todos],
-            [("settle", (todo, _outcome(todo), ())) for todo in todos],
+        for requests in (
+            [Claiming(todo, _uid(todo)) for todo in todos],
+            [Issuing(todo, _uid(todo), _key(todo), 1) for todo in todos],
+            [Settling(todo, _outcome(todo)) for todo in todos],
         ):
-            ledger.answer(asks)
+            ledger.answer(requests)
     ledger.end(RunFacts("seed", "default", 1, 2, peak_parallel=20))
     ledger.close()
 
