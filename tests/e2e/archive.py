@@ -19,6 +19,7 @@ from tests.far_side import TOKEN, FarSide, Request, Reset, Step
 from tests.processes import await_gone, descendants
 
 FILES = 120
+_QUIET_S = 0.3  # that nothing more comes from a killed process
 
 
 class Archive:
@@ -110,7 +111,11 @@ class Archive:
         self._take_stock_after_puts()
 
     def _take_stock_after_puts(self) -> None:
-        while self.far_side.puts_under_way:
+        """What the killed process had given to the system still arrives: it is over once nothing comes."""
+        arrived, quiet_since = -1, time.monotonic()
+        while time.monotonic() - quiet_since < _QUIET_S:
+            if self.far_side.puts_under_way or arrived != len(self.far_side.requests):
+                arrived, quiet_since = len(self.far_side.requests), time.monotonic()
             time.sleep(0.01)
         self.take_stock()
 
