@@ -9,13 +9,14 @@ from flows.cli.options import ManifestOptions, MigrateOptions, RunOptions, Serve
 from flows.cli.run_messages import list_files, say_summary, say_what_begins
 from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
+from tasks.declaration import load_as
+from tasks.settings import ManifestSettings, MigrationSettings, RunSettings, ServeSettings, Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from tasks.core.models import StudyEntry
-    from tasks.settings import Settings
     from tasks.source.scan import Ownership
 
 _NO_MANIFEST: Final = "Interrupted. A manifest is written whole or not at all: the same command begins anew."
@@ -36,11 +37,10 @@ def upload(
     from flows.orchestration.progress_display import display_progress
     from tasks.run.early_end import safe_errors
     from tasks.run.engine import ingest
-    from tasks.settings import load
 
     with safe_errors():
         entry, scan = _what_to_upload(path)
-        settings = load(**options.given())
+        settings = load(**options.given(Settings))
         summary = ingest(
             [entry],
             settings,
@@ -64,7 +64,7 @@ def run(manifest: Path, /, *, options: RunOptions = RunOptions()) -> int:
     manifest
         CSV, JSON Lines or Parquet with one row per study directory: see `dicom-ingest manifest`.
     """
-    return _run_flow("backfill", manifest, options.given())
+    return _run_flow("backfill", manifest, options)
 
 
 def migrate(
@@ -83,12 +83,9 @@ def migrate(
     manifest
         CSV, JSON Lines or Parquet with one row per study directory: see `dicom-ingest manifest`.
     """
-    from tasks.declaration import load_as
-    from tasks.settings import MigrationSettings
 
-    given = options.given()
-    cut = load_as(MigrationSettings, shards=given.pop("shards", None), balance=given.pop("balance", None))
-    return _run_flow("migrate", manifest, given, _require_workers, shards=cut.shards, balance=cut.balance)
+    cut = load_as(MigrationSettings, **options.given(MigrationSettings))
+    return _run_flow("migrate", manifest, options, _require_workers, shards=cut.shards, balance=cut.balance)
 
 
 def manifest(
@@ -104,16 +101,14 @@ def manifest(
     """
     from flows.cli.manifest_progress import scan_sentences, show_counts
     from tasks.core.errors import InterruptedRunError, UsageError
-    from tasks.declaration import load_as
     from tasks.run.early_end import safe_errors
-    from tasks.settings import ManifestSettings
     from tasks.source.manifest_writer import scan_manifest, write_manifest
 
     if not roots:
         raise UsageError(
             "Name at least one directory to look in: dicom-ingest manifest ROOT... -o manifest.csv"
         )
-    settings = load_as(ManifestSettings, **options.given())
+    settings = load_as(ManifestSettings, **options.given(ManifestSettings))
     try:
         with safe_errors():
             write = scan_manifest if settings.scan else write_manifest
@@ -132,17 +127,15 @@ def serve(*, options: ServeOptions = ServeOptions()) -> int:
     With PREFECT_API_URL set it starts no server, and serves the deployments at that one.
     """
     from flows.cli.serve import serve
-    from tasks.declaration import load_as
-    from tasks.settings import ServeSettings
 
-    serve(load_as(ServeSettings, **options.given()).port)
+    serve(load_as(ServeSettings, **options.given(ServeSettings)).port)
     return 0
 
 
 def _run_flow(
     name: Literal["backfill", "migrate"],
     manifest: Path,
-    given: dict[str, Any],
+    options: RunOptions | MigrateOptions,
     require: "Callable[[Settings], None]" = lambda _settings: None,
     **parameters: Any,
 ) -> int:
@@ -151,10 +144,9 @@ def _run_flow(
     from flows.orchestration.parameters import Options
     from tasks.run.early_end import safe_errors
     from tasks.run.preflight import read_manifest
-    from tasks.settings import load
 
     with safe_errors():  # what can be known to be wrong is said before Prefect takes seconds to start
-        settings = load(**given)
+        settings = load(**options.given(Settings))
         require(settings)
         entries = read_manifest(manifest, settings)
         checked = _check(settings, manifest, entries)
@@ -164,14 +156,14 @@ def _run_flow(
             manifest=str(manifest.absolute()),
             api_endpoint=settings.api_endpoint,
             report_dir=str(settings.report_dir.absolute()),
-            options=Options(**{each: value for each, value in given.items() if each in Options.model_fields}),
+            options=Options(**options.given(RunSettings)),
             **parameters,
         )
     say_summary(summary, settings.report_dir)
     return summary.exit_code
 
 
-def _require_workers(settings: "Settings") -> None:
+def _require_workers(settings: Settings) -> None:
     """UsageError unless other machines can be reached: through a database, and a Prefect server."""
     from flows.cli.local_flow import has_server
     from tasks.core.errors import UsageError
@@ -198,7 +190,7 @@ def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Owne
 
 
 def _check(
-    settings: "Settings", manifest: Path, entries: "Sequence[StudyEntry]"
+    settings: Settings, manifest: Path, entries: "Sequence[StudyEntry]"
 ) -> "AbstractContextManager[None]":
     """Finds what is wrong before Prefect takes seconds to start; what the flow is to run within."""
     from flows.cli.local_flow import require_server

@@ -25,9 +25,10 @@ _Given = TypeVar("_Given", bound="Given")
 class Given:
     """Options as a command line gives them; None is not given, so that the setting or the default counts."""
 
-    def given(self) -> dict[str, Any]:
-        """The options that were given, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None and name != "debug"}
+    def given(self, kind: type[Declared]) -> dict[str, Any]:
+        """The options that were given of one kind of settings, by name."""
+        values = {each.name: getattr(self, each.name, None) for each in declarations(kind)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def _option(declared: Declaration) -> Parameter:

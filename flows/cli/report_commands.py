@@ -9,6 +9,8 @@ from flows.cli.options import CommandOptions, LedgerOptions
 from flows.cli.run_messages import say_summary
 from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
+from tasks.declaration import load_as
+from tasks.settings import LedgerSettings, ReportDirectorySettings, ReportSettings
 
 
 def report(report_dir: Path | None = None, /, *, options: LedgerOptions = LedgerOptions()) -> int:
@@ -19,13 +21,11 @@ def report(report_dir: Path | None = None, /, *, options: LedgerOptions = Ledger
     report_dir
         The report directory of the run; the setting DICOM_INGEST_REPORT_DIR, or ./report.
     """
-    from tasks.declaration import load_as
     from tasks.run.early_end import safe_errors
     from tasks.run.records import report_again
-    from tasks.settings import ReportSettings
 
     with safe_errors():
-        settings = load_as(ReportSettings, report_dir=report_dir, **options.given())
+        settings = load_as(ReportSettings, report_dir=report_dir, **options.given(LedgerSettings))
         summary = report_again(
             settings.report_dir, settings.ledger_at, settings.campaign, settings.signing_key
         )
@@ -53,9 +53,7 @@ def audit(
     """
     del options  # flows/cli/__main__.py looks at --debug
     from tasks.audit import certificate, check
-    from tasks.declaration import load_as
     from tasks.run.early_end import safe_errors
-    from tasks.settings import ReportDirectorySettings
 
     with safe_errors():
         key = certificate.public_key(public_key) if public_key else None

@@ -1,24 +1,22 @@
 """Commands to try it out: an embedded platform, alone or with samples to send to it."""
 
 from flows.cli.options import DemoOptions, SandboxOptions
+from tasks.declaration import load_as
+from tasks.settings import DemoSettings, SandboxSettings
 
 
 def demo(*, options: DemoOptions = DemoOptions()) -> int:
     """Upload sample studies to an embedded platform, and check the report against what was planted."""
     from deployments.sandbox.demo import run_demo
-    from tasks.declaration import load_as
-    from tasks.settings import DemoSettings
 
-    settings = load_as(DemoSettings, **options.given())
+    settings = load_as(DemoSettings, **options.given(DemoSettings))
     return run_demo(settings.directory, settings.slices)
 
 
 def sandbox(*, options: SandboxOptions = SandboxOptions()) -> int:
     """Run an embedded platform until Ctrl-C: upload API, OAuth2, S3 endpoint. Says how to point at it."""
     from deployments.sandbox.sandbox import serve
-    from tasks.declaration import load_as
-    from tasks.settings import SandboxSettings
 
-    settings = load_as(SandboxSettings, **options.given())
+    settings = load_as(SandboxSettings, **options.given(SandboxSettings))
     serve(settings.data_dir, settings.port)
     return 0

@@ -621,7 +621,7 @@ def settings_of(*arguments: str) -> Settings:
     """What a command line amounts to."""
     _, bound, _ = app.parse_args(arguments, exit_on_error=False)
     options: RunOptions = bound.arguments["options"]
-    return load(**{"api_endpoint": "https://api.example.org", **options.given()})
+    return load(**{"api_endpoint": "https://api.example.org", **options.given(Settings)})
 
 
 @pytest.mark.usefixtures("at_sandbox")
