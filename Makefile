@@ -9,7 +9,7 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist worksteal
 # uv trusts whom the operating system trusts.
 export UV_SYSTEM_CERTS := true
 
-.PHONY: demo test test-fast test-long test-kill check format lock audit-deps bench clean
+.PHONY: demo test test-fast test-long test-kill check lint format lock audit-deps bench clean
 
 demo: $(VENV)/ready ## sample studies through a platform on this machine, to a report
 	@$(BIN)/dicom-ingest demo
@@ -21,11 +21,12 @@ test-fast: WORKERS = 3
 test-fast: $(VENV)/ready ## those that start no process, no server and no browser: within a minute
 	@$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not long and not processes'
 
-check: $(VENV)/ready ## what CI runs: format, lint, types, tests
+check: lint test ## what CI runs: format, lint, types, tests
+
+lint: $(VENV)/ready ## format, lint, types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(MAKE) --no-print-directory test
 
 format: $(VENV)/ready ## mend what can be mended
 	@$(BIN)/ruff format .

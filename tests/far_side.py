@@ -216,7 +216,7 @@ class FarSide:
     def asked(self, step: Step) -> list[Request]:
         return [request for request in self.requests if request.step is step]
 
-    def wait_for_puts(self, count: int, timeout_s: float = 10) -> bool:
+    def wait_for_puts(self, count: int, timeout_s: float = 60) -> bool:
         """Whether so many PUTs were under way at once before the time was over; for scripts."""
         with self.lock:
             return self.lock.wait_for(lambda: self.most_puts_under_way >= count, timeout_s)

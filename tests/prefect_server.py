@@ -53,7 +53,7 @@ class PrefectServer:
         """The server and what it started, if it is there."""
         if self._process and self._process.poll() is None:
             os.killpg(self._process.pid, by)
-            self._process.wait(60)
+            self._process.wait(240)
 
     def __enter__(self) -> "PrefectServer":
         self.start()

@@ -59,7 +59,7 @@ def served(directory: Path, prefect_home: Path, environment: Mapping[str, str]) 
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(60)
+                process.wait(240)
             finally:
                 process.kill()
 

@@ -129,7 +129,7 @@ class TestServe:
         assert '"study_no": "2"' in by_key["backfill-incomplete-studies"]
         assert "archive" not in by_key["backfill-incomplete-studies"], "no path of a study"
         serving.process.send_signal(signal.SIGTERM)
-        serving.process.wait(timeout=60)
+        serving.process.wait(timeout=240)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{serving.api}/health")
 

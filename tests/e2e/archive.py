@@ -107,7 +107,7 @@ class Archive:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         _await_end(process.pid)
-        await_gone(started, within_s=10)
+        await_gone(started)
         self._take_stock_after_puts()
 
     def _take_stock_after_puts(self) -> None:
@@ -148,7 +148,7 @@ class Archive:
 
     def finish(self) -> int:
         """One more run, to its end."""
-        return self.start("upload").wait(timeout=120)
+        return self.start("upload").wait(timeout=240)
 
     def check(self) -> None:
         """Every file is stored once, under the key that the report names; every key is in the report."""

@@ -45,7 +45,7 @@ class TestPrefectsServer:
             process = archive.start("run", **server.environment, PREFECT_CLIENT_MAX_RETRIES="1")
             archive.await_puts(20, process)
             server.kill()
-            assert process.wait(timeout=120) == 1, archive.told  # one conflict was planted
+            assert process.wait(timeout=240) == 1, archive.told  # one conflict was planted
         assert "Prefect's server went away" in archive.told
         archive.check()
 
@@ -58,7 +58,7 @@ class TestPrefectsServer:
             server.kill()
             time.sleep(2)
             server.start()
-            assert process.wait(timeout=120) == 1, archive.told
+            assert process.wait(timeout=240) == 1, archive.told
             assert newest_state(server) == "1 of 123 files, 1 study incomplete, see report"
         archive.check()
 
@@ -80,7 +80,7 @@ class TestPrefectsServer:
                 other.execute("BEGIN IMMEDIATE")
                 time.sleep(5)
                 other.execute("ROLLBACK")
-            assert process.wait(timeout=120) == 1, archive.told
+            assert process.wait(timeout=240) == 1, archive.told
             assert newest_state(server) == "1 of 123 files, 1 study incomplete, see report"
         archive.check()
 
@@ -89,7 +89,7 @@ class TestPrefectsServer:
         process = archive.start(
             "run", PREFECT_API_URL=f"http://127.0.0.1:{free_port()}/api", PREFECT_CLIENT_MAX_RETRIES="0"
         )
-        assert process.wait(timeout=60) == 2
+        assert process.wait(timeout=240) == 2
         assert "PREFECT_API_URL does not answer" in archive.told
         assert archive.far_side.requests == []
 
@@ -102,9 +102,9 @@ class TestPrefectsServer:
         everything = descendants(process.pid)
         for pid in (*everything, process.pid):
             os.kill(pid, signal.SIGTERM)
-        assert process.wait(timeout=120) == 130, archive.told
+        assert process.wait(timeout=240) == 130, archive.told
         assert "server went away" not in archive.told
-        await_gone(everything, within_s=10)
+        await_gone(everything)
         rows = list(read_report(archive.report_dir))
         assert len(rows) == FILES + 3
         assert "not_attempted" in {row["status"] for row in rows}
@@ -124,7 +124,7 @@ class TestFarSide:
             far.kill()
             time.sleep(2)
             far.start()
-            assert process.wait(timeout=120) == 1, archive.told
+            assert process.wait(timeout=240) == 1, archive.told
         finally:
             far.kill()
         rows = list(read_report(archive.report_dir))
@@ -145,7 +145,7 @@ class TestLedger:
             other.execute("BEGIN IMMEDIATE")
             time.sleep(3)
             other.execute("ROLLBACK")
-        assert process.wait(timeout=120) == 1, archive.told
+        assert process.wait(timeout=240) == 1, archive.told
         archive.check()
 
     def test_whose_server_restarts_is_waited_for(
@@ -157,7 +157,7 @@ class TestLedger:
         postgresql.stop("immediate")
         time.sleep(1)
         postgresql.start()
-        assert process.wait(timeout=120) == 1, archive.told
+        assert process.wait(timeout=240) == 1, archive.told
         archive.check()
 
 
@@ -183,7 +183,7 @@ class TestDisk:
         process = archive.start("upload")
         archive.await_puts(10, process)
         fill(small)
-        assert process.wait(timeout=120) == 3, archive.told
+        assert process.wait(timeout=240) == 3, archive.told
         assert "disk is full" in archive.told
         (small / "filler").unlink()
         archive.take_stock()
@@ -197,7 +197,7 @@ class TestDisk:
         process = archive.start("upload")
         archive.await_puts(10, process)
         fill(small)
-        assert process.wait(timeout=120) == 3, archive.told
+        assert process.wait(timeout=240) == 3, archive.told
         assert "dicom-ingest report" in archive.told
         sent = len(archive.far_side.asked(Step.PUT))
         (small / "filler").unlink()
@@ -220,7 +220,7 @@ class TestAnotherRun:
         processes = []
         for archive.report_dir in reports:
             processes.append(archive.start("upload"))
-        assert [process.wait(timeout=120) for process in processes] == [1, 1], archive.told
+        assert [process.wait(timeout=240) for process in processes] == [1, 1], archive.told
         for archive.report_dir in reports:
             archive.check()
 
@@ -240,7 +240,7 @@ class TestAnotherRun:
         killed.wait()
         time.sleep(0.5)  # what it had in flight arrives
         archive.take_stock()
-        assert survivor.wait(timeout=120) == 1, archive.told
+        assert survivor.wait(timeout=240) == 1, archive.told
         archive.check()
 
     def test_of_another_campaign_knows_nothing_of_it(self, archive: Archive) -> None:
@@ -250,7 +250,7 @@ class TestAnotherRun:
         for name in names:
             archive.report_dir = archive.directory / name
             processes.append(archive.start("upload", DICOM_INGEST_CAMPAIGN=name))
-        assert [process.wait(timeout=120) for process in processes] == [1, 1], archive.told
+        assert [process.wait(timeout=240) for process in processes] == [1, 1], archive.told
         keys = [{row["key"] for row in read_report(archive.directory / name) if row["key"]} for name in names]
         assert [len(each) for each in keys] == [FILES, FILES]
         assert not keys[0] & keys[1]

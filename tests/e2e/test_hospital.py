@@ -261,7 +261,7 @@ class TestEmbeddedServer:
         children = descendants(serve.process.pid)
         assert any("flows.cli.server_process" in command_line(pid) for pid in children)
         serve.process.kill()
-        await_gone(children, within_s=10)
+        await_gone(children)
 
     @pytest.mark.long
     def test_of_serve_that_ends_by_itself_ends_serve(self, serve: Served) -> None:
@@ -269,7 +269,7 @@ class TestEmbeddedServer:
         children = descendants(serve.process.pid)
         (server,) = [pid for pid in children if "flows.cli.server_process" in command_line(pid)]
         os.kill(server, signal.SIGKILL)
-        assert serve.process.wait(60) == 3
+        assert serve.process.wait(240) == 3
         said = serve.log.read_text()
         assert said.splitlines()[-1].startswith("dicom-ingest: Prefect's server on this machine has ended.")
         assert "Traceback" not in said

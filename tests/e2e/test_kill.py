@@ -66,7 +66,7 @@ def test_an_interrupted_upload_ends_in_order(
     process = archive.start("upload")
     archive.await_puts(40, process)
     process.send_signal(signal_number)
-    assert process.wait(timeout=20) == 130
+    assert process.wait(timeout=240) == 130
     rows = list(read_report(archive.report_dir))
     statuses = {row["status"] for row in rows}
     assert len(rows) == FILES + 3

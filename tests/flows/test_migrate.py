@@ -107,7 +107,7 @@ def test_an_interrupted_migration_ends_its_shards(
     migration = site.start("migration", "dicom-ingest", "migrate", str(manifest), "--shards", "2")
     await_shards(site, 2, let_go)
     migration.send_signal(signal.SIGINT)
-    assert migration.wait(timeout=120) == 130, site.told("migration")
+    assert migration.wait(timeout=240) == 130, site.told("migration")
     rows = list(read_report(tmp_path / "report"))
     assert {"uploaded", "not_attempted"} <= {row["status"] for row in rows}
     told = {key for row in rows for key in (row["key"], *row["superseded_keys"].split(";")) if key}
@@ -137,12 +137,12 @@ def test_a_run_of_a_killed_worker_becomes_crashed_and_retried_goes_on(
     time.sleep(2)  # its first heartbeat has arrived
     site.kill("one")
     assert httpx.get(run).json()["state_type"] == "RUNNING"
-    await_state(run, "CRASHED", within_s=120)
+    await_state(run, "CRASHED", within_s=240)
     far_side.script = lambda _request: None
     site.start("two", *worker, "two")
     again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}}
     assert httpx.post(f"{run}/set_state", json=again).json()["status"] == "ACCEPT"
-    await_state(run, "COMPLETED", within_s=120)
+    await_state(run, "COMPLETED", within_s=240)
     assert {row["status"] for row in read_report(tmp_path / "report")} == {
         "uploaded",
         "already_uploaded",

@@ -917,9 +917,9 @@ def interrupted(command: list[str], number: signal.Signals, far_side: FarSide) -
         start_new_session=True,
     )
     try:
-        assert far_side.wait_for_puts(3, timeout_s=120)
+        assert far_side.wait_for_puts(3, timeout_s=240)
         os.killpg(process.pid, number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
     finally:
         process.kill()
         process.communicate()

@@ -167,7 +167,7 @@ class TestInterrupted:
             line = process.stderr.readline()
             assert re.match(rb"0 of 1 study directory scanned, \d+ files? read$", line), line
             os.killpg(process.pid, signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=240)
         assert process.returncode == 130
         assert err == b"dicom-ingest: " + INTERRUPTED
         self.assert_untouched(slow_archive)
@@ -182,7 +182,7 @@ class TestInterrupted:
                 seen += os.read(ours, 4096)
             os.killpg(process.pid, signal.SIGTERM)
             seen += b"".join(iter(lambda: read_or_end(ours), b""))
-            process.wait(timeout=60)
+            process.wait(timeout=240)
         os.close(ours)
         assert process.returncode == 130
         assert "━".encode() in seen

@@ -139,7 +139,7 @@ def run(serving: Served, slow: FarSide, tmp_path: Path, plant: Plant) -> Run:
     """Under way: some files are stored, most are not."""
     plant(tmp_path / "study", FILES)
     run = Run(serving, slow, tmp_path)
-    await_that(lambda: len(slow.objects) > 4, within_s=120)
+    await_that(lambda: len(slow.objects) > 4, within_s=240)
     return run
 
 

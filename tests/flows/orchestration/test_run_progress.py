@@ -287,7 +287,7 @@ class Held:
         return found
 
     def ended(self) -> tuple[int, str]:
-        code = self._process.wait(60)
+        code = self._process.wait(240)
         self._reader.join(10)
         return code, self._text
 

@@ -194,7 +194,7 @@ class TestFixed:
             thread.start()
             thread.join(1)
             order.append("first")
-        thread.join(60)
+        thread.join(120)
         assert order == ["first", "second"]
 
     def test_of_a_limit_that_is_gone_are_none(self, run: Run) -> None:
@@ -231,7 +231,7 @@ class TestFree:
                 thread.start()
                 await_that(lambda: bool(waits.said))
                 assert got == []
-            thread.join(60)
+            thread.join(120)
             assert got == [1]
         assert waits.said[0].startswith("Waiting for upload slots: other runs have what there is.")
         assert f'prefect gcl update "{_LIMIT}" --active-slots 0' in waits.said[0]

@@ -62,7 +62,7 @@ class TestTwentyPuts:
         (tmp_path / "run" / "manifest.csv").write_text("study_dir\nstudy\n")
         environment = os.environ | server.environment | settings_of(far_side)
         run = Command(tmp_path / "run", environment, "run", "manifest.csv", "--parallel", "3")
-        assert far_side.wait_for_puts(1, timeout_s=120), run.said
+        assert far_side.wait_for_puts(1, timeout_s=240), run.said
         run.process.send_signal(signal.SIGINT)
         until = time.monotonic() + 3  # of the ten seconds that a PUT has
         while time.monotonic() < until:
@@ -89,13 +89,16 @@ class TestTwentyPuts:
             return Command(tmp_path / name, environment, "run", "manifest.csv", *options)
 
         first = run("first", "--parallel", "12")
-        assert far_side.wait_for_puts(12, timeout_s=120), first.said
+        assert far_side.wait_for_puts(12, timeout_s=240), first.said
         second, third = run("second"), run("third")
         try:
-            assert far_side.wait_for_puts(20, timeout_s=120), second.said + third.said
+            assert far_side.wait_for_puts(20, timeout_s=240), second.said + third.said
             later, waiting = (second, third) if "that were asked for" in second.said else (third, second)
             assert "8 upload slots of 20 that were asked for" in later.said
-            await_that(lambda: "Waiting for upload slots: other runs have what there is." in waiting.said)
+            await_that(
+                lambda: "Waiting for upload slots: other runs have what there is." in waiting.said,
+                said=lambda: waiting.said,
+            )
             waiting.process.send_signal(signal.SIGINT)
             assert waiting.ended() == 130
             assert {row["status"] for row in read_report(waiting.directory / "report")} == {"not_attempted"}
@@ -155,7 +158,7 @@ class TestServe:
             yield serve
         finally:
             serve.process.send_signal(end)
-            serve.process.wait(60)
+            serve.process.wait(240)
 
     @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
     def test_leaves_a_deployment_as_others_wrote_it(
@@ -164,7 +167,7 @@ class TestServe:
         """Somebody gave it a schedule, or serves it from elsewhere: it is not paused when this one ends."""
         by_name = f"{server.url}/deployments/name/backfill/manual"
         with self.serving(server, tmp_path, end):
-            await_that(lambda: httpx.get(by_name).status_code == 200, within_s=120)
+            await_that(lambda: httpx.get(by_name).status_code == 200, within_s=240)
             deployment = httpx.get(by_name).json()
             assert deployment["global_concurrency_limit"]["limit"] == 1
             assert deployment["concurrency_options"]["collision_strategy"] == "ENQUEUE"

@@ -154,6 +154,22 @@ class TestReport:
         sixth.settle(again, Outcome(Status.ALREADY_UPLOADED, header=kept.header, digests=kept.digests))
         assert told(sixth) == [("already_uploaded", "")]
 
+    def test_what_a_run_did_is_blank_until_it_did_it(self, run: Callable[..., Ledger]) -> None:
+        """A file that an earlier run tried and this one has not."""
+        first = run("r1")
+        (todo,) = enrolled(first, listed(1))
+        tried = Outcome(
+            Status.FAILED, Reason.SERVER, attempts=3, http_status=503, started_ns=10**9, finished_ns=2 * 10**9
+        )
+        first.settle(todo, tried)
+        columns = ("attempts", "http_status", "started_at", "finished_at", "run_id")
+        (row,) = report(first)
+        assert all(row[name] for name in columns)
+        second = run("r2")
+        enrolled(second, listed(1))
+        (row,) = report(second)
+        assert {name: row[name] for name in columns if row[name]} == {}
+
     def test_is_derived_by_looking_up_alone(self, tmp_path: Path) -> None:
         """No table is gone through: each is found by an index, whatever the ledger holds besides."""
         engine = connect(tmp_path / "ledger.sqlite")

@@ -596,7 +596,7 @@ def workers() -> list[threading.Thread]:
 def wait_for_workers() -> None:
     """Until those that were cut off are done, a moment at most."""
     for worker in workers():
-        worker.join(1)
+        worker.join(60)
 
 
 class TestInterrupt:

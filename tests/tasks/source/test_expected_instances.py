@@ -180,7 +180,7 @@ class TestFilesAreRead:
 
         def look(_path: str) -> tuple[Rejected, int]:
             with waiting():
-                together.wait(timeout=60)
+                together.wait(timeout=240)
             return OTHER, 0
 
         for number in range(8):

@@ -468,6 +468,28 @@ class TestDetail:
         assert (stored.statuses, stored.row("study/a")["detail"]) == ({"study/a": "uploaded"}, "")
         assert study["why"] == ""
 
+    def test_is_the_last_fault_s(self, near_side: NearSide, far_side: FarSide, dicom: Dicom) -> None:
+        near_side.put("study/a", dicom("1.1"))
+        far_side.script = scripted(
+            (Step.PUT, 1, s3_error(503, "SlowDown")), (Step.PUT, 2, s3_error(400, "NoSuchBucket"))
+        )
+        row = near_side.run().row("study/a")
+        assert (row["status"], row["reason"], row["detail"]) == ("failed", "refused", "NoSuchBucket")
+
+    def test_is_of_a_failed_file_alone(self, near_side: NearSide, far_side: FarSide, dicom: Dicom) -> None:
+        """One that nobody can read any more was refused before; that is not why."""
+        path = near_side.put("study/a", dicom("1.1"))
+
+        def script(request: Request) -> Deviation | None:
+            if request.step is not Step.PUT:
+                return None
+            path.unlink()
+            return s3_error(503, "SlowDown")
+
+        far_side.script = script
+        row = near_side.run().row("study/a")
+        assert (row["status"], row["detail"]) == ("unreadable", "")
+
 
 class TestChaos:
     @pytest.mark.parametrize("seed", range(3))
