@@ -6,7 +6,7 @@ A task knows its batch by a number; which files that is, and which of them are l
 import threading
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from prefect import task, unmapped
 from prefect.cache_policies import NO_CACHE
@@ -18,8 +18,6 @@ from tasks.core.errors import InterruptedRunError
 from tasks.run.early_end import safe_errors
 from tasks.run.engine import Engine
 from tasks.run.windows import LOOK_UP_S, HasEnded, send_windows
-
-_INTERRUPTED: Final = "Interrupted"  # of a batch whose run a person ended
 
 
 @task(
@@ -34,7 +32,7 @@ def upload_batch(batch_no: int, engine: Engine) -> State[None] | None:
         with safe_errors():
             engine.upload(batch_no)
     except InterruptedRunError:
-        return Completed(name=_INTERRUPTED, message="The run was ended. The next one sends what is left.")
+        return Completed(name="Interrupted", message="The run was ended. The next one sends what is left.")
     return None
 
 
@@ -46,16 +44,14 @@ def upload_batches(engine: Engine, batches: Iterator[int], may_begin: threading.
             engine.raise_if_stopped()
         futures = upload_batch.map(window, unmapped(engine))
         of_threads = cast("list[PrefectConcurrentFuture[Any]]", futures)  # of a ThreadPoolTaskRunner
-        return [partial(_has_ended, engine, future) for future in of_threads]
+        return [partial(_has_ended, future) for future in of_threads]
 
     send_windows(batches, submit)
 
 
-def _has_ended(engine: Engine, future: PrefectConcurrentFuture[Any], timeout_s: float) -> bool:
+def _has_ended(future: PrefectConcurrentFuture[Any], timeout_s: float) -> bool:
     if not future.wrapped_future.done():
         future.wait(timeout_s)
         return False
     future.result()
-    if future.state.name == _INTERRUPTED:
-        engine.raise_if_stopped()
     return True

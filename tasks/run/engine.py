@@ -158,6 +158,7 @@ class Engine:
         """Wraps all that sends: once the block has ended, however it ends, no PUT is under way."""
         with early_end(self) as end:
             yield
+            self.raise_if_stopped()
         self._drain()
         if end.why:
             raise end.why

@@ -98,6 +98,14 @@ class TestFolder:
         assert not (tmp_path / "report" / "2.csv").exists()
         assert stopped == []
 
+    def test_goes_on_after_one_that_nobody_can_read(self, tmp_path: Path, plant: Plant) -> None:
+        plant(tmp_path / "a")
+        folder = tmp_path / "manifests"
+        folder.mkdir()
+        (folder / "1.csv").symlink_to("/proc/self/mem")  # a file whose first read fails
+        write(folder / "2.csv", "../a")
+        assert run(folder, tmp_path / "report").message == "2 manifests: 1 done, 1 wrong"
+
     def test_with_nothing_in_it_is_no_trouble(self, tmp_path: Path) -> None:
         assert run(tmp_path, tmp_path / "report").message == "0 manifests: nothing to do"
 

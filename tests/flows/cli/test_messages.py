@@ -11,7 +11,10 @@ from pydicom.data.data_manager import DATA_ROOT
 
 from flows.backfill import backfill
 from flows.cli.__main__ import execute
+from flows.cli.run_messages import list_files
 from tasks.report.reader import read_report
+from tests.conftest import Dicom, NearSide
+from tests.far_side import Step, always, s3_error
 from tests.flows.conftest import Plant, cut
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -220,3 +223,14 @@ class TestNoRun:
         before = sorted(here.rglob("*"))
         assert execute([*command.split(), "-u", "http://127.0.0.1:9", "--report-dir", "a/b"]) == 2
         assert sorted(here.rglob("*")) == before
+
+
+class TestListing:
+    def test_says_of_a_failed_file_what_the_store_calls_it(
+        self, near_side: NearSide, dicom: Dicom, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        near_side.put("study/a", dicom("1.1"))
+        near_side.far_side.script = always(Step.PUT, s3_error(400, "NoSuchBucket"))
+        near_side.run()
+        list_files(near_side.report_dir)
+        assert capsys.readouterr().out.endswith("\t-\tfailed refused NoSuchBucket\n")

@@ -624,6 +624,20 @@ class TestInterrupt:
         assert set(near_side.run().statuses.values()) == {"uploaded", "already_uploaded"}
         assert [len(versions) for versions in far_side.objects.values()] == [1] * 100
 
+    def test_is_what_ends_the_run_also_when_nothing_raises_it(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
+    ) -> None:
+        """A batch that Prefect has as interrupted raises nothing, and no batch may follow it."""
+        near_side.put("study/a", dicom("1.1"))
+        engine = near_side.engine()
+        why = InterruptedRunError("Interrupted.")
+        far_side.script = lambda request: engine.stop(why) if request.step is Step.PUT else None
+        with pytest.raises(InterruptedRunError, match=r"^Interrupted\.$"), engine.draining():
+            for batch_no in engine.plan(engine.scan()):
+                with suppress(InterruptedRunError):
+                    engine.upload(batch_no)
+        assert engine.finish(why).exit_code == 130
+
     def test_cuts_off_what_outlasts_the_grace(
         self, near_side: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
