@@ -52,3 +52,21 @@ def why_not(
     if patterns and not any(fnmatchcase(host.lower(), pattern.lower()) for pattern in patterns):
         return "has a host that no --allow-storage-host permits"
     return ""
+
+
+def is_within(pattern: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern permits no host that none of these permits, as far as that can be known.
+
+    | pattern                        | is within                                          |
+    | ------------------------------ | -------------------------------------------------- |
+    | the same as one of them        | that                                               |
+    | an address of a private network | no other: its literal text alone permits that      |
+    | without `[`                    | one without `?` and `[` that it matches as a text  |
+    | with `[`                       | no other                                           |
+    """
+    one, others = pattern.lower(), [each.lower() for each in patterns]
+    if one in others:
+        return True
+    if "[" in one or is_private(one):
+        return False
+    return any(fnmatchcase(one, other) for other in others if not {"?", "["} & set(other))
