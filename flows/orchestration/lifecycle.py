@@ -29,6 +29,7 @@ from tasks.core.errors import (
 )
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.words import counted
+from tasks.memory_dumps import forbid_memory_dumps
 from tasks.run.early_end import safe_errors
 from tasks.run.engine import Engine
 from tasks.run.shards import Migration
@@ -44,6 +45,8 @@ def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options)
 
     In a deployment's run those bound parameters and block; what a person types in a shell is his own.
     """
+    if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker has started this process, for this run alone
+        forbid_memory_dumps()
     block = settings_of(api) if api else {}
     parameters = (
         ({"report_dir": report_dir} if report_dir else {})

@@ -32,10 +32,12 @@ from tasks.report.reader import read_report
 from tests.far_side import FarSide
 from tests.flows.conftest import Plant, cut
 from tests.served import Served, served
+from tests.witness import Witness
 
 ROOT = Path(__file__).parents[2]
 PREFECT_YAML = ROOT / "deployments" / "prefect.yaml"
 BIN = Path(sys.executable).parent
+_RUN = "prefect.engine"  # of the process that Prefect starts for a run
 
 
 def unknown(model: type[BaseModel], data: dict[str, Any]) -> set[str]:
@@ -146,7 +148,9 @@ def test_who_may_start_a_run_gets_none_of_the_workers_secrets(
     far_side: FarSide,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither the token nor the ledger's password leaves for what a parameter names."""
+    """Token and ledger's password leave for nothing that a parameter names, and are left in no dump."""
+    witness = Witness(tmp_path / "witness")
+    monkeypatch.setenv("PYTHONPATH", str(witness.directory))
     monkeypatch.setenv("PGPASSWORD", "a-password-of-the-worker")
     plant(tmp_path / "archive", 1)
     (tmp_path / "manifest.csv").write_text("study_dir\narchive\n")
@@ -168,6 +172,11 @@ def test_who_may_start_a_run_gets_none_of_the_workers_secrets(
             assert said in state["message"]
         assert far_side.requests == []
         assert select.select([listening], [], [], 0)[0] == [], "nobody came"
+    seen = witness.seen("dicom-ingest serve", "server_process", _RUN)
+    assert len(seen) == 3
+    for process, its in seen.items():
+        assert (its["is_dumpable"], its["core_bytes"]) == (False, 0), process
+        assert ("PGPASSWORD" in its["inherited"]) == (process != "server_process")
 
 
 def ended(serving: Served, run_id: UUID) -> Any:
