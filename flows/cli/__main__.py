@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from flows.cli.help import FIRST_PAGE
 from flows.cli.termination import terminated_like_interrupted
 from flows.orchestration.standard_streams import discard_unread_output, list_out, say
-from tasks.memory_dumps import forbid_memory_dumps
+from tasks.process_memory import forbid_memory_dumps
 
 if TYPE_CHECKING:
     from tasks.core.errors import IngestError

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from tasks.memory_dumps import forbid_memory_dumps
+from tasks.process_memory import forbid_memory_dumps
 
 _SHUTDOWN_S: Final = 5.0  # until what is queued in the server's memory is in its database
 

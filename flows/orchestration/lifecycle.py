@@ -29,7 +29,7 @@ from tasks.core.errors import (
 )
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.words import counted
-from tasks.memory_dumps import forbid_memory_dumps
+from tasks.process_memory import forbid_memory_dumps
 from tasks.run.early_end import safe_errors
 from tasks.run.engine import Engine
 from tasks.run.shards import Migration

@@ -36,7 +36,7 @@ from tasks.core.errors import IngestError, InternalError, StoppedError
 from tasks.core.models import Outcome, Todo
 from tasks.core.platform_state import PlatformState
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
-from tasks.memory_dumps import forbid_memory_dumps
+from tasks.process_memory import forbid_memory_dumps
 from tasks.settings import Settings
 from tasks.turn import waiting
 from tasks.upload.slots import Slots

@@ -28,7 +28,7 @@ from deployments.sandbox.gateway.gateway_settings import settings_from_environme
 from deployments.sandbox.gateway.oauth2 import NO_STORE, Tokens, check_bearer, grant_token
 from deployments.sandbox.gateway.presign import new_key, presigner
 from tasks.core.errors import IngestError
-from tasks.memory_dumps import forbid_memory_dumps
+from tasks.process_memory import forbid_memory_dumps
 from tasks.settings import GatewaySettings
 
 
