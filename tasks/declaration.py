@@ -98,7 +98,7 @@ def validated(kind: type[_Kind], **given: Any) -> _Kind:
     from pydantic import SecretStr, TypeAdapter  # noqa: F401 - of a secret's type
 
     values = {name: value for name, value in given.items() if value is not None}
-    return TypeAdapter(kind).validate_python(_environment(kind) | values)
+    return TypeAdapter(kind).validate_python(environment(kind) | values)
 
 
 def load_as(kind: type[_Kind], **given: Any) -> _Kind:
@@ -112,7 +112,7 @@ def load_as(kind: type[_Kind], **given: Any) -> _Kind:
         raise UsageError("\n".join(["The settings are wrong. Nothing was sent.", *faults])) from None
 
 
-def _environment(kind: type[Declared]) -> dict[str, Any]:
+def environment(kind: type[Declared]) -> dict[str, Any]:
     """What the environment gives: text, of which a list is written as JSON."""
     texts = {name.upper(): text for name, text in os.environ.items() if name.upper().startswith(kind.prefix)}
     return {

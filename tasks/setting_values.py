@@ -2,7 +2,6 @@
 
 import re
 from typing import Final
-from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from tasks.core.allowed_hosts import why_not
 from tasks.core.retry import BUDGETS
@@ -14,6 +13,13 @@ _NOT_FOR_KEYS: Final = re.compile(
     r"|transfer-encoding|(content|proxy|if|accept)-.*)\Z",
     re.IGNORECASE,
 )
+# For Prefect's form, too, where a browser and Prefect's server read them. Of a ledger as SQLAlchemy reads it:
+# no user with a password, and after the `?` no name that says password, or that hides what it says.
+WITHOUT_SECRETS: Final = (
+    r"^(?![^:]+://[^:/]*:[^@]*@)"
+    r"(?![^?]*://[^?]*\?(?:[\s\S]*&)?[^=&]*(?:[Pp][Aa][Ss][Ss][Ww]|[Pp][Ww][Dd]|%)[^=&]*=)"
+)
+WITHOUT_USER_OR_QUERY: Final = r"^(?!(?:[^:/?#]*:)?/*[^/?#]*@)[^?#]*$"  # of an endpoint
 
 
 def known_kinds(retries: tuple[str, ...]) -> tuple[str, ...]:
@@ -26,13 +32,23 @@ def known_kinds(retries: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def without_upload(url: str) -> str:
-    """The address of GET /upload/, which the platform's pages name, means the API that answers there."""
+    """The address of GET /upload/, which the platform's pages name, means the API that answers there.
+
+    Raises ValueError for a query, of which nothing would reach the API.
+    """
+    from httpx import URL, InvalidURL
+
+    if "?" in url or "#" in url:
+        raise ValueError("must not contain a query: credentials have settings of their own")
     try:
-        parts = urlsplit(url)
-    except ValueError:
+        parsed = URL(url)
+        if not parsed.host:
+            return url
+        path = parsed.raw_path.rstrip(b"/")
+        path = path.removesuffix(b"/upload").rstrip(b"/")  # one of two, where an API has that
+        return str(parsed.copy_with(raw_path=path))
+    except (InvalidURL, UnicodeError):  # of IDNA
         return url  # `why_no_endpoint` says what is wrong with it
-    path = parts.path.rstrip("/").removesuffix("/upload").rstrip("/")  # one of two, where an API has that
-    return urlunsplit(parts._replace(path=path))
 
 
 def why_no_endpoint(url: str, *, allow_http: bool) -> str:
@@ -41,13 +57,14 @@ def why_no_endpoint(url: str, *, allow_http: bool) -> str:
 
     try:
         parsed = URL(url)
-    except InvalidURL:
+        host = parsed.host
+    except (InvalidURL, UnicodeError):
         return "is not a URL"
-    if not parsed.host:
+    if not host:
         return "is not a URL with a host, such as https://api.example.org"
     if parsed.userinfo:
         return "must not contain a user or password"
-    return why_not(parsed.scheme, parsed.host, allow_http=allow_http)
+    return why_not(parsed.scheme, host, allow_http=allow_http)
 
 
 def is_header_for_keys(name: str) -> bool:
@@ -57,7 +74,4 @@ def is_header_for_keys(name: str) -> bool:
 
 def has_password(ledger: str) -> bool:
     """Whether a ledger's URL has a password in it, where other users of the machine could see it."""
-    if "://" not in ledger:
-        return False
-    url = urlsplit(ledger)
-    return url.password is not None or "password" in parse_qs(url.query, keep_blank_values=True)
+    return not re.match(WITHOUT_SECRETS, ledger)

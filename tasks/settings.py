@@ -19,6 +19,7 @@ from tasks.core.models import Balance, OnConflict
 from tasks.core.retry import BUDGETS
 from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables
 from tasks.setting_values import (
+    WITHOUT_SECRETS,
     has_password,
     is_header_for_keys,
     known_kinds,
@@ -233,7 +234,7 @@ class LedgerSettings(Declared):
         str,
         Setting(
             "SQLite path, or SQLAlchemy URL without a password. Default: ledger.sqlite by the report.",
-            form={"pattern": r"^(?![^:]+://[^:/@]*:[^@]*@)"},
+            form={"pattern": WITHOUT_SECRETS},
         ),
     ] = ""
     campaign: Annotated[

@@ -51,6 +51,13 @@ class PostgreSQL:
         self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "tester", name)
         return f"postgresql://tester@127.0.0.1:{self.port}/{name}"
 
+    def demand(self, method: str, url: str) -> None:
+        """From now on the server wants this of whoever comes to a database: `password`, `scram-sha-256`."""
+        rules = self._home / "data" / "pg_hba.conf"
+        name = url.rpartition("/")[2]
+        rules.write_text(f"host {name} all 127.0.0.1/32 {method}\n{rules.read_text()}")
+        self._control("reload")
+
     def _control(self, *arguments: str) -> None:
         self._run("pg_ctl", "-D", str(self._home / "data"), *arguments)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from flows.cli.help import FIRST_PAGE
 from flows.cli.termination import terminated_like_interrupted
 from flows.orchestration.standard_streams import discard_unread_output, list_out, say
+from tasks.process_memory import forbid_memory_dumps
 
 if TYPE_CHECKING:
     from tasks.core.errors import IngestError
@@ -26,6 +27,7 @@ _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that
 def main() -> None:
     """The console script."""
     _open_standard_streams()
+    forbid_memory_dumps()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the processes that send
     gc.set_threshold(_COLLECTED_AFTER)
     sys.exit(execute(sys.argv[1:]))

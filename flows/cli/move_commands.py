@@ -10,6 +10,7 @@ from flows.cli.run_messages import list_files, say_summary, say_what_begins
 from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
 from tasks.declaration import load_as
+from tasks.process_memory import share_memory_between_threads
 from tasks.settings import ManifestSettings, MigrationSettings, RunSettings, ServeSettings, Settings, load
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def manifest(
             "Name at least one directory to look in: dicom-ingest manifest ROOT... -o manifest.csv"
         )
     settings = load_as(ManifestSettings, **options.given(ManifestSettings))
+    share_memory_between_threads()
     try:
         with safe_errors():
             write = scan_manifest if settings.scan else write_manifest

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import select
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import Final, Self
 
 from flows.cli.termination import raise_if_terminated
 from tasks.core.errors import UsageError
+from tasks.declaration import PREFIX
 
 NO_TELEMETRY: Final = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -25,6 +27,8 @@ START_TIMEOUT_S: Final = 120.0  # the first start prepares a database: 20 s, on 
 _LOOK_UP_S: Final = 0.5  # for the server's end, and for a signal that came in the moment before a wait
 _STOP_TIMEOUT_S: Final = 10.0  # the process ends itself before that
 LAST_PORT: Final = 65_535
+_OPENS_DATABASES: Final = re.compile(r"PG(PASSWORD|PASSFILE|SERVICE|SERVICEFILE)\Z|AWS_(SECRET|SESSION)_")
+_POSTGRESQL: Final = "postgresql+asyncpg"  # of a URL, or by itself: the driver that Prefect has
 _EPHEMERAL: Final = {  # as Prefect's own ephemeral server: no UI, no scheduler
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -55,7 +59,8 @@ class Server:
         with _listening(port) as listener:
             address: tuple[str, int] = listener.getsockname()
             url = f"http://{address[0]}:{address[1]}/api"
-            its = {**NO_TELEMETRY, **environ, **_settings(url), **(_EPHEMERAL if ephemeral else {})}
+            ours = without_our_secrets(environ)
+            its = {**NO_TELEMETRY, **ours, **_settings(url), **(_EPHEMERAL if ephemeral else {})}
             server = cls(url, _spawn(listener, its, temporary_home))
         try:
             _await_answer(address, server._process, timeout_s)
@@ -78,6 +83,34 @@ class Server:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def without_our_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a Prefect server inherits: none of our settings, and what opens databases only for its own."""
+    kept = is_on_postgresql(environ)
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.upper().startswith(PREFIX) and (kept or not _OPENS_DATABASES.match(name))
+    }
+
+
+def is_on_postgresql(environ: Mapping[str, str]) -> bool:
+    """Whether its own database is one of PostgreSQL, by anything that Prefect takes settings from."""
+    if any(_POSTGRESQL in value for name, value in environ.items() if name.upper().startswith("PREFECT_")):
+        return True
+    home = environ.get("PREFECT_HOME") or f"{environ.get('HOME', '')}/.prefect"
+    profiles = environ.get("PREFECT_PROFILES_PATH") or f"{home}/profiles.toml"
+    files = (Path(name) for name in (profiles, "prefect.toml", "pyproject.toml", ".env"))
+    return any(_POSTGRESQL in _text(file) for file in files)
+
+
+def _text(file: Path) -> str:
+    """Empty when there is none to read."""
+    try:
+        return file.expanduser().read_text(encoding="utf-8", errors="replace")
+    except (OSError, RuntimeError):
+        return ""
 
 
 def _settings(url: str) -> dict[str, str]:

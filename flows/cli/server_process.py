@@ -17,11 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
+from tasks.process_memory import forbid_memory_dumps
+
 _SHUTDOWN_S: Final = 5.0  # until what is queued in the server's memory is in its database
 
 
 def main() -> None:
     """Serves until standard input closes."""
+    forbid_memory_dumps()
     parser = argparse.ArgumentParser(prog="python -m flows.cli.server_process")
     parser.add_argument("--listen-fd", type=int, required=True, help="an inherited listening socket")
     parser.add_argument("--temporary-home", default="", help="a directory that is removed with the server")

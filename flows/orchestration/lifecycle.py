@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 from prefect.states import Completed, Failed
 
 from flows.orchestration.artifacts import publish_progress, publish_summary
@@ -29,9 +29,11 @@ from tasks.core.errors import (
 )
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.words import counted
+from tasks.process_memory import forbid_memory_dumps
 from tasks.run.early_end import safe_errors
 from tasks.run.engine import Engine
 from tasks.run.shards import Migration
+from tasks.run.worker_bounds import load_bounded
 from tasks.settings import Settings, load, unknown_variables
 from tasks.upload.uploader import Progress
 
@@ -39,15 +41,23 @@ _Run = TypeVar("_Run", Engine, Migration)
 
 
 def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options) -> Settings:
-    """A flow's parameters, and for what they leave open the block, then the worker's settings."""
-    for sentence in unknown_variables(os.environ) if deployment.id else ():  # else a command has said them
-        get_run_logger().warning(sentence)
-    return load(
-        **(settings_of(api) if api else {})
-        | ({"report_dir": report_dir} if report_dir else {})
+    """A flow's parameters, and for what they leave open the block, then the worker's settings.
+
+    In a deployment's run those bound parameters and block; what a person types in a shell is his own.
+    """
+    if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker has started this process, for this run alone
+        forbid_memory_dumps()
+    block = settings_of(api) if api else {}
+    parameters = (
+        ({"report_dir": report_dir} if report_dir else {})
         | ({"api_endpoint": api_endpoint} if api_endpoint else {})
         | options.model_dump(exclude_unset=True)
     )
+    if not (deployment.id or flow_run.parent_deployment_id):  # as a manifest's run has of its folder's
+        return load(**block | parameters)
+    for sentence in unknown_variables(os.environ) if deployment.id else ():  # else a command has said them
+        get_run_logger().warning(sentence)
+    return load_bounded(block, parameters)
 
 
 def begin(flow: str, settings: Settings, make: Callable[[], _Run]) -> _Run:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.setting_values import WITHOUT_USER_OR_QUERY
 from tasks.settings import RunSettings, ShardCount
 
 
@@ -33,7 +34,7 @@ def _titled(title: str, **schema: Any) -> Any:
 
 ManifestPath = Annotated[str, _titled("Manifest", minLength=1)]
 ReportDirectory = Annotated[str, _titled("Report Directory")]
-ApiEndpoint = Annotated[str, _titled("API Endpoint", pattern=r"^(?![^:]*://[^/?#]*@)")]
+ApiEndpoint = Annotated[str, _titled("API Endpoint", pattern=WITHOUT_USER_OR_QUERY)]
 Shards = Annotated[ShardCount, _titled("Shards")]
 ApiBlock = Annotated[str, _titled("API Block")]
 OptionsForm = Annotated[Options, _titled("Options", default={})]

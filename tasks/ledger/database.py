@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.core.errors import StoppedError, UsageError
+from tasks.ledger.ledger_servers import with_driver, without_plain_passwords
 from tasks.ledger.private_directories import make_directories, remove_empty
 from tasks.ledger.schema import HEAD, metadata, revision
 
@@ -71,10 +72,7 @@ def connect(url: str | Path) -> sa.Engine:
         parsed = sa.make_url(url)
         if parsed.password:
             raise UsageError("--ledger must not contain a password: it comes from PGPASSWORD or PGPASSFILE.")
-        if parsed.drivername in ("postgresql", "postgres"):
-            parsed = parsed.set(
-                drivername="postgresql+psycopg"
-            )  # asyncpg, which Prefect brings, has no threads
+        parsed = without_plain_passwords(with_driver(parsed), os.environ)
         return sa.create_engine(parsed, pool_pre_ping=True)
     except (SQLAlchemyError, ImportError):
         raise UsageError(
@@ -200,6 +198,7 @@ _SAFE_TEXTS: Final = (
     "file is not a database",
     "no such table",
     "password authentication failed",
+    "server requested a cleartext password",
     "could not translate host name",
 )
 

@@ -261,9 +261,10 @@ def _what_it_is(body: bytes) -> str:
 def _url(told: object) -> httpx.URL | None:
     try:
         url = httpx.URL(told) if isinstance(told, str) else None
-    except httpx.InvalidURL:
+        host = url.host if url is not None else ""
+    except (httpx.InvalidURL, UnicodeError):  # of IDNA
         return None
-    return url if url is not None and url.host else None
+    return url if host else None
 
 
 def _is_key(told: object) -> bool:

@@ -26,6 +26,7 @@ from tasks.turn import computing, waiting
 # Files a second where each is there after 10 ms: one reader 77, 8 of them 660, 16 of them 1,100.
 _READERS: Final = 16
 _AHEAD: Final = 64  # files, and ends of studies, that are asked for and not counted yet
+_STACK_BYTES: Final = 1 << 20  # of a reader, where 8 MiB are usual: they are not deep
 _LOOK_UP_S: Final = 0.5  # Ctrl-C ends the wait at the latest then: see tasks/run/engine.py
 _STUDY_NO: Final = 2  # of the directory in question; 1 owns what is not its own
 
@@ -177,14 +178,29 @@ def _readers(read: ReadHeader) -> Iterator[Callable[[str], _Reply]]:
         asked.put((path, reply))
         return reply
 
-    for number in range(_READERS):
-        threading.Thread(target=_read, args=(asked, read), name=f"reader-{number}", daemon=True).start()
+    _start_readers(asked, read)
     try:
         yield ask
     finally:
         _empty(asked)
         for _ in range(_READERS):
             asked.put(None)
+
+
+def _start_readers(asked: "SimpleQueue[tuple[str, _Reply] | None]", read: ReadHeader) -> None:
+    """As many as there may be: where address space or processes are limited, fewer do."""
+    usual = threading.stack_size(_STACK_BYTES)
+    started = 0
+    try:
+        while started < _READERS:
+            reader = threading.Thread(target=_read, args=(asked, read), name=f"reader-{started}", daemon=True)
+            reader.start()
+            started += 1
+    except RuntimeError:
+        if not started:
+            raise
+    finally:
+        threading.stack_size(usual)
 
 
 def _read(asked: "SimpleQueue[tuple[str, _Reply] | None]", read: ReadHeader) -> None:

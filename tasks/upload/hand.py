@@ -36,6 +36,7 @@ from tasks.core.errors import IngestError, InternalError, StoppedError
 from tasks.core.models import Outcome, Todo
 from tasks.core.platform_state import PlatformState
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
+from tasks.process_memory import forbid_memory_dumps
 from tasks.settings import Settings
 from tasks.turn import waiting
 from tasks.upload.slots import Slots
@@ -256,6 +257,7 @@ class _Link:
 
 def main() -> NoReturn:
     """Carries files until the run dismisses it, or is gone."""
+    forbid_memory_dumps()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # what ends a whole machine reaches the run, which says so
     import_module("tasks.upload.assembly")

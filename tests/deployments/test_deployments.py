@@ -1,7 +1,9 @@
 """The flows as a platform team deploys them, on a real Prefect server."""
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,12 +29,15 @@ from pydantic import BaseModel
 from deployments.sandbox.sandbox import Sandbox
 from flows.migrate import SHARD_DEPLOYMENT
 from tasks.report.reader import read_report
+from tests.far_side import FarSide
 from tests.flows.conftest import Plant, cut
 from tests.served import Served, served
+from tests.witness import Witness
 
 ROOT = Path(__file__).parents[2]
 PREFECT_YAML = ROOT / "deployments" / "prefect.yaml"
 BIN = Path(sys.executable).parent
+_RUN = "prefect.engine"  # of the process that Prefect starts for a run
 
 
 def unknown(model: type[BaseModel], data: dict[str, Any]) -> set[str]:
@@ -132,6 +137,46 @@ class TestServe:
         serving.process.wait(timeout=240)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{serving.api}/health")
+
+
+@pytest.mark.long
+def test_who_may_start_a_run_gets_none_of_the_workers_secrets(
+    at_sandbox: None,
+    tmp_path: Path,
+    prefect_home: Path,
+    plant: Plant,
+    far_side: FarSide,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Token and ledger's password leave for nothing that a parameter names, and are left in no dump."""
+    witness = Witness(tmp_path / "witness")
+    monkeypatch.setenv("PYTHONPATH", str(witness.directory))
+    monkeypatch.setenv("PGPASSWORD", "a-password-of-the-worker")
+    plant(tmp_path / "archive", 1)
+    (tmp_path / "manifest.csv").write_text("study_dir\narchive\n")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        served(tmp_path, prefect_home, os.environ) as serving,
+    ):
+        deployment = serving.asked("GET", "/deployments/name/backfill/manual")
+        ledger = "postgresql://127.0.0.1:{1}/ledger".format(*listening.getsockname())
+        for beyond, said in (
+            ({"api_endpoint": far_side.url}, "This run's api_endpoint goes beyond"),
+            ({"options": {"ledger": ledger}}, "does not name this run's ledger"),
+        ):
+            parameters = {"manifest": str(tmp_path / "manifest.csv"), **beyond}
+            path = f"/deployments/{deployment['id']}/create_flow_run"
+            run = serving.asked("POST", path, {"parameters": parameters})
+            state = ended(serving, UUID(run["id"]))["state"]
+            assert state["type"] == "FAILED"
+            assert said in state["message"]
+        assert far_side.requests == []
+        assert select.select([listening], [], [], 0)[0] == [], "nobody came"
+    seen = witness.seen("dicom-ingest serve", "server_process", _RUN)
+    assert len(seen) == 3
+    for process, its in seen.items():
+        assert (its["is_dumpable"], its["core_bytes"]) == (False, 0), process
+        assert ("PGPASSWORD" in its["inherited"]) == (process != "server_process")
 
 
 def ended(serving: Served, run_id: UUID) -> Any:

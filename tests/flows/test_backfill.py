@@ -141,6 +141,39 @@ class TestFinalState:
         assert not (tmp_path / "report").exists()
 
 
+class TestOfADeployment:
+    @pytest.fixture
+    def given(self, tmp_path: Path, plant: Plant, far_side: FarSide) -> dict[str, Any]:
+        """Parameters that lead to another platform than the worker's."""
+        plant(tmp_path / "a", 1)
+        manifest = write_manifest(tmp_path / "manifest.csv", "a")
+        return {
+            "manifest": str(manifest),
+            "report_dir": str(tmp_path / "report"),
+            "api_endpoint": far_side.url,
+        }
+
+    @pytest.mark.parametrize("name", ["DEPLOYMENT__ID", "FLOW_RUN__PARENT_DEPLOYMENT_ID"])
+    def test_a_run_is_bound_by_its_workers_environment(
+        self, given: dict[str, Any], far_side: FarSide, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        """So is a manifest's run that is part of a folder's. The platform of the parameters is not asked."""
+        monkeypatch.setenv(f"PREFECT__RUNTIME__{name}", str(uuid4()))
+        state = backfill(**given, return_state=True)
+        assert state.is_failed()
+        assert "api_endpoint goes beyond DICOM_INGEST_API_ENDPOINT of its worker" in str(state.message)
+        assert far_side.requests == []
+        assert not Path(given["report_dir"]).exists()
+
+    def test_no_run_that_a_person_typed_is(
+        self, given: dict[str, Any], far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("DICOM_INGEST_TOKEN_URL")
+        monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
+        assert backfill(**given, return_state=True).is_completed()
+        assert len(far_side.bodies) == 1
+
+
 class TestLog:
     def test_of_a_deployments_run_warns_of_variables_that_nobody_reads(
         self, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

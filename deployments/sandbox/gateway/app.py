@@ -28,6 +28,7 @@ from deployments.sandbox.gateway.gateway_settings import settings_from_environme
 from deployments.sandbox.gateway.oauth2 import NO_STORE, Tokens, check_bearer, grant_token
 from deployments.sandbox.gateway.presign import new_key, presigner
 from tasks.core.errors import IngestError
+from tasks.process_memory import forbid_memory_dumps
 from tasks.settings import GatewaySettings
 
 
@@ -54,6 +55,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 
 def main() -> None:
     """Serves until SIGINT or SIGTERM; with --listen-fd until stdin closes, which is when the parent ends."""
+    forbid_memory_dumps()
     parser = argparse.ArgumentParser(prog="python -m deployments.sandbox.gateway")
     parser.add_argument(
         "--listen-fd", type=int, help="an inherited listening socket, instead of HOST and PORT"

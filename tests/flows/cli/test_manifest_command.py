@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from struct import pack
 
 import pytest
 
@@ -31,6 +32,49 @@ STORED = ("uploaded", "duplicate")
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+class TestMemory:
+    @pytest.mark.processes
+    @pytest.mark.parametrize("arguments", [["-o", "m.csv"], ["--scan", "-o", "m.parquet"]])
+    def test_is_bounded_whatever_the_files_are(self, here: Path, arguments: list[str]) -> None:
+        """In 900 MB of address space: files that are large once they are read, several at once."""
+        (here / "archive").mkdir()
+        for number, body in enumerate(4 * [deflated_zeros(16 << 20)] + swollen_sequences()):
+            for twin in "ab":
+                (here / "archive" / f"{number}{twin}").write_bytes(body)
+        program = (
+            "import resource, sys\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (900_000_000, 900_000_000))\n"
+            "from flows.cli.__main__ import main\n"
+            "main()\n"
+        )
+        command = [sys.executable, "-c", program, "manifest", "archive", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        assert done.returncode == 0, done.stderr
+        assert "1 study directory found" in done.stderr
+
+
+def swollen_sequences() -> list[bytes]:
+    """Files of 900 KB with as many items and elements as go into that, which fill GBs when they are kept."""
+    uid = pack("<HH2sH", 8, 0x18, b"UI", 4) + b"1.7\0"
+    items = 110_000 * pack("<HHL", 0xFFFE, 0xE000, 0)
+    nested = 100 * (
+        pack("<HH2sHL", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF) + pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    )
+    elements = b"".join(pack("<HH2sH", 9, number & 0xFFFF, b"LO", 0) for number in range(110_000))
+    sequence = pack("<HH2sHL", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+    nested = 45_000 * (sequence + pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF))
+    data_sets = [
+        uid + sequence + items + pack("<HHL", 0xFFFE, 0xE0DD, 0),
+        uid + pack("<HH2sHL", 8, 0x1140, b"SQ", 0, len(items)) + items,
+        uid + nested,
+        uid + elements,
+    ]
+    syntax = pack("<HH2sH", 2, 0x10, b"UI", 20) + b"1.2.840.10008.1.2.1\0"
+    return [bytes(128) + b"DICM" + syntax + data_set for data_set in data_sets]
 
 
 class TestScannedAndRun:

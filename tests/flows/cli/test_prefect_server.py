@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from flows.cli.prefect_server import START_TIMEOUT_S, Server
+from flows.cli.prefect_server import START_TIMEOUT_S, Server, without_our_secrets
 from tasks.core.errors import UsageError
 from tests.processes import descendants
 
@@ -17,6 +18,37 @@ from tests.processes import descendants
 def environ(tmp_path: Path) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return ours | {"PREFECT_HOME": str(tmp_path)}
+
+
+class TestEnvironment:
+    SECRETS: ClassVar = {"DICOM_INGEST_TOKEN": "t", "dicom_ingest_api_key": "k"}
+    OF_DATABASES: ClassVar = {"PGPASSWORD": "p", "PGPASSFILE": "/p", "AWS_SECRET_ACCESS_KEY": "s"}
+    NO_SECRETS: ClassVar = {"PATH": "/bin", "PGHOST": "db", "AWS_REGION": "r", "PREFECT_API_KEY": "its"}
+
+    def test_is_without_our_secrets(self, tmp_path: Path) -> None:
+        home = {"PREFECT_HOME": str(tmp_path)}
+        everything = self.SECRETS | self.OF_DATABASES | self.NO_SECRETS | home
+        assert without_our_secrets(everything) == self.NO_SECRETS | home
+
+    @pytest.mark.parametrize("where", ["URL", "driver", "profile", "file"])
+    def test_has_a_databases_password_where_its_own_needs_it(
+        self, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However Prefect is given its address."""
+        url = "postgresql+asyncpg://db/prefect"
+        more = {"HOME": str(tmp_path)}
+        monkeypatch.chdir(tmp_path)
+        if where == "URL":
+            more["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url
+        elif where == "driver":
+            more["PREFECT_SERVER_DATABASE_DRIVER"] = "postgresql+asyncpg"
+        elif where == "profile":
+            (tmp_path / ".prefect").mkdir()
+            (tmp_path / ".prefect" / "profiles.toml").write_text(f"PREFECT_API_DATABASE = '{url}'")
+        else:
+            (tmp_path / "prefect.toml").write_text(f"connection_url = '{url}'")
+        everything = self.SECRETS | self.OF_DATABASES | self.NO_SECRETS | more
+        assert without_our_secrets(everything) == self.OF_DATABASES | self.NO_SECRETS | more
 
 
 @pytest.mark.processes

@@ -112,6 +112,32 @@ class TestPrivate:
             "0x7f000001",
             "0x7f.1",
             "10.0.0.1.",
+            "0177.0.0.1",
+            "0300.0250.1.1",
+            "10.0.0.1..",
+            "%31%30.0.0.1",
+            "localhost.",
+            "LOCALHOST",
+            "db.localhost",
+            "localhost.localdomain",
+            "ip6-loopback",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:a00:1]",
+            "[64:ff9b::10.0.0.1]",
+            "[64:ff9b::a9fe:a9fe]",
+            "[64:ff9b:1::8.8.8.8]",
+            "[2002:a00:1::]",
+            "[2002:a9fe:a9fe::1]",
+            "[2002:7f00:1::1]",
+            "[2001:0:4136:e378:8000:63bf:3fff:fdd2]",
+            "[::10.0.0.1]",
+            "[::169.254.169.254]",
+            "[::ffff:0:10.0.0.1]",
+            "[fec0::1]",
+            "[feff::1]",
+            "[ff02::1]",
+            "[fe80::1%25eth0]",
+            "[2001:db8::1]",
         ],
     )
     def test_is_what_no_other_network_can_reach(self, host: str) -> None:
@@ -120,9 +146,50 @@ class TestPrivate:
         assert "private network" in why_not("https", host, allow_http=True, allow_private=False)
 
     @pytest.mark.parametrize(
-        "host", ["s3.amazonaws.com", "52.216.1.1", "[2600:1f60::1]", "bucket.vpce-1.s3.vpce.amazonaws.com"]
+        "host",
+        [
+            "s3.amazonaws.com",
+            "s3.amazonaws.com.",
+            "52.216.1.1",
+            "[2600:1f60::1]",
+            "[64:ff9b::52.216.1.1]",
+            "[2002:34d8:101::1]",
+            "[::ffff:52.216.1.1]",
+            "localhost.example.org",
+            "mylocalhost",
+            "bucket.vpce-1.s3.vpce.amazonaws.com",
+        ],
     )
     def test_is_no_name_and_no_public_address(self, host: str) -> None:
         """A name may well resolve to a private address: VPC endpoints do."""
         assert not is_private(host)
         assert why_not("https", host, allow_http=False, allow_private=False) == ""
+
+    @pytest.mark.parametrize(
+        ("host", "pattern", "is_permitted"),
+        [
+            ("10.0.0.5", "10.0.0.5", True),
+            ("localhost", "LOCALHOST", True),
+            ("fd00::5", "[fd00::5]", True),
+            ("fd00::5", "FD00:0::5", True),
+            ("0x7f.1", "0x7f.1", True),
+            ("10.0.0.5", "10.0.0.6", False),
+            ("10.0.0.5", "10.0.0.*", False),
+            ("10.0.0.5", "*", False),
+            ("10.0.0.5", "10.0.0.[5]", False),
+        ],
+    )
+    def test_is_permitted_where_a_pattern_names_it_as_it_is(
+        self, host: str, pattern: str, is_permitted: bool
+    ) -> None:
+        """An object store inside, an API outside. What a wildcard catches was not meant."""
+        found = why_not("https", host, allow_http=False, patterns=[pattern], allow_private=False)
+        assert (found == "") is is_permitted
+
+    @given(st.ip_addresses(v=4))
+    def test_is_the_same_wherever_it_is_embedded(self, address: ipaddress.IPv4Address) -> None:
+        """Mapped, and as gateways translate it."""
+        number = int(address)
+        embedded = [(0xFFFF << 32) | number, (0x64FF9B << 96) | number, (0x2002 << 112) | (number << 80) | 1]
+        for each in embedded:
+            assert is_private(str(ipaddress.IPv6Address(each))) == is_private(str(address))

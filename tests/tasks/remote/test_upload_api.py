@@ -154,6 +154,7 @@ class TestPresign:
             (Reply(200, b'{"key": "k", "url": "http://["}'), FaultKind.SETTINGS),
             (Reply(200, b'{"key": "k", "url": ""}'), FaultKind.PRESIGN),
             (Reply(200, b'{"key": "k", "url": "/relative"}'), FaultKind.PRESIGN),
+            (Reply(200, b'{"key": "k", "url": "https://xn--a.example/"}'), FaultKind.PRESIGN),
             (Reply(200, b'{"key": "k", "url": "ftp://127.0.0.1/"}'), FaultKind.SETTINGS),
             (Minted(host="storage.example.org"), FaultKind.SETTINGS),
             (Reply(200, b"[" * 60_000), FaultKind.PRESIGN),
@@ -542,12 +543,22 @@ class TestAnswer:
         far_side.script = always(Step.PRESIGN, Reply(200, b"x" * 100))
         assert kind_of(opened().presign) is FaultKind.NETWORK
 
-    def test_names_no_private_address_when_the_api_is_public(self, opened: Open) -> None:
-        """Or the API could make us send images to any machine of our own network."""
-        answer = json.dumps({"url": "https://10.0.0.7/bucket/key?X-Amz-Signature=x", "key": "key"}).encode()
+    @pytest.mark.parametrize(
+        "host", ["10.0.0.7", "localhost.", "[64:ff9b::10.0.0.7]", "[::ffff:a00:7]", "0xa.7"]
+    )
+    def test_names_no_private_address_when_the_api_is_public(self, host: str) -> None:
+        """Or the API could make us send images to any machine of our own network; the operator may."""
+        answer = json.dumps({"url": f"https://{host}/bucket/key?X-Amz-Signature=x", "key": "key"}).encode()
         transport = httpx.MockTransport(lambda _request: httpx.Response(200, stream=httpx.ByteStream(answer)))
         connections = Connections(lambda _url: transport, Timeouts())
-        for endpoint, kind in (("https://api.example.org", FaultKind.SETTINGS), ("https://10.0.0.1", None)):
-            client = UploadClient(endpoint, StaticToken(TOKEN), connections)
-            found = kind_of(client.presign) if kind else client.presign().key
-            assert found == (kind or "key")
+        for endpoint, hosts, is_permitted in (
+            ("https://api.example.org", (), False),
+            ("https://api.example.org", (host,), True),
+            ("https://api.example.org", ("*",), False),
+            ("https://10.0.0.1", (), True),
+        ):
+            client = UploadClient(endpoint, StaticToken(TOKEN), connections, storage_hosts=hosts)
+            if is_permitted:
+                assert client.presign().key == "key"
+            else:
+                assert kind_of(client.presign) is FaultKind.SETTINGS
