@@ -33,7 +33,9 @@ from tasks.upload.uploader import COUNTERS, Progress
 log = logging.getLogger("dicom_ingest")
 
 _NOT_ENDED: Final = "was not ended: run the same command to go on"
-_IS_ALIVE: Final = "is still at work: what it has stored since is not in this report"
+_IS_ALIVE: Final = (
+    "was still at work when the migration ended: once it is not, dicom-ingest report has the rest"
+)
 _NO_SHARD: Final = "The ledger knows no such shard: shards are made and started by `migrate`."
 
 

@@ -278,7 +278,7 @@ class TestAtWork:
         told = near_side.told(whole.finish(InterruptedRunError("Interrupted.")))
         assert set(told.statuses.values()) == {"not_attempted/not_scanned"}
         assert len(told.rows) == 5, "one for each study directory"
-        assert "shard 1 is still at work" in str(told.summary.problems)
+        assert "shard 1 was still at work when the migration ended" in str(told.summary.problems)
         assert [carry_out(first), carry_out(second)] == [0, 1]
         settings = near_side.settings()
         again = near_side.told(
