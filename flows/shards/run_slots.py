@@ -34,4 +34,6 @@ def lease_holder(engine: Engine) -> LeaseHolder:
         if wait:
             log.warning("%s", wait)
 
-    return LeaseHolder(engine.raise_if_stopped, engine.stop, announce)
+    return LeaseHolder(
+        engine.raise_if_stopped, engine.stop, announce, engine.permit_puts, engine.settings.max_outage
+    )

@@ -2,8 +2,10 @@
 
 A backfill leases what is free, a shard its fixed part, once and for as long as it lasts, and renews the
 lease; a killed holder's slots are free again when its lease is over. A server that does not answer is asked
-again until it does. Slots that were given to others meanwhile end the run in order, so that there are never
-more PUTs at once than the platform allows. A run with a Prefect server of its own shares with nobody.
+again. Once the lease may be over no PUT begins, until it was renewed or taken anew; a server that is away for
+longer than --max-outage from then on ends the run. Slots that were given to others meanwhile end it, too, so
+that there are never more PUTs at once than the platform allows. A run with a Prefect server of its own shares
+with nobody.
 """
 
 import contextvars
@@ -28,10 +30,11 @@ from flows.orchestration.api_client import Connect, connect
 from flows.orchestration.prefect_api import has_own_server
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.words import counted
-from tasks.settings import MOST_PARALLEL
+from tasks.settings import MOST_PARALLEL, RunSettings
 
 log = logging.getLogger("dicom_ingest")
 
+_AWAY: Final = "upload slots: Prefect's server does not answer"
 _LOCKED: Final = 423  # others have all
 _TOO_MANY: Final = 422  # more than the limit has
 _GONE: Final = frozenset({404, 410})
@@ -56,6 +59,8 @@ class LeaseHolder:
     raise_if_stopped: Callable[[], None]
     stop: Callable[[IngestError], None]
     announce: Callable[[Wait | None], None]  # None when it waits no more
+    permit: Callable[[bool], None] = lambda _may_begin: None  # whether a PUT may begin from now on
+    max_outage_s: float = RunSettings.max_outage  # without slots, because Prefect's server is away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,7 @@ class LeaseEdges:
     asked_every_s: float = 3.0
     announced_after_s: float = 3.0
     released_within_s: float = 20.0  # the lease ends by itself
+    looked_at_every_s: float = 1.0  # whether it is over: also while a request to the server hangs
 
 
 _EDGES: Final = LeaseEdges()
@@ -172,6 +178,12 @@ class Lease:
         """Of one that is gone: it was not over yet, so the server lost it and still counts its slots."""
         return self.renewed_at.elapsed_s(self.edges) < self.edges.lease_s
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it may be, before it is looked at again: its slots may be others' from then on."""
+        left_s = self.edges.lease_s - self.renewed_at.elapsed_s(self.edges)
+        return left_s <= self.edges.looked_at_every_s
+
 
 def _wait(acquire: Callable[[], Lease | Wait], holder: LeaseHolder, edges: LeaseEdges) -> Lease:
     """Asks until there is a lease, and says what is waited for when that lasts for more than a moment."""
@@ -262,29 +274,61 @@ def _away(error: Exception, limit: str) -> Wait:
             f"Prefect's server refuses slots of the limit {limit} ({error.response.status_code})."
         ) from None
     log.info("Prefect's server gave no answer about slots (%s)", type(error).__name__)
-    return Wait("upload slots: Prefect's server does not answer")
+    return Wait(_AWAY)
 
 
 @contextmanager
 def _held(lease: Lease, holder: LeaseHolder) -> Iterator[None]:
     ended = threading.Event()
-    context = contextvars.copy_context()  # with Prefect's settings: the same server
-    thread = threading.Thread(target=context.run, args=(_hold, lease, ended, holder.stop), daemon=True)
-    thread.start()
+    threads = [
+        # In this context, with Prefect's settings: the same server.
+        threading.Thread(
+            target=contextvars.copy_context().run, args=(what, lease, ended, holder), daemon=True
+        )
+        for what in (_watch, _hold)
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         ended.set()
-        thread.join(lease.edges.released_within_s)
+        threads[-1].join(lease.edges.released_within_s)
 
 
-def _hold(lease: Lease, ended: threading.Event, stop: Callable[[IngestError], None]) -> None:
+def _watch(lease: Lease, ended: threading.Event, holder: LeaseHolder) -> None:
+    """Lets no PUT begin while the lease may be over; ends the run when that lasts for too long.
+
+    A thread of its own: a request to a server that hangs may take minutes.
+    """
+    over_since: Moment | None = None
+    while not ended.wait(lease.edges.looked_at_every_s):
+        if not lease.is_over:
+            if over_since:
+                over_since = None
+                holder.permit(True)
+                holder.announce(None)
+        elif over_since is None:
+            over_since = Moment.now(lease.edges)
+            holder.permit(False)
+            holder.announce(Wait(f"{_AWAY}, and the lease on them is over", "No PUT begins until it does."))
+        elif lease.edges.monotonic() - over_since.monotonic_s > holder.max_outage_s:
+            holder.stop(
+                StoppedError(
+                    "Prefect's server did not renew the run's upload slots for too long. Look after it, then "
+                    "run the same command again: what was stored is not sent twice."
+                )
+            )
+            return
+
+
+def _hold(lease: Lease, ended: threading.Event, holder: LeaseHolder) -> None:
     edges = lease.edges
     wait_s = edges.renewed_every_s
     while not ended.wait(wait_s):
         renewal = _renew(lease)
         if renewal is _Renewal.GONE and not _replace(lease):
-            stop(
+            holder.stop(
                 InterruptedRunError(
                     "Other runs were given this run's upload slots while Prefect's server was away. The same "
                     "parameters go on from here: nothing is sent twice."

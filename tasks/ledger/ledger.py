@@ -22,8 +22,8 @@ from tasks.ledger.database import connect, has_ledger, prepare
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
 from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
-from tasks.ledger.report_query import report_rows
-from tasks.ledger.runs import Runs, ShardStanding
+from tasks.ledger.report_query import report_rows, with_unscanned
+from tasks.ledger.runs import AT_WORK, Runs, ShardStanding
 from tasks.ledger.statements import Scope
 from tasks.ledger.trail_events import AuditTrail, TrailEvents
 from tasks.settings import RunSettings
@@ -87,7 +87,11 @@ class Ledger:
             run_id = any_run._runs.newest_into(report_dir)
         finally:
             any_run.close()
-        return cls(url, campaign, run_id)
+        ledger = cls(url, campaign, run_id)
+        if any(shard.is_alive for shard in ledger.shards()):
+            ledger.close()
+            raise UsageError(AT_WORK)
+        return ledger
 
     def close(self) -> None:
         """Commits what waits, and lets the database go."""
@@ -103,9 +107,24 @@ class Ledger:
         self._writer.write(lambda db: self._runs.begin(db, started_ns, report_dir, entries, overlaps))
         self._runs.at_work_since_ns = started_ns
 
-    def divide(self, shards: Sequence[Sequence[StudyEntry]], overlaps: Mapping[int, int]) -> None:
-        """The shards that this run is cut into are known from here on: each a run, for `take_up`."""
-        self._writer.write(lambda db: self._runs.divide(db, shards, overlaps))
+    def begin_divided(
+        self,
+        started_ns: int,
+        report_dir: Path,
+        entries: Sequence[StudyEntry],
+        overlaps: Mapping[int, int],
+        shards: Sequence[Sequence[StudyEntry]],
+    ) -> bool:
+        """As `begin`, and so are the shards that the run is cut into: each a run, for `take_up`.
+
+        All in one commit. False while another process is at work on this run.
+        """
+        is_ours = self._writer.write(
+            lambda db: self._runs.begin_divided(db, started_ns, report_dir, entries, overlaps, shards)
+        )
+        if is_ours:
+            self._runs.at_work_since_ns = started_ns
+        return is_ours
 
     def take_up(self, started_ns: int, report_dir: Path) -> bool:
         """Begins a run that is known already, from its start. False while another process is at work on it.
@@ -210,5 +229,12 @@ class Ledger:
         return self._runs.unused_keys()
 
     def report_rows(self) -> Iterator[ReportRow]:
-        """The run's report, of all its shards, sorted by study_no and file_no."""
-        return report_rows(self._engine, [shard.run_id for shard in self.shards()] or [self.run_id])
+        """The run's report, of all its shards, sorted by study_no and file_no.
+
+        A study directory that a shard has not walked to its end has a row for that here, and none in the
+        ledger: whoever is at work on the shard, or takes it up a moment later, must not find one.
+        """
+        shards = [shard.run_id for shard in self.shards()]
+        if not shards:
+            return report_rows(self._engine, [self.run_id])
+        return with_unscanned(report_rows(self._engine, shards), self._runs.unscanned_by(shards))

@@ -15,6 +15,7 @@ run's. It, and what is in conflict, has the path of that file, whichever report 
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
@@ -47,6 +48,34 @@ def report_rows(engine: sa.Engine, run_ids: Sequence[str]) -> Iterator[ReportRow
     """The report of these runs, which are one run or all shards of one, sorted by study_no and file_no."""
     of_each = (_rows_of(engine, run_id, run_ids) for run_id in run_ids)
     yield from heapq.merge(*of_each, key=itemgetter(0, 1))
+
+
+def with_unscanned(rows: Iterator[ReportRow], unscanned: Sequence[tuple[int, str]]) -> Iterator[ReportRow]:
+    """The report's rows, and after those of each `unscanned` study (study_no, study_dir) one that says so.
+
+    `unscanned` was read before the rows are: what is scanned in between has its rows, and this one, too.
+    """
+    to_come, last = deque(unscanned), (0, 0)
+    for row in rows:
+        while to_come and to_come[0][0] < row.study_no:
+            yield _not_scanned(*to_come.popleft(), last)
+        yield row
+        last = (row.study_no, row.file_no)
+    for study_no, study_dir in to_come:
+        yield _not_scanned(study_no, study_dir, last)
+
+
+def _not_scanned(study_no: int, study_dir: str, last: tuple[int, int]) -> ReportRow:
+    """`last`: study_no and file_no of the row before."""
+    said: dict[str, Any] = {
+        "study_no": study_no,
+        "file_no": last[1] + 1 if last[0] == study_no else 1,
+        "study_dir": study_dir,
+        "path": study_dir,
+        "status": Status.NOT_ATTEMPTED,
+        "reason": Reason.NOT_SCANNED,
+    }
+    return ReportRow(**{name: blank(name) for name in ReportRow._fields} | said)
 
 
 def _rows_of(engine: sa.Engine, run_id: str, run_ids: Sequence[str]) -> Iterator[ReportRow]:

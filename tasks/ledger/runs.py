@@ -18,6 +18,7 @@ from tasks.ledger.database import connect, has_ledger, reading, retry_while_busy
 from tasks.ledger.schema import file, instance, issued_key, listing, run, study
 from tasks.ledger.statements import NO_FILE, Scope
 
+AT_WORK: Final = "A run into this report directory is at work, or was killed less than a minute ago."
 _AT_ONCE: Final = 1000  # rows read or written
 
 
@@ -104,18 +105,15 @@ class Runs:
                 "The ledger knows no run into this report directory: name its --ledger and --campaign."
             )
         if newest.alive:
-            raise UsageError(
-                "A run into this report directory is at work, or was killed less than a minute ago."
-            )
+            raise UsageError(AT_WORK)
         run_id: str = newest.run_id
         return run_id
 
     def shards(self) -> list[ShardStanding]:
         """The shards that this run was cut into, in their order; none of a run that is whole."""
-        of_this_run = run.c.run_id.startswith(f"{self._scope.run_id}-", autoescape=True)
         query = (
             sa.select(run.c.run_id, run.c.end, run.c.progress, self._scope.is_alive.label("alive"))
-            .where(run.c.campaign == self._scope.campaign, of_this_run)
+            .where(self._is_our_shard)
             .order_by(run.c.run_id)
         )
         with reading(self._engine) as db:
@@ -187,6 +185,22 @@ class Runs:
         with reading(self._engine) as db:
             return list(db.scalars(query))
 
+    def unscanned_by(self, run_ids: Sequence[str]) -> list[tuple[int, str]]:
+        """study_no and escaped study_dir of what these runs have not walked to its end, by study_no."""
+        query = (
+            sa.select(study.c.study_no, study.c.study_dir)
+            .where(study.c.run_id.in_(run_ids), ~study.c.scanned)
+            .order_by(study.c.study_no)
+        )
+        with reading(self._engine) as db:
+            return [(row.study_no, row.study_dir) for row in db.execute(query)]
+
+    @property
+    def _is_our_shard(self) -> "sa.ColumnElement[bool]":
+        """Whether a row of `run` is that of a shard of this run."""
+        of_this_run = run.c.run_id.startswith(f"{self._scope.run_id}-", autoescape=True)
+        return (run.c.campaign == self._scope.campaign) & of_this_run
+
     # -- writes ------------------------------------------------------------------------------------------
 
     def begin(
@@ -201,13 +215,31 @@ class Runs:
         begun = {"started_ns": started_ns, "report_dir": _kept_path(report_dir)}
         self._add(db, self._scope.run_id, begun, self._scope.now_s, entries, overlaps)
 
-    def divide(
-        self, db: sa.Connection, shards: Sequence[Sequence[StudyEntry]], overlaps: Mapping[int, int]
-    ) -> None:
-        """Adds a run that nobody has begun for each shard."""
-        for number, entries in enumerate(shards, 1):
+    def begin_divided(
+        self,
+        db: sa.Connection,
+        started_ns: int,
+        report_dir: Path,
+        entries: Sequence[StudyEntry],
+        overlaps: Mapping[int, int],
+        shards: Sequence[Sequence[StudyEntry]],
+    ) -> bool:
+        """Adds the run, its studies, and a run that nobody has begun for each shard: all of it, or nothing.
+
+        False while another process is at work on the run. One that is known, yet was never divided, is begun
+        anew: an earlier version was killed between the two.
+        """
+        self.begin(db, started_ns, report_dir, (), overlaps)
+        if not self.take_up(db, started_ns, report_dir):
+            return False
+        if db.scalar(sa.select(sa.exists().where(self._is_our_shard))):
+            return True  # by a process that was quicker, and is dead by now
+        db.execute(sa.delete(study).where(study.c.run_id == self._scope.run_id))
+        self.begin(db, started_ns, report_dir, entries, overlaps)
+        for number, part in enumerate(shards, 1):
             run_id = shard_run_id(self._scope.run_id, number)
-            self._add(db, run_id, {"started_ns": 0, "report_dir": ""}, 0, entries, overlaps)
+            self._add(db, run_id, {"started_ns": 0, "report_dir": ""}, 0, part, overlaps)
+        return True
 
     def take_up(self, db: sa.Connection, started_ns: int, report_dir: Path) -> bool:
         """Begins a run that is known, from its start. False while another process is at work on it."""

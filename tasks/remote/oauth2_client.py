@@ -1,8 +1,12 @@
 """OAuth2 client credentials (RFC 6749, 4.4): a token that is fetched, and renewed."""
 
 import base64
+import logging
+import math
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
@@ -12,13 +16,31 @@ from tasks.core.errors import CredentialsRefusedError, Fault, WrongSettingsError
 from tasks.remote.http_pool import Answer, Connections
 from tasks.turn import waiting
 
+log = logging.getLogger("dicom_ingest")
+
 _REFUSING: Final = frozenset({400, 401, 403})  # RFC 6749, 5.2; 403 is what gateways answer in its place
+_EARLY_S: Final = 30.0  # renew this long before the end, so that no request leaves with a dying token
+_USUAL_S: Final = 300.0  # a lifetime, where the answer names none
+_TRIED_AGAIN_S: Final = 5.0  # to renew a token that is still good
+# A token that took the place of a refused one is no better than that when it is refused itself: 403 is said
+# about one file, or to everybody. After so long it may be about the token again.
+_REPLACED_ONCE_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """The header's value, and by the clock from when on to renew it, and until when it may be used."""
+
+    value: str
+    renew_at: float
+    expires_at: float
 
 
 class ClientCredentials:
-    """A token fetched once for all slots, renewed before it expires, or once when the API refuses it."""
+    """A token fetched once for all slots, renewed before it expires, or once when the API refuses it.
 
-    _EARLY_S = 30.0  # renew this long before the end, so that no request leaves with a dying token
+    Who renews it early keeps nobody waiting: until its end the token that there is does for all.
+    """
 
     def __init__(
         self,
@@ -28,6 +50,7 @@ class ClientCredentials:
         client_secret: str,
         scope: str = "",
         audience: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connections = connections
         self._token_url = token_url
@@ -37,22 +60,69 @@ class ClientCredentials:
         # RFC 6749, 2.3.1: both are form-encoded before they are joined.
         pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
         self._basic = "Basic " + base64.b64encode(pair.encode()).decode()
-        self._lock = threading.Lock()
-        self._value = ""
-        self._good_until = 0.0  # time.monotonic()
+        self._clock = clock
+        self._fetched = threading.Condition()
+        self._is_fetching = False
+        self._token = _Token("", -math.inf, -math.inf)
+        self._replaced = ""  # the last token that was refused, and when the current one took its place
+        self._replaced_at = -math.inf
+        self._tried_at = -math.inf  # to renew early, in vain
 
-    def authorization(self, refused: str = "") -> str:
+    def authorization(self, refused: str = "", http_status: int = 401) -> str:
         """The current token; the first caller who finds it dying or refused fetches the next one for all.
 
-        Raises Fault when the token endpoint does not answer, CredentialsRefusedError when it refuses the
-        client, WrongSettingsError when its answer is that of no token endpoint.
+        Until it expires, a token that can't be renewed is used. Raises Fault when the token endpoint does not
+        answer, CredentialsRefusedError when it refuses the client, WrongSettingsError when its answer is that
+        of no token endpoint.
         """
-        with waiting(), self._lock:
-            if self._value == refused or time.monotonic() >= self._good_until:
-                self._fetch()
-            return self._value
+        with waiting():
+            with self._fetched:
+                while (is_due := self._has_to_be_fetched(refused, http_status)) and self._is_fetching:
+                    self._fetched.wait()
+                token = self._token
+                if self._is_fetching or not (is_due or self._is_dying()):
+                    return token.value
+                self._is_fetching, is_first_try = True, self._tried_at == -math.inf
+            try:
+                return self._renewed(refused)
+            except (Fault, CredentialsRefusedError, WrongSettingsError) as error:
+                if is_due:
+                    raise
+                if is_first_try:
+                    log.warning(
+                        "The OAuth2 token could not be renewed yet, and is used to its end: %s", error
+                    )
+                return token.value
+            finally:
+                with self._fetched:
+                    self._is_fetching = False
+                    self._fetched.notify_all()
 
-    def _fetch(self) -> None:
+    def _has_to_be_fetched(self, refused: str, http_status: int) -> bool:
+        """Whether there is no token that may be used, for a caller who had this one refused."""
+        if self._clock() >= self._token.expires_at:
+            return True
+        if refused != self._token.value:
+            return False
+        is_no_better = http_status == 403 or refused == self._replaced
+        return not (is_no_better and self._clock() < self._replaced_at + _REPLACED_ONCE_S)
+
+    def _is_dying(self) -> bool:
+        now = self._clock()
+        return now >= self._token.renew_at and now >= self._tried_at + _TRIED_AGAIN_S
+
+    def _renewed(self, refused: str) -> str:
+        began = self._clock()
+        self._tried_at = began
+        token = self._fetch(began)
+        with self._fetched:
+            if refused and refused == self._token.value:
+                self._replaced, self._replaced_at = refused, began
+            self._token = token
+            self._tried_at = -math.inf
+        return token.value
+
+    def _fetch(self, began: float) -> _Token:
         body = self._oauth.prepare_request_body(scope=self._scope, include_client_id=False, **self._more)
         headers = {
             "Authorization": self._basic,
@@ -65,11 +135,13 @@ class ClientCredentials:
             raise Fault(trouble, what, answer.status, answer.retry_after_s())
         try:
             token = self._oauth.parse_request_body_response(answer.text())
-            self._value = f"Bearer {token['access_token']}"
+            value = f"Bearer {token['access_token']}"
         except (OAuth2Error, ValueError, TypeError, AttributeError, Warning):  # also JSON that is no object
             raise _refusal(answer) from None
-        lifetime_s = float(token.get("expires_in") or 300)
-        self._good_until = time.monotonic() + max(lifetime_s - self._EARLY_S, lifetime_s / 2)
+        said_s = float(token.get("expires_in") or 0)
+        lifetime_s = said_s or _USUAL_S
+        renew_at = began + max(lifetime_s - _EARLY_S, lifetime_s / 2)
+        return _Token(value, renew_at, began + said_s if said_s else math.inf)
 
 
 def _refusal(answer: Answer) -> CredentialsRefusedError | WrongSettingsError:

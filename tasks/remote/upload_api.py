@@ -154,14 +154,14 @@ class UploadClient:
         signed = self._signed()
         answer = self._get_upload(signed)
         if answer.status in (401, 403):
-            renewed = self._signed(refused=signed.get("Authorization", ""))
+            renewed = self._signed(signed.get("Authorization", ""), answer.status)
             if renewed != signed:
                 answer = self._get_upload(renewed)
         return answer
 
-    def _signed(self, refused: str = "") -> dict[str, str]:
-        """The headers that sign in; `refused`: the Authorization that the API has just refused."""
-        authorization = self._credentials.authorization(refused)
+    def _signed(self, refused: str = "", http_status: int = 401) -> dict[str, str]:
+        """The headers that sign in; `refused`: the Authorization that the API has just refused so."""
+        authorization = self._credentials.authorization(refused, http_status)
         token = {"Authorization": authorization} if authorization else {}
         return token | (self._api_key.headers() if self._api_key else {})
 

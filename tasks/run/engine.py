@@ -149,6 +149,10 @@ class Engine:
         """Starts no file any more. Safe from any thread, and from a signal handler's."""
         self._uploader.stop(why)
 
+    def permit_puts(self, may_begin: bool) -> None:
+        """Whether a PUT may begin from now on; those under way go on. From any thread."""
+        self._uploader.permit_puts(may_begin)
+
     def raise_if_stopped(self) -> None:
         """Why the run stops, when it does."""
         self._uploader.raise_if_stopped()

@@ -1,7 +1,7 @@
 """What a run is written down in: ledger, audit trail, report and certificate."""
 
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -99,16 +99,6 @@ def keep_unused(ledger: Ledger, answer: FirstAnswer) -> IngestError | None:
     return ending(Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before"))
 
 
-def account_for_all(ledger: Ledger, ledger_at: str | Path) -> None:
-    """A row for every study directory that nobody walked to its end, of the run or of each of its shards."""
-    shards = ledger.shards()
-    if not shards:
-        ledger.enrol_unscanned()
-    for shard in shards:
-        with closing(Ledger(ledger_at, ledger.campaign, shard.run_id)) as each:
-            each.enrol_unscanned()
-
-
 def report_again(
     report_dir: Path, ledger_at: str | Path, campaign: str, key_at: Path | None = None
 ) -> Summary:
@@ -119,5 +109,6 @@ def report_again(
         stack.callback(ledger.close)
         trail = Trail(report_dir)
         stack.callback(trail.close)
-        account_for_all(ledger, ledger_at)
+        if not ledger.shards():  # theirs are in the report alone: one may be taken up at any moment
+            ledger.enrol_unscanned()
         return Records(trail, ledger, key).write(report_dir, ledger.facts(), Event.REPORT_WRITTEN)

@@ -23,7 +23,7 @@ from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.run.engine import Engine, problems_of
 from tasks.run.preflight import first_answer
-from tasks.run.records import account_for_all, keep_unused, open_records
+from tasks.run.records import keep_unused, open_records
 from tasks.settings import Settings
 from tasks.source.scan import Ownership, survey, walk_study
 from tasks.upload.assembly import connect
@@ -32,6 +32,10 @@ from tasks.upload.uploader import COUNTERS, Progress
 
 log = logging.getLogger("dicom_ingest")
 
+_NOT_ENDED: Final = "was not ended: run the same command to go on"
+_IS_ALIVE: Final = (
+    "was still at work when the migration ended: once it is not, dicom-ingest report has the rest"
+)
 _NO_SHARD: Final = "The ledger knows no such shard: shards are made and started by `migrate`."
 
 
@@ -63,13 +67,15 @@ class Migration:
             self._ledger, self.begins = self._records.ledger, self._records.begins
             if refusal := keep_unused(self._ledger, self._records.first):
                 raise refusal
-            if not self.standings():
+            at = self._started_ns, settings.report_dir
+            if self.standings():
+                is_ours = self._ledger.take_up(*at)
+            else:
                 weights = weigh(entries, ownership, balance, progress)
                 by_no = {entry.study_no: entry for entry in entries}
                 parts = [[by_no[study_no] for study_no in part] for part in cut(weights, shards)]
-                self._ledger.begin(self._started_ns, settings.report_dir, entries, ownership.overlaps)
-                self._ledger.divide(parts, ownership.overlaps)
-            elif not self._ledger.take_up(self._started_ns, settings.report_dir):
+                is_ours = self._ledger.begin_divided(*at, entries, ownership.overlaps, parts)
+            if not is_ours:
                 raise UsageError("This migration is at work already: follow the run that is.")
             undo.pop_all()
         progress.scanning = False
@@ -87,7 +93,6 @@ class Migration:
         """The report of all shards together; `why` is what stopped the migration before its end."""
         with closing(self._records):
             standings = self.standings()
-            account_for_all(self._ledger, self.settings.ledger_at)
             facts = self._facts(standings, why)
             self._ledger.end(facts)
             return self._records.write(self.settings.report_dir, facts, Event.RUN_ENDED)
@@ -97,7 +102,7 @@ class Migration:
         problems = [str(why)] if why else []
         problems += self._problems
         problems += [
-            f"shard {number} was not ended: run the same command to go on"
+            f"shard {number} {_IS_ALIVE if standing.is_alive else _NOT_ENDED}"
             for number, standing in enumerate(standings, 1)
             if not standing.facts
         ]

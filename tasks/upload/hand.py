@@ -4,7 +4,7 @@ One interpreter lock lets one thread compute at a time, and most of what a file 
 run's own process keeps what has to be one (the ledger, the audit trail, the batches), and hands do the rest:
 each has workers, connections, credentials and a share of the slots. They talk in pickled messages:
 
-    to a hand       begin: settings, slots; put: a file; answers; share: slots; stop; dismiss
+    to a hand       begin: settings, slots; put: a file; answers; share: slots; permit; stop; dismiss
     from a hand     ready; asks: what its workers ask of the ledger; ended: a file; failed; log; platform:
                     how that is, for who looks at the progress; gone
 
@@ -169,6 +169,10 @@ class Hand:
         self.platform = replace(self.platform, slots=slots, processes=1)
         self._link.send("share", slots)
 
+    def permit_puts(self, may_begin: bool) -> None:
+        """Whether a PUT may begin from now on."""
+        self._link.send("permit", may_begin)
+
     def stop(self) -> None:
         """It starts no file any more."""
         self._link.send("stop", None)
@@ -321,6 +325,8 @@ class _Carrying:
                 self._ledger.answered(what)
             case "share":
                 self._slots.resize(what)
+            case "permit":
+                self._slots.permit_puts(what)
             case "stop":
                 self._stop()
             case "dismiss":

@@ -46,6 +46,7 @@ class Slots:
         self._waiting_for_place = 0
         self._usual_s = dict.fromkeys(Step, 0.0)  # moving average of how long each takes
         self._closed = False
+        self._may_put = True
         self._last_status: dict[Step, int | None] = {}  # of each step's last transient fault
         self._resumes_at: dict[int, float] = {}  # files that pause, by file_id
         self.peak = 0  # most PUTs that were under way at once
@@ -78,13 +79,13 @@ class Slots:
     def slot(self, file_id: int) -> Iterator[None]:
         """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up."""
         with self._lock:
-            is_free = self._busy < self._throttle.limit and not self._waiting  # whose URLs are older
+            is_free = not (self._is_full() or self._waiting)  # whose URLs are older
             if is_free:
                 self._begin_put()
         if not is_free:
             with waiting(), self._lock:
                 self._waiting += 1
-                while self._busy >= self._throttle.limit and not self._closed:
+                while self._is_full() and not self._closed:
                     self._slot_free.wait()
                 self._waiting -= 1
                 self._begin_put()
@@ -118,6 +119,13 @@ class Slots:
         with self._lock:
             self._throttle.resize(parallel)
             self._limit_changed()
+            self._slot_free.notify_all()
+            self._place_free.notify_all()
+
+    def permit_puts(self, may_begin: bool) -> None:
+        """Whether a PUT may begin from now on; those under way go on."""
+        with self._lock:
+            self._may_put = may_begin
             self._slot_free.notify_all()
             self._place_free.notify_all()
 
@@ -205,7 +213,10 @@ class Slots:
     def _has_place(self) -> bool:
         is_permitted = not self._breaker.wait_s(self._clock())
         limit = self._throttle.limit
-        return is_permitted and limit > 0 and self._places < limit + self._ahead()
+        return is_permitted and self._may_put and limit > 0 and self._places < limit + self._ahead()
+
+    def _is_full(self) -> bool:
+        return not self._may_put or self._busy >= self._throttle.limit
 
     def _begin_put(self) -> None:
         self._refuse_when_closed()

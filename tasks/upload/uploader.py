@@ -107,6 +107,8 @@ class Uploader:
         self._crew: Crew | None = None
         self._load = _Load()
         self._hiring: threading.Thread | None = None
+        self._permitting = threading.Lock()
+        self._may_put = True
         self._processes = processes_wanted(settings)
         progress.platform = self.platform
 
@@ -169,6 +171,14 @@ class Uploader:
         self._slots.close()
         for hand in self._hands:
             hand.stop()
+
+    def permit_puts(self, may_begin: bool) -> None:
+        """Whether a PUT may begin from now on, in any process; those under way go on."""
+        with self._permitting:
+            self._may_put = may_begin
+            self._slots.permit_puts(may_begin)
+            for hand in self._hands:
+                hand.permit_puts(may_begin)
 
     def drain(self, grace_s: float = GRACE_S) -> None:
         """Ends all senders; a PUT that outlasts the grace is cut off and settled as `interrupted`."""
@@ -284,6 +294,9 @@ class Uploader:
         with self._changed:
             self._senders = self._hands = list(hands)
             self._changed.notify_all()
+        with self._permitting:
+            for hand in hands:
+                hand.permit_puts(self._may_put)
         if self._stopping.is_set():  # `stop` may not have seen them
             for hand in hands:
                 hand.stop()

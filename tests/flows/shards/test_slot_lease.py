@@ -28,6 +28,8 @@ from flows.shards.slot_lease import (
     slots_of_platform,
 )
 from tasks.core.errors import IngestError, StoppedError, UsageError
+from tests.conftest import NearSide
+from tests.far_side import Request, Step
 from tests.processes import await_that
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -35,7 +37,13 @@ _API = "https://slots.example/api"
 _LIMIT = "dicom-ingest slots.example:443"
 
 
-QUICK = LeaseEdges(renewed_every_s=0.1, retried_every_s=0.1, asked_every_s=0.05, announced_after_s=0.1)
+QUICK = LeaseEdges(
+    renewed_every_s=0.1,
+    retried_every_s=0.1,
+    asked_every_s=0.05,
+    announced_after_s=0.1,
+    looked_at_every_s=0.05,
+)
 
 
 @dataclass(slots=True)
@@ -119,6 +127,8 @@ class Run:
     stopped: IngestError | None = None
     stops: list[IngestError] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    permitted: list[bool] = field(default_factory=list)
+    max_outage_s: float = 3600.0
 
     def raise_if_stopped(self) -> None:
         if self.stopped:
@@ -126,7 +136,13 @@ class Run:
 
     @property
     def holder(self) -> LeaseHolder:
-        return LeaseHolder(self.raise_if_stopped, self.stops.append, self.announce)
+        return LeaseHolder(
+            self.raise_if_stopped,
+            self.stops.append,
+            self.announce,
+            self.permitted.append,
+            self.max_outage_s,
+        )
 
     def announce(self, wait: Wait | None) -> None:
         self.said.append(str(wait or ""))
@@ -337,6 +353,100 @@ class TestLost:
             await_that(lambda: bool(run.stops))
         assert str(run.stops[0]).startswith("Other runs were given this run's upload slots")
         assert run.stops[0].exit_code == 130, "a shard's supervisor starts it again"
+
+
+class TestNotRenewed:
+    """Prefect's server does not answer, and the lease is over by the clock: others may have its slots."""
+
+    @pytest.fixture
+    def lost(self) -> "Lost":
+        return Lost()
+
+    def test_for_its_time_no_put_begins_until_it_is(self, limit: str, lost: "Lost", run: Run) -> None:
+        with hold_fixed_slots(limit, 15, run.holder, lost.edges):
+            lost.is_away = True
+            time.sleep(0.5)
+            assert run.permitted == [], "the lease lasts: an outage costs nothing"
+            lost.passed_s = 1000.0
+            await_that(lambda: run.permitted == [False])
+            assert "the lease on them is over" in run.said[0]
+            lost.is_away = False
+            await_that(lambda: run.permitted == [False, True])
+        assert run.said[1:] == [""]
+        assert active_slots() == 0
+
+    def test_nor_taken_anew_before_it_is(self, limit: str, lost: "Lost", run: Run) -> None:
+        """The server counts them no more: what is renewed is gone, and what is free is taken."""
+        with hold_fixed_slots(limit, 15, run.holder, lost.edges):
+            lost.is_away = True
+            lost.end_first_lease()
+            await_that(lambda: run.permitted == [False])
+            assert active_slots() == 0
+            lost.is_away = False
+            await_that(lambda: run.permitted == [False, True])
+            assert active_slots() == 15
+
+    def test_while_a_request_hangs(self, limit: str, run: Run) -> None:
+        """Prefect's client waits for minutes, and tries five times."""
+        lost, let_go = Lost(), threading.Event()
+
+        @contextmanager
+        def hang() -> Iterator[SyncPrefectClient]:
+            if lost.leases:
+                lost.asked.set()
+                let_go.wait(120)
+            with lost.connect() as client:
+                yield client
+
+        with hold_fixed_slots(limit, 15, run.holder, replace(lost.edges, connect=hang)):
+            assert lost.asked.wait(30)
+            lost.passed_s = 1000.0
+            await_that(lambda: run.permitted == [False])
+            let_go.set()
+
+    def test_for_max_outage_ends_the_run(self, limit: str, lost: "Lost") -> None:
+        run = Run(max_outage_s=0.2)
+        with hold_fixed_slots(limit, 15, run.holder, lost.edges):
+            lost.is_away, lost.passed_s = True, 1000.0
+            await_that(lambda: bool(run.stops))
+        assert str(run.stops[0]).startswith("Prefect's server did not renew the run's upload slots")
+        assert run.stops[0].exit_code == 3
+        assert run.permitted == [False]
+
+    @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.processes)])
+    def test_holds_what_all_processes_of_a_run_send(
+        self, limit: str, lost: "Lost", near_side: NearSide, processes: int
+    ) -> None:
+        """Those under way go on; the others wait, and go on where they were."""
+        near_side.put_many(120)
+        far_side = near_side.far_side
+        engine = near_side.engine(parallel=4, processes=processes)
+        permitted: list[bool] = []
+
+        def permit(may_begin: bool) -> None:
+            engine.permit_puts(may_begin)
+            permitted.append(may_begin)
+
+        def answer_later(request: Request) -> None:
+            if request.step is Step.PUT and request.n >= 12:
+                lost.is_away, lost.passed_s = not permitted, 1000.0
+                await_that(lambda: bool(permitted), every_s=0.02)
+
+        far_side.script = answer_later
+        holder = LeaseHolder(engine.raise_if_stopped, engine.stop, lambda _wait: None, permit)
+        runs: list[Any] = []
+        with hold_fixed_slots(limit, 4, holder, lost.edges):
+            thread = threading.Thread(target=lambda: runs.append(near_side.finished(engine)))
+            thread.start()
+            await_that(lambda: permitted == [False])
+            before = -1
+            while before != (begun := len(far_side.asked(Step.PUT))):
+                before = begun
+                time.sleep(0.4)  # what is under way ends
+            assert begun < 120
+            lost.is_away = False
+            thread.join(120)
+        assert runs[0].summary.by_status == {"uploaded": 120}
 
 
 class Lost(Server):

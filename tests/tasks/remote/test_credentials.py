@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
@@ -17,7 +18,21 @@ from tasks.remote.http_pool import Connections, Timeouts
 from tasks.remote.oauth2_client import ClientCredentials
 from tasks.settings import load
 from tasks.upload.assembly import connect, warn_without_credentials
-from tests.far_side import CLIENT_ID, CLIENT_SECRET, Deviation, FarSide, Reply, Reset, Step, always, status
+from tests.conftest import Dicom, NearSide
+from tests.far_side import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    Deviation,
+    FarSide,
+    Reply,
+    Request,
+    Reset,
+    Step,
+    always,
+    once_begun,
+    status,
+)
+from tests.processes import await_that
 
 Make = Callable[..., ClientCredentials]
 
@@ -27,8 +42,8 @@ def credentials(far_side: FarSide) -> Iterator[Make]:
     """`credentials(...)`: those of a client that the far side knows."""
     connections = Connections(lambda _url: httpx.HTTPTransport(), Timeouts())
 
-    def make(secret: str = CLIENT_SECRET, scope: str = "") -> ClientCredentials:
-        return ClientCredentials(connections, far_side.token_url, CLIENT_ID, secret, scope)
+    def make(secret: str = CLIENT_SECRET, scope: str = "", **edges: Any) -> ClientCredentials:
+        return ClientCredentials(connections, far_side.token_url, CLIENT_ID, secret, scope, **edges)
 
     yield make
     connections.close()
@@ -71,6 +86,93 @@ class TestClientCredentials:
             new = set(pool.map(lambda _n: ours.authorization(refused=old), range(20)))
         assert len(new) == 1
         assert new != {old}
+        assert len(far_side.asked(Step.TOKEN)) == 2
+
+    @pytest.mark.parametrize("http_status", [401, 403])
+    def test_renew_once_although_the_same_token_comes_back(
+        self, credentials: Make, far_side: FarSide, http_status: int
+    ) -> None:
+        """As from a token endpoint that caches: each file that is refused would ask again."""
+        answer = {"access_token": "t", "token_type": "Bearer", "expires_in": 3600}
+        far_side.script = always(Step.TOKEN, Reply(200, json.dumps(answer).encode()))
+        ours = credentials()
+        old = ours.authorization()
+        assert {ours.authorization(old, http_status) for _ in range(20)} == {old}
+        assert len(far_side.asked(Step.TOKEN)) == 2
+
+    def test_renew_what_403_was_said_to_once_and_again_only_after_a_while(
+        self, credentials: Make, far_side: FarSide
+    ) -> None:
+        """It was said about a file, not about the token; what 401 is said to is renewed at once."""
+        now = [1000.0]
+        ours = credentials(clock=lambda: now[0])
+        first = ours.authorization()
+        second = ours.authorization(first, 403)
+        assert [ours.authorization(second, 403) for _ in range(20)] == [second] * 20
+        now[0] += 301
+        third = ours.authorization(second, 403)
+        fourth = ours.authorization(third, 401)
+        assert len({first, second, third, fourth}) == len(far_side.asked(Step.TOKEN)) == 4
+
+    @pytest.mark.parametrize(
+        "answer",
+        [Reset(), status(503, retry_after="7"), status(404), Reply(401, b'{"error": "invalid_client"}')],
+    )
+    def test_use_the_old_token_to_its_end_when_it_can_not_be_renewed(
+        self, credentials: Make, far_side: FarSide, answer: Deviation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Now and then it is asked again; once it has expired, what is wrong is wrong."""
+        far_side.script = lambda request: answer if request.step is Step.TOKEN and request.n > 1 else None
+        now = [1000.0]
+        ours = credentials(clock=lambda: now[0])
+        old = ours.authorization()
+        now[0] += 3600 - 30
+        assert {ours.authorization() for _ in range(20)} == {old}
+        assert len(far_side.asked(Step.TOKEN)) == 2
+        now[0] += 6
+        assert ours.authorization() == old
+        assert len(far_side.asked(Step.TOKEN)) == 3
+        assert caplog.text.count("could not be renewed yet") == 1
+        now[0] += 24
+        with pytest.raises((Fault, CredentialsRefusedError, WrongSettingsError)):
+            ours.authorization()
+        far_side.script = always(Step.PUT, Reset())
+        assert ours.authorization() not in {old, ""}
+
+    def test_use_the_old_token_while_it_is_renewed(
+        self, credentials: Make, far_side: FarSide, let_go: threading.Event
+    ) -> None:
+        """An endpoint that does not answer keeps one slot waiting, not all."""
+        ours_now = [1000.0]
+        ours = credentials(clock=lambda: ours_now[0])
+        old = ours.authorization()
+
+        def hang(request: Request) -> None:
+            if request.step is Step.TOKEN:
+                let_go.wait(120)
+
+        far_side.script = hang
+        ours_now[0] += 3600 - 30
+        with ThreadPoolExecutor(1) as pool:
+            renewed = pool.submit(ours.authorization)
+            await_that(lambda: len(far_side.asked(Step.TOKEN)) == 2)
+            assert [ours.authorization() for _ in range(20)] == [old] * 20
+            let_go.set()
+            assert renewed.result() != old
+
+    def test_use_a_token_of_no_known_lifetime_until_it_is_refused(
+        self, credentials: Make, far_side: FarSide
+    ) -> None:
+        """It is renewed like one of five minutes, as long as that can be done."""
+        answer = Reply(200, json.dumps({"access_token": "t", "token_type": "Bearer"}).encode())
+        far_side.script = lambda request: (
+            (answer if request.n == 1 else Reset()) if request.step is Step.TOKEN else None
+        )
+        now = [1000.0]
+        ours = credentials(clock=lambda: now[0])
+        ours.authorization()
+        now[0] += 3000
+        assert ours.authorization() == "Bearer t"
         assert len(far_side.asked(Step.TOKEN)) == 2
 
     def test_renew_a_token_before_it_expires(self, credentials: Make, far_side: FarSide) -> None:
@@ -254,3 +356,19 @@ class TestSettings:
         assert one.digest != load(api_endpoint="https://b.example.org", token="x").digest
         assert one.credential.startswith("token ")
         assert one.credential != other.credential
+
+
+def test_a_run_in_which_some_files_are_forbidden_renews_its_token_once(
+    near_side: NearSide, far_side: FarSide, dicom: Dicom
+) -> None:
+    """Not once for each of them: 403 was about something else."""
+    for number in range(60):
+        near_side.put(f"0/{number}", dicom(f"1.{number}"))
+    far_side.script = once_begun(
+        lambda request: status(403) if request.step is Step.PRESIGN and not request.n % 10 else None
+    )
+    client = {"token": "", "token_url": far_side.token_url, "client_id": CLIENT_ID}
+    run = near_side.run(**client, client_secret=CLIENT_SECRET, parallel=4)
+    assert run.summary.by_status == {"uploaded": 60}
+    assert len(far_side.asked(Step.PRESIGN)) > 60 + 5, "so many were forbidden"
+    assert len(far_side.asked(Step.TOKEN)) == 2

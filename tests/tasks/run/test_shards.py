@@ -1,19 +1,24 @@
 """A manifest in shards: what many processes make of it together is what one run would have made."""
 
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
-from tasks.core.models import Balance
+from tasks.core.models import Balance, StudyEntry
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.runs import Begins, begins
-from tasks.report.reader import read_report
+from tasks.ledger.schema import run
+from tasks.report.reader import read_report, read_summary
 from tasks.run.early_end import early_end
 from tasks.run.engine import Engine
 from tasks.run.records import report_again
@@ -23,7 +28,8 @@ from tasks.source.scan import survey
 from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide, Row, padded
 from tests.databases import PostgreSQL, long_ago
-from tests.far_side import Deviation, Step, always, scripted, status
+from tests.far_side import TOKEN, Deviation, Step, always, scripted, status
+from tests.processes import Command, await_that
 
 # What is the same in a report of one run and in one of shards (DESIGN.md, section 6) ...
 _OF_FILE = (
@@ -37,6 +43,18 @@ _OF_FILE = (
 )
 # ... but for which of some twins was stored.
 _OF_INSTANCE = ("sop_instance_uid", "status", "reason")
+
+
+_MIGRATE = """
+from pathlib import Path
+from tasks.core.models import Balance, StudyEntry
+from tasks.run.shards import begin_migration
+from tasks.settings import load
+from tasks.upload.uploader import Progress
+
+entries = [StudyEntry(n, str(path)) for n, path in enumerate(sorted(Path({}).iterdir()), 1)]
+begin_migration(entries, load(), "m", 1, Balance.FILES, Progress())
+"""
 
 
 @pytest.fixture
@@ -66,11 +84,33 @@ def carry_out(the_engine: Engine) -> int:
     return the_engine.finish(end.why).exit_code
 
 
-def die(the_engine: Engine) -> None:
+def die(what: Engine | Migration) -> None:
     """What a kill leaves: no sign of life any more, no lock, and neither an end nor a report."""
-    with the_engine.draining():
+    if isinstance(what, Migration):
+        what._records.close()
+        return
+    with what.draining():
         pass
-    the_engine.close()
+    what.close()
+
+
+@contextmanager
+def shard_held_up(settings: Settings) -> Iterator[sa.Engine]:
+    """Whoever makes the first shard of the migration waits for the end of the block, which makes none."""
+    database = sa.create_engine(settings.ledger.replace("postgresql:", "postgresql+psycopg:"))
+    with database.connect() as db, db.begin() as transaction:
+        db.execute(
+            sa.insert(run).values(run_id="m-0001", campaign="x", started_ns=0, heartbeat_s=0, report_dir="")
+        )
+        yield database
+        transaction.rollback()
+    database.dispose()
+
+
+def is_waiting(database: sa.Engine) -> bool:
+    """Whether anybody does for what another has locked."""
+    with database.connect() as db:
+        return bool(db.scalar(sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted")))
 
 
 def same(rows: Iterable[Row]) -> tuple[dict[str, list[str]], list[list[str]]]:
@@ -179,6 +219,93 @@ class TestKilled:
         long_ago(settings.ledger_at)
         carry_out(engine(near_side, 1))
         assert near_side.told(whole.finish()).statuses == {"0/b": "uploaded"}
+
+
+class TestKilledBeforeItWasDivided:
+    """A migration is known with all its shards, or not at all: its retry has the same name."""
+
+    def test_is_tried_again(self, near_side: NearSide, dicom: Dicom) -> None:
+        """Killed with -9 while the ledger's database holds up what makes its first shard."""
+        near_side.put("0/a", dicom("1.7"))
+        settings = near_side.settings()
+        Ledger(settings.ledger_at, settings.campaign, "").close()  # makes the tables
+        with shard_held_up(settings) as database:
+            child = subprocess.Popen(
+                [sys.executable, "-c", _MIGRATE.format(repr(str(near_side.archive)))],
+                env=os.environ
+                | {
+                    "DICOM_INGEST_API_ENDPOINT": near_side.far_side.url,
+                    "DICOM_INGEST_TOKEN": TOKEN,
+                    "DICOM_INGEST_LEDGER": settings.ledger,
+                    "DICOM_INGEST_REPORT_DIR": str(near_side.report_dir),
+                },
+            )
+            await_that(lambda: is_waiting(database) or child.poll() is not None)
+            assert child.poll() is None
+            child.kill()
+            child.wait()
+        assert run_id_for("m", settings) == "m"
+        near_side.options["dead_after"] = 2
+        whole = migration(near_side, 1)
+        carry_out(engine(near_side, 1))
+        assert near_side.told(whole.finish()).statuses == {"0/a": "uploaded"}
+
+    def test_by_an_earlier_version_is_tried_again(self, near_side: NearSide, dicom: Dicom) -> None:
+        """Which made it known before its shards were; the manifest is that of the retry."""
+        near_side.put("0/a", dicom("1.7"))
+        settings = near_side.settings()
+        gone = StudyEntry(2, str(near_side.archive / "gone"))
+        with closing(Ledger(settings.ledger_at, settings.campaign, "m")) as ledger:
+            ledger.begin(1, settings.report_dir, [*near_side.entries(), gone], {})
+        with pytest.raises(UsageError, match="at work already"):
+            migration(near_side, 1)
+        long_ago(settings.ledger_at)
+        whole = migration(near_side, 1)
+        carry_out(engine(near_side, 1))
+        assert near_side.told(whole.finish()).statuses == {"0/a": "uploaded"}
+
+
+class TestAtWork:
+    """A shard goes on although its migration has ended: nothing of it is changed."""
+
+    def test_is_reported_as_far_as_it_has_come(self, near_side: NearSide, dicom: Dicom) -> None:
+        """Ctrl-C while Prefect's server is away: nobody could tell the shards."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 2)
+        first, second = engine(near_side, 1), engine(near_side, 2)
+        for _ in second.scan():
+            break  # listed, and lost: nothing of it is in the ledger
+        told = near_side.told(whole.finish(InterruptedRunError("Interrupted.")))
+        assert set(told.statuses.values()) == {"not_attempted/not_scanned"}
+        assert len(told.rows) == 5, "one for each study directory"
+        assert "shard 1 was still at work when the migration ended" in str(told.summary.problems)
+        assert [carry_out(first), carry_out(second)] == [0, 1]
+        settings = near_side.settings()
+        again = near_side.told(
+            report_again(settings.report_dir, settings.ledger_at, settings.campaign)
+        ).summary
+        assert again.by_status["uploaded"] == 41
+        assert "not_attempted" not in again.by_status
+
+    @pytest.mark.processes
+    def test_is_waited_for_by_report(self, near_side: NearSide, dicom: Dicom) -> None:
+        """As a run that is at work is; it finds each of its files afterwards."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 2)
+        settings = near_side.settings()
+        die(whole)
+        long_ago(settings.ledger_at)
+        shards = [engine(near_side, number) for number in (1, 2)]
+        command = ("report", str(settings.report_dir), "--ledger", settings.ledger)
+        report = Command(near_side.directory / "report-command", os.environ, *command)
+        assert report.ended() == 2, report.said
+        assert "is at work" in report.said
+        for each in shards:
+            carry_out(each)
+        report = Command(near_side.directory / "report-command", os.environ, *command)
+        assert report.ended() == 3, "the migration itself was killed"
+        by_status = read_summary(settings.report_dir).by_status
+        assert (by_status["uploaded"], by_status.get("not_attempted")) == (41, None)
 
 
 class TestTriedAgain:
