@@ -11,7 +11,15 @@ from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
 from tasks.declaration import load_as
 from tasks.process_memory import share_memory_between_threads
-from tasks.settings import ManifestSettings, MigrationSettings, RunSettings, ServeSettings, Settings, load
+from tasks.settings import (
+    ManifestSettings,
+    MigrationSettings,
+    ReportDirectorySettings,
+    RunSettings,
+    ServeSettings,
+    Settings,
+    load,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -114,13 +122,21 @@ def manifest(
     try:
         with safe_errors():
             write = scan_manifest if settings.scan else write_manifest
-            counts = write(roots, settings.output, show_counts)
+            counts = write(roots, settings.output, show_counts, _begun_report_dir())
     except KeyboardInterrupt:
         raise InterruptedRunError(_NO_MANIFEST) from None
     say(f"{counted(counts.study_dirs, 'study directory')} found, and written to {settings.output}")
     for sentence in scan_sentences(counts) if settings.scan else ():
         say(sentence)
     return 0
+
+
+def _begun_report_dir() -> Path | None:
+    """Where a run would write its report, and one has: it leaves that out of what it sends."""
+    from tasks.audit.log import AUDIT_JSONL
+
+    report_dir = load_as(ReportDirectorySettings).report_dir
+    return report_dir if (report_dir / AUDIT_JSONL).is_file() else None
 
 
 def serve(*, options: ServeOptions = ServeOptions()) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -15,13 +16,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.core.errors import StoppedError, UsageError
 from tasks.ledger.ledger_servers import with_driver, without_plain_passwords
 from tasks.ledger.private_directories import make_directories, remove_empty
+from tasks.ledger.private_files import require_ours
 from tasks.ledger.schema import HEAD, metadata, revision
+from tasks.source.own_files import COMPANIONS
 
 _PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
 _BUSY_PAUSE_S: Final = 0.2
 _PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
 
 _T = TypeVar("_T")
+_creating = threading.Lock()
 
 
 class BusyError(StoppedError):
@@ -66,10 +70,10 @@ def _compiled(statement: Any, dialect: sa.Dialect, names: tuple[str, ...]) -> tu
 
 def connect(url: str | Path) -> sa.Engine:
     """The database: a SQLite file by its path, created 0600 when new, or any by its SQLAlchemy URL."""
-    if isinstance(url, Path):
-        return _sqlite(url)
+    if file := sqlite_file(url):
+        return _sqlite(file)
     try:
-        parsed = sa.make_url(url)
+        parsed = sa.make_url(str(url))
         if parsed.password:
             raise UsageError("--ledger must not contain a password: it comes from PGPASSWORD or PGPASSFILE.")
         parsed = without_plain_passwords(with_driver(parsed), os.environ)
@@ -83,7 +87,7 @@ def connect(url: str | Path) -> sa.Engine:
 
 def has_ledger(url: str | Path) -> bool:
     """Whether there is a database with a ledger in it; nothing is made. One that nobody can read is one."""
-    if file := _sqlite_file(url):
+    if file := sqlite_file(url):
         return _is_ledger(file)
     engine = connect(url)
     try:
@@ -94,6 +98,7 @@ def has_ledger(url: str | Path) -> bool:
 
 def _is_ledger(path: Path) -> bool:
     """SQLite: what is no database, or can't be read now, says so itself when it is opened."""
+    require_own_files(path)
     try:
         if not path.stat().st_size:
             return False
@@ -106,7 +111,7 @@ def _is_ledger(path: Path) -> bool:
         return True
 
 
-def _sqlite_file(url: str | Path) -> Path | None:
+def sqlite_file(url: str | Path) -> Path | None:
     """Where a ledger in SQLite lies; None for another database, and for a URL that is none."""
     if isinstance(url, Path):
         return url
@@ -114,7 +119,8 @@ def _sqlite_file(url: str | Path) -> Path | None:
         parsed = sa.make_url(url)
     except SQLAlchemyError:
         return None
-    return Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
+    is_file = parsed.drivername.startswith("sqlite") and parsed.database not in (None, "", ":memory:")
+    return Path(parsed.database or "") if is_file and not parsed.query else None
 
 
 def prepare(engine: sa.Engine) -> None:
@@ -154,21 +160,23 @@ def _upgrade(db: sa.Connection) -> None:
 
 def _sqlite(path: Path) -> sa.Engine:
     """WAL: readers and the writer do not wait for each other. FULL: a commit outlives a power cut."""
+    require_own_files(path)
     made: list[Path] = []
     try:
         made = make_directories(path.parent)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        _create(path)
     except OSError as error:
         remove_empty(made)
         raise UsageError(f"The ledger can't be opened: {error.strerror}. Name another --ledger.") from None
     engine = sa.create_engine(
-        f"sqlite:///{path}",
+        sa.URL.create("sqlite", database=str(path)),
         connect_args={"timeout": 60, "isolation_level": None},
         paramstyle="named",  # as psycopg's: rows are dictionaries
     )
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
+        _require_opened(connection, path)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-32768"):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -178,6 +186,34 @@ def _sqlite(path: Path) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def require_own_files(path: Path) -> None:
+    """UsageError when a ledger in SQLite, or what lies beside it, is a link or another user's."""
+    for companion in ("", *COMPANIONS):
+        require_ours(path.with_name(path.name + companion), "the ledger, or a file of SQLite's beside it,")
+
+
+def _create(path: Path) -> None:
+    """Makes an empty file, private from the first byte; one that is there is not so much as opened.
+
+    This process's locks on a ledger go when any descriptor of it is closed (POSIX), also those of a
+    connection that works meanwhile.
+    """
+    with _creating, contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def _require_opened(connection: Any, path: Path) -> None:
+    """SQLite follows a link, and one may have been put there a moment ago: it tells which file it opened."""
+    query = "SELECT CAST(file AS BLOB) FROM pragma_database_list WHERE name = 'main'"
+    ((opened,),) = connection.execute(query)
+    directory, name = os.path.split(opened)
+    expected = os.path.realpath(os.fsencode(path.parent)), os.fsencode(path.name)
+    if (os.path.realpath(directory), name) != expected:
+        raise UsageError(
+            "Not opened, and left as it is: the ledger has become a link. Name another --ledger."
+        )
 
 
 _BUSY_TEXTS: Final = (

@@ -208,6 +208,11 @@ class Ledger:
         """Whether the run came to its end, neither interrupted nor killed."""
         return self._runs.is_over()
 
+    @property
+    def report_dir(self) -> Path | None:
+        """Where the run's report is; None of one that nobody has begun."""
+        return self._runs.report_dir()
+
     def facts(self) -> RunFacts:
         """What the run said at its end; when it was killed, what can be known of it."""
         return self._runs.facts()

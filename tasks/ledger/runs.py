@@ -130,6 +130,13 @@ class Runs:
             end = db.scalar(sa.select(run.c.end).where(run.c.run_id == self._scope.run_id))
         return end is not None and end["stopped_exit_code"] != InterruptedRunError.exit_code
 
+    def report_dir(self) -> Path | None:
+        """The run's report directory; None while nobody has begun it."""
+        query = sa.select(run.c.report_dir).where(run.c.run_id == self._scope.run_id)
+        with reading(self._engine) as db:
+            kept = db.scalar(query)
+        return Path(unescape(kept)) if kept else None
+
     def facts(self) -> RunFacts:
         """What the run said at its end; when it was killed, what can be known of it."""
         run_id = self._scope.run_id

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from tasks.core.audit_chain import Event
@@ -27,6 +28,7 @@ from tasks.core.errors import IngestError, UsageError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.words import counted
+from tasks.ledger.database import sqlite_file
 from tasks.ledger.runs import Begins
 from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
@@ -35,6 +37,7 @@ from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer
 from tasks.run.records import keep_unused, open_records
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
+from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, survey, walk_study
 from tasks.upload.assembly import connect, file_transfer
 from tasks.upload.slots import Slots
@@ -62,12 +65,14 @@ class Engine:
         scan: Scan = walk_study,
         shard: Collection[int] | None = None,
         edges: Edges | None = None,
+        whole_report_dir: Path | None = None,
     ) -> None:
         """Asks the API for one URL, then opens the ledger: what is wrong is raised before anything is made.
 
         A shard does not ask, for its migration has: what is wrong since then is its report's, and a platform
         that is down is waited for.
         `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/run/shards.py`).
+        `whole_report_dir`: of a shard's migration; it is left out of what is sent, as the run's own is.
         """
         self.run_id = run_id or uuid.uuid4().hex
         self.settings = settings
@@ -80,12 +85,16 @@ class Engine:
         self._began_s = self._edges.clock()
         self._stopping = threading.Event()
         self._ownership = survey(entries, settings.root or None)
+        report_dirs = list(filter(None, (settings.report_dir, whole_report_dir)))
+        require_none_in(self._ownership.real_dirs, report_dirs)
         with ExitStack() as undo:
             self._client = connect(settings)
             undo.callback(self._client.close)
             ask = self._not_asked if shard is not None else self._first_answer
             self._records = open_records(undo, settings, self.run_id, len(ours), ask, self.progress.counters)
             self._ledger = self._records.ledger
+            own = own_files(report_dirs, sqlite_file(settings.ledger_at))  # which are there from here on
+            self._ownership = replace(self._ownership, own=own)
             self._begin(entries, is_shard=shard is not None)
             refusal = keep_unused(self._ledger, self._records.first)
             undo.pop_all()

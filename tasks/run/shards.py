@@ -8,6 +8,7 @@ the merged report is what a single run would have written.
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from typing import Final
 from uuid import uuid4
@@ -25,6 +26,7 @@ from tasks.run.engine import Engine, problems_of
 from tasks.run.preflight import first_answer
 from tasks.run.records import keep_unused, open_records
 from tasks.settings import Settings
+from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, survey, walk_study
 from tasks.upload.assembly import connect
 from tasks.upload.slots import summed
@@ -60,11 +62,13 @@ class Migration:
         self._clock_ns = (edges or all_edges.REAL).clock_ns
         self._started_ns = self._clock_ns()
         ownership = survey(entries, settings.root or None)
+        require_none_in(ownership.real_dirs, [settings.report_dir])
         self._problems = problems_of(ownership)
         with closing(connect(settings)) as client, ExitStack() as undo:
             ask = partial(first_answer, settings, client, edges)
             self._records = open_records(undo, settings, run_id, len(entries), ask)
             self._ledger, self.begins = self._records.ledger, self._records.begins
+            ownership = replace(ownership, own=own_files([settings.report_dir], None))
             if refusal := keep_unused(self._ledger, self._records.first):
                 raise refusal
             at = self._started_ns, settings.report_dir
@@ -162,10 +166,11 @@ def shard_engine(settings: Settings, migration: str, shard_no: int, edges: Edges
     run_id = shard_run_id(migration, shard_no)
     with closing(_ledger(settings, migration)) as whole, closing(_ledger(settings, run_id)) as part:
         entries = list(whole.studies())
+        whole_report_dir = whole.report_dir
         shard = {entry.study_no for entry in part.studies()}
     if not shard:
         raise UsageError(_NO_SHARD)
-    return Engine(entries, settings, run_id, shard=shard, edges=edges)
+    return Engine(entries, settings, run_id, shard=shard, edges=edges, whole_report_dir=whole_report_dir)
 
 
 def weigh(

@@ -25,20 +25,24 @@ Watch: TypeAlias = Callable[[Counts], AbstractContextManager[object]]
 Cells: TypeAlias = tuple[str | int, ...]  # of a row, in the order of its columns
 
 
-def write_manifest(roots: Sequence[Path], out: Path, watch: Watch = nullcontext) -> Counts:
+def write_manifest(
+    roots: Sequence[Path], out: Path, watch: Watch = nullcontext, report_dir: Path | None = None
+) -> Counts:
     """Writes one row per study directory found under the roots, in path order, and counts them.
 
-    `watch` may display the counts meanwhile. Only this manifest itself is left out of it.
+    `watch` may display the counts meanwhile. Only this manifest itself is left out of it, and `report_dir`.
     """
 
     def rows(finder: StudyDirFinder, counts: Counts, _spool: Path) -> Generator[Cells, None, None]:
         for study_dir in _counted(finder, counts):
             yield (escape(study_dir.path),)
 
-    return _write(roots, out, FOUND_COLUMNS, rows, watch)
+    return _write(roots, out, FOUND_COLUMNS, rows, watch, report_dir)
 
 
-def scan_manifest(roots: Sequence[Path], out: Path, watch: Watch = nullcontext) -> Counts:
+def scan_manifest(
+    roots: Sequence[Path], out: Path, watch: Watch = nullcontext, report_dir: Path | None = None
+) -> Counts:
     """The same rows, each with what a run will store of its directory (`tasks/source/expected_instances.py`).
 
     All directories are found before the first is scanned, so that it is known how many are left. Meanwhile
@@ -51,7 +55,7 @@ def scan_manifest(roots: Sequence[Path], out: Path, watch: Watch = nullcontext) 
             for study_dir, expected in expectations(study_dirs, finder.real_roots, finder.is_own, counts):
                 yield row_cells(study_dir, expected)
 
-    return _write(roots, out, SCANNED_COLUMNS, rows, watch)
+    return _write(roots, out, SCANNED_COLUMNS, rows, watch, report_dir)
 
 
 def _write(
@@ -60,6 +64,7 @@ def _write(
     columns: Sequence[str],
     rows: "Callable[[StudyDirFinder, Counts, Path], Generator[Cells, None, None]]",
     watch: Watch,
+    report_dir: Path | None,
 ) -> Counts:
     write = for_suffix(WRITERS, out)
     for position, root in enumerate(roots, 1):
@@ -70,7 +75,7 @@ def _write(
         with _replacing(out) as file, watch(counts):
             spool = Path(file.name).with_suffix(".found")
             own_files = frozenset(map(os.path.realpath, (out, file.name, spool)))
-            finder = StudyDirFinder(roots, own_files)
+            finder = StudyDirFinder(roots, own_files, report_dir)
             with closing(rows(finder, counts, spool)) as cells:  # also when the writer is interrupted
                 write(file, columns, cells)
     except OSError as error:

@@ -6,7 +6,7 @@ resolved: the real one says which entry owns a directory, the given one goes int
 """
 
 # pathlib has no paths of bytes:
-# ruff: noqa: PTH112, PTH116, PTH119, PTH120
+# ruff: noqa: PTH112, PTH116, PTH119
 
 import errno
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
+from tasks.source.own_files import NONE_OWN, OwnFiles, upwards
 
 _MISSING: Final = frozenset({Reason.NOT_FOUND, Reason.NOT_A_DIRECTORY})
 _REASONS: Final = {
@@ -46,10 +47,11 @@ class Ownership:
     absorbed: frozenset[int]  # entries that lie in an earlier one whole, and so have no files of their own
     overlaps: Mapping[int, int]  # study_no -> the first earlier study_no that it shares files with
     real_root: bytes | None
+    own: OwnFiles = NONE_OWN  # what the walk leaves out
 
     def covers(self, real: bytes) -> bool:
         """Whether some entry's walk comes to this real path without following a link."""
-        return any(directory in self.owners for directory in _upwards(real))
+        return any(directory in self.owners for directory in upwards(real))
 
     def admits(self, real: bytes) -> bool:
         """Whether a link may lead there: into the root, or without one into any study directory."""
@@ -75,7 +77,8 @@ def walk_study(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unw
     walked (a directory stands where its files would). Of links, one into some study directory has no row, for
     its target has one there; one into the root but no study directory is followed, each target once in a
     study; every other gets a row that says why, and so does a link to a directory that holds it.
-    FIFOs, sockets and devices are passed over. Depth is bounded by the system's longest path.
+    FIFOs, sockets and devices are passed over, and so are the run's own files: its report directory is not
+    listed, and a link into it not followed. Depth is bounded by the system's longest path.
     """
     for file_no, (path, found) in enumerate(_rows(entry, ownership), 1):
         text = os.fsdecode(path)
@@ -87,15 +90,17 @@ def walk_study(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unw
 
 
 def just_file(path: Path) -> Callable[[StudyEntry, Ownership], Iterator[Listed | Unwalked]]:
-    """A walk that finds this one file, and nothing else of its directory."""
+    """A walk that finds this one file, unless it is the run's own, and nothing else of its directory."""
 
     def walk(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unwalked]:
-        del ownership
+        if ownership.own.has(os.path.realpath(os.fsencode(path))):
+            return
         try:
             found = path.stat()
         except OSError as error:
             yield Unwalked(entry.study_no, 1, str(path), Status.UNREADABLE, _reason(error))
-        else:
+            return
+        if not ownership.own.is_ledger(found):
             yield Listed(entry.study_no, 1, str(path), found.st_size, found.st_mtime_ns)
 
     return walk
@@ -148,7 +153,7 @@ class _Walk:
     def found_in(self, top: _Dir) -> Iterator[_Found]:
         """Everything in `top` that makes a row. A directory's names are held while the walk is in it."""
         stack: list[_Level] = []
-        yield from _enter(top, stack)
+        yield from self._enter(top, stack)
         while stack:
             directory, names = stack[-1]
             if not names:
@@ -158,7 +163,7 @@ class _Walk:
             path = _join(directory.path, name.rstrip(_MARKS))
             found = self._look_at(name, path, directory)
             if isinstance(found, _Dir):
-                yield from _enter(found, stack)
+                yield from self._enter(found, stack)
             elif found is not None:
                 yield path, found
 
@@ -170,7 +175,8 @@ class _Walk:
             return self._directory(path, parent)
         if parent.is_linked and _join(parent.real, name) in self._followed:
             return None
-        return _file_stat(path)
+        found = _file_stat(path)
+        return None if isinstance(found, os.stat_result) and self._ownership.own.is_ledger(found) else found
 
     def _directory(self, path: bytes, parent: _Dir) -> _Dir | None:
         """The directory to enter; None when another walk, or this one by a link, comes there."""
@@ -194,20 +200,24 @@ class _Walk:
             return Reason.LINK_LOOP
         if self._ownership.covers(real) or self._has_followed(real):
             return None
+        if self._ownership.own.has(real) or self._ownership.own.is_ledger(target):
+            return None
         self._followed.add(real)
         if stat.S_ISDIR(target.st_mode):
             return _Dir(path, real, is_linked=True)
         return target if stat.S_ISREG(target.st_mode) else None
 
     def _has_followed(self, real: bytes) -> bool:
-        return bool(self._followed) and any(directory in self._followed for directory in _upwards(real))
+        return bool(self._followed) and any(directory in self._followed for directory in upwards(real))
 
-
-def _enter(directory: _Dir, stack: list[_Level]) -> Iterator[_Found]:
-    names, reason = _listing(directory.path)
-    stack.append((directory, names))
-    if reason:
-        yield directory.path, reason
+    def _enter(self, directory: _Dir, stack: list[_Level]) -> Iterator[_Found]:
+        own = self._ownership.own.names_in(directory.path, directory.real)
+        if own is None:
+            return
+        names, reason = _listing(directory.path)
+        stack.append((directory, [name for name in names if name not in own] if own else names))
+        if reason:
+            yield directory.path, reason
 
 
 def _listing(path: bytes) -> tuple[list[bytes], Reason]:
@@ -256,7 +266,7 @@ def _overlaps(
     for study_no, real in real_dirs.items():
         if real not in owners:
             continue
-        for directory in _upwards(real):
+        for directory in upwards(real):
             other = owners.get(directory, study_no)
             if other == study_no:
                 continue
@@ -273,16 +283,6 @@ def _reason(error: OSError) -> Reason:
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + name if directory.endswith(b"/") else directory + b"/" + name
-
-
-def _upwards(real: bytes) -> Iterator[bytes]:
-    """A real path, then each directory that holds it, up to `/`."""
-    while True:
-        yield real
-        parent = os.path.dirname(real)
-        if parent == real:
-            return
-        real = parent
 
 
 def _is_inside(real: bytes, directory: bytes) -> bool:

@@ -54,16 +54,19 @@ class StudyDirFinder:
     - and files beside directories of several studies make their directory one too. It comes after those, so
       that each of them keeps its own row (a run names that an overlap).
     So each regular file below the roots belongs to exactly one row; only `own_files`, the manifest's, are
-    left out. A directory counts as one that holds files, too, when it can't be listed or has a link that is
-    broken or leads out of the roots: the run's report says so. Links are not followed. Memory: one path's
-    names.
+    left out, and `report_dir`, which a run leaves out. A directory counts as one that holds files, too, when
+    it can't be listed or has a link that is broken or leads out of the roots: the run's report says so. Links
+    are not followed. Memory: one path's names.
     """
 
-    def __init__(self, roots: Iterable[Path], own_files: frozenset[str]) -> None:
+    def __init__(
+        self, roots: Iterable[Path], own_files: frozenset[str], report_dir: Path | None = None
+    ) -> None:
         self._roots = _outermost(roots)
         self.real_roots = [os.path.realpath(root) for root in self._roots]
         self._own_files = own_files
         self._own_names = {os.path.basename(path) for path in own_files}
+        self._left_out = os.path.realpath(report_dir) if report_dir else ""
 
     def __iter__(self) -> Iterator[StudyDir]:
         for root in self._roots:
@@ -75,6 +78,10 @@ class StudyDirFinder:
 
     def _is_own(self, entry: "os.DirEntry[str]") -> bool:
         return entry.name in self._own_names and self.is_own(entry.path)
+
+    def _is_left_out(self, entry: "os.DirEntry[str]") -> bool:
+        is_named_so = bool(self._left_out) and entry.name == os.path.basename(self._left_out)
+        return is_named_so and os.path.realpath(entry.path) == self._left_out
 
     def _below(self, root: str) -> Iterator[StudyDir]:
         stack = [self._branch(root)]
@@ -92,7 +99,8 @@ class StudyDirFinder:
             with os.scandir(path) as listing:
                 for entry in listing:
                     if entry.is_dir(follow_symlinks=False):
-                        subdirs.append(os.fsencode(entry.name))
+                        if not self._is_left_out(entry):
+                            subdirs.append(os.fsencode(entry.name))
                     elif entry.is_file(follow_symlinks=False) and not self._is_own(entry):
                         files.append(os.fsencode(entry.name))
                     elif entry.is_symlink() and self._leads_away(entry.path):

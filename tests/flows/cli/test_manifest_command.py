@@ -133,6 +133,18 @@ class TestScannedAndRun:
         assert agreed >= 30
 
 
+def test_a_report_in_the_archive_is_no_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run leaves it out: a row of it would be refused. A directory of that name with none in it is one."""
+    for name in ("a/1.txt", "report/2.txt"):
+        (here / name).parent.mkdir()
+        (here / name).write_text("no image")
+    assert execute(["manifest", ".", "-o", "m.csv"]) == 0
+    assert [Path(row["study_dir"]).name for row in rows_of(here / "m.csv")] == ["a", "report"]
+    (here / "report" / "2.txt").rename(here / "report" / "audit.jsonl")
+    assert execute(["manifest", ".", "-o", "m.csv"]) == 0
+    assert [Path(row["study_dir"]).name for row in rows_of(here / "m.csv")] == ["a"]
+
+
 class TestWhatIsSaid:
     def test_within_five_seconds_and_then_every_half_minute(self) -> None:
         """Of directories first, then of files and of the time that is left."""

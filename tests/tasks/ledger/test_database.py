@@ -1,6 +1,8 @@
 """The ledger's database: its schema through the versions, what is refused, and who may read it."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,20 @@ class TestDatabase:
         assert oct((tmp_path / "sub").stat().st_mode & 0o777) == "0o700"
         ledger.close()
         assert os.path.exists(tmp_path / "sub" / "ledger.sqlite")
+
+    @pytest.mark.processes
+    def test_that_is_opened_a_second_time_in_one_process_stays_locked(self, tmp_path: Path) -> None:
+        """Another process that opens and closes it does not remove the log: it is not the last to do so."""
+        path = tmp_path / "ledger.sqlite"
+        ledger = Ledger(path, "default", "r1")
+        ledger.begin(1, tmp_path, ENTRIES, {})
+        Ledger(path, "default", "r2").close()
+        log = path.with_name("ledger.sqlite-wal")
+        before = log.stat().st_ino
+        looks = (
+            "import sqlite3, sys\n"
+            "db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM run'); db.close()"
+        )
+        subprocess.run([sys.executable, "-c", looks, str(path)], check=True)
+        assert log.stat().st_ino == before
+        ledger.close()

@@ -159,6 +159,18 @@ class TestMerged:
             tmp_path / "single" / "studies.csv"
         ).read_text()
 
+    def test_has_no_row_of_its_own_files_wherever_a_shard_has_its_report(
+        self, near_side: NearSide, dicom: Dicom, tmp_path: Path
+    ) -> None:
+        """The report directory of the migration lies in a study; the shard's is on another disk."""
+        near_side.put("0/1", dicom("1.1"))
+        near_side.options["report_dir"] = report_dir = near_side.archive / "0" / "report"
+        whole = migration(near_side, 1)
+        settings = near_side.settings(report_dir=tmp_path / "shard", parallel=5)
+        carry_out(shard_engine(settings, "m", 1, near_side.edges))
+        assert whole.finish().by_status == {"uploaded": 1}
+        assert (report_dir / "audit.jsonl").exists()
+
     def test_is_written_again_from_the_ledger(self, near_side: NearSide, dicom: Dicom) -> None:
         plant(near_side, dicom)
         whole = migration(near_side, 2)
