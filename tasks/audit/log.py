@@ -31,6 +31,7 @@ class Trail:
     def __init__(self, report_dir: Path) -> None:
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, Event, dict[str, Any]]] = []
+        self._is_torn = False
         self._path = report_dir / AUDIT_JSONL
         with _write_errors():
             self._file, self._is_new = _open_locked(self._path)
@@ -54,10 +55,10 @@ class Trail:
     def flush(self) -> None:
         """Returns when every recorded line is on the disk."""
         with self._lock:
-            waiting, self._waiting = self._waiting, []
-            if waiting:
+            if self._waiting:
                 with _write_errors():
-                    self._append(waiting)
+                    self._append(self._waiting)
+                self._waiting = []  # not before: on a full disk no line is lost, the next flush writes it
 
     def close(self) -> None:
         """Writes what waits, and unlocks it for the next run."""
@@ -86,6 +87,9 @@ class Trail:
         os.close(self._file)
 
     def _append(self, waiting: list[tuple[str, Event, dict[str, Any]]]) -> None:
+        if self._is_torn:
+            os.ftruncate(self._file, self._size)
+            self._is_torn = False
         chain = Chain(self.chain.lines, self.chain.head)
         lines = b"".join(chain.append(at, event, facts) for at, event, facts in waiting)
         try:
@@ -94,7 +98,12 @@ class Trail:
                 written += os.write(self._file, lines[written:])
             os.fdatasync(self._file)
         except OSError:
-            os.ftruncate(self._file, self._size)  # half a line would break the chain
+            self._is_torn = (
+                True  # half a line would break the chain: if not now, it is cut off before the next
+            )
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+                self._is_torn = False
             raise
         self._size, self.chain = self._size + len(lines), chain
 

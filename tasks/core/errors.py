@@ -9,6 +9,7 @@
     ├── CredentialsRefusedError 4   whoever refuses them, at the start (no report) or at any later moment
     ├── InterruptedRunError     130 Ctrl-C or SIGTERM
     ├── InternalError           3   a defect, without the text of the exception that it was
+    ├── RowRefusedError         3   the database refuses a value: it is that file's fault, and its end alone
     └── NotAllStoredError       1   a run that came to its end: what Prefect's failed state carries
 
     Fault                           one presign or PUT that did not work; `core/retry.py` says what follows,
@@ -82,6 +83,10 @@ class ManifestFileError(UsageError):
 
 class StoppedError(IngestError):
     """The run can't go on: platform down, ledger not writable, a key handed out twice."""
+
+
+class RowRefusedError(IngestError):
+    """The database can't hold a value of a row. Where that is a file's, the file has failed, not the run."""
 
 
 class WrongSettingsError(StoppedError):

@@ -5,16 +5,16 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from tasks.core.errors import StoppedError, UsageError
-from tasks.ledger.ledger_servers import with_driver, without_plain_passwords
+from tasks.core.errors import RowRefusedError, StoppedError, UsageError
+from tasks.ledger.ledger_servers import PSYCOPG, with_driver, without_plain_passwords
 from tasks.ledger.private_directories import make_directories, remove_empty
 from tasks.ledger.private_files import require_ours
 from tasks.ledger.schema import HEAD, metadata, revision
@@ -45,11 +45,14 @@ def retry_while_busy(work: Callable[[], _T]) -> _T:
             time.sleep(_BUSY_PAUSE_S)
 
 
-@contextlib.contextmanager
-def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection to read by."""
-    with plain_errors(), engine.connect() as db:
-        yield db
+def fetch(engine: sa.Engine, query: Any) -> "Sequence[sa.Row[Any]]":
+    """All rows of a query, with the patience that writes have: what gives many asks page by page."""
+
+    def rows() -> "Sequence[sa.Row[Any]]":
+        with engine.connect() as db:
+            return db.execute(query).all()
+
+    return retry_while_busy(rows)
 
 
 def execute_many(db: sa.Connection, statement: Any, rows: list[dict[str, Any]]) -> None:
@@ -77,7 +80,12 @@ def connect(url: str | Path) -> sa.Engine:
         if parsed.password:
             raise UsageError("--ledger must not contain a password: it comes from PGPASSWORD or PGPASSFILE.")
         parsed = without_plain_passwords(with_driver(parsed), os.environ)
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        return sa.create_engine(
+            parsed,
+            pool_pre_ping=True,
+            isolation_level="READ COMMITTED",  # whatever the server's default is: a claim counts on it
+            connect_args=_NOTHING_PREPARED if parsed.drivername == PSYCOPG else {},
+        )
     except (SQLAlchemyError, ImportError):
         raise UsageError(
             "--ledger is neither a file path nor a SQLAlchemy URL that works here: postgresql://HOST/DB "
@@ -216,14 +224,41 @@ def _require_opened(connection: Any, path: Path) -> None:
         )
 
 
+# Behind pgbouncer the next transaction may have another server, which does not know what was prepared.
+_NOTHING_PREPARED: Final = {"prepare_threshold": None}
+
+# Classes of PostgreSQL's SQLSTATE, and single ones: connections, deadlocks, a server that starts, stops or
+# has no room; one that is read-only for as long as it is not promoted.
+_BUSY_STATES: Final = ("08", "40", "57P", "53300", "55P03", "25006")
 _BUSY_TEXTS: Final = (
     "database is locked",
-    "deadlock detected",
     "connection refused",
+    "connection reset",
+    "connection timed out",
+    "connection timeout expired",
+    "no route to host",
+    "network is unreachable",
     "server closed the connection",
+    "connection has been closed",
+    "connection is closed",
+    "could not receive data from server",
+    "could not send data to server",
+    "consuming input failed",
     "terminating connection",
     "the database system is",  # starting up, shutting down, in recovery
     "connection is lost",
+    "cannot connect to server",  # pgbouncer's, as are the next two
+    "server_login",
+    "query_wait_timeout",
+)
+_REFUSED_STATES: Final = (
+    "22",
+    "23",
+    "54",
+)  # data, integrity, a limit such as an index's on the length of a row
+_NO_ROW: Final = (
+    "The ledger can't keep a value of this row: it is longer, or another kind of text or number, than the "
+    "database takes."
 )
 _SAFE_TEXTS: Final = (
     "disk is full",
@@ -246,9 +281,21 @@ def plain_errors() -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         text = str(getattr(error, "orig", "")).lower()
+        state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
         busy = next((busy for busy in _BUSY_TEXTS if busy in text), "")
+        if not busy and (state.startswith(_BUSY_STATES) or getattr(error, "connection_invalidated", False)):
+            busy = f"the connection failed ({state or 'lost'})"
+        if not busy and _is_refusal(error, state):
+            raise RowRefusedError(_NO_ROW) from None
         what = busy or next((safe for safe in _SAFE_TEXTS if safe in text), type(error).__name__)
         raise (BusyError if busy else StoppedError)(
             f"The ledger can't be used: {what}. Mend that, then run the same command again: "
             "what was stored is not sent twice."
         ) from None
+    except (OverflowError, UnicodeError):  # the driver refuses it before the database sees it
+        raise RowRefusedError(_NO_ROW) from None
+
+
+def _is_refusal(error: SQLAlchemyError, state: str) -> bool:
+    """Whether the values of a row are at fault, and not the database's condition."""
+    return state.startswith(_REFUSED_STATES) or (not state and isinstance(error, DataError | IntegrityError))

@@ -15,7 +15,7 @@ from tasks.core.duplicates import Claim
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Digests, Header, Listed, Reason, Status, Todo, Unwalked
 from tasks.core.plan import Known, Rules, Standing, standing
-from tasks.ledger.database import execute_many, reading
+from tasks.ledger.database import execute_many, fetch
 from tasks.ledger.file_requests import Claiming, Issuing, Settling
 from tasks.ledger.schema import file, instance, issued_key, listing, study
 from tasks.ledger.statements import (
@@ -24,7 +24,6 @@ from tasks.ledger.statements import (
     ISSUED,
     KEPT,
     KEPT_KEY,
-    KNOWN,
     LOOKED_AT,
     NO_FILE,
     OUTCOME,
@@ -34,11 +33,14 @@ from tasks.ledger.statements import (
     UNOPENED,
     Scope,
     claimed_select,
+    known_select,
 )
 from tasks.ledger.trail_events import IssuedKey, TrailEvents
 
 _AT_ONCE: Final = 1000  # rows read or looked up
 _POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)  # of a row in the report
+
+_MOST: Final = 2**63 - 1  # that a column for whole numbers takes
 
 _SET: Final = tuple(f"new_{name}" for name in (*OUTCOME, *HEADER, *DIGESTS))
 _outcome_of = attrgetter(*OUTCOME)
@@ -56,6 +58,7 @@ class Files:
         self._scope = scope
         self._events = events
         self._claimed = claimed_select(scope)
+        self._known_paths = known_select(scope)
 
     # -- reads -------------------------------------------------------------------------------------------
 
@@ -76,8 +79,7 @@ class Files:
         )
         after = (0, 0)
         while True:
-            with reading(self._engine) as db:
-                page = db.execute(query.where(after < _POSITION)).all()
+            page = fetch(self._engine, query.where(after < _POSITION))
             if not page:
                 return
             for row in page:
@@ -95,8 +97,7 @@ class Files:
             .group_by(study.c.study_no, study.c.study_dir)
             .order_by(study.c.study_no)
         )
-        with reading(self._engine) as db:
-            found = db.execute(query).all()
+        found = fetch(self._engine, query)
         rows = [
             Unwalked(
                 row.study_no,
@@ -202,7 +203,7 @@ class Files:
         return {
             path: Known(*rest)
             for page in _pages(paths)
-            for path, *rest in db.execute(KNOWN, {"in_campaign": self._scope.campaign, "paths": page})
+            for path, *rest in db.execute(self._known_paths, self._scope.named(page))
         }
 
     def _claim_one(self, db: sa.Connection, file_id: int, held: "sa.Row[Any]") -> Claim:
@@ -247,6 +248,8 @@ class Files:
         ours = {"in_campaign": self._scope.campaign, "by": self._scope.run_id, "at": todo.file_id}
         said = (*_outcome_of(outcome), *_header_of(header), *_digests_of(digests))
         values = dict(zip(_SET, said, strict=True), uid=header.sop_instance_uid, **ours)
+        if outcome.mtime_ns is not None:  # a share may give a time of the year 2400, or of 1601
+            values["new_mtime_ns"] = max(-_MOST, min(outcome.mtime_ns, _MOST))
         if outcome.status is Status.ALREADY_UPLOADED:
             yield KEPT, values
             yield KEPT_KEY, values

@@ -1,7 +1,8 @@
 """Group commit: one thread writes, and commits at once for all who wait for a commit.
 
 Whoever writes blocks until his rows are durable, and gets an answer. What a handler does may be done twice:
-when the database is locked, or its server restarts, the group is executed again for a while.
+when the database is locked, or its server restarts, the group is executed again for a while; when an item
+can't be executed, halves of its group are, until that one is alone.
 """
 
 import contextlib
@@ -15,11 +16,13 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
-from tasks.core.errors import StoppedError
+from tasks.core.errors import IngestError, RowRefusedError, StoppedError
 from tasks.ledger.database import retry_while_busy
 from tasks.turn import waiting
 
 _GATHER_S: Final = 0.02  # while many write, a commit waits so long for company: it costs the same for all
+
+_CLOSED: Final = "The ledger is closed."
 
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
@@ -38,19 +41,24 @@ class Writer:
         engine: sa.Engine,
         beat: Callable[[sa.Connection], None],
         heartbeat_s: float,
+        at_begin: Callable[[], None],
         before_commit: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """`beat` writes a sign of life, every `heartbeat_s` by the `clock`, also while nobody else writes."""
+        """`beat` writes a sign of life, every `heartbeat_s` by the `clock`, also while nobody else writes.
+
+        `at_begin` is called before each attempt at a commit, `before_commit` once all of it is executed.
+        """
         self._engine = engine.execution_options(writes=True)
         self._beat = beat
         self._heartbeat_s = heartbeat_s
+        self._at_begin = at_begin
         self._before_commit = before_commit
         self._clock = clock
         self._last_beat = -math.inf
         self._crowded = False  # the last commit had more than one to serve
         self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
-        self._starting = threading.Lock()
+        self._gate = threading.Lock()  # nothing is put after the end of what is to be done
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
@@ -68,36 +76,44 @@ class Writer:
 
     def submit_all(self, requests: Sequence[Request]) -> list[Any]:
         """Blocks until all are durable, in one commit or two; returns an answer, or an exception, to each."""
-        replies: list[_Reply] = []
-        for handler, item in requests:
-            replies.append(queue.SimpleQueue())
-            self._waiting.put((handler, item, replies[-1]))
-        if not self._is_running():  # a worker that outlived the run's end
-            return [StoppedError("The ledger is closed.")] * len(replies)
+        entries: list[_Entry] = [(handler, item, queue.SimpleQueue()) for handler, item in requests]
+        with self._gate:
+            if self._closed:  # a worker that outlived the run's end
+                return [StoppedError(_CLOSED)] * len(entries)
+            if not self._thread.ident:
+                self._thread.start()
+            for entry in entries:
+                self._waiting.put(entry)
         with waiting():
-            return [reply.get() for reply in replies]
+            return [reply.get() for _, _, reply in entries]
 
     def close(self) -> None:
         """Commits what waits, then ends the thread."""
-        with self._starting:
+        with self._gate:
+            if not self._closed:
+                self._waiting.put(None)
             self._closed = True
         if self._thread.ident:
-            self._waiting.put(None)
             self._thread.join()
 
-    def _is_running(self) -> bool:
-        if not self._thread.ident:
-            with self._starting:
-                if not self._thread.ident and not self._closed:
-                    self._thread.start()
-        return self._thread.is_alive()
-
     def _run(self) -> None:
-        open_for_work = True
-        while open_for_work:
-            group = self._next_group()
-            open_for_work = None not in group
-            self._serve([entry for entry in group if entry is not None])
+        group: list[_Entry | None] = []
+        try:
+            while None not in group:
+                group = self._next_group()
+                self._serve([entry for entry in group if entry is not None])
+        finally:
+            self._refuse_the_rest(group)
+
+    def _refuse_the_rest(self, group: list[_Entry | None]) -> None:
+        """Whoever waits for a thread that has ended gets an answer; one answer more hurts nobody."""
+        with self._gate:
+            self._closed = True
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    group.append(self._waiting.get_nowait())
+        for entry in filter(None, group):
+            entry[2].put(StoppedError(_CLOSED))
 
     def _next_group(self) -> list[_Entry | None]:
         group: list[_Entry | None] = []
@@ -111,18 +127,26 @@ class Writer:
 
     def _serve(self, group: list[_Entry]) -> None:
         self._crowded = len(group) > 1
-        try:
-            answers = retry_while_busy(lambda: self._commit(group))
-        except Exception as error:  # noqa: BLE001 - those who wait raise it
-            answers = [(reply, error) for _, _, reply in group]
-        for reply, answer in answers:
+        for reply, answer in self._answers(group):
             reply.put(answer)
+
+    def _answers(self, group: list[_Entry]) -> list[tuple[_Reply, Any]]:
+        """An answer for each. What can't be executed fails alone: its neighbours are committed without it."""
+        try:
+            return retry_while_busy(lambda: self._commit(group))
+        except Exception as error:  # noqa: BLE001 - those who wait raise it
+            is_for_all = isinstance(error, IngestError) and not isinstance(error, RowRefusedError)
+            if is_for_all or len(group) < 2:
+                return [(reply, error) for _, _, reply in group]
+        half = len(group) // 2
+        return self._answers(group[:half]) + self._answers(group[half:])
 
     def _commit(self, group: list[_Entry]) -> list[tuple[_Reply, Any]]:
         by_handler: dict[Handler[Any, Any], list[tuple[Any, _Reply]]] = defaultdict(list)
         for handler, item, reply in group:
             by_handler[handler].append((item, reply))
         answers: list[tuple[_Reply, Any]] = []
+        self._at_begin()
         with self._engine.begin() as db:
             if self._clock() - self._last_beat >= self._heartbeat_s:
                 self._beat(db)

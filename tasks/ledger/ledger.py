@@ -8,14 +8,16 @@
 Whoever writes waits until his row is durable. `schema.py` says what each table is.
 """
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
 from tasks.core.duplicates import Claim
-from tasks.core.errors import IngestError, UsageError
-from tasks.core.models import Listed, Outcome, RunFacts, StudyEntry, Todo, Unwalked
+from tasks.core.errors import IngestError, RowRefusedError, UsageError
+from tasks.core.models import Listed, Outcome, Reason, RunFacts, Status, StudyEntry, Todo, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.report_columns import ReportRow
 from tasks.ledger.database import connect, has_ledger, prepare
@@ -33,7 +35,12 @@ _NO_RUN: Final = (
     "There is no run in this report directory, for there is no ledger of it: name the report directory of a "
     "run, or its --ledger."
 )
+_KEPT_CHARS: Final = 200  # of the path of a row that the database can't hold
 _UNSCANNED: Final = -1  # the batch of what was not walked
+
+
+def _nothing() -> None:
+    """For a ledger without a trail."""
 
 
 class Ledger:
@@ -65,12 +72,14 @@ class Ledger:
             raise
         scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
         self._runs = Runs(self._engine, scope, counters)
-        self._files = Files(self._engine, scope, TrailEvents(trail, campaign) if trail else None)
+        events = TrailEvents(trail, campaign) if trail else None
+        self._files = Files(self._engine, scope, events)
         self._writer = Writer(
             self._engine,
             self._runs.beat,
             dead_after_s / 4,
-            before_commit=trail.flush if trail else lambda: None,
+            at_begin=events.begin if events else _nothing,
+            before_commit=events.flush if events else _nothing,
             clock=clock,
         )
 
@@ -153,9 +162,25 @@ class Ledger:
         """Adds rows of the scan to the report; returns how many of them are to be done.
 
         What is stored and unchanged is settled here, without being opened. `scanned` names the studies whose
-        last row this is.
+        last row this is. A row that the database can't hold is `unreadable`, under a path that it can.
         """
-        return self._writer.write(lambda db: self._files.enrol(db, batch_no, rows, scanned, rules))
+        try:
+            return self._writer.write(lambda db: self._files.enrol(db, batch_no, rows, scanned, rules))
+        except RowRefusedError:
+            if not rows:
+                raise
+        if len(rows) == 1:
+            return self._enrol_stand_in(batch_no, rows[0], scanned)
+        half = len(rows) // 2
+        first = self.enrol(batch_no, rows[:half], [], rules)
+        return first + self.enrol(batch_no, rows[half:], scanned, rules)
+
+    def _enrol_stand_in(self, batch_no: int, row: Listed | Unwalked, scanned: Sequence[int]) -> int:
+        """Adds a row in place of one that the database can't hold: its path's beginning and SHA-256."""
+        digest = hashlib.sha256(os.fsencode(row.path)).hexdigest()
+        path = f"{row.path[:_KEPT_CHARS]} {digest}"
+        known = Unwalked(row.study_no, row.file_no, path, Status.UNREADABLE, Reason.IO_ERROR)
+        return self._writer.write(lambda db: self._files.enrol(db, batch_no, [known], scanned, _NO_RULES))
 
     def enrol_unscanned(self) -> None:
         """One row for each study directory that this run has not walked to its end."""

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from tasks.core.models import Reason, Status
 from tasks.core.report_columns import COLUMNS, Kind, ReportRow, blank
-from tasks.ledger.database import reading
+from tasks.ledger.database import fetch
 from tasks.ledger.schema import file, instance, issued_key, listing, study
 
 _PAGE: Final = 5000  # rows of a report
@@ -82,8 +82,7 @@ def _rows_of(engine: sa.Engine, run_id: str, run_ids: Sequence[str]) -> Iterator
     query = report_select(run_id, run_ids).limit(max(100, _PAGE // len(run_ids)))
     after = (0, 0)
     while True:
-        with reading(engine) as db:
-            page = db.execute(query.where(after < _POSITION)).all()
+        page = fetch(engine, query.where(after < _POSITION))
         if not page:
             return
         yield from map(_typed, page)

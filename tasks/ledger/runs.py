@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from tasks.core.errors import InterruptedRunError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry
-from tasks.ledger.database import connect, has_ledger, reading, retry_while_busy
+from tasks.ledger.database import connect, fetch, has_ledger, retry_while_busy
 from tasks.ledger.schema import file, instance, issued_key, listing, run, study
 from tasks.ledger.statements import NO_FILE, Scope
 
@@ -98,8 +98,7 @@ class Runs:
             .order_by(run.c.started_ns.desc())
             .limit(1)
         )
-        with reading(self._engine) as db:
-            newest = db.execute(query).one_or_none()
+        newest = next(iter(fetch(self._engine, query)), None)
         if newest is None:
             raise UsageError(
                 "The ledger knows no run into this report directory: name its --ledger and --campaign."
@@ -116,36 +115,34 @@ class Runs:
             .where(self._is_our_shard)
             .order_by(run.c.run_id)
         )
-        with reading(self._engine) as db:
-            return [
-                ShardStanding(
-                    row.run_id, bool(row.alive), RunFacts(**row.end) if row.end else None, row.progress or {}
-                )
-                for row in db.execute(query)
-            ]
+        return [
+            ShardStanding(
+                row.run_id, bool(row.alive), RunFacts(**row.end) if row.end else None, row.progress or {}
+            )
+            for row in fetch(self._engine, query)
+        ]
 
     def is_over(self) -> bool:
         """Whether the run came to its end, neither interrupted nor killed."""
-        with reading(self._engine) as db:
-            end = db.scalar(sa.select(run.c.end).where(run.c.run_id == self._scope.run_id))
+        found = fetch(self._engine, sa.select(run.c.end).where(run.c.run_id == self._scope.run_id))
+        end = found[0].end if found else None
         return end is not None and end["stopped_exit_code"] != InterruptedRunError.exit_code
 
     def report_dir(self) -> Path | None:
         """The run's report directory; None while nobody has begun it."""
         query = sa.select(run.c.report_dir).where(run.c.run_id == self._scope.run_id)
-        with reading(self._engine) as db:
-            kept = db.scalar(query)
-        return Path(unescape(kept)) if kept else None
+        kept = [row.report_dir for row in fetch(self._engine, query)]
+        return Path(unescape(kept[0])) if any(kept) else None
 
     def facts(self) -> RunFacts:
         """What the run said at its end; when it was killed, what can be known of it."""
         run_id = self._scope.run_id
         last_ns = sa.select(sa.func.max(file.c.finished_ns)).where(file.c.run_id == run_id)
-        with reading(self._engine) as db:
-            row = db.execute(sa.select(run).where(run.c.run_id == run_id)).one()
-            if row.end is not None:
-                return RunFacts(**row.end)
-            finished_ns = db.scalar(last_ns) or row.started_ns
+        (row,) = fetch(self._engine, sa.select(run).where(run.c.run_id == run_id))
+        if row.end is not None:
+            return RunFacts(**row.end)
+        ((last,),) = fetch(self._engine, last_ns)
+        finished_ns = last or row.started_ns
         return RunFacts(
             run_id,
             self._scope.campaign,
@@ -158,9 +155,11 @@ class Runs:
 
     def studies(self) -> Iterator[StudyEntry]:
         """The run's manifest rows in the manifest's order."""
-        query = sa.select(study).where(study.c.run_id == self._scope.run_id).order_by(study.c.study_no)
-        with reading(self._engine) as db:
-            for row in db.execution_options(yield_per=_AT_ONCE).execute(query):
+        of_this_run = sa.select(study).where(study.c.run_id == self._scope.run_id)
+        query = of_this_run.order_by(study.c.study_no).limit(_AT_ONCE)
+        after = 0
+        while page := fetch(self._engine, query.where(study.c.study_no > after)):
+            for row in page:
                 yield StudyEntry(
                     row.study_no,
                     unescape(row.study_dir),
@@ -171,14 +170,14 @@ class Runs:
                     tuple((name, text) for name, text in row.extra),
                     row.expected_bytes,
                 )
+            after = page[-1].study_no
 
     def overlaps(self) -> dict[int, int]:
         """study_no to the earlier study_no that it shares files with."""
         query = sa.select(study.c.study_no, study.c.overlaps).where(
             study.c.run_id == self._scope.run_id, study.c.overlaps.is_not(None)
         )
-        with reading(self._engine) as db:
-            return {row.study_no: row.overlaps for row in db.execute(query)}
+        return {row.study_no: row.overlaps for row in fetch(self._engine, query)}
 
     def unused_keys(self) -> list[str]:
         """Those that this run, and each of its shards, was given at its start; oldest first."""
@@ -189,8 +188,7 @@ class Runs:
             .where(issued_key.c.campaign == self._scope.campaign)
             .order_by(issued_key.c.issued_ns)
         )
-        with reading(self._engine) as db:
-            return list(db.scalars(query))
+        return [row.key for row in fetch(self._engine, query)]
 
     def unscanned_by(self, run_ids: Sequence[str]) -> list[tuple[int, str]]:
         """study_no and escaped study_dir of what these runs have not walked to its end, by study_no."""

@@ -16,7 +16,11 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0005"  # the newest revision in migrations/versions
+HEAD: Final = "0006"  # the newest revision in migrations/versions
+
+# An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
+# begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
+PATH_SHA256: Final = r"sha256(CAST(replace(path, '\', '\\') AS bytea))"
 
 metadata = sa.MetaData()
 _text = sa.Text
@@ -77,7 +81,8 @@ file = sa.Table(
     sa.Column("run_id", _text, nullable=False, server_default=""),
     sa.Column("modality", _text, nullable=False, server_default=""),
     sa.Column("detail", _text, nullable=False, server_default=""),
-    sa.UniqueConstraint("campaign", "path"),
+    sa.UniqueConstraint("campaign", "path").ddl_if(dialect="sqlite"),
+    sa.Index("file_by_path", "campaign", sa.text(PATH_SHA256), unique=True).ddl_if(dialect="postgresql"),
     sa.Index(
         "file_by_uid",
         "campaign",

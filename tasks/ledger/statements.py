@@ -4,7 +4,9 @@ Bound names differ from the columns they set: SQLAlchemy keeps the columns' own 
 `new_<column>` is what a column is set to.
 """
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Final
@@ -13,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tasks.core.models import Digests, Header, Outcome, Status
-from tasks.ledger.schema import file, instance, issued_key, listing, run
+from tasks.ledger.schema import PATH_SHA256, file, instance, issued_key, listing, run
 
 NO_FILE: Final = 0  # in place of a file_id: of a key to which nothing is sent
 
@@ -33,10 +35,6 @@ _VERDICT: Final = tuple(name for name in OUTCOME if name not in {*_READ, *_SENT}
 def _new(*names: str) -> dict[str, Any]:
     return {name: _bind(f"new_{name}") for name in names}
 
-
-KNOWN: Final = sa.select(
-    file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns
-).where(file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True)))
 
 LOOKED_AT: Final = (
     sa.update(file)
@@ -116,6 +114,13 @@ class Scope:
         """Whether a row of `run` had a sign of life no longer ago than `dead_after_s`."""
         return run.c.heartbeat_s > self.now_s - math.ceil(self.dead_after_s)
 
+    def named(self, paths: Sequence[str]) -> dict[str, Any]:
+        """What `known_select` is bound to for these paths."""
+        bound: dict[str, Any] = {"in_campaign": self.campaign, "paths": paths}
+        if self.dialect == "postgresql":
+            bound["digests"] = [hashlib.sha256(path.encode()).digest() for path in paths]
+        return bound
+
     def insert(self, table: sa.Table) -> Any:
         """Inserts rows, and leaves alone those that are there."""
         return _insert(self.dialect, table)
@@ -125,6 +130,17 @@ class Scope:
 def _insert(dialect: str, table: sa.Table) -> Any:
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
     return insert(table).on_conflict_do_nothing()
+
+
+def known_select(scope: Scope) -> "sa.Select[Any]":
+    """What is known of some `paths`; in PostgreSQL they are found by their digests, which have an index."""
+    known = sa.select(file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns).where(
+        file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True))
+    )
+    if scope.dialect != "postgresql":
+        return known
+    digest = sa.literal_column(PATH_SHA256, sa.LargeBinary)
+    return known.where(digest.in_(_bind("digests", expanding=True)))
 
 
 def claimed_select(scope: Scope) -> "sa.Select[Any]":

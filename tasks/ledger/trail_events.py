@@ -41,11 +41,23 @@ class _Current(NamedTuple):
 
 
 class TrailEvents:
-    """Writes the events of one campaign's files."""
+    """Writes the events of one campaign's files, those of a transaction when it is about to be committed."""
 
     def __init__(self, trail: AuditTrail, campaign: str) -> None:
         self._trail = trail
         self._campaign = campaign
+        self._events: list[tuple[Event, dict[str, Any]]] = []  # of the transaction that is under way
+
+    def begin(self) -> None:
+        """A transaction begins; what one said that was taken back is forgotten."""
+        self._events.clear()
+
+    def flush(self) -> None:
+        """Returns when every line is on the disk, those of this transaction after all others."""
+        events, self._events = self._events, []
+        for event, facts in events:
+            self._trail.record(event, **facts)
+        self._trail.flush()
 
     def record_issued(self, db: sa.Connection, keys: Sequence[IssuedKey]) -> None:
         """Keys to which files will be sent, and those that they supersede."""
@@ -55,7 +67,7 @@ class TrailEvents:
 
     def record_unused(self, key: str) -> None:
         """A key to which nothing will be sent."""
-        self._trail.record(Event.KEY_UNUSED, key=key)
+        self._events.append((Event.KEY_UNUSED, {"key": key}))
 
     def record_settled(self, db: sa.Connection, outcomes: Sequence[tuple[Todo, Outcome]]) -> None:
         """Outcomes: what was stored, and what was tried, or given up, without that."""
@@ -85,4 +97,4 @@ class TrailEvents:
                 self._file(Event.SUPERSEDED, todo, key=key)
 
     def _file(self, event: Event, todo: Todo, **facts: Any) -> None:
-        self._trail.record(event, study_no=todo.study_no, file_no=todo.file_no, **facts)
+        self._events.append((event, {"study_no": todo.study_no, "file_no": todo.file_no, **facts}))

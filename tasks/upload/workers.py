@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from tasks.core.errors import IngestError, InternalError
+from tasks.core.errors import IngestError, InternalError, RowRefusedError
 from tasks.core.models import Outcome, Reason, Status, Todo
 from tasks.turn import computing
 from tasks.upload.transfer import Carrier, FileLedger, Trip
@@ -115,12 +115,27 @@ class Workers:
             if outcome is None:
                 return Ended(todo.file_id, waits=True)
             self._ledger.settle(todo, outcome, trip.claimed)
+        except RowRefusedError:
+            outcome = self._settle_refused(trip)
         except IngestError:
             self._settle_cut_off(trip)
             raise
         finally:
             del self._under_way[todo.file_id]
         return _ended(todo, outcome)
+
+    def _settle_refused(self, trip: Trip) -> Outcome:
+        """A file that the ledger can't hold: it alone has failed, and what may be the cause is left out."""
+        outcome = Outcome(
+            Status.FAILED,
+            Reason.REFUSED,
+            attempts=trip.attempts,
+            started_ns=trip.started_ns,
+            finished_ns=time.time_ns(),
+            detail="ledger",
+        )
+        self._ledger.settle(trip.todo, outcome, trip.claimed)
+        return outcome
 
     def _settle_cut_off(self, trip: Trip) -> None:
         """A file that was tried when the run stopped has failed; one that was not is not attempted."""
