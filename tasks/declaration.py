@@ -6,12 +6,14 @@ default. Declaring imports no pydantic, so the help of a command answers at once
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
 from enum import Flag, auto
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar, get_args, get_origin
 
 from tasks.core.errors import UsageError
+from tasks.core.escape import escape
 
 PREFIX: Final = "DICOM_INGEST_"
 _Kind = TypeVar("_Kind", bound="Declared")
@@ -144,3 +146,10 @@ def _fault(kind: type[Declared], detail: Any) -> str:
         return f"{option} is not given"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{option}: {message}" if name else f"{kind.prefix}{message}"
+
+
+def without_effect(name: str, variables: Collection[str]) -> str:
+    """What is said of an environment variable that looks like one of these and is none."""
+    by_rest = {each.removeprefix(PREFIX): each for each in variables}
+    (nearest,) = get_close_matches(name.upper().removeprefix(PREFIX), sorted(by_rest), 1, cutoff=0.0)
+    return f"{escape(name)} is no setting and changes nothing; the nearest one is {by_rest[nearest]}."

@@ -4,6 +4,7 @@ import re
 from typing import Final
 
 from tasks.core.allowed_hosts import why_not
+from tasks.core.platform_host import host_and_port
 from tasks.core.retry import BUDGETS
 
 # RFC 9110, 5.1; not one that says who asks, what is asked, or where a message ends.
@@ -65,6 +66,14 @@ def why_no_endpoint(url: str, *, allow_http: bool) -> str:
     if parsed.userinfo:
         return "must not contain a user or password"
     return why_not(parsed.scheme, host, allow_http=allow_http)
+
+
+def host_of(url: str) -> str:
+    """host:port of an endpoint, in one spelling (`tasks/core/platform_host.py`)."""
+    from httpx import URL
+
+    parsed = URL(url)
+    return host_and_port(parsed.scheme, parsed.raw_host.decode("ascii"), parsed.port)
 
 
 def is_header_for_keys(name: str) -> bool:

@@ -9,15 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from tasks.core.errors import FaultKind
-from tasks.core.escape import escape
 from tasks.core.models import Balance, OnConflict
 from tasks.core.retry import BUDGETS
-from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables
+from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables, without_effect
 from tasks.setting_values import (
     WITHOUT_SECRETS,
     has_password,
@@ -297,6 +295,13 @@ class RunSettings(LedgerSettings):
             form={"title": "On Conflict"},
         ),
     ] = OnConflict.REPORT
+    same_platform: Annotated[
+        bool,
+        Setting(
+            "The upload API is the campaign's platform by another host or port: said once, the ledger "
+            "remembers it."
+        ),
+    ] = False
     min_age: Annotated[
         float, Setting("Leave files alone that changed less than this many seconds ago.", limits={"ge": 0})
     ] = 0
@@ -391,10 +396,4 @@ VARIABLES: Final = frozenset((*(name for kind in KINDS for name in variables(kin
 def unknown_variables(names: Iterable[str]) -> list[str]:
     """A sentence for each name of an environment variable that looks like a setting and is none."""
     ours = sorted(name for name in names if name.upper().startswith(PREFIX))
-    return [_unknown(name) for name in ours if name.upper() not in VARIABLES]
-
-
-def _unknown(name: str) -> str:
-    by_rest = {each.removeprefix(PREFIX): each for each in VARIABLES}
-    (nearest,) = get_close_matches(name.upper().removeprefix(PREFIX), sorted(by_rest), 1, cutoff=0.0)
-    return f"{escape(name)} is no setting and changes nothing; the nearest one is {by_rest[nearest]}."
+    return [without_effect(name, VARIABLES) for name in ours if name.upper() not in VARIABLES]

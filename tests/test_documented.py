@@ -7,6 +7,7 @@ tests/benchmarks/README.md the figures.
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from prefect import settings
 from prefect.analytics import is_telemetry_enabled
 
 from flows.cli.commands import app
+from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError
-from tasks.core.models import OnConflict, Reason, Status
+from tasks.core.models import OnConflict, Reason, Status, Summary
 from tasks.declaration import Declared, Use, declarations, variables
 from tasks.report.directory import FILES
 from tasks.report.tables import STUDY_COLUMNS
@@ -185,6 +187,25 @@ class TestEverything:
     def test_every_file_of_a_report_is_documented(self) -> None:
         """By its name."""
         assert missing(set(FILES), section("## Report")) == []
+
+    def test_every_field_of_the_summary_is_documented_in_its_order(self) -> None:
+        """And all of them are where scripts expect them (DESIGN.md, section 6)."""
+        rows = table(section("### Fields of summary.json"), "field", "what it is")
+        documented = [name for cell, *_ in rows for name in re.findall(r"`(\w+)`", cell)]
+        assert documented == [field.name for field in fields(Summary)]
+        assert documented[:7] == [
+            "run_id",
+            "campaign",
+            "api_host",
+            "storage_hosts",
+            "manifest_sha256",
+            "root",
+            "files",
+        ]
+
+    def test_every_event_of_the_trail_is_documented(self) -> None:
+        rows = table(section("## Audit trail and certificate"), "event", "what it says")
+        assert sorted(name for cell, *_ in rows for name in re.findall(r"`(\w+)`", cell)) == sorted(Event)
 
     def test_every_choice_of_an_option_is_documented(self) -> None:
         """Beside the option."""

@@ -10,11 +10,12 @@ from typing import Final
 from deployments.sandbox.demo_check import compare
 from deployments.sandbox.privileges import drop_dac_capabilities
 from deployments.sandbox.samples import Planted, build
-from deployments.sandbox.sandbox import Sandbox
+from deployments.sandbox.sandbox import Sandbox, keep_port, last_port
 from tasks.core.errors import UsageError
 from tasks.report.reader import read_report
 
 _MARK: Final = ".dicom-ingest-demo"  # only a folder with this in it is removed and made anew
+_SANDBOX: Final = "sandbox"
 _NEXT: Final = """
 Next, with studies of your own, to such a platform on this machine:
   dicom-ingest sandbox                             # in one terminal, until Ctrl-C
@@ -35,7 +36,7 @@ def run_demo(directory: Path, slices: int) -> int:
     _say("Building sample studies ...")
     planted = build(home / "archive", slices)
     report = home / "report"
-    with Sandbox.start(home / "sandbox") as sandbox:
+    with Sandbox.start(home / _SANDBOX) as sandbox:
         _say(f"Until the demo ends, an upload API and an S3 endpoint run at {sandbox.api_url}. Now:")
         manifest, report_dir = os.path.relpath(planted.manifest), os.path.relpath(report)
         _say(f"  dicom-ingest run {manifest} -u {sandbox.api_url} --report-dir {report_dir}")
@@ -53,6 +54,9 @@ def run_demo(directory: Path, slices: int) -> int:
 
 
 def _fresh(directory: Path) -> Path:
+    """The demo's directory, empty but for its sandbox's port, so that it is at one address each time."""
+    data_dir = directory / _SANDBOX
+    port = last_port(data_dir)
     if directory.exists():
         if any(directory.iterdir()) and not (directory / _MARK).exists():
             raise UsageError(
@@ -61,6 +65,9 @@ def _fresh(directory: Path) -> Path:
         shutil.rmtree(directory)
     directory.mkdir(mode=0o700, parents=True)
     (directory / _MARK).touch()
+    if port:
+        data_dir.mkdir(mode=0o700)
+        keep_port(data_dir, port)
     return directory
 
 

@@ -26,6 +26,7 @@ from tasks.settings import SandboxSettings
 
 _PREFIX: Final = SandboxSettings.prefix
 _LAST_PORT: Final = 65_535
+_PORT_FILE: Final = "gateway.port"  # in the data directory: the one that it had last
 _STOP_TIMEOUT_S: Final = 10.0  # the gateway gives its requests 2 s and the object store 5 s
 
 
@@ -43,8 +44,10 @@ class Sandbox:
     @classmethod
     @contextmanager
     def start(cls, data_dir: Path, port: int | None = None) -> Iterator[Self]:
-        """Starts it on `port` of 127.0.0.1, or on a free one, and stops it when the block ends.
+        """Starts it on `port` of 127.0.0.1, and stops it when the block ends.
 
+        Without a `port` it takes the last one of this data directory again, for a campaign knows its platform
+        by that; when another program has it, a free one.
         `data_dir` holds the objects and the logs. DICOM_INGEST_SANDBOX_* settings choose another bucket,
         client or lifetimes. Raises UsageError when the extra is not installed, the port is in use, the folder
         can't be written or a setting is wrong, and StoppedError when it does not start for another reason.
@@ -53,11 +56,12 @@ class Sandbox:
         data_dir = _private_directory(data_dir)
         environment = _environment(data_dir)
         log = data_dir / "gateway.log"
-        with _listen(port) as listener:
+        with _listen(port, data_dir) as listener:
             address: tuple[str, int] = listener.getsockname()
             gateway = _spawn_gateway(listener, environment, log)
         try:
             _await_first_answer(address, gateway, log)
+            keep_port(data_dir, address[1])
             yield cls(
                 api_url=f"http://{address[0]}:{address[1]}",
                 client_id=environment[f"{_PREFIX}CLIENT_ID"],
@@ -183,8 +187,30 @@ def _without_aws(environment: dict[str, str]) -> dict[str, str]:
     return {**kept, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
 
-def _listen(port: int | None) -> socket.socket:
+def last_port(data_dir: Path) -> int | None:
+    """The port that a sandbox with this data directory had last; None when that is not known."""
+    try:
+        text = (data_dir / _PORT_FILE).read_text(encoding="ascii").strip()
+        return int(text) if text.isdecimal() and 0 < int(text) <= _LAST_PORT else None
+    except (OSError, ValueError):
+        return None
+
+
+def keep_port(data_dir: Path, port: int) -> None:
+    """The next sandbox with this data directory takes this port when it is free."""
+    with suppress(OSError), open_private(data_dir / _PORT_FILE) as file:
+        file.write(f"{port}\n")
+
+
+def _listen(port: int | None, data_dir: Path) -> socket.socket:
     """The socket that the gateway inherits: no other program gets the port, and early clients queue."""
+    if port is None and (last := last_port(data_dir)):
+        with suppress(UsageError):
+            return _listen_on(last)
+    return _listen_on(port)
+
+
+def _listen_on(port: int | None) -> socket.socket:
     unusable = UsageError(f"Port {port} cannot be used here: choose another, or none for a free one.")
     if not 0 <= (port or 0) <= _LAST_PORT:  # create_server would leave its socket open
         raise unusable

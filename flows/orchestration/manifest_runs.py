@@ -24,6 +24,7 @@ from tasks.core.errors import (
 )
 from tasks.core.words import counted
 from tasks.report.finished import is_finished
+from tasks.run.preflight import target_of
 from tasks.settings import Settings
 
 
@@ -37,10 +38,11 @@ def run_each(
 ) -> State[Any]:
     """Runs `backfill` for each manifest that is not finished. One that is wrong keeps no other back."""
     options = options.model_copy(update={"ledger": str(settings.ledger_at)})
+    of_campaign = settings.ledger_at, settings.campaign, target_of(settings)
     counts = dict.fromkeys(("done", "finished before", "incomplete", "wrong"), 0)
     for number, manifest in enumerate(manifests, 1):
         report_dir = settings.report_dir / manifest.name
-        if is_finished(manifest, report_dir):
+        if is_finished(manifest, report_dir, *of_campaign):
             counts["finished before"] += 1
             continue
         numbered = backfill.with_options(flow_run_name=partial(run_name, number, len(manifests)))

@@ -20,7 +20,6 @@ from enum import StrEnum
 from typing import Final, Self
 from uuid import UUID
 
-from httpx import URL
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
@@ -30,6 +29,7 @@ from flows.orchestration.api_client import Connect, connect
 from flows.orchestration.prefect_api import has_own_server
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.words import counted
+from tasks.setting_values import host_of
 from tasks.settings import MOST_PARALLEL, RunSettings
 
 log = logging.getLogger("dicom_ingest")
@@ -38,7 +38,6 @@ _AWAY: Final = "upload slots: Prefect's server does not answer"
 _LOCKED: Final = 423  # others have all
 _TOO_MANY: Final = 422  # more than the limit has
 _GONE: Final = frozenset({404, 410})
-_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +89,7 @@ def is_standing_server() -> bool:
 
 def limit_name(api_endpoint: str) -> str:
     """The limit of all uploads into one platform, by the API's host and port."""
-    url = URL(api_endpoint)
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    return f"dicom-ingest {host}:{url.port or _PORTS[url.scheme]}"
+    return f"dicom-ingest {host_of(api_endpoint)}"
 
 
 def slots_of_platform(api_endpoint: str, wanted: int, edges: LeaseEdges = _EDGES) -> str:

@@ -19,7 +19,8 @@ from tasks.report.directory import CERTIFICATE_JSON, CERTIFICATE_SIG, FILES, pri
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-_SUMMED: Final = ("run_id", "campaign", "files", "bytes", "by_status", "studies", "complete_studies")
+_RUN: Final = ("run_id", "campaign", "api_host", "storage_hosts", "manifest_sha256", "root")
+_SUMMED: Final = ("files", "bytes", "by_status", "studies", "complete_studies")
 _TIMED: Final = ("started_at", "finished_at", "exit_code")
 
 
@@ -27,7 +28,7 @@ def write_certificate(
     report_dir: Path, summary: Summary, chain: Chain, key: "Ed25519PrivateKey | None" = None
 ) -> None:
     """Writes it beside the report and, with a key, its signature: Ed25519 (RFC 8032) over its bytes."""
-    facts: dict[str, Any] = {name: getattr(summary, name) for name in (*_SUMMED, *_TIMED)}
+    facts: dict[str, Any] = {name: getattr(summary, name) for name in (*_RUN, *_SUMMED, *_TIMED)}
     facts["sha256"] = {name: sha256_of(report_dir / name) for name in FILES}
     facts["audit"] = {"lines": chain.lines, "head": chain.head}
     certificate = json.dumps(facts, indent=2).encode() + b"\n"

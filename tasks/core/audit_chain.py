@@ -25,6 +25,7 @@ class Event(StrEnum):
     BATCH_STARTED = "batch_started"
     KEY_ISSUED = "key_issued"  # durable before the first byte is sent to it
     KEY_UNUSED = "key_unused"  # of the URL that a run asks for at its start: nothing is sent to it
+    STORAGE_HOST = "storage_host"  # that files go to from here on
     STORED = "stored"
     SUPERSEDED = "superseded"  # a key that no file has any more, or never had
     REFUSED = "refused"  # a file that was tried and given up

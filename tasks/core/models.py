@@ -4,6 +4,7 @@ Times are Unix nanoseconds in memory and ISO 8601 UTC in a report. A path is tex
 would open it (bytes that are not UTF-8 as surrogates, PEP 383); `core/escape.py` is how it is written down.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -111,6 +112,29 @@ class StudyEntry:
     expected_bytes: int | None = None
 
 
+class Manifest(list[StudyEntry]):
+    """A manifest's rows, with the SHA-256 of the very bytes that they were read from, in hex."""
+
+    def __init__(self, entries: Iterable[StudyEntry], sha256: str) -> None:
+        super().__init__(entries)
+        self.sha256 = sha256
+
+
+def manifest_sha256(entries: Sequence[StudyEntry]) -> str:
+    """That of the manifest; empty for entries that are of none."""
+    return entries.sha256 if isinstance(entries, Manifest) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a run's files go, and which they are."""
+
+    api_host: str = ""  # host:port
+    manifest_sha256: str = ""  # empty: without a manifest
+    root: str = ""  # absolute, escaped; empty: none was given
+    same_platform: bool = False  # said to be the platform that the campaign has, by another name
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A regular file that scan found. `file_no` counts the rows of its study from 1, in path order."""
@@ -211,14 +235,22 @@ class RunFacts:
     problems: list[str] = field(default_factory=list)
     stopped_exit_code: int | None = None  # 3, 4 or 130 when the run ended early; wins over 0 and 1
     unused_keys: list[str] = field(default_factory=list)  # of the URLs that were asked for at the start
+    api_host: str = ""  # host:port; empty when an earlier version did the run
+    storage_hosts: list[str] = field(default_factory=list)  # host:port of each that something was sent to
+    manifest_sha256: str = ""  # empty: without a manifest
+    root: str = ""  # absolute, escaped; empty: none was given
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One run in numbers: `summary.json`, in this order."""
+    """One run in numbers: `summary.json`, in this order. What earlier versions did not write is empty."""
 
     run_id: str
     campaign: str
+    api_host: str = ""
+    storage_hosts: list[str] = field(default_factory=list)
+    manifest_sha256: str = ""
+    root: str = ""
     files: int
     bytes: int
     by_status: dict[str, int]

@@ -31,5 +31,11 @@ class Settling(NamedTuple):
     claimed: Collection[str] = ()
 
 
-FileRequest: TypeAlias = Claiming | Issuing | Settling
-FileAnswer: TypeAlias = Claim | bool | None  # to a claim; whether a key is the file's own; to an outcome
+class Reaching(NamedTuple):
+    """A file is about to go to a host of the store's, host:port, that none went to before."""
+
+    storage_host: str
+
+
+FileRequest: TypeAlias = Claiming | Issuing | Settling | Reaching
+FileAnswer: TypeAlias = Claim | bool | None  # to a claim; whether a key is the file's own; to the others

@@ -17,11 +17,11 @@ from typing import Final, Self
 
 from tasks.core.duplicates import Claim
 from tasks.core.errors import IngestError, RowRefusedError, UsageError
-from tasks.core.models import Listed, Outcome, Reason, RunFacts, Status, StudyEntry, Todo, Unwalked
+from tasks.core.models import Listed, Outcome, Reason, RunFacts, Status, StudyEntry, Target, Todo, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.report_columns import ReportRow
 from tasks.ledger.database import connect, has_ledger, prepare
-from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
+from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Reaching, Settling
 from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
 from tasks.ledger.report_query import report_rows, with_unscanned
@@ -31,6 +31,7 @@ from tasks.ledger.trail_events import AuditTrail, TrailEvents
 from tasks.settings import RunSettings
 
 _NO_RULES: Final = Rules()
+_NO_TARGET: Final = Target()
 _NO_RUN: Final = (
     "There is no run in this report directory, for there is no ledger of it: name the report directory of a "
     "run, or its --ledger."
@@ -71,8 +72,8 @@ class Ledger:
             self._engine.dispose()
             raise
         scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
-        self._runs = Runs(self._engine, scope, counters)
         events = TrailEvents(trail, campaign) if trail else None
+        self._runs = Runs(self._engine, scope, counters, events)
         self._files = Files(self._engine, scope, events)
         self._writer = Writer(
             self._engine,
@@ -110,10 +111,18 @@ class Ledger:
     # -- a run's life ------------------------------------------------------------------------------------
 
     def begin(
-        self, started_ns: int, report_dir: Path, entries: Sequence[StudyEntry], overlaps: Mapping[int, int]
+        self,
+        started_ns: int,
+        report_dir: Path,
+        entries: Sequence[StudyEntry],
+        overlaps: Mapping[int, int],
+        target: Target = _NO_TARGET,
     ) -> None:
-        """The run and its manifest are known from here on; `overlaps`: study_no to earlier study_no."""
-        self._writer.write(lambda db: self._runs.begin(db, started_ns, report_dir, entries, overlaps))
+        """The run and its manifest are known from here on; `overlaps`: study_no to earlier study_no.
+
+        UsageError when the campaign belongs to another platform than the target's.
+        """
+        self._writer.write(lambda db: self._runs.begin(db, started_ns, report_dir, entries, overlaps, target))
         self._runs.at_work_since_ns = started_ns
 
     def begin_divided(
@@ -123,24 +132,25 @@ class Ledger:
         entries: Sequence[StudyEntry],
         overlaps: Mapping[int, int],
         shards: Sequence[Sequence[StudyEntry]],
+        target: Target = _NO_TARGET,
     ) -> bool:
         """As `begin`, and so are the shards that the run is cut into: each a run, for `take_up`.
 
         All in one commit. False while another process is at work on this run.
         """
         is_ours = self._writer.write(
-            lambda db: self._runs.begin_divided(db, started_ns, report_dir, entries, overlaps, shards)
+            lambda db: self._runs.begin_divided(db, started_ns, report_dir, entries, overlaps, shards, target)
         )
         if is_ours:
             self._runs.at_work_since_ns = started_ns
         return is_ours
 
-    def take_up(self, started_ns: int, report_dir: Path) -> bool:
+    def take_up(self, started_ns: int, report_dir: Path, target: Target = _NO_TARGET) -> bool:
         """Begins a run that is known already, from its start. False while another process is at work on it.
 
         What an earlier process stored in it counts as this one's, and what that one claimed is free again.
         """
-        is_ours = self._writer.write(lambda db: self._runs.take_up(db, started_ns, report_dir))
+        is_ours = self._writer.write(lambda db: self._runs.take_up(db, started_ns, report_dir, target))
         if is_ours:
             self._runs.at_work_since_ns = started_ns
         return is_ours
@@ -213,8 +223,12 @@ class Ledger:
         """
         self._writer.submit(self._files.settle, Settling(todo, outcome, claimed))
 
+    def reach(self, storage_host: str) -> None:
+        """Makes durable that files of this run go to a host, host:port, before the first does."""
+        self._writer.submit(self._runs.reach, Reaching(storage_host))
+
     def answer(self, requests: Sequence[FileRequest]) -> list[FileAnswer | Exception]:
-        """Many of claim, issue and settle in one commit: an answer, or an exception, for each."""
+        """Many of claim, issue, settle and reach in one commit: an answer, or an exception, for each."""
         return self._writer.submit_all([self._handled(request) for request in requests])
 
     def _handled(self, request: FileRequest) -> Request:
@@ -225,6 +239,8 @@ class Ledger:
                 return self._files.issue, request
             case Settling():
                 return self._files.settle, request
+            case Reaching():
+                return self._runs.reach, request
 
     # -- report ------------------------------------------------------------------------------------------
 
@@ -241,6 +257,14 @@ class Ledger:
     def facts(self) -> RunFacts:
         """What the run said at its end; when it was killed, what can be known of it."""
         return self._runs.facts()
+
+    def manifest_sha256(self) -> str:
+        """The digest of the run's manifest; empty when there was none, or an earlier version did the run."""
+        return self._runs.manifest_sha256()
+
+    def with_target(self, facts: RunFacts) -> RunFacts:
+        """The facts with where the run, and each of its shards, sent its files, and which those were."""
+        return self._runs.with_target(facts)
 
     def shards(self) -> list[ShardStanding]:
         """The shards that this run was cut into, in their order; none of a run that is whole."""

@@ -4,7 +4,7 @@ What takes a connection writes by it, and may be executed again when its commit 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -13,10 +13,13 @@ import sqlalchemy as sa
 
 from tasks.core.errors import InterruptedRunError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
-from tasks.core.models import RunFacts, StudyEntry
+from tasks.core.models import RunFacts, StudyEntry, Target
 from tasks.ledger.database import connect, fetch, has_ledger, retry_while_busy
+from tasks.ledger.file_requests import Reaching
+from tasks.ledger.platforms import api_hosts, bind
 from tasks.ledger.schema import file, instance, issued_key, listing, run, study
 from tasks.ledger.statements import NO_FILE, Scope
+from tasks.ledger.trail_events import TrailEvents
 
 AT_WORK: Final = "A run into this report directory is at work, or was killed less than a minute ago."
 _AT_ONCE: Final = 1000  # rows read or written
@@ -62,6 +65,27 @@ def _begins(engine: sa.Engine, campaign: str) -> Begins:
         return Begins.NOTHING if is_known else Begins.CAMPAIGN
 
 
+def ended_into(url: str | Path, campaign: str, report_dir: Path, api_host: str) -> str:
+    """The run_id of the newest run into a report directory, when it came to its end; else empty.
+
+    Also when the campaign does not have this API's host among its platform's. It makes nothing.
+    """
+    if api_host not in api_hosts(url, campaign):
+        return ""
+    query = (
+        sa.select(run.c.run_id, run.c.end)
+        .where(run.c.campaign == campaign, run.c.report_dir == _kept_path(report_dir))
+        .order_by(run.c.started_ns.desc())
+        .limit(1)
+    )
+    engine = connect(url)
+    try:
+        (newest,) = fetch(engine, query) or (None,)
+    finally:
+        engine.dispose()
+    return newest.run_id if newest and newest.end and newest.end["stopped_exit_code"] is None else ""
+
+
 def shard_run_id(run_id: str, shard_no: int) -> str:
     """The run_id of a run's shard."""
     return f"{run_id}-{shard_no:04}"
@@ -80,8 +104,15 @@ class ShardStanding:
 class Runs:
     """One run in the ledger, and its shards."""
 
-    def __init__(self, engine: sa.Engine, scope: Scope, counters: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        scope: Scope,
+        counters: Callable[[], dict[str, int]],
+        events: TrailEvents | None = None,
+    ) -> None:
         """Each sign of life has its `counters` with it."""
+        self._events = events
         self._engine = engine
         self._scope = scope
         self._counters = counters
@@ -153,6 +184,24 @@ class Runs:
             stopped_exit_code=StoppedError.exit_code,
         )
 
+    def manifest_sha256(self) -> str:
+        """The digest of the run's manifest; empty when there was none, or an earlier version did the run."""
+        query = sa.select(run.c.manifest_sha256).where(run.c.run_id == self._scope.run_id)
+        return "".join(row.manifest_sha256 for row in fetch(self._engine, query))
+
+    def with_target(self, facts: RunFacts) -> RunFacts:
+        """The facts with where the run, and each of its shards, sent its files, and which those were."""
+        run_ids = [self._scope.run_id, *(shard.run_id for shard in self.shards())]
+        (row,) = fetch(self._engine, sa.select(run).where(run.c.run_id == self._scope.run_id))
+        reached = fetch(self._engine, sa.select(run.c.storage_hosts).where(run.c.run_id.in_(run_ids)))
+        return replace(
+            facts,
+            api_host=row.api_host,
+            storage_hosts=sorted({host for each in reached for host in each.storage_hosts or ()}),
+            manifest_sha256=row.manifest_sha256,
+            root=row.root,
+        )
+
     def studies(self) -> Iterator[StudyEntry]:
         """The run's manifest rows in the manifest's order."""
         of_this_run = sa.select(study).where(study.c.run_id == self._scope.run_id)
@@ -197,8 +246,7 @@ class Runs:
             .where(study.c.run_id.in_(run_ids), ~study.c.scanned)
             .order_by(study.c.study_no)
         )
-        with reading(self._engine) as db:
-            return [(row.study_no, row.study_dir) for row in db.execute(query)]
+        return [(row.study_no, row.study_dir) for row in fetch(self._engine, query)]
 
     @property
     def _is_our_shard(self) -> "sa.ColumnElement[bool]":
@@ -215,9 +263,11 @@ class Runs:
         report_dir: Path,
         entries: Sequence[StudyEntry],
         overlaps: Mapping[int, int],
+        target: Target,
     ) -> None:
-        """Adds the run and its studies."""
-        begun = {"started_ns": started_ns, "report_dir": _kept_path(report_dir)}
+        """Adds the run and its studies. UsageError when the campaign belongs to another platform."""
+        bind(db, self._scope, target)
+        begun = {"started_ns": started_ns, "report_dir": _kept_path(report_dir), **_kept_target(target)}
         self._add(db, self._scope.run_id, begun, self._scope.now_s, entries, overlaps)
 
     def begin_divided(
@@ -228,26 +278,31 @@ class Runs:
         entries: Sequence[StudyEntry],
         overlaps: Mapping[int, int],
         shards: Sequence[Sequence[StudyEntry]],
+        target: Target,
     ) -> bool:
         """Adds the run, its studies, and a run that nobody has begun for each shard: all of it, or nothing.
 
         False while another process is at work on the run. One that is known, yet was never divided, is begun
         anew: an earlier version was killed between the two.
         """
-        self.begin(db, started_ns, report_dir, (), overlaps)
-        if not self.take_up(db, started_ns, report_dir):
+        self.begin(db, started_ns, report_dir, (), overlaps, target)
+        if not self.take_up(db, started_ns, report_dir, target):
             return False
         if db.scalar(sa.select(sa.exists().where(self._is_our_shard))):
             return True  # by a process that was quicker, and is dead by now
         db.execute(sa.delete(study).where(study.c.run_id == self._scope.run_id))
-        self.begin(db, started_ns, report_dir, entries, overlaps)
+        self.begin(db, started_ns, report_dir, entries, overlaps, target)
         for number, part in enumerate(shards, 1):
             run_id = shard_run_id(self._scope.run_id, number)
             self._add(db, run_id, {"started_ns": 0, "report_dir": ""}, 0, part, overlaps)
         return True
 
-    def take_up(self, db: sa.Connection, started_ns: int, report_dir: Path) -> bool:
-        """Begins a run that is known, from its start. False while another process is at work on it."""
+    def take_up(self, db: sa.Connection, started_ns: int, report_dir: Path, target: Target) -> bool:
+        """Begins a run that is known, from its start. False while another process is at work on it.
+
+        UsageError when the campaign belongs to another platform.
+        """
+        bind(db, self._scope, target)
         of_this_run = run.c.run_id == self._scope.run_id
         begun = db.execute(
             sa.update(run)
@@ -258,6 +313,7 @@ class Runs:
                 heartbeat_s=self._scope.now_s,
                 end=sa.null(),
                 progress=sa.null(),
+                **_kept_target(target),
             )
         )
         if not begun.rowcount:
@@ -276,6 +332,18 @@ class Runs:
         """Gives a sign of life, of a run that is at work here."""
         if self.at_work_since_ns is not None:
             self._update_ours(db, run.c.heartbeat_s > 0, heartbeat_s=self._scope.now_s)
+
+    def reach(self, db: sa.Connection, reached: Sequence[Reaching]) -> list[None]:
+        """Adds hosts that files of this run go to from here on."""
+        mine = run.c.run_id == self._scope.run_id
+        known = db.scalars(sa.select(run.c.storage_hosts).where(mine)).one() or []
+        new = [host for host in dict.fromkeys(each.storage_host for each in reached) if host not in known]
+        if new:
+            db.execute(sa.update(run).where(mine).values(storage_hosts=[*known, *new]))
+        if self._events:
+            for host in new:
+                self._events.record_storage_host(host)
+        return [None] * len(reached)
 
     def _add(
         self,
@@ -307,6 +375,10 @@ class Runs:
         done = db.execute(sa.update(run).where(*ours, *where).values(**values, progress=self._counters()))
         if not done.rowcount:
             raise StoppedError("Stopped: this process was silent for so long that another took its run up.")
+
+
+def _kept_target(target: Target) -> dict[str, str]:
+    return {name: getattr(target, name) for name in ("api_host", "manifest_sha256", "root")}
 
 
 def _kept_path(directory: Path) -> str:

@@ -1,6 +1,7 @@
 """The ledger's tables.
 
     run           who is at work, and until when it is known to live; a shard is a run <run_id>-<number>
+    platform      whose each campaign is: the hosts by which its upload API is known
     study         the manifest's rows of a run
     file          what is known of a path: the report's columns, as of the last look at it
     listing       the rows of a run's report: which file, which batch, settled in this run or not
@@ -16,7 +17,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0006"  # the newest revision in migrations/versions
+HEAD: Final = "0007"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -39,6 +40,16 @@ run = sa.Table(
     sa.Column("report_dir", _text, nullable=False),
     sa.Column("end", sa.JSON),  # RunEnd; null when the run was killed
     sa.Column("progress", sa.JSON),  # its counters at the last heartbeat
+    sa.Column("api_host", _text, nullable=False, server_default=""),
+    sa.Column("storage_hosts", sa.JSON),  # a list, each before the first file goes there
+    sa.Column("manifest_sha256", _text, nullable=False, server_default=""),
+    sa.Column("root", _text, nullable=False, server_default=""),
+)
+platform = sa.Table(
+    "platform",
+    metadata,
+    sa.Column("campaign", _text, primary_key=True),
+    sa.Column("api_hosts", sa.JSON, nullable=False),  # host:port: the first, and those said to be the same
 )
 study = sa.Table(
     "study",

@@ -69,6 +69,10 @@ class TrailEvents:
         """A key to which nothing will be sent."""
         self._events.append((Event.KEY_UNUSED, {"key": key}))
 
+    def record_storage_host(self, storage_host: str) -> None:
+        """A host that files go to from here on."""
+        self._trail.record(Event.STORAGE_HOST, storage_host=storage_host)
+
     def record_settled(self, db: sa.Connection, outcomes: Sequence[tuple[Todo, Outcome]]) -> None:
         """Outcomes: what was stored, and what was tried, or given up, without that."""
         given_up = {}

@@ -19,6 +19,7 @@ import httpx
 
 from tasks.core.allowed_hosts import is_private, why_not
 from tasks.core.errors import Fault, FaultKind
+from tasks.core.platform_host import host_and_port
 from tasks.remote.credentials import ApiKey, Credentials
 from tasks.remote.http_pool import Answer, Connections
 
@@ -92,6 +93,8 @@ class UploadClient:
         self._clock = clock
         self._skew_s = 0.0  # the server's clock less ours, from the last presign answer
         self._permitted: set[tuple[str, str]] = set()
+        self._reached: set[str] = set()
+        self.reach: Callable[[str], None] = lambda _: None  # called with each host:port before its first PUT
 
     def presign(self) -> Ticket:
         """A URL and key for one file that is ready to be sent."""
@@ -132,6 +135,7 @@ class UploadClient:
         self, url: httpx.URL, headers: Mapping[str, str], body: Callable[[], bytes | Iterable[bytes]]
     ) -> Answer:
         """Follows redirects that keep the method, to permitted hosts alone."""
+        self._reach(url)
         answer = self._connections.send("PUT", url, headers, body())
         for _ in range(_MAX_REDIRECTS):
             location = answer.headers.get("location", "")
@@ -142,8 +146,15 @@ class UploadClient:
                 self._check_host(url)
             except (httpx.InvalidURL, UnicodeError):  # of IDNA
                 break
+            self._reach(url)
             answer = self._connections.send("PUT", url, headers, body())
         return answer
+
+    def _reach(self, url: httpx.URL) -> None:
+        host = host_and_port(url.scheme, url.raw_host.decode("ascii"), url.port)
+        if host not in self._reached:
+            self.reach(host)
+            self._reached.add(host)
 
     def close(self) -> None:
         """Give back the idle connections."""

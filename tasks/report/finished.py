@@ -1,18 +1,32 @@
 """Whether a manifest is still to be run: for schedules over a folder of manifests."""
 
-from datetime import datetime
+import hashlib
 from pathlib import Path
 
 from tasks.core.errors import IngestError
+from tasks.core.models import Target
+from tasks.ledger.runs import ended_into
 from tasks.report.reader import read_summary
 
 
-def is_finished(manifest: Path, report_dir: Path) -> bool:
-    """Whether a run into this directory ended with exit code 0 and began after the manifest last changed."""
+def is_finished(
+    manifest: Path, report_dir: Path, ledger_at: str | Path, campaign: str, target: Target
+) -> bool:
+    """Whether the report in this directory, with exit code 0, is of these very bytes, and the ledger agrees.
+
+    By digest, for clocks go wrong and a file that is moved keeps its time. The report has to be of this
+    campaign, root and platform (`target`); and the ledger has to know its run as the last into this
+    directory, and as ended: one that was deleted, replaced or set back does not know what is stored.
+    """
     try:
-        summary, stat = read_summary(report_dir), manifest.stat()
+        summary = read_summary(report_dir)
+        with manifest.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        same = (campaign, digest, target.root)
+        return (
+            summary.exit_code == 0
+            and same == (summary.campaign, summary.manifest_sha256, summary.root)
+            and ended_into(ledger_at, campaign, report_dir, target.api_host) == summary.run_id
+        )
     except (OSError, IngestError):
         return False
-    began_s = datetime.fromisoformat(summary.started_at).timestamp()
-    changed_s = max(stat.st_mtime, stat.st_ctime)  # a file moved here keeps its mtime
-    return summary.exit_code == 0 and changed_s < began_s

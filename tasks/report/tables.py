@@ -201,6 +201,10 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
     return Summary(
         run_id=run.run_id,
         campaign=run.campaign,
+        api_host=run.api_host,
+        storage_hosts=list(run.storage_hosts),
+        manifest_sha256=run.manifest_sha256,
+        root=run.root,
         files=totals.by_status.total(),
         bytes=totals.uploaded_bytes,
         by_status=by_status,

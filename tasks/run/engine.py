@@ -33,7 +33,7 @@ from tasks.ledger.runs import Begins
 from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
-from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer
+from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer, target_of
 from tasks.run.records import keep_unused, open_records
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
@@ -87,11 +87,13 @@ class Engine:
         self._ownership = survey(entries, settings.root or None)
         report_dirs = list(filter(None, (settings.report_dir, whole_report_dir)))
         require_none_in(self._ownership.real_dirs, report_dirs)
+        self._target = target_of(settings, entries)
         with ExitStack() as undo:
             self._client = connect(settings)
             undo.callback(self._client.close)
             ask = self._not_asked if shard is not None else self._first_answer
-            self._records = open_records(undo, settings, self.run_id, len(ours), ask, self.progress.counters)
+            counters = self.progress.counters
+            self._records = open_records(undo, settings, self.run_id, len(ours), self._target, ask, counters)
             self._ledger = self._records.ledger
             own = own_files(report_dirs, sqlite_file(settings.ledger_at))  # which are there from here on
             self._ownership = replace(self._ownership, own=own)
@@ -219,8 +221,8 @@ class Engine:
         """The ledger knows from here on that the run is at work."""
         at = self._started_ns, self.settings.report_dir
         if not is_shard:
-            self._ledger.begin(*at, entries, self._ownership.overlaps)
-        elif not self._ledger.take_up(*at):
+            self._ledger.begin(*at, entries, self._ownership.overlaps, self._target)
+        elif not self._ledger.take_up(*at, self._target):
             raise UsageError(
                 f"This shard is at work, or was killed less than {self.settings.dead_after:.0f} s ago. "
                 "Nothing was sent."

@@ -24,12 +24,15 @@ from tasks.core.errors import (
     WrongSettingsError,
     ending,
 )
-from tasks.core.models import StudyEntry
+from tasks.core.escape import escape
+from tasks.core.models import StudyEntry, Target, manifest_sha256
 from tasks.core.retry import backoff_s
+from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.private_directories import make_private, remove_empty
 from tasks.remote.upload_api import UploadClient
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
+from tasks.setting_values import host_of
 from tasks.settings import Settings
 from tasks.source.manifest_reader import load_manifest
 from tasks.upload.assembly import connect, warn_without_credentials
@@ -60,6 +63,13 @@ def read_manifest(manifest: Path, settings: Settings) -> Sequence[StudyEntry]:
     return load_manifest(manifest, Path(settings.root) if settings.root else None)
 
 
+def target_of(settings: Settings, entries: Sequence[StudyEntry] = ()) -> Target:
+    """Where a run by these settings sends the files of these entries."""
+    root = escape(str(Path(settings.root).absolute())) if settings.root else ""
+    digest = manifest_sha256(entries)
+    return Target(host_of(settings.api_endpoint), digest, root, settings.same_platform)
+
+
 def check(settings: Settings, edges: Edges | None = None) -> FirstAnswer:
     """Everything that can be known before a run begins. No file and no directory of it stays.
 
@@ -67,6 +77,8 @@ def check(settings: Settings, edges: Edges | None = None) -> FirstAnswer:
     """
     with ExitStack() as undo:
         signing_key(settings.signing_key)
+        at = settings.ledger_at, settings.campaign
+        require_same_platform(*at, target_of(settings), settings.dead_after)
         open_trail(undo, settings.report_dir)
         warn_without_credentials(settings)
         client = undo.enter_context(closing(connect(settings)))

@@ -11,8 +11,9 @@ from tasks.audit.certificate import sha256_of, signing_key, write_certificate
 from tasks.audit.log import Trail
 from tasks.core.audit_chain import Event
 from tasks.core.errors import Fault, FaultKind, IngestError, ending
-from tasks.core.models import RunFacts, Summary
+from tasks.core.models import RunFacts, Summary, Target
 from tasks.ledger.ledger import Ledger
+from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.runs import Begins, begins
 from tasks.report.directory import REPORT_CSV, write_report
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, open_trail
@@ -35,7 +36,7 @@ class Records:
     def write(self, report_dir: Path, facts: RunFacts, event: Event) -> Summary:
         """The report, the trail's last line, and the certificate over both."""
         ledger, trail = self.ledger, self.trail
-        facts = replace(facts, unused_keys=ledger.unused_keys())
+        facts = replace(ledger.with_target(facts), unused_keys=ledger.unused_keys())
         summary = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
         trail.record(
             event,
@@ -43,6 +44,7 @@ class Records:
             files=summary.files,
             by_status=summary.by_status,
             exit_code=summary.exit_code,
+            storage_hosts=summary.storage_hosts,
             report_sha256=sha256_of(report_dir / REPORT_CSV),
         )
         trail.flush()
@@ -60,25 +62,29 @@ def open_records(
     settings: Settings,
     run_id: str,
     studies: int,
+    target: Target,
     ask: Callable[[], FirstAnswer],
     counters: Callable[[], dict[str, int]] = dict,
 ) -> Records:
     """Opens a run's records, and `ask`s the platform before there is a ledger of it.
 
+    A campaign of another platform is refused before that: nothing is asked of a wrong one.
+
     `undo` takes all of it back: whatever refuses the run leaves nothing. The ledger is opened last, for a new
     one may be another run's by the time that it would be removed.
     """
     key = signing_key(settings.signing_key)
+    require_same_platform(settings.ledger_at, settings.campaign, target, settings.dead_after)
     trail = open_trail(undo, settings.report_dir)
     anew = begins(settings.ledger_at, settings.campaign)
     first = ask()
     ledger = Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after, trail, counters)
     undo.callback(ledger.close)
-    record_start(trail, run_id, settings, studies)
+    record_start(trail, run_id, settings, studies, target)
     return Records(trail, ledger, key, anew, first)
 
 
-def record_start(trail: Trail, run_id: str, settings: Settings, studies: int) -> None:
+def record_start(trail: Trail, run_id: str, settings: Settings, studies: int, target: Target) -> None:
     """The trail's first lines about a run."""
     trail.record(
         Event.RUN_STARTED,
@@ -88,6 +94,9 @@ def record_start(trail: Trail, run_id: str, settings: Settings, studies: int) ->
         user_id=settings.user_id,
         settings_sha256=settings.digest,
         studies=studies,
+        api_host=target.api_host,
+        manifest_sha256=target.manifest_sha256,
+        root=target.root,
     )
     trail.record(Event.CREDENTIAL, credential=settings.credential)
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from tasks.core.audit_chain import Event
 from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
-from tasks.core.models import Balance, Listed, RunFacts, StudyEntry, Summary
+from tasks.core.models import Balance, Listed, Manifest, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
 from tasks.ledger.database import has_ledger
 from tasks.ledger.ledger import Ledger
@@ -23,7 +23,7 @@ from tasks.ledger.runs import Begins, ShardStanding, begins, shard_run_id
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.run.engine import Engine, problems_of
-from tasks.run.preflight import first_answer
+from tasks.run.preflight import first_answer, target_of
 from tasks.run.records import keep_unused, open_records
 from tasks.settings import Settings
 from tasks.source.own_files import own_files, require_none_in
@@ -63,22 +63,23 @@ class Migration:
         self._started_ns = self._clock_ns()
         ownership = survey(entries, settings.root or None)
         require_none_in(ownership.real_dirs, [settings.report_dir])
+        target = target_of(settings, entries)
         self._problems = problems_of(ownership)
         with closing(connect(settings)) as client, ExitStack() as undo:
             ask = partial(first_answer, settings, client, edges)
-            self._records = open_records(undo, settings, run_id, len(entries), ask)
+            self._records = open_records(undo, settings, run_id, len(entries), target, ask)
             self._ledger, self.begins = self._records.ledger, self._records.begins
             ownership = replace(ownership, own=own_files([settings.report_dir], None))
             if refusal := keep_unused(self._ledger, self._records.first):
                 raise refusal
             at = self._started_ns, settings.report_dir
             if self.standings():
-                is_ours = self._ledger.take_up(*at)
+                is_ours = self._ledger.take_up(*at, target)
             else:
                 weights = weigh(entries, ownership, balance, progress)
                 by_no = {entry.study_no: entry for entry in entries}
                 parts = [[by_no[study_no] for study_no in part] for part in cut(weights, shards)]
-                is_ours = self._ledger.begin_divided(*at, entries, ownership.overlaps, parts)
+                is_ours = self._ledger.begin_divided(*at, entries, ownership.overlaps, parts, target)
             if not is_ours:
                 raise UsageError("This migration is at work already: follow the run that is.")
             undo.pop_all()
@@ -165,7 +166,7 @@ def shard_engine(settings: Settings, migration: str, shard_no: int, edges: Edges
         raise UsageError(_NO_SHARD)
     run_id = shard_run_id(migration, shard_no)
     with closing(_ledger(settings, migration)) as whole, closing(_ledger(settings, run_id)) as part:
-        entries = list(whole.studies())
+        entries = Manifest(whole.studies(), whole.manifest_sha256())
         whole_report_dir = whole.report_dir
         shard = {entry.study_no for entry in part.studies()}
     if not shard:

@@ -8,6 +8,8 @@ row by row and every row is bounded, so that a cell of a gigabyte is a fault and
 # ruff: noqa: PTH100, PTH112
 
 import csv
+import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,11 +19,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tasks.core.errors import ManifestError, ManifestFileError, Problem, UsageError
 from tasks.core.manifest import PathRules, Row, check, column_label
-from tasks.core.models import StudyEntry
+from tasks.core.models import Manifest
 from tasks.core.words import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from _typeshed import WriteableBuffer
 
 MAX_ROW_BYTES: Final = 1 << 20
 MAX_COLUMN_CHUNK_BYTES: Final = 1 << 28  # of Parquet, uncompressed: what one read may have to hold
@@ -33,8 +36,8 @@ T = TypeVar("T")
 _Table = tuple[Sequence[str], Iterable[Row | Problem]]  # columns, and rows numbered from 1
 
 
-def load_manifest(path: Path, root: Path | None = None) -> list[StudyEntry]:
-    """The study entries of a CSV, JSON Lines or Parquet file; its suffix says which.
+def load_manifest(path: Path, root: Path | None = None) -> Manifest:
+    """The study entries, and the digest, of a CSV, JSON Lines or Parquet file; its suffix says which.
 
     Rows are counted without blank lines. With a root, relative study directories start from it and none may
     leave it. Raises UsageError when it can't be opened, ManifestError with every fault of its content.
@@ -45,9 +48,10 @@ def load_manifest(path: Path, root: Path | None = None) -> list[StudyEntry]:
     base_root = None if root is None else os.path.abspath(root)
     rules = PathRules(os.path.abspath(path.parent), base_root, os.path.realpath)
     try:
-        with path.open("rb") as file:
-            columns, rows = read(file)
-            return check(columns, rows, rules)
+        with path.open("rb", buffering=0) as file:
+            hashed = _Hashed(file)
+            columns, rows = read(BufferedReader(hashed))
+            return Manifest(check(columns, rows, rules), hashed.sha256())
     except OSError as error:
         raise ManifestFileError(
             f"The manifest can't be read: {cause(error)}. Check its name and permissions."
@@ -72,6 +76,51 @@ def cause(error: OSError) -> str:
 
 class _RowTooLongError(Exception):
     pass
+
+
+class _Hashed(io.RawIOBase):
+    """A file that is hashed as it is read: what the digest says is what the reader saw."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._before = ""  # the digest of the whole, when it is not read from its start to its end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        count = self._file.readinto(buffer)
+        if not self._before:
+            self._digest.update(memoryview(buffer)[:count])
+        return count
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._before = self._before or self._of_all()
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def sha256(self) -> str:
+        """The digest of what was read, to its end. ManifestFileError when that changed meanwhile."""
+        if not self._before:
+            return self._digest.hexdigest()
+        if self._of_all() != self._before:
+            raise ManifestFileError(
+                "The manifest changed while it was read. Nothing was sent. Run it again once it is written."
+            )
+        return self._before
+
+    def _of_all(self) -> str:
+        here = self._file.tell()
+        self._file.seek(0)
+        digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+        self._file.seek(here)
+        return digest
 
 
 class _Lines:

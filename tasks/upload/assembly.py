@@ -47,6 +47,7 @@ def file_transfer(
     jitter: Callable[[], float] = random.random,
 ) -> Carrier:
     """What takes a file its way; all files under way hold no more than `held_bytes`."""
+    client.reach = ledger.reach
     return Carrier(
         client,
         ledger,

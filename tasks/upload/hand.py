@@ -35,7 +35,7 @@ from tasks.core.duplicates import Claim
 from tasks.core.errors import IngestError, InternalError, StoppedError
 from tasks.core.models import Outcome, Todo
 from tasks.core.platform_state import PlatformState
-from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
+from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Reaching, Settling
 from tasks.process_memory import forbid_memory_dumps
 from tasks.settings import Settings
 from tasks.turn import waiting
@@ -361,7 +361,7 @@ class _Carrying:
 
 
 class _AskedLedger:
-    """The run's ledger, from here: `Ledger.claim`, `issue` and `settle`."""
+    """The run's ledger, from here: `Ledger.claim`, `issue`, `settle` and `reach`."""
 
     def __init__(self, link: _Link) -> None:
         self._link = link
@@ -378,6 +378,9 @@ class _AskedLedger:
 
     def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
         self._ask(Settling(todo, outcome, claimed))
+
+    def reach(self, storage_host: str) -> None:
+        self._ask(Reaching(storage_host))
 
     def answered(self, answers: list[Any]) -> None:
         """Those to the group that was asked last."""

@@ -48,6 +48,10 @@ class FileLedger(Protocol):
         """Makes an outcome durable."""
         ...
 
+    def reach(self, storage_host: str) -> None:
+        """Makes durable that files go to a host, before the first does."""
+        ...
+
 
 @dataclass(slots=True)
 class Trip:

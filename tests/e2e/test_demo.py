@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from deployments.sandbox.demo import _fresh
+from deployments.sandbox.sandbox import keep_port, last_port
 from flows.cli.commands import app
 from tasks.core.models import Status
 from tasks.core.report_columns import REPORT_COLUMNS
@@ -144,3 +146,17 @@ def test_refuses_a_directory_that_is_not_a_demos(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Name another one" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_is_at_the_same_port_each_time(tmp_path: Path) -> None:
+    """Everything else of it is made anew."""
+    home = tmp_path / "demo"
+    _fresh(home)
+    keep_port(home / "sandbox", 4711)
+    assert not (home / "sandbox").exists(), "nobody has started one"
+    (home / "sandbox").mkdir()
+    keep_port(home / "sandbox", 4711)
+    (home / "sandbox" / "objects").mkdir()
+    _fresh(home)
+    assert last_port(home / "sandbox") == 4711
+    assert [path.name for path in (home / "sandbox").iterdir()] == ["gateway.port"]

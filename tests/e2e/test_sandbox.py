@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from deployments.sandbox.gateway.oauth2 import MAX_LIVE_TOKENS, Tokens
 from deployments.sandbox.gateway.presign import presigner
-from deployments.sandbox.sandbox import Sandbox
+from deployments.sandbox.sandbox import Sandbox, keep_port, last_port
 from tasks.core.errors import StoppedError, UsageError
 from tasks.settings import GatewaySettings
 
@@ -348,6 +348,33 @@ class TestProcess:
             port = taken.getsockname()[1]
             with pytest.raises(UsageError, match=f"Port {port}"), Sandbox.start(tmp_path, port):
                 pass
+
+    def test_has_its_last_port_again(self, tmp_path: Path) -> None:
+        """A campaign knows its platform by that. While another has it, or for a folder's first time, one that
+        is free; and the one that somebody chose, which is the last one then."""
+        ports: list[str] = []
+
+        def start(chosen: int | None = None) -> None:
+            with Sandbox.start(tmp_path / "it", chosen) as sandbox:
+                ports.append(sandbox.api_url)
+
+        start()
+        start()
+        assert ports[0] == ports[1]
+        with socket.create_server(("127.0.0.1", urlsplit(ports[0]).port or 0)):
+            start()
+        assert ports[2] != ports[0]
+        start(urlsplit(ports[0]).port)
+        start()
+        assert ports[3:] == [ports[0]] * 2
+
+    @pytest.mark.parametrize("text", ["", "0", "65536", "-1", "eighty", "٣", "9" * 5000])
+    def test_starts_whatever_is_in_the_file_of_its_last_port(self, tmp_path: Path, text: str) -> None:
+        """Where it lies other people's hands may have been."""
+        keep_port(tmp_path, 4711)
+        assert last_port(tmp_path) == 4711
+        (tmp_path / "gateway.port").write_text(text)
+        assert last_port(tmp_path) is None
 
     def test_needs_a_directory_it_can_write(self, tmp_path: Path) -> None:
         """A file in its place is refused before anything starts."""

@@ -1,8 +1,6 @@
 """A folder of manifests, as a schedule finds it: each is run until it is finished, whatever others are."""
 
 import logging
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,16 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlo
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.sorting import FlowRunSort
 
+from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill
+from flows.orchestration.parameters import Options
 from tasks.core.errors import UsageError
-from tasks.report.finished import is_finished
 from tasks.report.reader import read_report
 from tasks.source.manifest_folder import manifests_at
-from tests.conftest import Dicom, NearSide
-from tests.far_side import all_good
 from tests.flows.conftest import Objects, Plant, cut
 from tests.processes import free_port
+
+_DEFAULTS = Options()
 
 
 def write(path: Path, *study_dirs: object) -> Path:
@@ -29,8 +28,8 @@ def write(path: Path, *study_dirs: object) -> Path:
     return path
 
 
-def run(place: Path | str, report_dir: Path) -> State[Any]:
-    return backfill(manifest=str(place), report_dir=str(report_dir), return_state=True)
+def run(place: Path | str, report_dir: Path, options: Options = _DEFAULTS) -> State[Any]:
+    return backfill(manifest=str(place), report_dir=str(report_dir), options=options, return_state=True)
 
 
 def parts_of(state: State[Any]) -> list[str]:
@@ -78,6 +77,32 @@ class TestFolder:
         assert again.message == "4 manifests: 2 done, 2 finished before"
         told = [row["status"] for row in read_report(tmp_path / "report" / "2.csv")]
         assert told == ["already_uploaded"] * 2, "one ledger for all of them"
+
+    def test_is_finished_by_bytes_platform_and_ledger(
+        self,
+        tmp_path: Path,
+        plant: Plant,
+        sandbox: Sandbox,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Another platform is refused as by a command, until the form says that it is the same. A ledger that
+        is gone knows nothing of what is stored."""
+        plant(tmp_path / "a")
+        manifest = write(tmp_path / "manifests" / "1.csv", "../a")
+        assert run(manifest.parent, tmp_path / "report").message == "1 manifest: 1 done"
+        here = sandbox.api_url.removeprefix("http://")
+        there = here.replace("127.0.0.1", "localhost")
+        monkeypatch.setenv("DICOM_INGEST_API_ENDPOINT", f"http://{there}")
+        state = run(manifest.parent, tmp_path / "report")
+        assert state.is_failed()
+        refused = f"Campaign default belongs to the platform at {here}, and --api-endpoint is at {there}: "
+        assert str(state.message).startswith(refused)
+        said = Options(same_platform=True)
+        assert run(manifest.parent, tmp_path / "report", said).message == "1 manifest: 1 done"
+        manifest.touch()
+        assert run(manifest.parent, tmp_path / "report").message == "1 manifest: 1 finished before"
+        (tmp_path / "report" / "ledger.sqlite").unlink()
+        assert run(manifest.parent, tmp_path / "report").message == "1 manifest: 1 done"
 
     def test_stops_with_the_first_when_the_far_side_is_down(
         self, tmp_path: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
@@ -131,32 +156,3 @@ class TestPlace:
         write(tmp_path / "b" / "m.csv", "y")
         with pytest.raises(UsageError, match="2 of these manifests have the name of another"):
             manifests_at(str(tmp_path / "*" / "m.csv"))
-
-
-class TestFinished:
-    def test_is_not_what_changed_since_the_run_began(self, near_side: NearSide, dicom: Dicom) -> None:
-        """Also while it lasted, and by a manifest that keeps its older time."""
-        near_side.put("study/a", dicom("1.2"))
-        manifest = write(near_side.directory / "manifest.csv", "archive/study")
-        assert not is_finished(manifest, near_side.report_dir), "no report yet"
-        time.sleep(0.02)
-        near_side.far_side.script = lambda _request: manifest.touch()
-        near_side.run()
-        assert not is_finished(manifest, near_side.report_dir), "changed while it ran"
-        near_side.far_side.script = all_good
-        time.sleep(0.02)
-        near_side.run()
-        assert is_finished(manifest, near_side.report_dir)
-        other = write(near_side.directory / "other.csv", "archive/other")
-        os.utime(other, ns=(0, 0))
-        other.rename(manifest)
-        assert not is_finished(manifest, near_side.report_dir), "another one, with an old time"
-        (near_side.report_dir / "summary.json").write_text("{")
-        assert not is_finished(manifest, near_side.report_dir), "a summary that can't be read"
-
-    def test_is_not_what_is_incomplete(self, near_side: NearSide) -> None:
-        (near_side.archive / "study").mkdir(parents=True)
-        manifest = write(near_side.directory / "manifest.csv", "archive/study")
-        time.sleep(0.02)
-        assert near_side.run().exit_code == 1
-        assert not is_finished(manifest, near_side.report_dir)

@@ -418,6 +418,7 @@ SAME = [
     ("--root below", "ROOT", "below"),
     ("--rehash", "REHASH", "true"),
     ("--on-conflict upload", "ON_CONFLICT", "upload"),
+    ("--same-platform", "SAME_PLATFORM", "true"),
     ("--min-age 2.5", "MIN_AGE", "2.5"),
     ("--dead-after 90", "DEAD_AFTER", "90"),
     ("--max-outage 60", "MAX_OUTAGE", "60"),

@@ -395,6 +395,27 @@ class TestRefused:
         with pytest.raises(UsageError, match="knows no such shard"):
             engine(near_side, 2)
 
+    def test_into_another_platform(self, near_side: NearSide, dicom: Dicom) -> None:
+        """The migration leaves nothing; nor does a shard whose worker's settings lead elsewhere."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 2)
+        url, report_dir = near_side.far_side.url, near_side.report_dir
+        elsewhere = {"api_endpoint": url.replace("127.0.0.1", "localhost")}
+        near_side.options.update(elsewhere)
+        with pytest.raises(UsageError, match="belongs to the platform"):
+            engine(near_side, 1)
+        near_side.options["report_dir"] = near_side.directory / "other"
+        with pytest.raises(UsageError, match="belongs to the platform"):
+            migration(near_side, 2, run_id="n")
+        assert not (near_side.directory / "other").exists()
+        assert not (report_dir / "shards").exists()
+        near_side.options.update({"api_endpoint": url, "report_dir": report_dir})
+        for number in (1, 2):
+            carry_out(engine(near_side, number))
+        summary = whole.finish()
+        assert f"http://{summary.api_host}" == url
+        assert summary.storage_hosts == [summary.api_host]
+
     def test_a_migration_that_is_at_work(self, near_side: NearSide, dicom: Dicom) -> None:
         near_side.put("0/a", dicom("1.7"))
         migration(near_side, 1)

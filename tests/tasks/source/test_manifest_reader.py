@@ -1,6 +1,9 @@
 """Manifests in three formats, read with every fault by row."""
 
+import hashlib
 import json
+import os
+import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.core.errors import ManifestError, UsageError
+from tasks.core.errors import ManifestError, ManifestFileError, UsageError
 from tasks.core.models import StudyEntry
-from tasks.source.manifest_reader import MAX_ROW_BYTES, load_manifest
+from tasks.source.manifest_reader import MAX_ROW_BYTES, _Hashed, load_manifest
 
 Put = Callable[[str, bytes], Path]
 SUFFIXES = ["csv", "jsonl", "ndjson", "parquet"]
@@ -185,6 +188,40 @@ class TestParquet:
         """Rows are counted over the whole file."""
         path = parquet(tmp_path / "m.parquet", study_dir=[f"/s/{i}" for i in range(2000)])
         assert [(e.study_no, e.study_dir) for e in load_manifest(path)][1999] == (2000, "/s/1999")
+
+
+class TestDigest:
+    def test_is_that_of_the_bytes(self, put: Put, tmp_path: Path) -> None:
+        """In each format, whatever is skipped or buffered on the way: byte order mark, blank lines, ends."""
+        text = b"\xef\xbb\xbf\r\nstudy_dir,label\r\n\r\n" + b"a,b\r\n" + b"\r\n" * 100_000
+        lines = b'\n\n{"study_dir": "a"}\n' + b" " * 70_000 + b"\n"
+        for path in (
+            put("m.csv", text),
+            put("m.jsonl", lines),
+            parquet(tmp_path / "m.parquet", study_dir=[f"/s/{i}" for i in range(2000)]),
+        ):
+            assert load_manifest(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest(), path.name
+
+    def test_is_taken_of_what_can_be_read_once(self, tmp_path: Path) -> None:
+        """As of a pipe that another program writes into."""
+        text = "study_dir\n/archive\n"
+        os.mkfifo(tmp_path / "m.csv")
+        writing = threading.Thread(target=(tmp_path / "m.csv").write_text, args=(text,))
+        writing.start()
+        manifest = load_manifest(tmp_path / "m.csv")
+        writing.join()
+        assert manifest == [StudyEntry(1, "/archive")]
+        assert manifest.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+    def test_of_what_changes_while_it_is_read_here_and_there_is_none(self, tmp_path: Path) -> None:
+        """Parquet is read from its end: no digest would be that of what was read."""
+        path = parquet(tmp_path / "m.parquet", study_dir=["a"])
+        with path.open("rb", buffering=0) as file:
+            hashed = _Hashed(file)
+            hashed.seek(-8, os.SEEK_END)
+            path.write_bytes(path.read_bytes() + b"more")
+            with pytest.raises(ManifestFileError, match="changed while it was read"):
+                hashed.sha256()
 
 
 class TestAnyManifest:
