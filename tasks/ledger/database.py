@@ -20,6 +20,9 @@ _PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server
 _BUSY_PAUSE_S: Final = 0.2
 _PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
 
+# Of PostgreSQL's planner; and its compiler, which such short statements would wait for.
+_WALKS: Final = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
+
 _T = TypeVar("_T")
 
 
@@ -75,12 +78,29 @@ def connect(url: str | Path) -> sa.Engine:
             parsed = parsed.set(
                 drivername="postgresql+psycopg"
             )  # asyncpg, which Prefect brings, has no threads
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        engine = sa.create_engine(parsed, pool_pre_ping=True)
     except (SQLAlchemyError, ImportError):
         raise UsageError(
             "--ledger is neither a file path nor a SQLAlchemy URL that works here: postgresql://HOST/DB "
             "needs the extra `postgresql` (pip install 'dicom-ingest[postgresql]')."
         ) from None
+    if engine.dialect.name == "postgresql":
+        _look_up_by_index(engine)
+    return engine
+
+
+def _look_up_by_index(engine: sa.Engine) -> None:
+    """Every statement looks up few rows of tables that grow to tens of millions, and are new to the planner.
+
+    It has no statistics of a fresh table, and keeps plans that it made while one was small: so it may not
+    choose to go through tables, nor to collect and sort what a page of rows needs only the start of. Said in
+    each transaction, for a pooler between gives each to another connection.
+    """
+    settings = ", ".join(f"set_config('{name}', 'off', true)" for name in _WALKS)
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"SELECT {settings}", None, {"stream_results": False}).close()
 
 
 def has_ledger(url: str | Path) -> bool:

@@ -15,8 +15,9 @@ from tasks.core.errors import InterruptedRunError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry
 from tasks.ledger.database import connect, has_ledger, reading, retry_while_busy
-from tasks.ledger.schema import file, instance, issued_key, listing, run, study
+from tasks.ledger.schema import UNSTORED, file, instance, issued_key, listing, run, study
 from tasks.ledger.statements import NO_FILE, Scope
+from tasks.settings import MOST_SHARDS
 
 _AT_ONCE: Final = 1000  # rows read or written
 
@@ -112,7 +113,10 @@ class Runs:
 
     def shards(self) -> list[ShardStanding]:
         """The shards that this run was cut into, in their order; none of a run that is whole."""
-        of_this_run = run.c.run_id.startswith(f"{self._scope.run_id}-", autoescape=True)
+        # By their names, and not by how these begin: an index of names finds those on every database.
+        of_this_run = run.c.run_id.in_(
+            [shard_run_id(self._scope.run_id, number) for number in range(1, MOST_SHARDS + 1)]
+        )
         query = (
             sa.select(run.c.run_id, run.c.end, run.c.progress, self._scope.is_alive.label("alive"))
             .where(run.c.campaign == self._scope.campaign, of_this_run)
@@ -258,7 +262,7 @@ class Runs:
 
     def _free_claims(self, db: sa.Connection) -> None:
         of_this_run = instance.c.run_id == self._scope.run_id
-        db.execute(sa.delete(instance).where(of_this_run, instance.c.key == ""))
+        db.execute(sa.delete(instance).where(of_this_run, UNSTORED))
 
     def _update_ours(self, db: sa.Connection, *where: Any, **values: Any) -> None:
         """Updates the run's row, unless another process took it up: then nothing more may be written for it.
