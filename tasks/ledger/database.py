@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,6 +23,9 @@ from tasks.source.own_files import COMPANIONS
 _PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
 _BUSY_PAUSE_S: Final = 0.2
 _PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
+
+# Of PostgreSQL's planner; and its compiler, which such short statements would wait for.
+_WALKS: Final = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
 
 _T = TypeVar("_T")
 _creating = threading.Lock()
@@ -45,12 +48,12 @@ def retry_while_busy(work: Callable[[], _T]) -> _T:
             time.sleep(_BUSY_PAUSE_S)
 
 
-def fetch(engine: sa.Engine, query: Any) -> "Sequence[sa.Row[Any]]":
+def fetch(engine: sa.Engine, query: Any, bound: Mapping[str, Any] | None = None) -> "Sequence[sa.Row[Any]]":
     """All rows of a query, with the patience that writes have: what gives many asks page by page."""
 
     def rows() -> "Sequence[sa.Row[Any]]":
         with engine.connect() as db:
-            return db.execute(query).all()
+            return db.execute(query, bound).all()
 
     return retry_while_busy(rows)
 
@@ -80,7 +83,7 @@ def connect(url: str | Path) -> sa.Engine:
         if parsed.password:
             raise UsageError("--ledger must not contain a password: it comes from PGPASSWORD or PGPASSFILE.")
         parsed = without_plain_passwords(with_driver(parsed), os.environ)
-        return sa.create_engine(
+        engine = sa.create_engine(
             parsed,
             pool_pre_ping=True,
             isolation_level="READ COMMITTED",  # whatever the server's default is: a claim counts on it
@@ -91,6 +94,23 @@ def connect(url: str | Path) -> sa.Engine:
             "--ledger is neither a file path nor a SQLAlchemy URL that works here: postgresql://HOST/DB "
             "needs the extra `postgresql` (pip install 'dicom-ingest[postgresql]')."
         ) from None
+    if engine.dialect.name == "postgresql":
+        _look_up_by_index(engine)
+    return engine
+
+
+def _look_up_by_index(engine: sa.Engine) -> None:
+    """Every statement looks up few rows of tables that grow to tens of millions, and are new to the planner.
+
+    It has no statistics of a fresh table, and keeps plans that it made while one was small: so it may not
+    choose to go through tables, nor to collect and sort what a page of rows needs only the start of. Said in
+    each transaction, for a pooler between gives each to another connection.
+    """
+    settings = ", ".join(f"set_config('{name}', 'off', true)" for name in _WALKS)
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"SELECT {settings}", None, {"stream_results": False}).close()
 
 
 def has_ledger(url: str | Path) -> bool:

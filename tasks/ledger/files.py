@@ -17,7 +17,7 @@ from tasks.core.models import Digests, Header, Listed, Reason, Status, Todo, Unw
 from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.ledger.database import execute_many, fetch
 from tasks.ledger.file_requests import Claiming, Issuing, Settling
-from tasks.ledger.schema import file, instance, issued_key, listing, study
+from tasks.ledger.schema import UNSETTLED, file, instance, issued_key, listing, study
 from tasks.ledger.statements import (
     DIGESTS,
     HEADER,
@@ -38,7 +38,9 @@ from tasks.ledger.statements import (
 from tasks.ledger.trail_events import IssuedKey, TrailEvents
 
 _AT_ONCE: Final = 1000  # rows read or looked up
-_POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)  # of a row in the report
+# Of a row in a batch, for where a page begins and how it is sorted. When that has no batch, or says it to be
+# equal to something, SQLite looks at all rows of the run.
+_POSITION: Final = sa.tuple_(listing.c.batch_no, listing.c.study_no, listing.c.file_no)
 
 _MOST: Final = 2**63 - 1  # that a column for whole numbers takes
 
@@ -73,43 +75,48 @@ class Files:
                 sa.case((file.c.key != "", file.c.sha256), else_="").label("stored_sha256"),
             )
             .join(file, file.c.file_id == listing.c.file_id)
-            .where(listing.c.run_id == self._scope.run_id, listing.c.batch_no == batch_no, ~listing.c.settled)
-            .order_by(listing.c.study_no, listing.c.file_no)
+            .where(listing.c.run_id == self._scope.run_id, listing.c.batch_no <= batch_no, UNSETTLED)
+            .order_by(listing.c.batch_no, listing.c.study_no, listing.c.file_no)
             .limit(_AT_ONCE)
         )
-        after = (0, 0)
+        after = (batch_no, 0, 0)
         while True:
             page = fetch(self._engine, query.where(after < _POSITION))
             if not page:
                 return
             for row in page:
                 yield Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), row.stored_sha256)
-            after = (page[-1].study_no, page[-1].file_no)
+            after = (batch_no, page[-1].study_no, page[-1].file_no)
 
     def unscanned(self) -> Iterator[list[Unwalked]]:
         """A row for each study directory that the run has not walked to its end; so many at once."""
-        query = (
-            sa.select(study.c.study_no, study.c.study_dir, sa.func.max(listing.c.file_no).label("last"))
-            .outerjoin(
-                listing, (listing.c.run_id == study.c.run_id) & (listing.c.study_no == study.c.study_no)
-            )
-            .where(study.c.run_id == self._scope.run_id, ~study.c.scanned)
-            .group_by(study.c.study_no, study.c.study_dir)
-            .order_by(study.c.study_no)
+        last = (
+            sa.select(sa.func.max(listing.c.file_no))
+            .where(listing.c.run_id == study.c.run_id, listing.c.study_no == study.c.study_no)
+            .scalar_subquery()
         )
-        found = fetch(self._engine, query)
-        rows = [
-            Unwalked(
-                row.study_no,
-                (row.last or 0) + 1,
-                unescape(row.study_dir),
-                Status.NOT_ATTEMPTED,
-                Reason.NOT_SCANNED,
-            )
-            for row in found
-        ]
-        for page in _pages(rows):
-            yield list(page)
+        query = (
+            sa.select(study.c.study_no, study.c.study_dir, last.label("last"))
+            .where(study.c.run_id == self._scope.run_id, ~study.c.scanned)
+            .order_by(study.c.study_no)
+            .limit(_AT_ONCE)
+        )
+        after = 0
+        while True:
+            found = fetch(self._engine, query.where(study.c.study_no > after))
+            if not found:
+                return
+            yield [
+                Unwalked(
+                    row.study_no,
+                    (row.last or 0) + 1,
+                    unescape(row.study_dir),
+                    Status.NOT_ATTEMPTED,
+                    Reason.NOT_SCANNED,
+                )
+                for row in found
+            ]
+            after = found[-1].study_no
 
     # -- writes ------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from tasks.ledger.schema import file, instance, issued_key, listing, study
 
 _PAGE: Final = 5000  # rows of a report
 _POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)
+_in_order: Final = itemgetter(0, 1)  # study_no and file_no
 
 _stored = instance.alias("stored_instance")
 _duplicate = file.alias("duplicate")
@@ -41,13 +42,15 @@ _typed: Callable[[Any], ReportRow] = partial(tuple.__new__, ReportRow)  # Report
 
 _is_duplicate = file.c.status == Status.DUPLICATE
 _shares_uid = file.c.status.in_((Status.DUPLICATE, Status.CONFLICT))
+_shared_uid = sa.case((_shares_uid, file.c.sop_instance_uid))  # NULL for others: nothing is looked up
 _same_bytes = sa.func.coalesce(instance.c.sha256, "") == file.c.sha256
 
 
 def report_rows(engine: sa.Engine, run_ids: Sequence[str]) -> Iterator[ReportRow]:
     """The report of these runs, which are one run or all shards of one, sorted by study_no and file_no."""
-    of_each = (_rows_of(engine, run_id, run_ids) for run_id in run_ids)
-    yield from heapq.merge(*of_each, key=itemgetter(0, 1))
+    query = _page_select(run_ids, max(100, _PAGE // len(run_ids)))
+    of_each = (_rows_of(engine, run_id, query) for run_id in run_ids)
+    yield from heapq.merge(*of_each, key=_in_order)
 
 
 def with_unscanned(rows: Iterator[ReportRow], unscanned: Sequence[tuple[int, str]]) -> Iterator[ReportRow]:
@@ -78,58 +81,72 @@ def _not_scanned(study_no: int, study_dir: str, last: tuple[int, int]) -> Report
     return ReportRow(**{name: blank(name) for name in ReportRow._fields} | said)
 
 
-def _rows_of(engine: sa.Engine, run_id: str, run_ids: Sequence[str]) -> Iterator[ReportRow]:
-    query = report_select(run_id, run_ids).limit(max(100, _PAGE // len(run_ids)))
-    after = (0, 0)
+def _rows_of(engine: sa.Engine, run_id: str, query: "sa.Select[Any]") -> Iterator[ReportRow]:
+    study_no = file_no = 0
     while True:
-        page = fetch(engine, query.where(after < _POSITION))
+        after = {"in_run": run_id, "after_study": study_no, "after_file": file_no}
+        page = sorted(fetch(engine, query, after), key=_in_order)
         if not page:
             return
         yield from map(_typed, page)
-        after = (page[-1].study_no, page[-1].file_no)
+        study_no, file_no = page[-1].study_no, page[-1].file_no
 
 
-def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
-    """A run's rows of a report: the columns of ReportRow, in the order of study_no and file_no.
+def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
+    """So many rows of the run `in_run` that come next after a study_no and file_no, in any order.
 
-    `run_ids`: all runs whose rows the report has, this one among them.
+    The columns are those of ReportRow. `run_ids`: all runs whose rows the report has.
     """
+    listed = _listed(page_rows)
     in_report = _is_in_report(instance, _owners_listing, run_ids)
-    is_earlier = (file.c.status == Status.UPLOADED) & file.c.run_id.not_in(run_ids)
+    is_earlier = (file.c.status == Status.UPLOADED) & ~_is_of(run_ids, file.c.run_id)
     from_owner = _is_duplicate & _same_bytes & ~in_report
     derived: dict[str, Any] = {
-        "study_no": listing.c.study_no,
-        "file_no": listing.c.file_no,
+        "study_no": listed.c.study_no,
+        "file_no": listed.c.file_no,
         "study_dir": study.c.study_dir,
-        "status": _status(is_earlier, in_report),
+        "status": _status(listed, is_earlier, in_report),
         "reason": sa.case(
-            (~listing.c.settled, Reason.STOPPED), (is_earlier, Reason.NONE), else_=file.c.reason
+            (~listed.c.settled, Reason.STOPPED), (is_earlier, Reason.NONE), else_=file.c.reason
         ),
         "key": sa.case((~_is_duplicate, file.c.key), (_same_bytes, instance.c.key), else_=""),
         "superseded_keys": _superseded_keys(run_ids),
         "duration_s": sa.null(),
-        "same_uid_path": _same_uid_path(),
+        "same_uid_path": _same_uid_path(listed),
     }
     columns = [
-        (derived[name] if name in derived else _of_file(name, from_owner)).label(name)
+        (derived[name] if name in derived else _of_file(name, listed, from_owner)).label(name)
         for name in ReportRow._fields
     ]
     return (
         sa.select(*columns)
-        .join(file, file.c.file_id == listing.c.file_id)
-        .join(study, (study.c.run_id == listing.c.run_id) & (study.c.study_no == listing.c.study_no))
+        .join(file, file.c.file_id == listed.c.file_id)
+        .join(study, (study.c.run_id == listed.c.run_id) & (study.c.study_no == listed.c.study_no))
         .outerjoin(
             instance,
-            _shares_uid
-            & (instance.c.campaign == file.c.campaign)
-            & (instance.c.sop_instance_uid == file.c.sop_instance_uid),
+            (instance.c.campaign == file.c.campaign) & (instance.c.sop_instance_uid == _shared_uid),
         )
-        .where(listing.c.run_id == run_id)
-        .order_by(listing.c.study_no, listing.c.file_no)
     )
 
 
-def _of_file(name: str, from_owner: Any) -> Any:
+def _listed(page_rows: int) -> "sa.Subquery":
+    """A page of a run's listing. All else is looked up for its rows, so they must be known to be few.
+
+    That is why the limit is in here, and a literal: a planner that has to guess walks whole tables instead.
+    """
+    after = sa.tuple_(
+        sa.bindparam("after_study", type_=sa.Integer), sa.bindparam("after_file", type_=sa.Integer)
+    )
+    return (
+        sa.select(listing)
+        .where(listing.c.run_id == sa.bindparam("in_run"), after < _POSITION)
+        .order_by(listing.c.study_no, listing.c.file_no)
+        .limit(sa.literal_column(str(page_rows)))
+        .subquery("listed")
+    )
+
+
+def _of_file(name: str, listed: "sa.Subquery", from_owner: Any) -> Any:
     """What the file's row says; of the run's doings, what the storing run says, once that is known."""
     column = COLUMNS.get(name)
     kept_as = f"{name.removesuffix('_at')}_ns" if column and column.kind is Kind.TIME else name
@@ -138,12 +155,12 @@ def _of_file(name: str, from_owner: Any) -> Any:
         return said
     if kept_as in instance.c:
         said = sa.case((from_owner, instance.c[kept_as]), else_=said)
-    return sa.case((listing.c.settled, said), else_=blank(name))
+    return sa.case((listed.c.settled, said), else_=blank(name))
 
 
-def _status(is_earlier: Any, in_report: Any) -> Any:
+def _status(listed: "sa.Subquery", is_earlier: Any, in_report: Any) -> Any:
     return sa.case(
-        (~listing.c.settled, Status.NOT_ATTEMPTED),
+        (~listed.c.settled, Status.NOT_ATTEMPTED),
         (is_earlier, Status.ALREADY_UPLOADED),
         (~_is_duplicate, file.c.status),
         (~_same_bytes, Status.CONFLICT),
@@ -153,15 +170,30 @@ def _status(is_earlier: Any, in_report: Any) -> Any:
 
 
 def _is_in_report(of: Any, rows: Any, run_ids: Sequence[str]) -> Any:
-    """Whether the file of a row of `of` has a row in the report, found in the alias `rows` of listing."""
-    return (
-        sa.exists(rows.c.file_id)  # not of *, for which SQLite would go through all of the run
-        .where(rows.c.file_id == of.c.file_id, rows.c.run_id.in_(run_ids))
+    """Whether the file of a row of `of` has a row in the report, found in the alias `rows` of listing.
+
+    Not EXISTS: for that PostgreSQL would put the whole run into a hash table, and SQLite go through it.
+    """
+    found = (
+        sa.select(rows.c.file_id)
+        .where(rows.c.file_id == of.c.file_id, _is_of(run_ids, rows.c.run_id))
+        .limit(sa.literal_column("1"))
         .correlate(of)
+        .scalar_subquery()
     )
+    return found.is_not(None)
 
 
-def _same_uid_path() -> Any:
+def _is_of(run_ids: Sequence[str], run_id: Any) -> Any:
+    """Whether it is one of these: shards, of which there may be a thousand, are known by what they share."""
+    first = run_ids[0]
+    if len(run_ids) == 1:
+        return run_id == first
+    shared = first[: first.rindex("-") + 1]
+    return (sa.func.substr(run_id, 1, len(shared)) == shared) & (sa.func.length(run_id) == len(first))
+
+
+def _same_uid_path(listed: "sa.Subquery") -> Any:
     """The file that has the row's SOP Instance UID: looked up for rows that share one, for no other."""
     path = (
         sa.select(_owner.c.path)
@@ -169,7 +201,7 @@ def _same_uid_path() -> Any:
         .correlate(instance, file)
         .scalar_subquery()
     )
-    shared = sa.case((listing.c.settled & _shares_uid, path))
+    shared = sa.case((listed.c.settled & _shares_uid, path))
     return sa.func.coalesce(shared, "")
 
 

@@ -17,9 +17,10 @@ from tasks.core.models import RunFacts, StudyEntry, Target
 from tasks.ledger.database import connect, fetch, has_ledger, retry_while_busy
 from tasks.ledger.file_requests import Reaching
 from tasks.ledger.platforms import api_hosts, bind
-from tasks.ledger.schema import file, instance, issued_key, listing, run, study
+from tasks.ledger.schema import UNSTORED, file, instance, issued_key, listing, run, study
 from tasks.ledger.statements import NO_FILE, Scope
 from tasks.ledger.trail_events import TrailEvents
+from tasks.settings import MOST_SHARDS
 
 AT_WORK: Final = "A run into this report directory is at work, or was killed less than a minute ago."
 _AT_ONCE: Final = 1000  # rows read or written
@@ -251,8 +252,9 @@ class Runs:
     @property
     def _is_our_shard(self) -> "sa.ColumnElement[bool]":
         """Whether a row of `run` is that of a shard of this run."""
-        of_this_run = run.c.run_id.startswith(f"{self._scope.run_id}-", autoescape=True)
-        return (run.c.campaign == self._scope.campaign) & of_this_run
+        # By their names, and not by how these begin: an index of names finds those on every database.
+        of_this_run = [shard_run_id(self._scope.run_id, number) for number in range(1, MOST_SHARDS + 1)]
+        return (run.c.campaign == self._scope.campaign) & run.c.run_id.in_(of_this_run)
 
     # -- writes ------------------------------------------------------------------------------------------
 
@@ -363,7 +365,7 @@ class Runs:
 
     def _free_claims(self, db: sa.Connection) -> None:
         of_this_run = instance.c.run_id == self._scope.run_id
-        db.execute(sa.delete(instance).where(of_this_run, instance.c.key == ""))
+        db.execute(sa.delete(instance).where(of_this_run, UNSTORED))
 
     def _update_ours(self, db: sa.Connection, *where: Any, **values: Any) -> None:
         """Updates the run's row, unless another process took it up: then nothing more may be written for it.

@@ -17,7 +17,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0007"  # the newest revision in migrations/versions
+HEAD: Final = "0008"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -26,6 +26,11 @@ PATH_SHA256: Final = r"sha256(CAST(replace(path, '\', '\\') AS bytea))"
 metadata = sa.MetaData()
 _text = sa.Text
 _big = sa.BigInteger
+
+# Of partial indexes, and of the statements that are to use them. A database compares the text of the two, so
+# a value that is bound would not do.
+UNSTORED: Final = sa.text("key = ''")  # of an instance: claimed, and nothing stored yet
+UNSETTLED: Final = sa.text("NOT settled")  # of a listing
 
 revision = sa.Table(  # alembic's own
     "alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True)
@@ -94,6 +99,7 @@ file = sa.Table(
     sa.Column("detail", _text, nullable=False, server_default=""),
     sa.UniqueConstraint("campaign", "path").ddl_if(dialect="sqlite"),
     sa.Index("file_by_path", "campaign", sa.text(PATH_SHA256), unique=True).ddl_if(dialect="postgresql"),
+    sa.Index("file_by_end", "run_id", "finished_ns"),
     sa.Index(
         "file_by_uid",
         "campaign",
@@ -116,8 +122,10 @@ listing = sa.Table(
         "listing_to_do",
         "run_id",
         "batch_no",
-        sqlite_where=sa.text("NOT settled"),
-        postgresql_where=sa.text("NOT settled"),
+        "study_no",
+        "file_no",
+        sqlite_where=UNSETTLED,
+        postgresql_where=UNSETTLED,
     ),
     sqlite_with_rowid=False,
 )
@@ -135,6 +143,7 @@ instance = sa.Table(
     sa.Column("http_status", sa.Integer),
     sa.Column("started_ns", _big),
     sa.Column("finished_ns", _big),
+    sa.Index("instance_unstored", "run_id", sqlite_where=UNSTORED, postgresql_where=UNSTORED),
     sqlite_with_rowid=False,
 )
 issued_key = sa.Table(

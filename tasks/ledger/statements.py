@@ -78,7 +78,9 @@ _OURS: Final = (
     instance.c.file_id == _bind("at"),
 )
 STORED: Final = sa.update(instance).where(*_OURS).values(**_new("sha256", *_SENT), run_id=_bind("by"))
-UNCLAIM: Final = sa.delete(instance).where(*_OURS, instance.c.key == "", instance.c.run_id == _bind("by"))
+# Not `key = ''`: PostgreSQL would take the index of all that this run claims, and of what it has claimed.
+_NO_KEY: Final = sa.func.length(instance.c.key) == 0
+UNCLAIM: Final = sa.delete(instance).where(*_OURS, _NO_KEY, instance.c.run_id == _bind("by"))
 
 ISSUED: Final = sa.select(
     issued_key.c.file_id, issued_key.c.key, issued_key.c.issued_ns, issued_key.c.sop_instance_uid

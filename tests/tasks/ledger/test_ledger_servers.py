@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from tasks.core.errors import StoppedError
-from tasks.ledger.database import connect, reading
+from tasks.ledger.database import connect, fetch
 from tests.databases import PostgreSQL
 
 PASSWORD = "a-password-of-the-ledger"
@@ -27,8 +27,7 @@ def answer(url: str) -> int:
     """A connection's, made as the ledger's are."""
     engine = connect(url)
     try:
-        with reading(engine) as db:
-            return int(db.scalar(sa.text("SELECT 1")) or 0)
+        return int(fetch(engine, sa.text("SELECT 1"))[0][0])
     finally:
         engine.dispose()
 

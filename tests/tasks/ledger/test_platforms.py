@@ -39,6 +39,15 @@ def begin(where: Where, tmp_path: Path) -> Iterator[Begin]:
         ledger.close()
 
 
+@pytest.fixture
+def divided(where: Where, tmp_path: Path) -> Iterator[Ledger]:
+    """A migration into platform A, `m`, in two shards."""
+    with closing(Ledger(where, "default", "m")) as ledger:
+        parts = [ENTRIES[:1], ENTRIES[1:]]
+        ledger.begin_divided(time.time_ns(), tmp_path / "report", ENTRIES, {}, parts, Target(A))
+        yield ledger
+
+
 def send(ledger: Ledger) -> None:
     """A file is given a key."""
     (todo,) = enrolled(ledger, listed(1))
@@ -138,10 +147,9 @@ class TestCampaign:
         assert began.count(winner) == 2
         assert api_hosts(where, "default") == [winner]
 
-    def test_is_asked_when_a_shard_is_taken_up(self, where: Where, begin: Begin, tmp_path: Path) -> None:
+    @pytest.mark.usefixtures("divided")
+    def test_is_asked_when_a_shard_is_taken_up(self, where: Where, tmp_path: Path) -> None:
         """A worker whose settings lead elsewhere sends nothing."""
-        whole = begin("m", A)
-        whole.divide([ENTRIES[:1], ENTRIES[1:]], {})
         with closing(Ledger(where, "default", "m-0001")) as shard:
             with pytest.raises(UsageError, match="belongs to the platform"):
                 shard.take_up(time.time_ns(), tmp_path / "1", Target(B))
@@ -161,15 +169,13 @@ class TestRun:
         assert found.storage_hosts == ["s2:443", "s3:443"]
 
     def test_that_was_cut_has_the_hosts_of_its_shards(
-        self, where: Where, begin: Begin, tmp_path: Path
+        self, where: Where, divided: Ledger, tmp_path: Path
     ) -> None:
         """Once each; and a shard that is taken up again those that it had."""
-        whole = begin("m", A)
-        whole.divide([ENTRIES[:1], ENTRIES[1:]], {})
         for number, hosts in ((1, ["s1:443"]), (2, ["s1:443", "s2:443"])):
             with closing(Ledger(where, "default", f"m-000{number}", dead_after_s=2)) as shard:
                 assert shard.take_up(number, tmp_path / str(number), Target(A))
                 for host in hosts:
                     shard.reach(host)
                 assert shard.take_up(number, tmp_path / str(number), Target(A))
-        assert whole.with_target(whole.facts()).storage_hosts == ["s1:443", "s2:443"]
+        assert divided.with_target(divided.facts()).storage_hosts == ["s1:443", "s2:443"]

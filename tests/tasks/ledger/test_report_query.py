@@ -1,7 +1,6 @@
 """What the report says is derived from the ledger's rows, the same on SQLite and PostgreSQL."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from tasks.core.escape import escape
 from tasks.core.models import (
@@ -11,9 +10,7 @@ from tasks.core.models import (
     Status,
 )
 from tasks.core.plan import Rules
-from tasks.ledger.database import connect, prepare
 from tasks.ledger.ledger import Ledger
-from tasks.ledger.report_query import report_select
 from tests.tasks.ledger.sample_rows import ENTRIES, enrolled, listed, report, store, twin, uploaded
 
 
@@ -169,22 +166,6 @@ class TestReport:
         enrolled(second, listed(1))
         (row,) = report(second)
         assert {name: row[name] for name in columns if row[name]} == {}
-
-    def test_is_derived_by_looking_up_alone(self, tmp_path: Path) -> None:
-        """No table is gone through: each is found by an index, whatever the ledger holds besides."""
-        engine = connect(tmp_path / "ledger.sqlite")
-        prepare(engine)
-        query = report_select("r1", ["r1"]).limit(5000)
-        sql = query.compile(engine, compile_kwargs={"render_postcompile": True})
-        with engine.connect() as db:
-            plan = [row[3] for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", sql.params)]
-        engine.dispose()
-        assert [step for step in plan if step.startswith("SEARCH owner USING INTEGER PRIMARY KEY")]
-        listings = [step for step in plan if "s_listing" in step]
-        assert listings
-        assert {"listing_by_file (file_id=? AND run_id=?)" in step for step in listings} == {True}
-        # what a subquery has found, a row's keys, is gone through
-        assert [step for step in plan if step.startswith("SCAN") and "anon" not in step] == []
 
     def test_kept_bytes_keep_their_key(self, run: Callable[..., Ledger]) -> None:
         """A file looked at again and found the same is the earlier run's, whatever happened between."""
