@@ -84,9 +84,10 @@ class Engine:
             self._client = connect(settings)
             undo.callback(self._client.close)
             ask = self._not_asked if shard is not None else self._first_answer
-            self._records = open_records(undo, settings, self.run_id, len(ours), ask, self.progress.counters)
+            self._records = open_records(undo, settings, self.run_id, ask, self.progress.counters)
             self._ledger = self._records.ledger
             self._begin(entries, is_shard=shard is not None)
+            self._records.begin(self.run_id, settings, len(ours))
             refusal = keep_unused(self._ledger, self._records.first)
             undo.pop_all()
         self._uploader = self._new_uploader()

@@ -7,7 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.audit.certificate import sha256_of, signing_key, write_certificate
+from tasks.audit.certificate import signing_key, write_certificate
+from tasks.audit.continuity import Known
 from tasks.audit.log import Trail
 from tasks.core.audit_chain import Event
 from tasks.core.errors import Fault, FaultKind, IngestError, ending
@@ -32,21 +33,29 @@ class Records:
     begins: Begins = Begins.NOTHING
     first: FirstAnswer = NOT_ASKED
 
+    def begin(self, run_id: str, settings: Settings, studies: int) -> None:
+        """The trail's first lines about a run: once the ledger knows it, or before it has a key of it.
+
+        So a trail has no run that the ledger does not know, wherever a run was killed.
+        """
+        record_start(self.trail, run_id, settings, studies)
+
     def write(self, report_dir: Path, facts: RunFacts, event: Event) -> Summary:
         """The report, the trail's last line, and the certificate over both."""
         ledger, trail = self.ledger, self.trail
         facts = replace(facts, unused_keys=ledger.unused_keys())
-        summary = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
+        written = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
+        summary = written.summary
         trail.record(
             event,
             run_id=summary.run_id,
             files=summary.files,
             by_status=summary.by_status,
             exit_code=summary.exit_code,
-            report_sha256=sha256_of(report_dir / REPORT_CSV),
+            report_sha256=written.sha256[REPORT_CSV],
         )
         trail.flush()
-        write_certificate(report_dir, summary, trail.chain, self.key)
+        write_certificate(report_dir, written, trail.chain, trail.size_bytes, self.key)
         return summary
 
     def close(self) -> None:
@@ -59,7 +68,6 @@ def open_records(
     undo: ExitStack,
     settings: Settings,
     run_id: str,
-    studies: int,
     ask: Callable[[], FirstAnswer],
     counters: Callable[[], dict[str, int]] = dict,
 ) -> Records:
@@ -69,12 +77,11 @@ def open_records(
     one may be another run's by the time that it would be removed.
     """
     key = signing_key(settings.signing_key)
-    trail = open_trail(undo, settings.report_dir)
+    trail = open_trail(undo, settings)
     anew = begins(settings.ledger_at, settings.campaign)
     first = ask()
     ledger = Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after, trail, counters)
     undo.callback(ledger.close)
-    record_start(trail, run_id, settings, studies)
     return Records(trail, ledger, key, anew, first)
 
 
@@ -117,7 +124,7 @@ def report_again(
     with ExitStack() as stack:
         ledger = Ledger.of_last_run(ledger_at, campaign, report_dir)
         stack.callback(ledger.close)
-        trail = Trail(report_dir)
+        trail = Trail(report_dir, Known(ledger_at, key.public_key() if key else None))
         stack.callback(trail.close)
         account_for_all(ledger, ledger_at)
         return Records(trail, ledger, key).write(report_dir, ledger.facts(), Event.REPORT_WRITTEN)

@@ -59,8 +59,9 @@ class Migration:
         self._problems = problems_of(ownership)
         with closing(connect(settings)) as client, ExitStack() as undo:
             ask = partial(first_answer, settings, client, edges)
-            self._records = open_records(undo, settings, run_id, len(entries), ask)
+            self._records = open_records(undo, settings, run_id, ask)
             self._ledger, self.begins = self._records.ledger, self._records.begins
+            self._records.begin(run_id, settings, len(entries))
             if refusal := keep_unused(self._ledger, self._records.first):
                 raise refusal
             if not self.standings():
