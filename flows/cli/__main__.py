@@ -103,7 +103,7 @@ def _say_error(error: "IngestError", *, debug: bool) -> int:
     if debug:
         import traceback
 
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)).rstrip())
     else:
         say(f"dicom-ingest: {error}")
     return error.exit_code

@@ -133,7 +133,7 @@ def manifest(
 
 def _begun_report_dir() -> Path | None:
     """Where a run would write its report, and one has: it leaves that out of what it sends."""
-    from tasks.audit.log import AUDIT_JSONL
+    from tasks.report.directory import AUDIT_JSONL
 
     report_dir = load_as(ReportDirectorySettings).report_dir
     return report_dir if (report_dir / AUDIT_JSONL).is_file() else None

@@ -1,7 +1,7 @@
 """Commands that prove what a run has done: the report, written again or checked against its audit trail."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -11,6 +11,9 @@ from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
 from tasks.declaration import load_as
 from tasks.settings import LedgerSettings, ReportDirectorySettings, ReportSettings
+
+if TYPE_CHECKING:
+    from tasks.audit.findings import Findings
 
 
 def report(report_dir: Path | None = None, /, *, options: LedgerOptions = LedgerOptions()) -> int:
@@ -40,11 +43,14 @@ def audit(
     public_key: Annotated[
         Path | None, Parameter(help="Check the certificate's signature with this Ed25519 key in PEM.")
     ] = None,
+    ledger: Annotated[
+        str | None, Parameter(help="The ledger, when it is not in the report directory: as of `report`.")
+    ] = None,
     options: CommandOptions = CommandOptions(),
 ) -> int:
-    """Check a report directory's audit trail: its chain, its certificate, and that it agrees with the report.
+    """Check a report directory's audit trail: its chain, its certificates, that it agrees with the report.
 
-    Exit code 0: all is as it was written. 1: it is not, and where.
+    Exit code 0: all is as it was written, but for what it says that it did not check. 1: not, and where.
 
     Parameters
     ----------
@@ -57,7 +63,16 @@ def audit(
 
     with safe_errors():
         key = certificate.public_key(public_key) if public_key else None
-        found = check.audit(load_as(ReportDirectorySettings, report_dir=report_dir).report_dir, key)
+        directory = load_as(ReportDirectorySettings, report_dir=report_dir).report_dir
+        given = {"ledger": ledger} if ledger else {}
+        named = load_as(LedgerSettings, campaign=LedgerSettings.campaign, **given).ledger
+        ledger_at = named if "://" in named else Path(named) if named else None
+        found = check.audit(directory, key, ledger_at)
+    _say_findings(found)
+    return 1 if found.faults else 0
+
+
+def _say_findings(found: "Findings") -> None:
     for fault in found.faults:
         say(fault)
     if found.more_faults:
@@ -66,6 +81,17 @@ def audit(
     say(f"{counted(found.lines, 'line')}: {events or 'none'}")
     if found.elsewhere:
         count = counted(found.elsewhere, "file")
-        say(f"{count} stored by runs into other report directories: see their trails.")
-    say("The trail does not hold." if found.faults else "The trail is whole and agrees with the report.")
-    return 1 if found.faults else 0
+        where = (
+            f"{found.unseen:,} of them by runs whose trails could not be seen"
+            if found.unseen
+            else "their trails were looked at"
+        )
+        say(f"{count} stored by runs into other report directories: {where}.")
+    for sentence in found.unchecked:
+        say(f"Not checked: {sentence}")
+    rest = ", as far as it was checked" if found.unchecked else ""
+    say(
+        "The trail does not hold."
+        if found.faults
+        else f"The trail is whole and agrees with the report{rest}."
+    )

@@ -29,7 +29,7 @@ def list_files(report_dir: Path) -> None:
 
     def line(row: dict[str, str]) -> str:
         outcome = " ".join(part for part in (row["status"], row["reason"], row["detail"]) if part)
-        return f"{escape(row['path'])}\t{escape(row['key']) or '-'}\t{outcome}"
+        return f"{escape(row['path'])}\t{escape(row['key']) or '-'}\t{escape(outcome)}"
 
     list_out(map(line, read_report(report_dir)))
 

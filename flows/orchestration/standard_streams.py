@@ -1,15 +1,20 @@
-"""Standard output and error of commands and flows: that nobody reads them, or not to the end, is no fault."""
+"""Standard output and error of commands and flows: that nobody reads them, or not to the end, is no fault.
+
+Nothing that a file or a server says moves a terminal's cursor: control characters are escaped.
+"""
 
 import os
 import sys
 from collections.abc import Iterable
 from typing import TextIO
 
+from tasks.core.escape import printable
+
 
 def say(sentence: str) -> None:
     """To standard error: standard output is for what scripts read. That nobody reads it stops no run."""
     try:
-        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.write(f"{printable(sentence)}\n")
         sys.stderr.flush()
     except BrokenPipeError:
         _discard(sys.stderr)
@@ -19,7 +24,7 @@ def list_out(lines: Iterable[str]) -> None:
     """To standard output, until whoever reads it has enough, as `head` has: that is no fault."""
     try:
         for line in lines:
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{printable(line)}\n")
         sys.stdout.flush()
     except BrokenPipeError:
         _discard(sys.stdout)

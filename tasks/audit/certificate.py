@@ -5,16 +5,24 @@ openssl pkey -in key.pem -pubout -out public.pem
 openssl pkeyutl -verify -rawin -pubin -inkey public.pem -in certificate.json -sigfile certificate.sig
 """
 
-import hashlib
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.core.audit_chain import Chain
 from tasks.core.errors import UsageError
-from tasks.core.models import Summary
-from tasks.report.directory import CERTIFICATE_JSON, CERTIFICATE_SIG, FILES, private_file
+from tasks.report.directory import (
+    CERTIFICATE_JSON,
+    CERTIFICATE_SIG,
+    RUNS,
+    Written,
+    earlier_reports,
+    private_file,
+)
+from tasks.report.regular_file import read_regular
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -22,15 +30,24 @@ if TYPE_CHECKING:
 _RUN: Final = ("run_id", "campaign", "api_host", "storage_hosts", "manifest_sha256", "root")
 _SUMMED: Final = ("files", "bytes", "by_status", "studies", "complete_studies")
 _TIMED: Final = ("started_at", "finished_at", "exit_code")
+_LARGEST: Final = 16 << 20  # bytes
 
 
 def write_certificate(
-    report_dir: Path, summary: Summary, chain: Chain, key: "Ed25519PrivateKey | None" = None
+    report_dir: Path,
+    written: Written,
+    chain: Chain,
+    trail_bytes: int,
+    key: "Ed25519PrivateKey | None" = None,
 ) -> None:
-    """Writes it beside the report and, with a key, its signature: Ed25519 (RFC 8032) over its bytes."""
-    facts: dict[str, Any] = {name: getattr(summary, name) for name in (*_RUN, *_SUMMED, *_TIMED)}
-    facts["sha256"] = {name: sha256_of(report_dir / name) for name in FILES}
-    facts["audit"] = {"lines": chain.lines, "head": chain.head}
+    """Writes it beside the report and, with a key, its signature: Ed25519 (RFC 8032) over its bytes.
+
+    It has the digests of what was `written`, whatever lies in the directory by now, and where the trail ends:
+    its lines, the hash of the last, its size.
+    """
+    facts: dict[str, Any] = {name: getattr(written.summary, name) for name in (*_RUN, *_SUMMED, *_TIMED)}
+    facts["sha256"] = written.sha256
+    facts["audit"] = {"lines": chain.lines, "head": chain.head, "bytes": trail_bytes}
     certificate = json.dumps(facts, indent=2).encode() + b"\n"
     with private_file(report_dir, CERTIFICATE_JSON) as file:
         file.write(certificate)
@@ -81,19 +98,40 @@ class Certificate:
     sha256: dict[str, str]
     lines: int
     head: str
+    trail_bytes: int  # where the trail's line ends; 0: an earlier version did not say
 
 
 def read_certificate(report_dir: Path) -> Certificate | None:
     """The certificate of a report; None when there is none that can be read."""
     try:
-        content = (report_dir / CERTIFICATE_JSON).read_bytes()
+        content = read_regular(report_dir / CERTIFICATE_JSON, _LARGEST)
         facts = json.loads(content)
-        audit = facts["audit"]
-        return Certificate(
-            content, facts["run_id"], dict(facts["sha256"]), int(audit["lines"]), audit["head"]
+        audit, sha256 = facts["audit"], dict(facts["sha256"])
+        certificate = Certificate(
+            content,
+            facts["run_id"],
+            sha256,
+            int(audit["lines"]),
+            audit["head"],
+            int(audit.get("bytes", 0)),
         )
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None
+    texts = (certificate.run_id, certificate.head, *sha256.values())
+    is_sound = all(isinstance(text, str) for text in texts) and certificate.lines > 0
+    return certificate if is_sound and certificate.trail_bytes >= 0 else None
+
+
+def certificates_of(report_dir: Path) -> Iterator[tuple[str, Certificate | None]]:
+    """Every certificate over the trail of a directory, by its path there: its report's and the earlier ones'.
+
+    None: it is there, and can't be read. Raises OSError when it can't be known which there are.
+    """
+    if os.path.lexists(report_dir / CERTIFICATE_JSON):
+        yield CERTIFICATE_JSON, read_certificate(report_dir)
+    for home in earlier_reports(report_dir):
+        if os.path.lexists(home / CERTIFICATE_JSON):
+            yield f"{RUNS}/{home.name}/{CERTIFICATE_JSON}", read_certificate(home)
 
 
 def is_signed(certificate: Certificate, report_dir: Path, key: "Ed25519PublicKey") -> bool:
@@ -101,16 +139,7 @@ def is_signed(certificate: Certificate, report_dir: Path, key: "Ed25519PublicKey
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify((report_dir / CERTIFICATE_SIG).read_bytes(), certificate.content)
+        key.verify(read_regular(report_dir / CERTIFICATE_SIG, _LARGEST), certificate.content)
     except (OSError, InvalidSignature):
         return False
     return True
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file's bytes, in hex; empty when it can't be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""

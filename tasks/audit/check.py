@@ -1,86 +1,71 @@
 """Whether an audit trail is whole, and says the same as the report beside it: `dicom-ingest audit`.
 
-Keys are looked up in a temporary database on disk: a trail of ten million files needs little memory.
+    certificate.py    what the trail and the report's files are held against
+    trail_reader.py   the trail, line by line
+    report_check.py   the report's rows, held against it
+    other_trails.py   those of other report directories, whose runs stored files of this report
+    key_table.py      what the trails say of each key
+
+Nothing in the directory is trusted, and nothing is written to it.
 """
 
+import fcntl
 import math
+import os
 import sqlite3
-from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from tasks.audit.certificate import is_signed, read_certificate, sha256_of
-from tasks.audit.log import AUDIT_JSONL
-from tasks.core.audit_chain import Break, Event, follow
-from tasks.core.errors import UsageError
+from tasks.audit.audited import Audited
+from tasks.audit.certificate import is_signed, read_certificate
+from tasks.audit.continuity import since_ns
+from tasks.audit.findings import Findings
+from tasks.audit.key_table import KeyTable
+from tasks.audit.report_check import check_report
+from tasks.audit.trail_reader import follow_trail, read_certificates
+from tasks.core.audit_chain import ENDS, Course, Event
+from tasks.core.errors import IngestError, UsageError
+from tasks.core.escape import escape
 from tasks.core.models import Status
-from tasks.report.directory import FILES, REPORT_CSV, RUNS, SUMMARY_JSON
-from tasks.report.reader import read_report, read_summary
+from tasks.ledger.known_runs import KnownRun, KnownRuns, read_known_runs
+from tasks.report.directory import (
+    AUDIT_JSONL,
+    CERTIFICATE_JSON,
+    CERTIFICATE_SIG,
+    FILES,
+    RUNS,
+    SUMMARY_JSON,
+)
+from tasks.report.regular_file import open_regular, sha256_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-_LISTED: Final = 20
+_LEDGER: Final = "ledger.sqlite"
 _HAVE_KEYS: Final = (Status.UPLOADED, Status.ALREADY_UPLOADED)
 
 
-@dataclass(slots=True)
-class Findings:
-    """What an audit found: trail and report are good when there is no fault."""
+def audit(
+    report_dir: Path, key: "Ed25519PublicKey | None" = None, ledger_at: Path | str | None = None
+) -> Findings:
+    """Checks chain, certificates, and that trail and report agree.
 
-    lines: int = 0
-    events: Counter[str] = field(default_factory=Counter)
-    elsewhere: int = 0  # files that a run into another report directory had stored
-    signed: bool = False
-    faults: list[str] = field(default_factory=list)
-    more_faults: int = 0
-
-    def add_fault(self, sentence: str) -> None:
-        """Adds a fault; of very many only the first are kept."""
-        if len(self.faults) < _LISTED:
-            self.faults.append(sentence)
-        else:
-            self.more_faults += 1
-
-
-def audit(report_dir: Path, key: "Ed25519PublicKey | None" = None) -> Findings:
-    """Checks chain, certificate, and that trail and report agree. UsageError when there is no trail."""
-    found = Findings()
+    `ledger_at`: by default ledger.sqlite in the report directory. UsageError when there was no run in it.
+    """
+    found, trail_dir = Findings(), _trail_dir(report_dir)
+    certificates = read_certificates(trail_dir, found.add_fault)
+    ledger = _ask_ledger(ledger_at or trail_dir / _LEDGER, found)
     with closing(sqlite3.connect("")) as database:
-        keys = _Keys(database)
-        chains = _read_trail(report_dir, keys, found)
-        _check_certificate(report_dir, chains, key, found)
-        _check_report(report_dir, keys, found)
+        certificate = read_certificate(report_dir)
+        keys = KeyTable(database)
+        audited = Audited(report_dir, trail_dir, certificate, certificates, ledger, keys, found)
+        _read_trail(audited)
+        _check_certificate(audited, key)
+        _check_ledger(audited)
+        check_report(audited)
     return found
-
-
-def _read_trail(report_dir: Path, keys: "_Keys", found: Findings) -> dict[int, str]:
-    """Reads all events, of an earlier run those up to its end. Gives the hash of the certificate's line."""
-    certificate = read_certificate(report_dir)
-    trail_dir = _trail_dir(report_dir)
-    last = certificate.lines if certificate and trail_dir != report_dir else math.inf
-    named: dict[int, str] = {}
-    try:
-        with (trail_dir / AUDIT_JSONL).open("rb") as lines:
-            for chain, facts in follow(lines):
-                if chain.lines > last:  # what became of its keys later is no business of its report
-                    break
-                found.lines = chain.lines
-                found.events[str(facts.get("event"))] += 1
-                keys.add(facts)
-                if certificate and chain.lines == certificate.lines:
-                    named[chain.lines] = chain.head
-    except OSError:
-        raise UsageError(
-            "There is no run in this directory, for there is no audit.jsonl that can be read: name the "
-            "report directory of a run."
-        ) from None
-    except Break as broken:
-        found.add_fault(f"The audit trail is broken: {broken}")
-    return named
 
 
 def _trail_dir(report_dir: Path) -> Path:
@@ -90,119 +75,163 @@ def _trail_dir(report_dir: Path) -> Path:
     return absolute.parent.parent if is_earlier else report_dir
 
 
-def _check_certificate(
-    report_dir: Path, named: dict[int, str], key: "Ed25519PublicKey | None", found: Findings
-) -> None:
-    certificate = read_certificate(report_dir)
+def _ask_ledger(ledger_at: Path | str, found: Findings) -> KnownRuns | None:
+    try:
+        known = read_known_runs(ledger_at)
+    except IngestError as error:
+        found.add_unchecked(f"The ledger was not looked at: {error}")
+        return None
+    if known.run_ids:
+        return known
+    found.add_unchecked("The ledger was not looked at, for it is not in the directory: --ledger names it.")
+    return None
+
+
+def _read_trail(audited: Audited) -> None:
+    """Reads the whole trail; its keys up to the report's end: what follows is not its business."""
+    found, trail, certificate = audited.found, audited.trail, audited.certificate
+    end = certificate.lines if certificate else math.inf
+    own = os.path.relpath(audited.report_dir / CERTIFICATE_JSON, audited.trail_dir)
+    known = _known_run_ids(audited)
+    course, run_id = Course(known), ""
+    try:
+        for chain, facts in follow_trail(
+            audited.trail_dir, audited.certificates, course, found.add_fault, own
+        ):
+            event = str(facts.get("event"))
+            trail.first_at = trail.first_at or str(facts.get("at", ""))
+            is_later = chain.lines > end
+            if event == Event.RUN_STARTED:
+                run_id = str(facts.get("run_id"))
+                (trail.later if is_later else trail.runs).add(run_id)
+            if is_later:
+                trail.issued_later += event == Event.KEY_ISSUED
+                if audited.is_earlier:
+                    continue
+            else:
+                audited.keys.add(facts, run_id)
+                if event in ENDS:
+                    trail.report_sha256[str(facts.get("run_id"))] = str(facts.get("report_sha256", ""))
+            found.lines = chain.lines
+            found.events[event] += 1
+    except OSError as error:
+        _add_no_trail(audited, error)
+        return
+    trail.killed = {each: at for each, at in course.open.items() if each not in course.open_since_end}
+    if not audited.is_earlier:
+        _check_end(audited, course)
+
+
+def _known_run_ids(audited: Audited) -> frozenset[str] | None:
+    if audited.ledger is None:
+        return None
+    return audited.ledger.run_ids | {each.run_id for each in audited.certificates.values()}
+
+
+def _add_no_trail(audited: Audited, error: OSError) -> None:
+    """A fault, where there was one; UsageError where nothing says so."""
+    is_report = (audited.report_dir / SUMMARY_JSON).exists()
+    if (
+        not audited.certificates
+        and not is_report
+        and isinstance(error, FileNotFoundError | NotADirectoryError)
+    ):
+        raise UsageError(
+            "There is no run in this directory, for there is no audit.jsonl that can be read: name the "
+            "report directory of a run."
+        ) from None
+    if isinstance(error, FileNotFoundError):
+        audited.found.add_fault(f"There is no {AUDIT_JSONL}: it was removed, for a run's report is there.")
+    else:
+        why = os.strerror(error.errno or 0)
+        audited.found.add_fault(f"The audit trail can't be read: {why}.")
+
+
+def _check_end(audited: Audited, course: Course) -> None:
+    """A run without an end after the last report, or one that is at work."""
+    found, trail = audited.found, audited.trail
+    if course.open_since_end and _is_locked(audited.trail_dir / AUDIT_JSONL):
+        found.add_fault("A run into this directory is at work: audit it again at its end.")
+        return
+    for at in course.open_since_end.values():
+        found.add_fault(_without_end(audited, at))
+    if course.open_since_end and trail.issued_later:
+        found.add_fault(f"{trail.issued_later:,} keys were issued since the last report: no report has them.")
+    if ended := trail.later - course.open.keys():
+        count = "A later run" if len(ended) == 1 else f"{len(ended)} later runs"
+        found.add_fault(f"{count} came to an end: the report here is an earlier run's.")
+
+
+def _without_end(audited: Audited, at: str) -> str:
+    where = escape(str(audited.trail_dir))
+    return f"A run began at {at} and has no end: `dicom-ingest report {where}` writes its report."
+
+
+def _is_locked(trail: Path) -> bool:
+    """Whether a run has the trail open."""
+    try:
+        with open_regular(trail) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _check_certificate(audited: Audited, key: "Ed25519PublicKey | None") -> None:
+    certificate, found = audited.certificate, audited.found
     if certificate is None:
         found.add_fault(
             "There is no certificate.json that can be read: the last run did not end, or it was removed."
         )
-        return
     for name in FILES:
-        if certificate.sha256.get(name) != sha256_of(report_dir / name):
+        try:
+            sha256 = sha256_of(audited.report_dir / name)
+        except OSError as error:
+            found.add_fault(f"{name} can't be read: {os.strerror(error.errno or 0)}.")
+            continue
+        if certificate and certificate.sha256.get(name) != sha256:
             found.add_fault(f"{name} is not as it was when the certificate was written.")
-    if named.get(certificate.lines) != certificate.head:
-        found.add_fault(f"The trail's line {certificate.lines} is not the one that the certificate names.")
     if key is not None:
-        found.signed = is_signed(certificate, report_dir, key)
+        _check_signatures(audited, key)
+
+
+def _check_signatures(audited: Audited, key: "Ed25519PublicKey") -> None:
+    """The report's own has to be there; one of an earlier report has to be right where it is there."""
+    found, unsigned = audited.found, 0
+    if audited.certificate:
+        found.signed = is_signed(audited.certificate, audited.report_dir, key)
         if not found.signed:
             found.add_fault("certificate.sig is no signature of this key over certificate.json.")
+    for place, certificate in audited.certificates.items():
+        home = (audited.trail_dir / place).parent
+        if not os.path.lexists(home / CERTIFICATE_SIG):
+            unsigned += home != audited.report_dir
+        elif home != audited.report_dir and not is_signed(certificate, home, key):
+            found.add_fault(f"{escape(place)} has a signature that is not of this key.")
+    if unsigned:
+        found.add_unchecked(f"Earlier certificates without a signature: {unsigned:,}.")
 
 
-def _check_report(report_dir: Path, keys: "_Keys", found: Findings) -> None:
-    summary = read_summary(report_dir)
-    run_id = summary.run_id
-    if run_id not in keys.runs:
-        found.add_fault(f"The trail does not know run {run_id}, whose report {REPORT_CSV} is.")
-    for row in read_report(report_dir):
-        for sentence in _disagreements(row, keys, found):
-            found.add_fault(f"study {row['study_no']} file {row['file_no']}: {sentence}")
-        keys.mark_reported(row["key"], *row["superseded_keys"].split(";"))
-    _check_unused(summary.unused_keys, keys, found)
-    for state, study_no, file_no in keys.unreported(run_id):
-        if state == Event.KEY_UNUSED:
-            found.add_fault(
-                f"A key was handed out at the start that unused_keys of {SUMMARY_JSON} does not name."
-            )
-        else:
-            found.add_fault(
-                f"study {study_no} file {file_no}: a key was issued for it that the report does not name"
-            )
-
-
-def _check_unused(unused_keys: list[str], keys: "_Keys", found: Findings) -> None:
-    """Nothing was sent to an unused key. Those that shards were given are in the trails of the shards."""
-    for key in unused_keys:
-        known = keys.get(key)
-        if known and known[1]:
-            found.add_fault(
-                f"A key is in unused_keys of {SUMMARY_JSON}, and the trail has what was stored there."
-            )
-    keys.mark_reported(*unused_keys)
-
-
-def _disagreements(row: dict[str, str], keys: "_Keys", found: Findings) -> Iterator[str]:
-    if row["status"] not in _HAVE_KEYS:
+def _check_ledger(audited: Audited) -> None:
+    """Every run into this directory that the ledger knows has its lines in the trail."""
+    ledger, trail = audited.ledger, audited.trail
+    if ledger is None or not ledger.is_on_disk or audited.is_earlier:
         return
-    if row["run_id"] not in keys.runs:
-        found.elsewhere += 1
-        return
-    known = keys.get(row["key"])
-    if known is None:
-        yield "the trail does not know its key"
-    elif known[0] != Event.STORED:
-        yield f"its key is {known[0]} in the trail, not stored"
-    elif known[1] != row["sha256"]:
-        yield "the trail says that other bytes were stored"
+    seen = {*trail.runs, *trail.later}
+    first_ns = 0 if ledger.lies_in(audited.trail_dir) else since_ns(trail.first_at)
+    runs = [each for each in ledger.into(audited.trail_dir) if each.started_ns >= first_ns]
+    for each in runs:
+        if each.run_id in seen:
+            continue
+        if ledger.has_lines(each):
+            audited.found.add_fault(
+                f"The ledger knows a run into this directory that began at {_at(each)}, the trail does not."
+            )
+        elif each is runs[-1]:  # killed before its first line
+            audited.found.add_fault(_without_end(audited, _at(each)))
 
 
-_TABLE: Final = """
-CREATE TABLE key (
-    key TEXT PRIMARY KEY, state TEXT, sha256 TEXT, run_id TEXT, study_no, file_no, reported INTEGER DEFAULT 0
-) WITHOUT ROWID
-"""
-_ADD: Final = """
-INSERT INTO key (key, state, sha256, run_id, study_no, file_no) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET state = excluded.state, sha256 = max(sha256, excluded.sha256)
-"""
-_UNREPORTED: Final = """
-SELECT state, study_no, file_no FROM key WHERE run_id = ? AND NOT reported ORDER BY study_no, file_no
-"""
-
-
-class _Keys:
-    """Every key of the trail: what became of it, and of what bytes."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self.runs: set[str] = set()
-        self._run_id = ""
-        self._database = database
-        database.execute(_TABLE)
-
-    def add(self, facts: dict[str, Any]) -> None:
-        """Adds what one line of the trail says."""
-        match facts.get("event"):
-            case Event.RUN_STARTED:
-                self._run_id = str(facts.get("run_id"))
-                self.runs.add(self._run_id)
-            case Event.KEY_ISSUED | Event.KEY_UNUSED | Event.STORED | Event.SUPERSEDED as state:
-                names = ("key", "sha256", "study_no", "file_no")
-                key, sha256, study_no, file_no = (facts.get(name, "") for name in names)
-                self._database.execute(_ADD, (key, state, sha256, self._run_id, study_no, file_no))
-
-    def get(self, key: str) -> tuple[str, str] | None:
-        """State and SHA-256 of what was stored under a key; None when the trail does not have it."""
-        query = "SELECT state, sha256 FROM key WHERE key = ?"
-        row: tuple[str, str] | None = self._database.execute(query, (key,)).fetchone()
-        return row
-
-    def mark_reported(self, *keys: str) -> None:
-        """Notes that the report names these keys."""
-        self._database.executemany(
-            "UPDATE key SET reported = 1 WHERE key = ?", [(key,) for key in keys if key]
-        )
-
-    def unreported(self, run_id: str) -> Iterator[tuple[str, int, int]]:
-        """State, study and file of each key that a run was given and that its report does not name."""
-        yield from self._database.execute(_UNREPORTED, (run_id,))
+def _at(each: KnownRun) -> str:
+    return f"{datetime.fromtimestamp(each.started_ns / 1e9, UTC):%Y-%m-%dT%H:%M:%S}Z"

@@ -15,11 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tasks.core.audit_chain import Chain, Event, digest
+from tasks.audit.continuity import Known, require_continuity
+from tasks.core.audit_chain import ENDS, LONGEST_LINE, Chain, Event, digest
 from tasks.core.errors import StoppedError, UsageError
+from tasks.report.directory import AUDIT_JSONL
 
-AUDIT_JSONL: Final = "audit.jsonl"
-_LAST_BYTES: Final = 64 * 1024  # more than any line has
+_CHUNK: Final = 1 << 20  # bytes
+_FIRST: Final = b'{"no":1,'  # what a trail begins with
 
 
 class Trail:
@@ -28,15 +30,21 @@ class Trail:
     Raises UsageError when another run has it, StoppedError when it can't be written.
     """
 
-    def __init__(self, report_dir: Path) -> None:
+    def __init__(self, report_dir: Path, known: Known | None = None) -> None:
+        """Holds it against every certificate there, and what is `known` besides, before it changes anything.
+
+        UsageError, too, when it is not what earlier runs left (`continuity.py`).
+        """
         self._lock = threading.Lock()
         self._waiting: list[tuple[str, Event, dict[str, Any]]] = []
         self._is_torn = False
+        self._is_over = False
         self._path = report_dir / AUDIT_JSONL
         with _write_errors():
             self._file, self._is_new = _open_locked(self._path)
             try:
                 self._size, self.chain, torn = _end(self._file)
+                require_continuity(self._file, self._size, report_dir, known)
                 os.ftruncate(self._file, self._size)
                 if torn:
                     self.record(Event.LINE_CUT, bytes=torn)
@@ -46,10 +54,18 @@ class Trail:
                 raise
         self._began = self._size, self.chain
 
+    @property
+    def size_bytes(self) -> int:
+        """How much of it is on the disk."""
+        return self._size
+
     def record(self, event: Event, **facts: Any) -> None:
-        """Adds a line, which is on the disk after the next flush."""
+        """Adds a line, which is on the disk after the next flush. StoppedError after the run's end."""
         at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         with self._lock:
+            if self._is_over and event not in ENDS:
+                raise StoppedError("The run is over: nothing more becomes of its files.")
+            self._is_over = event in ENDS
             self._waiting.append((at, event, facts))
 
     def flush(self) -> None:
@@ -145,19 +161,30 @@ def _is_at(file: int, path: Path) -> bool:
 def _end(file: int) -> tuple[int, Chain, int]:
     """Where the last whole line ends, the chain up to there, and how many bytes a crash left after it."""
     size = os.fstat(file).st_size
-    tail = os.pread(file, _LAST_BYTES, max(0, size - _LAST_BYTES))
+    written = _without_zeros(file, size)
+    tail = os.pread(file, LONGEST_LINE, max(0, written - LONGEST_LINE))[:written]
     whole, newline, torn = tail.rpartition(b"\n")
-    end = size - len(torn)
+    end = written - len(torn)
     if not newline:
-        if size >= _LAST_BYTES:
+        if written >= LONGEST_LINE or tail[: len(_FIRST)] != _FIRST[:written]:
             raise UsageError(_NO_TRAIL)
-        return 0, Chain(), len(torn)
+        return 0, Chain(), size
     last = whole.rpartition(b"\n")[2]
     try:
         lines = int(json.loads(last)["no"])
     except (ValueError, TypeError, KeyError):
         raise UsageError(_NO_TRAIL) from None
-    return end, Chain(lines, digest(last)), len(torn)
+    return end, Chain(lines, digest(last)), size - end
+
+
+def _without_zeros(file: int, size: int) -> int:
+    """Where the zeros begin that a power cut leaves in place of what was not on the disk yet."""
+    while size:
+        begin = max(0, size - _CHUNK)
+        if written := len(os.pread(file, size - begin, begin).rstrip(b"\0")):
+            return begin + written
+        size = begin
+    return 0
 
 
 _NO_TRAIL: Final = (

@@ -13,6 +13,7 @@ from typing import Final
 _PLAIN: Final = re.compile(r"[ !-\[\]-~]*\Z")  # printable ASCII but the backslash: the common case, and fast
 _FORMULA: Final = frozenset("=+-@")
 _UNSAFE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode general categories
+_LAYOUT: Final = frozenset("\n\t")  # of ours, on a terminal
 _ESCAPED: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|\\)")
 
 
@@ -20,6 +21,15 @@ def escape(text: str) -> str:
     """Text that is safe in a CSV cell, on a terminal, in Parquet and in PostgreSQL; `unescape` undoes it."""
     safe = text if _PLAIN.match(text) else "".join(_written(char) for char in text)
     return _hex(safe[0]) + safe[1:] if safe and safe[0] in _FORMULA else safe
+
+
+def printable(text: str) -> str:
+    """Text of lines that is safe on a terminal, whatever a file had a part of it say: not for `unescape`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        _hex(char) if char not in _LAYOUT and unicodedata.category(char) in _UNSAFE else char for char in text
+    )
 
 
 def unescape(text: str) -> str:

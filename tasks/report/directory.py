@@ -3,17 +3,20 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 from tasks.core.errors import StoppedError
 from tasks.core.models import RunFacts, StudyEntry, Summary
 from tasks.core.report_columns import ReportRow
+from tasks.report.hashing_file import HashingFile
 from tasks.report.tables import Totals, summary, write_rows, write_studies
 
 REPORT_CSV: Final = "report.csv"
@@ -26,10 +29,12 @@ FILES: Final = (REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, SUMMARY_JSON)
 RUNS: Final = "runs"  # what it holds: a directory for each earlier report
 CERTIFICATE_JSON: Final = "certificate.json"  # of this report: it goes when the report goes
 CERTIFICATE_SIG: Final = "certificate.sig"
+AUDIT_JSONL: Final = "audit.jsonl"  # the trail of all runs into the directory
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _MARK: Final = "%Y%m%dT%H%M%S.%fZ"
+_HOME: Final = re.compile(r"\d{8}T\d{6}\.\d{6}Z-(\d+|unknown)(-\d+)?")  # a mark, and the end of its run
 
 _REMEDIES: Final = {
     errno.ENOSPC: "Free space on the report directory's disk",
@@ -41,13 +46,21 @@ _REMEDIES: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A report as it was written: its summary, and by name the SHA-256 of each file's very bytes."""
+
+    summary: Summary
+    sha256: dict[str, str]
+
+
 def write_report(
     report_dir: Path,
     run: RunFacts,
     studies: Iterable[StudyEntry],
     overlaps: Mapping[int, int | None],
     rows: Iterable[ReportRow],
-) -> Summary:
+) -> Written:
     """Writes the report of a run, and moves an earlier run's to a directory of its own in `runs/`.
 
     `overlaps` names, by study_no, the earlier entry that has a study's files. `rows` come sorted by study_no,
@@ -57,14 +70,14 @@ def write_report(
     """
     try:
         report_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        summary = _write_drafts(report_dir, run, studies, overlaps, rows)
+        written = _write_drafts(report_dir, run, studies, overlaps, rows)
         _keep_earlier(report_dir, run.run_id)
         _publish(report_dir)
     except OSError as error:
         raise StoppedError(_sentence(error)) from None
     finally:
         _discard_drafts(report_dir)
-    return summary
+    return written
 
 
 @contextmanager
@@ -87,19 +100,27 @@ def _write_drafts(
     studies: Iterable[StudyEntry],
     overlaps: Mapping[int, int | None],
     rows: Iterable[ReportRow],
-) -> Summary:
+) -> Written:
     totals = Totals(studies, overlaps)
-    with (
-        _created(_draft(report_dir, REPORT_CSV)) as csv_file,
-        _created(_draft(report_dir, REPORT_PARQUET)) as parquet_file,
-    ):
+    sha256: dict[str, str] = {}
+    draft = partial(_hashed_draft, report_dir, sha256)
+    with draft(REPORT_CSV) as csv_file, draft(REPORT_PARQUET) as parquet_file:
         write_rows(csv_file, parquet_file, rows, totals)
-    with _created(_draft(report_dir, STUDIES_CSV)) as file:
+    with draft(STUDIES_CSV) as file:
         write_studies(file, totals.results())
     in_numbers = summary(run, totals)
-    with _created(_draft(report_dir, SUMMARY_JSON)) as file:
+    with draft(SUMMARY_JSON) as file:
         file.write(json.dumps(asdict(in_numbers), indent=2).encode() + b"\n")
-    return in_numbers
+    return Written(in_numbers, sha256)
+
+
+@contextmanager
+def _hashed_draft(report_dir: Path, sha256: dict[str, str], name: str) -> Iterator[IO[bytes]]:
+    """A new draft; the hash of what was written to it is in `sha256` when the block ends."""
+    with _created(_draft(report_dir, name)) as file:
+        hashing = HashingFile(file)
+        yield cast("IO[bytes]", hashing)
+    sha256[name] = hashing.sha256
 
 
 def _draft(report_dir: Path, name: str) -> Path:
@@ -151,6 +172,19 @@ def _new_home(report_dir: Path, names: Sequence[str]) -> Path:
     marks = (mark if number == 1 else f"{mark}-{number}" for number in count(1))
     homes = (report_dir / RUNS / each for each in marks)
     return next(home for home in homes if not _is_occupied(home, names))
+
+
+def earlier_reports(report_dir: Path) -> list[Path]:
+    """The directories in `runs/` with the reports of earlier runs, by name.
+
+    Not of them is what somebody gave another name and has an audit trail of its own: a report directory.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError):
+        homes = [home for home in (report_dir / RUNS).iterdir() if home.is_dir()]
+        return sorted(
+            home for home in homes if _HOME.fullmatch(home.name) or not (home / AUDIT_JSONL).exists()
+        )
+    return []
 
 
 def _is_occupied(home: Path, names: Sequence[str]) -> bool:

@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 
 from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError, UsageError
-from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
+from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.words import counted
 from tasks.ledger.database import sqlite_file
@@ -87,18 +87,10 @@ class Engine:
         self._ownership = survey(entries, settings.root or None)
         report_dirs = list(filter(None, (settings.report_dir, whole_report_dir)))
         require_none_in(self._ownership.real_dirs, report_dirs)
-        self._target = target_of(settings, entries)
         with ExitStack() as undo:
             self._client = connect(settings)
             undo.callback(self._client.close)
-            ask = self._not_asked if shard is not None else self._first_answer
-            counters = self.progress.counters
-            self._records = open_records(undo, settings, self.run_id, len(ours), self._target, ask, counters)
-            self._ledger = self._records.ledger
-            own = own_files(report_dirs, sqlite_file(settings.ledger_at))  # which are there from here on
-            self._ownership = replace(self._ownership, own=own)
-            self._begin(entries, is_shard=shard is not None)
-            refusal = keep_unused(self._ledger, self._records.first)
+            refusal = self._open_records(undo, entries, report_dirs, is_shard=shard is not None)
             undo.pop_all()
         self._uploader = self._new_uploader()
         self._is_drained = False
@@ -217,12 +209,26 @@ class Engine:
             self._uploader.drain(self._edges.grace_s)
             self._is_drained = True
 
-    def _begin(self, entries: Sequence[StudyEntry], *, is_shard: bool) -> None:
+    def _open_records(
+        self, undo: ExitStack, entries: Sequence[StudyEntry], report_dirs: Sequence[Path], *, is_shard: bool
+    ) -> IngestError | None:
+        """Opens them, and has the ledger know that the run is at work; why it must end at once, if so."""
+        settings, target = self.settings, target_of(self.settings, entries)
+        ask = self._not_asked if is_shard else self._first_answer
+        self._records = open_records(undo, settings, self.run_id, target, ask, self.progress.counters)
+        self._ledger = self._records.ledger
+        own = own_files(report_dirs, sqlite_file(settings.ledger_at))  # which are there from here on
+        self._ownership = replace(self._ownership, own=own)
+        self._begin(entries, target, is_shard=is_shard)
+        self._records.begin(self.run_id, settings, len(self._entries), target)
+        return keep_unused(self._ledger, self._records.first)
+
+    def _begin(self, entries: Sequence[StudyEntry], target: Target, *, is_shard: bool) -> None:
         """The ledger knows from here on that the run is at work."""
         at = self._started_ns, self.settings.report_dir
         if not is_shard:
-            self._ledger.begin(*at, entries, self._ownership.overlaps, self._target)
-        elif not self._ledger.take_up(*at, self._target):
+            self._ledger.begin(*at, entries, self._ownership.overlaps, target)
+        elif not self._ledger.take_up(*at, target):
             raise UsageError(
                 f"This shard is at work, or was killed less than {self.settings.dead_after:.0f} s ago. "
                 "Nothing was sent."

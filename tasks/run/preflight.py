@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.audit.certificate import signing_key
+from tasks.audit.continuity import Known
 from tasks.audit.log import Trail
 from tasks.core.errors import (
     CredentialsRefusedError,
@@ -33,7 +34,7 @@ from tasks.remote.upload_api import UploadClient
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.setting_values import host_of
-from tasks.settings import Settings
+from tasks.settings import ReportSettings, Settings
 from tasks.source.manifest_reader import load_manifest
 from tasks.upload.assembly import connect, warn_without_credentials
 
@@ -76,21 +77,30 @@ def check(settings: Settings, edges: Edges | None = None) -> FirstAnswer:
     Raises UsageError, and CredentialsRefusedError when that is what is wrong.
     """
     with ExitStack() as undo:
-        signing_key(settings.signing_key)
         at = settings.ledger_at, settings.campaign
         require_same_platform(*at, target_of(settings), settings.dead_after)
-        open_trail(undo, settings.report_dir)
+        open_trail(undo, settings)
         warn_without_credentials(settings)
         client = undo.enter_context(closing(connect(settings)))
         return ask(client, edges)
 
 
-def open_trail(undo: ExitStack, report_dir: Path) -> Trail:
-    """The trail of a report directory, which is made when missing; `undo` takes both back."""
-    undo.callback(remove_empty, make_private(report_dir))
-    trail = Trail(report_dir)
+def open_trail(undo: ExitStack, settings: Settings) -> Trail:
+    """The trail of a report directory, which is made when missing; `undo` takes both back.
+
+    UsageError when it is not as earlier runs left it, or another run has it, or the signing key is none.
+    """
+    known = known_beside(settings)
+    undo.callback(remove_empty, make_private(settings.report_dir))
+    trail = Trail(settings.report_dir, known)
     undo.callback(trail.undo)
     return trail
+
+
+def known_beside(settings: ReportSettings) -> Known:
+    """What a trail is held against, besides the certificates."""
+    key = signing_key(settings.signing_key)
+    return Known(settings.ledger_at, key.public_key() if key else None)
 
 
 def ask(client: UploadClient, edges: Edges | None = None) -> FirstAnswer:

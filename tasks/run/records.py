@@ -7,7 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.audit.certificate import sha256_of, signing_key, write_certificate
+from tasks.audit.certificate import signing_key, write_certificate
+from tasks.audit.continuity import Known
 from tasks.audit.log import Trail
 from tasks.core.audit_chain import Event
 from tasks.core.errors import Fault, FaultKind, IngestError, ending
@@ -33,11 +34,19 @@ class Records:
     begins: Begins = Begins.NOTHING
     first: FirstAnswer = NOT_ASKED
 
+    def begin(self, run_id: str, settings: Settings, studies: int, target: Target) -> None:
+        """The trail's first lines about a run: once the ledger knows it, or before it has a key of it.
+
+        So a trail has no run that the ledger does not know, wherever a run was killed.
+        """
+        record_start(self.trail, run_id, settings, studies, target)
+
     def write(self, report_dir: Path, facts: RunFacts, event: Event) -> Summary:
         """The report, the trail's last line, and the certificate over both."""
         ledger, trail = self.ledger, self.trail
         facts = replace(ledger.with_target(facts), unused_keys=ledger.unused_keys())
-        summary = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
+        written = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
+        summary = written.summary
         trail.record(
             event,
             run_id=summary.run_id,
@@ -45,10 +54,10 @@ class Records:
             by_status=summary.by_status,
             exit_code=summary.exit_code,
             storage_hosts=summary.storage_hosts,
-            report_sha256=sha256_of(report_dir / REPORT_CSV),
+            report_sha256=written.sha256[REPORT_CSV],
         )
         trail.flush()
-        write_certificate(report_dir, summary, trail.chain, self.key)
+        write_certificate(report_dir, written, trail.chain, trail.size_bytes, self.key)
         return summary
 
     def close(self) -> None:
@@ -61,7 +70,6 @@ def open_records(
     undo: ExitStack,
     settings: Settings,
     run_id: str,
-    studies: int,
     target: Target,
     ask: Callable[[], FirstAnswer],
     counters: Callable[[], dict[str, int]] = dict,
@@ -75,12 +83,11 @@ def open_records(
     """
     key = signing_key(settings.signing_key)
     require_same_platform(settings.ledger_at, settings.campaign, target, settings.dead_after)
-    trail = open_trail(undo, settings.report_dir)
+    trail = open_trail(undo, settings)
     anew = begins(settings.ledger_at, settings.campaign)
     first = ask()
     ledger = Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after, trail, counters)
     undo.callback(ledger.close)
-    record_start(trail, run_id, settings, studies, target)
     return Records(trail, ledger, key, anew, first)
 
 
@@ -116,7 +123,7 @@ def report_again(
     with ExitStack() as stack:
         ledger = Ledger.of_last_run(ledger_at, campaign, report_dir)
         stack.callback(ledger.close)
-        trail = Trail(report_dir)
+        trail = Trail(report_dir, Known(ledger_at, key.public_key() if key else None))
         stack.callback(trail.close)
         if not ledger.shards():  # theirs are in the report alone: one may be taken up at any moment
             ledger.enrol_unscanned()

@@ -67,9 +67,10 @@ class Migration:
         self._problems = problems_of(ownership)
         with closing(connect(settings)) as client, ExitStack() as undo:
             ask = partial(first_answer, settings, client, edges)
-            self._records = open_records(undo, settings, run_id, len(entries), target, ask)
+            self._records = open_records(undo, settings, run_id, target, ask)
             self._ledger, self.begins = self._records.ledger, self._records.begins
             ownership = replace(ownership, own=own_files([settings.report_dir], None))
+            self._records.begin(run_id, settings, len(entries), target)
             if refusal := keep_unused(self._ledger, self._records.first):
                 raise refusal
             at = self._started_ns, settings.report_dir

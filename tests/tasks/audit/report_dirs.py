@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.audit.check import audit
-from tasks.audit.log import AUDIT_JSONL
+from tasks.report.directory import AUDIT_JSONL
+from tests.conftest import NearSide
 
 
 def events(report_dir: Path) -> list[dict[str, Any]]:
@@ -21,3 +22,15 @@ def edit(path: Path, change: Callable[[str], str]) -> None:
     text = path.read_text()
     assert change(text) != text
     path.write_text(change(text))
+
+
+def killed(near_side: NearSide, *, before_its_first_file: bool = False, **options: Any) -> str:
+    """A run of which a kill leaves neither an end nor a report, nor a lock; its run_id."""
+    engine = near_side.engine(**options)
+    if not before_its_first_file:
+        for batch_no in engine.plan(engine.scan()):
+            engine.upload(batch_no)
+    with engine.draining():
+        pass
+    engine.close()
+    return engine.run_id

@@ -10,9 +10,12 @@ import pytest
 
 from tasks.audit.certificate import write_certificate
 from tasks.audit.check import audit
-from tasks.audit.log import AUDIT_JSONL, Trail
+from tasks.audit.log import Trail
+from tasks.core.audit_chain import Event
 from tasks.core.errors import UsageError
+from tasks.report.directory import AUDIT_JSONL, FILES, Written
 from tasks.report.reader import read_summary
+from tasks.report.regular_file import sha256_of
 from tasks.run.engine import ingest
 from tests.conftest import Dicom, NearSide
 from tests.tasks.audit.report_dirs import edit, events, faults
@@ -117,8 +120,13 @@ class TestAudit:
                 writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
+        written = Written(read_summary(reported), {name: sha256_of(reported / name) for name in FILES})
+        (reported / "certificate.json").unlink()
         with closing(Trail(reported)) as trail:
-            write_certificate(reported, read_summary(reported), trail.chain)
+            run_id, sha256 = written.summary.run_id, written.sha256["report.csv"]
+            trail.record(Event.REPORT_WRITTEN, run_id=run_id, report_sha256=sha256)
+            trail.flush()
+            write_certificate(reported, written, trail.chain, trail.size_bytes)
         assert faults(reported) == ""
         near_side.run()
         (earlier,) = (reported / "runs").iterdir()

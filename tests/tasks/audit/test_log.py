@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.audit.log import AUDIT_JSONL, Trail
+from tasks.audit.log import Trail
 from tasks.core.audit_chain import Event
 from tasks.core.errors import StoppedError, UsageError
+from tasks.report.directory import AUDIT_JSONL
 from tests.conftest import Dicom, NearSide
 from tests.far_side import FarSide, Reset, Step, StoredAs, s3_error, scripted
 from tests.tasks.audit.report_dirs import events, faults

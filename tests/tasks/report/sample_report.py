@@ -77,7 +77,7 @@ def write(
     run: RunFacts | None = None,
 ) -> Summary:
     entries = studies if studies is not None else [StudyEntry(1, STUDY)]
-    return write_report(report_dir, run or facts(), entries, overlaps or {}, iter(rows))
+    return write_report(report_dir, run or facts(), entries, overlaps or {}, iter(rows)).summary
 
 
 def contents(report_dir: Path) -> dict[str, bytes]:

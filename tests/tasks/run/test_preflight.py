@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tasks.audit.check import audit
-from tasks.audit.log import AUDIT_JSONL, Trail
+from tasks.audit.log import Trail
 from tasks.core.errors import CredentialsRefusedError, IngestError, UsageError
 from tasks.ledger.runs import Begins, begins
+from tasks.report.directory import AUDIT_JSONL
 from tasks.report.reader import read_summary
 from tasks.run.edges import Edges
 from tasks.run.preflight import FirstAnswer, ask, check, pass_on, read_manifest
