@@ -64,6 +64,9 @@ class Reason(StrEnum):
     BROKEN_LINK = "broken_link"
     LINK_LOOP = "link_loop"
     LINK_OUTSIDE_ROOT = "link_outside_root"
+    # changed
+    DAMAGED = "damaged"
+    ALTERED = "altered"
     # missing
     NOT_FOUND = "not_found"
     NOT_A_DIRECTORY = "not_a_directory"
@@ -81,6 +84,9 @@ class Reason(StrEnum):
     NOT_SCANNED = "not_scanned"
     STOPPED = "stopped"
     TOO_YOUNG = "too_young"
+
+
+ZEROS: Final = "zeros"  # of a file that is DICOM no more: what it is, in `detail`
 
 
 class Balance(StrEnum):
@@ -153,6 +159,8 @@ class Rejected:
     reason: Reason
     header: Header | None = None
     size_bytes: int | None = None
+    mtime_ns: int | None = None
+    detail: str = ""  # what it is, where the reason does not say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +172,17 @@ class Digests:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredContent:
+    """What is stored of a path: the content that an earlier run read there."""
+
+    sha256: str
+    sop_instance_uid: str
+    size_bytes: int | None
+    mtime_ns: int | None
+    has_own_object: bool = True  # else it is the object of another file, which this one duplicates
+
+
+@dataclass(frozen=True, slots=True)
 class Todo:
     """A file of a batch that is not settled yet. `str(todo)` is its only name in logs and in Prefect."""
 
@@ -171,7 +190,7 @@ class Todo:
     study_no: int
     file_no: int
     path: str
-    stored_sha256: str = ""  # what an earlier run stored of this path
+    stored: StoredContent | None = None
 
     def __str__(self) -> str:
         return f"study {self.study_no} file {self.file_no}"
@@ -193,7 +212,7 @@ class Outcome:
     http_status: int | None = None
     started_ns: int | None = None
     finished_ns: int | None = None
-    detail: str = ""  # why it failed, as the platform calls it, in a closed form
+    detail: str = ""  # why it failed, as the platform calls it, in a closed form; what a damaged file is now
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ What takes a connection writes by it, and may be executed again when its commit 
 `issue` and `settle` take all requests that share a commit, and answer each.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any, Final
@@ -13,21 +12,25 @@ import sqlalchemy as sa
 
 from tasks.core.duplicates import Claim
 from tasks.core.escape import escape, unescape
-from tasks.core.models import Digests, Header, Listed, Reason, Status, Todo, Unwalked
+from tasks.core.models import Digests, Header, Listed, Reason, Status, StoredContent, Todo, Unwalked
 from tasks.core.plan import Known, Rules, Standing, standing
 from tasks.ledger.database import execute_many, reading
 from tasks.ledger.file_requests import Claiming, Issuing, Settling
-from tasks.ledger.schema import file, instance, issued_key, listing, study
+from tasks.ledger.schema import file, instance, issued_key, listing, stored_file, study
 from tasks.ledger.statements import (
     DIGESTS,
+    FORGET_ASIDE,
     HEADER,
     ISSUED,
     KEPT,
+    KEPT_BESIDE,
     KEPT_KEY,
     KNOWN,
     LOOKED_AT,
+    NAME_STORED,
     NO_FILE,
     OUTCOME,
+    SET_ASIDE,
     SETTLED,
     STORED,
     UNCLAIM,
@@ -44,8 +47,32 @@ _SET: Final = tuple(f"new_{name}" for name in (*OUTCOME, *HEADER, *DIGESTS))
 _outcome_of = attrgetter(*OUTCOME)
 _header_of = attrgetter(*HEADER)
 _digests_of = attrgetter(*DIGESTS)
+_STORED_BY: Final = (Status.UPLOADED, Status.DUPLICATE)
+_NAMES_STORED: Final = (Reason.DAMAGED, Reason.ALTERED)
+# What settles files, in this order: each for all files of a commit that it concerns.
+_IN_ORDER: Final = (
+    FORGET_ASIDE,
+    SET_ASIDE,
+    KEPT,
+    KEPT_KEY,
+    KEPT_BESIDE,
+    LOOKED_AT,
+    NAME_STORED,
+    STORED,
+    UNCLAIM,
+    SETTLED,
+)
 _NO_HEADER: Final = Header("")
 _NO_DIGESTS: Final = Digests("", "")
+
+
+_is_stored = file.c.status.in_(_STORED_BY)
+# What is stored of a path, of which its row may say otherwise since: in the order of StoredContent.
+_STORED_CONTENT: Final = tuple(
+    sa.case((_is_stored, file.c[name]), else_=stored_file.c[name])
+    for name in ("status", "sha256", "sop_instance_uid", "size_bytes", "mtime_ns")
+)
+_UNOPENED: Final = ("at", "by", "new_status", "new_reason")
 
 
 class Files:
@@ -67,9 +94,10 @@ class Files:
                 listing.c.study_no,
                 listing.c.file_no,
                 file.c.path,
-                sa.case((file.c.key != "", file.c.sha256), else_="").label("stored_sha256"),
+                *_STORED_CONTENT,
             )
             .join(file, file.c.file_id == listing.c.file_id)
+            .outerjoin(stored_file, stored_file.c.file_id == listing.c.file_id)
             .where(listing.c.run_id == self._scope.run_id, listing.c.batch_no == batch_no, ~listing.c.settled)
             .order_by(listing.c.study_no, listing.c.file_no)
             .limit(_AT_ONCE)
@@ -81,7 +109,8 @@ class Files:
             if not page:
                 return
             for row in page:
-                yield Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), row.stored_sha256)
+                stored = _stored_content(*row[4:])
+                yield Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), stored)
             after = (page[-1].study_no, page[-1].file_no)
 
     def unscanned(self) -> Iterator[list[Unwalked]]:
@@ -136,14 +165,12 @@ class Files:
                 }
             )
             if verdict:
-                status, reason = verdict
                 unopened.append(
-                    {"at": its.file_id, "by": self._scope.run_id, "new_status": status, "new_reason": reason}
+                    dict(zip(_UNOPENED, (its.file_id, self._scope.run_id, *verdict), strict=True))
                 )
         if listed:
             execute_many(db, self._scope.insert(listing), listed)
-        if unopened:
-            execute_many(db, UNOPENED, unopened)
+        self._settle_unopened(db, unopened)
         if scanned:
             these = (study.c.run_id == self._scope.run_id, study.c.study_no.in_(scanned))
             db.execute(sa.update(study).where(*these).values(scanned=True))
@@ -180,15 +207,25 @@ class Files:
 
     def settle(self, db: sa.Connection, requests: list[Settling]) -> list[None]:
         """Keeps outcomes: each statement for all files at once, not file by file."""
-        groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        groups: dict[Any, list[dict[str, Any]]] = {statement: [] for statement in _IN_ORDER}
         for request in requests:
             for statement, values in self._settling(request):
                 groups[statement].append(values)
         for statement, rows in groups.items():
-            execute_many(db, statement, rows)
+            if rows:
+                execute_many(db, statement, rows)
         if self._events:
             self._events.record_settled(db, [(todo, outcome) for todo, outcome, _ in requests])
         return [None] * len(requests)
+
+    def _settle_unopened(self, db: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Gives files that the scan settles their status."""
+        files = [{"at": row["at"]} for row in rows]
+        unreadable = [{"at": row["at"]} for row in rows if row["new_status"] is Status.UNREADABLE]
+        steps = ((FORGET_ASIDE, files), (SET_ASIDE, files), (UNOPENED, rows), (NAME_STORED, unreadable))
+        for statement, values in steps:
+            if values:
+                execute_many(db, statement, [*values])
 
     def _known_or_new(self, db: sa.Connection, paths: list[str]) -> list[Known]:
         known = self._known(db, paths)
@@ -247,11 +284,18 @@ class Files:
         ours = {"in_campaign": self._scope.campaign, "by": self._scope.run_id, "at": todo.file_id}
         said = (*_outcome_of(outcome), *_header_of(header), *_digests_of(digests))
         values = dict(zip(_SET, said, strict=True), uid=header.sop_instance_uid, **ours)
+        at = {"at": todo.file_id}
         if outcome.status is Status.ALREADY_UPLOADED:
             yield KEPT, values
             yield KEPT_KEY, values
+            yield KEPT_BESIDE, values
         else:
             yield LOOKED_AT, values
+        if outcome.status not in _STORED_BY and outcome.status is not Status.ALREADY_UPLOADED:
+            yield FORGET_ASIDE, at
+            yield SET_ASIDE, at
+            if outcome.status is Status.UNREADABLE or outcome.reason in _NAMES_STORED:
+                yield NAME_STORED, at
         is_stored = outcome.status is Status.UPLOADED and outcome.digests is not None
         if is_stored:
             yield STORED, values
@@ -259,6 +303,13 @@ class Files:
             if not (is_stored and uid == header.sop_instance_uid):  # nothing is stored under it
                 yield UNCLAIM, ours | {"uid": uid}
         yield SETTLED, {"by": self._scope.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
+
+
+def _stored_content(status: str | None, *content: Any) -> StoredContent | None:
+    if not status:
+        return None
+    sha256, uid, size_bytes, mtime_ns = content
+    return StoredContent(sha256, uid, size_bytes, mtime_ns, has_own_object=status == Status.UPLOADED)
 
 
 def _before_opening(

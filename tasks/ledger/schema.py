@@ -3,6 +3,7 @@
     run           who is at work, and until when it is known to live; a shard is a run <run_id>-<number>
     study         the manifest's rows of a run
     file          what is known of a path: the report's columns, as of the last look at it
+    stored_file   of a path that a later look found otherwise: its row as it was while it was stored
     listing       the rows of a run's report: which file, which batch, settled in this run or not
     instance      the claim on a SOP Instance UID: first come; with a key once it is stored
     issued_key    every key ever issued; those that are not their file's key are superseded, and those of no
@@ -16,7 +17,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0005"  # the newest revision in migrations/versions
+HEAD: Final = "0006"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 _text = sa.Text
@@ -85,6 +86,29 @@ file = sa.Table(
         sqlite_where=sa.text("status = 'duplicate'"),
         postgresql_where=sa.text("status = 'duplicate'"),
     ),
+)
+stored_file = sa.Table(
+    "stored_file",
+    metadata,
+    sa.Column("file_id", _big, primary_key=True, autoincrement=False),
+    sa.Column("status", _text, nullable=False),  # uploaded, or duplicate: of another file's object
+    sa.Column("size_bytes", _big),
+    sa.Column("mtime_ns", _big),
+    sa.Column("sop_instance_uid", _text, nullable=False),
+    sa.Column("study_instance_uid", _text, nullable=False),
+    sa.Column("series_instance_uid", _text, nullable=False),
+    sa.Column("sop_class_uid", _text, nullable=False),
+    sa.Column("transfer_syntax_uid", _text, nullable=False),
+    sa.Column("modality", _text, nullable=False),
+    sa.Column("sha256", _text, nullable=False),
+    sa.Column("md5", _text, nullable=False),
+    sa.Column("key", _text, nullable=False),
+    sa.Column("etag", _text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("started_ns", _big),
+    sa.Column("finished_ns", _big),
+    sa.Column("run_id", _text, nullable=False),
 )
 listing = sa.Table(
     "listing",

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tasks.core.models import Digests, Header, Outcome, Status
-from tasks.ledger.schema import file, instance, issued_key, listing, run
+from tasks.ledger.schema import file, instance, issued_key, listing, run, stored_file
 
 NO_FILE: Final = 0  # in place of a file_id: of a key to which nothing is sent
 
@@ -64,6 +64,54 @@ UNOPENED: Final = (
     .where(file.c.file_id == _bind("at"))
     .values(**dict.fromkeys(_VERDICT, "") | _new("status", "reason"), key="", run_id=_bind("by"))
 )
+# A look is about to find otherwise what was stored: what it was is kept, for this and every later run.
+_is_stored = sa.text("file.status IN ('uploaded', 'duplicate')")
+_KEPT_ASIDE: Final = tuple(column.name for column in stored_file.c)
+_stored_now = sa.select(*(file.c[name] for name in _KEPT_ASIDE)).where(
+    file.c.file_id == _bind("at"), _is_stored
+)
+FORGET_ASIDE: Final = sa.delete(stored_file).where(
+    stored_file.c.file_id == _bind("at"), sa.exists(_stored_now.with_only_columns(file.c.file_id))
+)
+SET_ASIDE: Final = sa.insert(stored_file).from_select(_KEPT_ASIDE, _stored_now)
+
+_its_stored_file = (file.c.file_id == _bind("at"), stored_file.c.file_id == file.c.file_id)
+_duplicated_key = (
+    sa.select(instance.c.key)
+    .where(
+        instance.c.campaign == file.c.campaign,
+        instance.c.sop_instance_uid == stored_file.c.sop_instance_uid,
+        instance.c.sha256 == stored_file.c.sha256,
+    )
+    .correlate(file, stored_file)
+    .scalar_subquery()
+)
+# Looked at, and damaged or unreadable: its row has key and UIDs of what is stored.
+NAME_STORED: Final = (
+    sa.update(file)
+    .where(*_its_stored_file)
+    .values(
+        **{name: stored_file.c[name] for name in (*HEADER, *DIGESTS, "etag")},
+        key=sa.case(
+            (stored_file.c.status == sa.literal_column(f"'{Status.UPLOADED}'"), stored_file.c.key),
+            else_=sa.func.coalesce(_duplicated_key, ""),
+        ),
+    )
+)
+# Looked at, and again what was stored beside the instance of another file: no instance says what run did.
+KEPT_BESIDE: Final = (
+    sa.update(file)
+    .where(
+        *_its_stored_file,
+        file.c.status != sa.literal_column(f"'{Status.UPLOADED}'"),
+        stored_file.c.status == sa.literal_column(f"'{Status.UPLOADED}'"),
+        stored_file.c.sha256 == _bind("new_sha256"),
+    )
+    .values(
+        **dict.fromkeys(_VERDICT, "") | {"status": Status.UPLOADED},
+        **{name: stored_file.c[name] for name in (*_SENT, "run_id")},
+    )
+)
 SETTLED: Final = (
     sa.update(listing)
     .where(
@@ -89,9 +137,20 @@ ISSUED: Final = sa.select(
     issued_key.c.run_id == _bind("in_run"),
     issued_key.c.key.in_(_bind("keys", expanding=True)),
 )
+# Whether a key is the current object of its instance, whatever became of the file that stored it.
+IS_CURRENT: Final = (
+    sa.exists(instance.c.key)
+    .where(
+        instance.c.campaign == issued_key.c.campaign,
+        instance.c.sop_instance_uid == issued_key.c.sop_instance_uid,
+        instance.c.key == issued_key.c.key,
+    )
+    .correlate(issued_key)
+)
 KEYS_OF: Final = sa.select(issued_key.c.file_id, issued_key.c.key).where(
     issued_key.c.campaign == _bind("in_campaign"),
     issued_key.c.file_id.in_(_bind("files", expanding=True)),
+    ~IS_CURRENT,
 )
 
 

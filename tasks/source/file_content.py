@@ -157,7 +157,9 @@ def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Re
             status.st_size,
             status.st_mtime_ns,
         ):
-            return replace(content, size_bytes=before.st_size) if isinstance(content, Rejected) else content
+            if isinstance(content, Rejected):
+                return replace(content, size_bytes=before.st_size, mtime_ns=before.st_mtime_ns)
+            return content
     return Rejected(Status.CHANGED, Reason.NONE)
 
 

@@ -112,6 +112,37 @@ class TestDatabase:
         assert [(r["status"], r["detail"]) for r in report(ledger)] == [("failed", "NoSuchBucket")]
         ledger.close()
 
+    def test_of_an_earlier_version_knows_what_is_stored_of_a_path_that_failed_since(
+        self, where: Where, tmp_path: Path
+    ) -> None:
+        """That version overwrote its row: what its newest instance says is what is stored."""
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)
+            upgrade(db, "0005")
+            columns = "file_id, campaign, path, status, sop_instance_uid, study_instance_uid"
+            for file_id, path, uid in ((1, "1.dcm", "1.9"), (2, "2.dcm", "1.7"), (3, "3.dcm", "")):
+                values = f"{file_id}, 'default', '/archive/one/{path}', 'failed', '{uid}', '1.2'"
+                db.exec_driver_sql(f"INSERT INTO file ({columns}) VALUES ({values})")
+            columns = "campaign, sop_instance_uid, file_id, run_id, sha256, key, finished_ns"
+            for uid, file_id, key, at in (("1.8", 1, "k0", 1), ("1.9", 1, "k1", 2), ("1.6", 2, "k2", 3)):
+                values = f"'default', '{uid}', {file_id}, 'r0', '{'ab' * 32}', '{key}', {at}"
+                db.exec_driver_sql(f"INSERT INTO instance ({columns}) VALUES ({values})")
+        engine.dispose()
+        ledger = Ledger(where, "default", "r1")
+        ledger.begin(1, tmp_path, ENTRIES, {})
+        todos = enrolled(ledger, *map(listed, (1, 2, 3)))
+        assert [bool(todo.stored) for todo in todos] == [True, True, False]
+        for todo in todos:
+            ledger.settle(todo, Outcome(Status.CHANGED, Reason.DAMAGED))
+        names = ("key", "sop_instance_uid", "study_instance_uid")
+        assert [tuple(row[name] for name in names) for row in report(ledger)] == [
+            ("k1", "1.9", "1.2"),
+            ("k2", "1.6", ""),
+            ("", "", ""),
+        ]
+        ledger.close()
+
     @pytest.mark.parametrize("text", ["", "PRIVATE^PATIENT"])
     def test_what_is_no_database_is_said_to_be_none(self, tmp_path: Path, text: str) -> None:
         """A file with other content is refused, and not quoted; an empty one becomes a ledger."""

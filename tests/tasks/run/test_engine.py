@@ -223,7 +223,7 @@ class TestRerun:
     def test_with_rehash_finds_what_kept_its_size_and_time(
         self, near_side: NearSide, far_side: FarSide, dicom: Dicom
     ) -> None:
-        """What is unchanged is not sent; what changed is, and says so."""
+        """What is unchanged is as it was; what changed is bit rot or worse, no edit, and not sent."""
         kept, edited = near_side.put("study/a", dicom("1.1")), near_side.put("study/b", dicom("1.2"))
         first = near_side.run()
         times = edited.stat()
@@ -231,6 +231,8 @@ class TestRerun:
         os.utime(edited, ns=(times.st_atime_ns, times.st_mtime_ns))
         assert set(near_side.run().statuses.values()) == {"already_uploaded"}
         run = near_side.run(rehash=True)
+        assert run.statuses == {"study/a": "already_uploaded", "study/b": "changed/altered"}
+        run = near_side.run(rehash=True, on_conflict="upload")
         assert run.statuses == {"study/a": "already_uploaded", "study/b": "uploaded/replaced"}
         assert run.row("study/a") == first.row("study/a") | {"status": "already_uploaded"}
         assert far_side.bodies[run.row("study/b")["key"]] == edited.read_bytes()
