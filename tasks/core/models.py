@@ -126,6 +126,7 @@ class Listed:
     path: str
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int | None = None  # None: nobody asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +207,8 @@ class Outcome:
     digests: Digests | None = None
     size_bytes: int | None = None
     mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    read_ns: int | None = None  # when its bytes began to be read
     key: str = ""
     etag: str = ""
     attempts: int = 0
@@ -230,6 +233,7 @@ class RunFacts:
     problems: list[str] = field(default_factory=list)
     stopped_exit_code: int | None = None  # 3, 4 or 130 when the run ended early; wins over 0 and 1
     unused_keys: list[str] = field(default_factory=list)  # of the URLs that were asked for at the start
+    touched: int = 0  # files that were read for their ctime alone
 
 
 @dataclass(frozen=True, slots=True)

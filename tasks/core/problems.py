@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from tasks.core.models import ZEROS, Reason, Status
+from tasks.core.models import ZEROS, Reason, RunFacts, Status
 from tasks.core.words import counted
 
 
@@ -58,3 +58,11 @@ def row_problems(rows: Mapping[Verdict, int], objects_left: int) -> list[str]:
     if objects_left:
         problems.append(_LEFT.format(counted(objects_left, "object")))
     return problems
+
+
+def run_problems(run: RunFacts) -> list[str]:
+    """What no row says: a sentence for each thing that a run counted."""
+    if not run.touched:
+        return []
+    files = counted(run.touched, "file")
+    return [f"read for their ctime alone: {files} (--no-trust-ctime, where backup software touches it)"]

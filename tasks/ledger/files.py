@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from tasks.core.duplicates import Claim
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Digests, Header, Listed, Reason, Status, StoredContent, Todo, Unwalked
-from tasks.core.plan import Known, Rules, Standing, standing
+from tasks.core.plan import Enrolled, Known, Rules, Standing, standing
 from tasks.ledger.database import execute_many, reading
 from tasks.ledger.file_requests import Claiming, Issuing, Settling
 from tasks.ledger.schema import file, instance, issued_key, listing, stored_file, study
 from tasks.ledger.statements import (
+    CTIME,
     DIGESTS,
     FORGET_ASIDE,
     HEADER,
@@ -148,12 +149,13 @@ class Files:
         rows: Sequence[Listed | Unwalked],
         scanned: Sequence[int],
         rules: Rules,
-    ) -> int:
-        """Adds rows of the scan to the report; returns how many of them are to be done."""
+    ) -> Enrolled:
+        """Adds rows of the scan to the report."""
         known = self._known_or_new(db, [escape(row.path) for row in rows])
-        listed, unopened = [], []
+        listed, unopened, ctimes, touched = [], [], [], 0
         for row, its in zip(rows, known, strict=True):
-            settled, verdict = _before_opening(row, its, rules)
+            settled, verdict, is_touched = _before_opening(row, its, rules)
+            touched += is_touched
             listed.append(
                 {
                     "run_id": self._scope.run_id,
@@ -168,13 +170,17 @@ class Files:
                 unopened.append(
                     dict(zip(_UNOPENED, (its.file_id, self._scope.run_id, *verdict), strict=True))
                 )
+            elif settled and its.ctime_ns is None and isinstance(row, Listed):
+                ctimes.append({"at": its.file_id, "new_ctime_ns": row.ctime_ns})
         if listed:
             execute_many(db, self._scope.insert(listing), listed)
+        if ctimes:
+            execute_many(db, CTIME, ctimes)
         self._settle_unopened(db, unopened)
         if scanned:
             these = (study.c.run_id == self._scope.run_id, study.c.study_no.in_(scanned))
             db.execute(sa.update(study).where(*these).values(scanned=True))
-        return sum(not row["settled"] for row in listed)
+        return Enrolled(sum(not row["settled"] for row in listed), touched)
 
     def claim(self, db: sa.Connection, requests: list[Claiming]) -> list[Claim]:
         """The first claim wins; that of a dead run passes to who asks."""
@@ -314,16 +320,17 @@ def _stored_content(status: str | None, *content: Any) -> StoredContent | None:
 
 def _before_opening(
     row: Listed | Unwalked, known: Known, rules: Rules
-) -> tuple[bool, tuple[Status, Reason] | None]:
-    """Whether a row of the scan is settled as it comes, and the status that settles it when it is new."""
+) -> tuple[bool, tuple[Status, Reason] | None, bool]:
+    """Whether a row of the scan is settled as it comes, what settles it if that is new, whether touched."""
     if isinstance(row, Unwalked):
-        return True, (row.status, row.reason)
-    match standing(known, row, rules):
+        return True, (row.status, row.reason), False
+    found = standing(known, row, rules)
+    match found:
         case Standing.SETTLED:
-            return True, None
+            return True, None, False
         case Standing.TOO_YOUNG:
-            return True, (Status.NOT_ATTEMPTED, Reason.TOO_YOUNG)
-    return False, None
+            return True, (Status.NOT_ATTEMPTED, Reason.TOO_YOUNG), False
+    return False, None, found is Standing.TOUCHED
 
 
 def _pages(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

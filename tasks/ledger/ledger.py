@@ -16,7 +16,7 @@ from typing import Final, Self
 from tasks.core.duplicates import Claim
 from tasks.core.errors import IngestError, UsageError
 from tasks.core.models import Listed, Outcome, RunFacts, StudyEntry, Todo, Unwalked
-from tasks.core.plan import Rules
+from tasks.core.plan import Enrolled, Rules
 from tasks.core.report_columns import ReportRow
 from tasks.ledger.database import connect, has_ledger, prepare
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
@@ -130,7 +130,7 @@ class Ledger:
         rows: Sequence[Listed | Unwalked],
         scanned: Sequence[int],
         rules: Rules = _NO_RULES,
-    ) -> int:
+    ) -> Enrolled:
         """Adds rows of the scan to the report; returns how many of them are to be done.
 
         What is stored and unchanged is settled here, without being opened. `scanned` names the studies whose

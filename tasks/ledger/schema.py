@@ -78,6 +78,8 @@ file = sa.Table(
     sa.Column("run_id", _text, nullable=False, server_default=""),
     sa.Column("modality", _text, nullable=False, server_default=""),
     sa.Column("detail", _text, nullable=False, server_default=""),
+    sa.Column("ctime_ns", _big),  # as mtime_ns: of what was read; null: by an earlier version
+    sa.Column("read_ns", _big),
     sa.UniqueConstraint("campaign", "path"),
     sa.Index(
         "file_by_uid",

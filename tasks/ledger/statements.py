@@ -25,7 +25,7 @@ OUTCOME: Final = tuple(field.name for field in fields(Outcome) if field.name not
 
 # What is known of a file once it is read; of its way to the store, which the stored instance knows, too; and
 # the rest of an outcome, which nobody else knows and each look at the file makes anew.
-_READ: Final = ("size_bytes", "mtime_ns", *HEADER, *DIGESTS)
+_READ: Final = ("size_bytes", "mtime_ns", "ctime_ns", "read_ns", *HEADER, *DIGESTS)
 _SENT: Final = tuple(name for name in OUTCOME if name in instance.c)
 _VERDICT: Final = tuple(name for name in OUTCOME if name not in {*_READ, *_SENT})
 
@@ -35,8 +35,17 @@ def _new(*names: str) -> dict[str, Any]:
 
 
 KNOWN: Final = sa.select(
-    file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns
+    file.c.path,
+    file.c.file_id,
+    file.c.status,
+    file.c.size_bytes,
+    file.c.mtime_ns,
+    file.c.ctime_ns,
+    file.c.read_ns,
 ).where(file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True)))
+
+# Of a file that an earlier version looked at, and that is passed over now.
+CTIME: Final = sa.update(file).where(file.c.file_id == _bind("at")).values(**_new("ctime_ns"))
 
 LOOKED_AT: Final = (
     sa.update(file)

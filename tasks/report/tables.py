@@ -19,7 +19,7 @@ from tasks.core.completeness import StudyResult, StudyTally, exit_code
 from tasks.core.errors import InternalError
 from tasks.core.escape import escape
 from tasks.core.models import RunFacts, Status, StudyEntry, Summary
-from tasks.core.problems import Verdict, row_problems
+from tasks.core.problems import Verdict, row_problems, run_problems
 from tasks.core.report_columns import COLUMNS, REPORT_COLUMNS, Escaped, Kind, ReportRow
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
         peak_parallel=run.peak_parallel,
         exit_code=code if run.stopped_exit_code is None else run.stopped_exit_code,
         parallel_course=list(run.parallel_course),
-        problems=[*run.problems, *row_problems(totals.verdicts, totals.objects_left)],
+        problems=[*run.problems, *row_problems(totals.verdicts, totals.objects_left), *run_problems(run)],
         unused_keys=list(run.unused_keys),
     )
 

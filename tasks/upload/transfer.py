@@ -60,6 +60,7 @@ class Trip:
     todo: Todo
     started_ns: int
     content: Content | None = None
+    read_ns: int | None = None  # when that was begun to be read
     ticket: Ticket | None = None
     attempts: int = 0  # PUTs
     http_status: int | None = None
@@ -78,6 +79,8 @@ class Trip:
             digests=content.digests if content else None,
             size_bytes=content.size_bytes if content else None,
             mtime_ns=content.mtime_ns if content else None,
+            ctime_ns=content.ctime_ns if content else None,
+            read_ns=self.read_ns,
             attempts=self.attempts,
             http_status=self.http_status,
             started_ns=self.started_ns,
@@ -138,13 +141,14 @@ class Carrier:
                 return trip.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
 
     def _try(self, trip: Trip) -> Outcome | None:
+        read_ns = self._clock_ns()
         with open_content(trip.todo.path, self._held) as content:
             if isinstance(content, Rejected):
                 content = judge_rejected(content, trip.todo.stored)
                 if trip.content and content.status is Status.NOT_DICOM:  # that would end in exit code 0
                     raise Fault(FaultKind.CHANGED, "what was an image is none any more")
                 return self._rejected(trip, content)
-            trip.content = content
+            trip.content, trip.read_ns = content, read_ns
             claim = self._ledger.claim(trip.todo, content.header.sop_instance_uid)
             if claim.mine and not claim.stored_sha256:
                 trip.claimed.add(content.header.sop_instance_uid)
@@ -260,6 +264,8 @@ class Carrier:
             digests=content.compute_digests(),
             size_bytes=content.size_bytes,
             mtime_ns=content.mtime_ns,
+            ctime_ns=content.ctime_ns,
+            read_ns=trip.read_ns,
             key=trip.ticket.key,
             etag=stored.etag,
             attempts=trip.attempts,

@@ -1,6 +1,7 @@
 """The ledger's database: its schema through the versions, what is refused, and who may read it."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ class TestDatabase:
             assert compare_metadata(context, metadata) == []
         engine.dispose()
 
-    def test_of_an_earlier_version_has_no_modality_of_what_it_stored(
+    def test_of_an_earlier_version_has_neither_modality_nor_ctime_of_what_it_stored(
         self, where: Where, tmp_path: Path
     ) -> None:
         """Nothing else of its rows changes, and what is looked at from now on has one."""
@@ -65,12 +66,17 @@ class TestDatabase:
         engine.dispose()
         ledger = Ledger(where, "default", "r1")
         ledger.begin(1, tmp_path, ENTRIES, {})
-        (todo,) = enrolled(ledger, listed(1), listed(2))
+        (todo,) = enrolled(ledger, replace(listed(1), ctime_ns=5), listed(2))
         store(ledger, todo, "1.8", "k2")
         assert [(r["status"], r["key"], r["modality"]) for r in report(ledger)] == [
             ("already_uploaded", "k1", ""),
             ("uploaded", "k2", "CT"),
         ]
+        for run_id, ctime_ns, touched in (("r2", 5, 0), ("r3", 6, 1)):  # that of the first look is taken down
+            later = Ledger(where, "default", run_id)
+            later.begin(1, tmp_path, ENTRIES, {})
+            assert later.enrol(1, [replace(listed(1), ctime_ns=ctime_ns)], []).touched == touched
+            later.close()
         ledger.close()
 
     def test_of_an_earlier_version_goes_on_with_a_failed_file_and_has_a_detail_from_now_on(

@@ -1,4 +1,7 @@
-"""What was stored of a path keeps its row when a later look finds the file otherwise."""
+"""What was stored of a path keeps its row when a later look finds the file otherwise, and when it was read.
+
+A file of an older ledger takes its ctime when it is listed next.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -44,7 +47,9 @@ _TEXTS = (
 
 
 def upgrade() -> None:
-    """Adds stored_file, and fills it with what is known."""
+    """Adds file.ctime_ns and read_ns, and stored_file, filled with what is known."""
+    for name in ("ctime_ns", "read_ns"):
+        op.add_column("file", sa.Column(name, sa.BigInteger()))
     op.create_table(
         "stored_file",
         sa.Column("file_id", sa.BigInteger(), primary_key=True, autoincrement=False),
