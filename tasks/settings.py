@@ -288,6 +288,7 @@ class RunSettings(LedgerSettings):
         str, Setting("A directory that every study directory, and every link in one, has to stay in.")
     ] = ""
     rehash: Annotated[bool, Setting("Read also files whose size and time say that they are stored.")] = False
+    trust_ctime: Annotated[bool, Setting("Read also stored files of which the ctime alone differs.")] = True
     on_conflict: Annotated[
         OnConflict,
         Setting(

@@ -36,7 +36,7 @@ def _option(declared: Declaration) -> Parameter:
     return Parameter(
         name=[f"--{declared.name.replace('_', '-')}", *filter(None, [setting.letter])],
         help=setting.help,
-        negative="",
+        negative=f"--no-{declared.name.replace('_', '-')}" if default is True else "",
         show_default=False if default in (None, "", ()) or default is False else str(default),
         group=_GROUP,
     )

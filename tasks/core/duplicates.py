@@ -15,6 +15,7 @@ class Verdict(StrEnum):
     WAIT = "wait"
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
+    ALTERED = "altered"
     SEND_ANYWAY = "send_anyway"
 
 
@@ -26,8 +27,10 @@ class Claim:
     stored_sha256: str  # empty: nothing is stored under this UID yet
 
 
-def judge(claim: Claim, sha256: str, on_conflict: OnConflict) -> Verdict:
+def judge(claim: Claim, sha256: str, on_conflict: OnConflict, *, is_altered: bool = False) -> Verdict:
     """The verdict on a file with this digest.
+
+    `is_altered`: this path was stored with other bytes under the same UID, size and mtime.
 
     | claim     | stored      | on_conflict | verdict   |                                                  |
     | --------- | ----------- | ----------- | --------- | ------------------------------------------------ |
@@ -38,11 +41,14 @@ def judge(claim: Claim, sha256: str, on_conflict: OnConflict) -> Verdict:
     | another's | same bytes  | any         | DUPLICATE |                                                  |
     | another's | other bytes | report      | CONFLICT  | for a person                                     |
     | another's | other bytes | upload      | SEND_ANYWAY | sent although the UID is stored with other bytes |
+    | any       | other bytes | report      | ALTERED   | where it is altered: bit rot or worse, no edit   |
     """
     if not claim.stored_sha256:
         return Verdict.SEND if claim.mine else Verdict.WAIT
     if claim.stored_sha256 == sha256:
         return Verdict.KEEP if claim.mine else Verdict.DUPLICATE
+    if is_altered and on_conflict is OnConflict.REPORT:
+        return Verdict.ALTERED
     if claim.mine:
         return Verdict.REPLACE
     return Verdict.SEND_ANYWAY if on_conflict is OnConflict.UPLOAD else Verdict.CONFLICT

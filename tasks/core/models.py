@@ -65,6 +65,9 @@ class Reason(StrEnum):
     BROKEN_LINK = "broken_link"
     LINK_LOOP = "link_loop"
     LINK_OUTSIDE_ROOT = "link_outside_root"
+    # changed
+    DAMAGED = "damaged"
+    ALTERED = "altered"
     # missing
     NOT_FOUND = "not_found"
     NOT_A_DIRECTORY = "not_a_directory"
@@ -82,6 +85,9 @@ class Reason(StrEnum):
     NOT_SCANNED = "not_scanned"
     STOPPED = "stopped"
     TOO_YOUNG = "too_young"
+
+
+ZEROS: Final = "zeros"  # of a file that is DICOM no more: what it is, in `detail`
 
 
 class Balance(StrEnum):
@@ -144,6 +150,7 @@ class Listed:
     path: str
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int | None = None  # None: nobody asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +184,8 @@ class Rejected:
     reason: Reason
     header: Header | None = None
     size_bytes: int | None = None
+    mtime_ns: int | None = None
+    detail: str = ""  # what it is, where the reason does not say it
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +197,17 @@ class Digests:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredContent:
+    """What is stored of a path: the content that an earlier run read there."""
+
+    sha256: str
+    sop_instance_uid: str
+    size_bytes: int | None
+    mtime_ns: int | None
+    has_own_object: bool = True  # else it is the object of another file, which this one duplicates
+
+
+@dataclass(frozen=True, slots=True)
 class Todo:
     """A file of a batch that is not settled yet. `str(todo)` is its only name in logs and in Prefect."""
 
@@ -195,7 +215,7 @@ class Todo:
     study_no: int
     file_no: int
     path: str
-    stored_sha256: str = ""  # what an earlier run stored of this path
+    stored: StoredContent | None = None
 
     def __str__(self) -> str:
         return f"study {self.study_no} file {self.file_no}"
@@ -211,13 +231,15 @@ class Outcome:
     digests: Digests | None = None
     size_bytes: int | None = None
     mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    read_ns: int | None = None  # when its bytes began to be read
     key: str = ""
     etag: str = ""
     attempts: int = 0
     http_status: int | None = None
     started_ns: int | None = None
     finished_ns: int | None = None
-    detail: str = ""  # why it failed, as the platform calls it, in a closed form
+    detail: str = ""  # why it failed, as the platform calls it, in a closed form; what a damaged file is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +261,7 @@ class RunFacts:
     storage_hosts: list[str] = field(default_factory=list)  # host:port of each that something was sent to
     manifest_sha256: str = ""  # empty: without a manifest
     root: str = ""  # absolute, escaped; empty: none was given
+    touched: int = 0  # files that were read for their ctime alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

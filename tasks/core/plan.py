@@ -4,8 +4,9 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
+from tasks.core.file_times import is_racy
 from tasks.core.models import Listed, Status
 
 _SETTLED: Final = frozenset({Status.UPLOADED, Status.DUPLICATE})
@@ -22,6 +23,8 @@ class Known:
     status: str
     size_bytes: int | None
     mtime_ns: int | None
+    ctime_ns: int | None = None  # None: an earlier version looked at it
+    read_ns: int | None = None  # when it was looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,16 @@ class Rules:
     """What the operator asked for."""
 
     rehash: bool = False  # read also what is stored
-    changed_before_ns: int = 2**63 - 1  # leave alone what changed later
+    changed_before_ns: int = 2**63 - 1  # leave alone what changed later, ...
+    changed_until_ns: int = 2**63 - 1  # ... but not what no clock can have said yet
+    trust_ctime: bool = True  # a file whose ctime differs may have changed
+
+
+class Enrolled(NamedTuple):
+    """What is to be done of some rows of the scan: how many files, and of them for their ctime alone."""
+
+    to_do: int
+    touched: int
 
 
 class Standing(StrEnum):
@@ -38,21 +50,30 @@ class Standing(StrEnum):
     SETTLED = "settled"  # stored, it or the file it duplicates; size and mtime are the same
     TOO_YOUNG = "too_young"
     TO_DO = "to_do"
+    TOUCHED = "touched"  # to do, too: stored, and of size, mtime and ctime only the last differs
 
 
 def standing(known: Known, listed: Listed, rules: Rules) -> Standing:
     """Where a listed file stands before anyone opens it.
 
-    | stored, same size and mtime | rehash | changed lately | standing  |
-    | --------------------------- | ------ | -------------- | --------- |
-    | yes                         | no     | any            | settled   |
-    | otherwise                            | yes            | too_young |
-    | otherwise                            | no             | to_do     |
+    | stored, same size and mtime | rehash | ctime          | mtime when read | changed lately | standing  |
+    | --------------------------- | ------ | -------------- | --------------- | -------------- | --------- |
+    | yes                         | no     | differs        | any             | any            | touched   |
+    | yes                         | no     | same           | within 2 s      | any            | to_do     |
+    | yes                         | no     | same           | older           | any            | settled   |
+    | otherwise                            |                |                 | yes            | too_young |
+    | otherwise                            |                |                 | no             | to_do     |
+
+    A ctime that is not known yet, or is not trusted, is the same. A time that lies in the future by more than
+    clocks may differ is no sign that a file changed lately.
     """
     unchanged = (known.size_bytes, known.mtime_ns) == (listed.size_bytes, listed.mtime_ns)
     if known.status in _SETTLED and unchanged and not rules.rehash:
-        return Standing.SETTLED
-    return Standing.TOO_YOUNG if listed.mtime_ns > rules.changed_before_ns else Standing.TO_DO
+        if rules.trust_ctime and known.ctime_ns not in (None, listed.ctime_ns):
+            return Standing.TOUCHED
+        return Standing.TO_DO if is_racy(known.mtime_ns, known.read_ns) else Standing.SETTLED
+    is_young = rules.changed_before_ns < listed.mtime_ns <= rules.changed_until_ns
+    return Standing.TOO_YOUNG if is_young else Standing.TO_DO
 
 
 def batch_target(batch_no: int) -> int:

@@ -48,7 +48,7 @@ _INTEGER: Final = Kind.INTEGER
 class ReportRow(NamedTuple):
     """A row of the report as the ledger gives it. `duration_s` is worked out when the report is written.
 
-    A field without a `Column` is no column of the report: studies.csv alone shows it.
+    A field without a `Column` is no column of the report: studies.csv or summary.json alone show it.
     """
 
     study_no: Annotated[int, Column(_INTEGER, "the study's row in the manifest, from 1")]
@@ -78,12 +78,17 @@ class ReportRow(NamedTuple):
     run_id: Annotated[str, Column(_TEXT, "the run that this outcome is of", of_the_run=True)]
     detail: Annotated[
         str,
-        Column(_TEXT, "of a failed file: S3's error code, or the API's complaint", of_the_run=True),
+        Column(
+            _TEXT,
+            "of a failed file: S3's error code, or the API's complaint; of a damaged one: what it is now",
+            of_the_run=True,
+        ),
     ]
     same_uid_path: Annotated[
         str, Column(_TEXT, "of a duplicate or a conflict: the file that has its UID", Escaped.LEDGER)
     ]
     modality: str
+    objects_left: int  # 1: an object of the file's earlier content is its instance's still, and in no row
 
 
 _HINTS: Final[Mapping[str, Any]] = get_type_hints(ReportRow, include_extras=True)

@@ -4,7 +4,6 @@ What takes a connection writes by it, and may be executed again when its commit 
 `issue` and `settle` take all requests that share a commit, and answer each.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Any, Final
@@ -13,20 +12,25 @@ import sqlalchemy as sa
 
 from tasks.core.duplicates import Claim
 from tasks.core.escape import escape, unescape
-from tasks.core.models import Digests, Header, Listed, Reason, Status, Todo, Unwalked
-from tasks.core.plan import Known, Rules, Standing, standing
+from tasks.core.models import Digests, Header, Listed, Reason, Status, StoredContent, Todo, Unwalked
+from tasks.core.plan import Enrolled, Known, Rules, Standing, standing
 from tasks.ledger.database import execute_many, fetch
 from tasks.ledger.file_requests import Claiming, Issuing, Settling
-from tasks.ledger.schema import UNSETTLED, file, instance, issued_key, listing, study
+from tasks.ledger.schema import UNSETTLED, file, instance, issued_key, listing, stored_file, study
 from tasks.ledger.statements import (
+    CTIME,
     DIGESTS,
+    FORGET_ASIDE,
     HEADER,
     ISSUED,
     KEPT,
+    KEPT_BESIDE,
     KEPT_KEY,
     LOOKED_AT,
+    NAME_STORED,
     NO_FILE,
     OUTCOME,
+    SET_ASIDE,
     SETTLED,
     STORED,
     UNCLAIM,
@@ -42,14 +46,36 @@ _AT_ONCE: Final = 1000  # rows read or looked up
 # equal to something, SQLite looks at all rows of the run.
 _POSITION: Final = sa.tuple_(listing.c.batch_no, listing.c.study_no, listing.c.file_no)
 
-_MOST: Final = 2**63 - 1  # that a column for whole numbers takes
-
 _SET: Final = tuple(f"new_{name}" for name in (*OUTCOME, *HEADER, *DIGESTS))
 _outcome_of = attrgetter(*OUTCOME)
 _header_of = attrgetter(*HEADER)
 _digests_of = attrgetter(*DIGESTS)
+_STORED_BY: Final = (Status.UPLOADED, Status.DUPLICATE)
+_NAMES_STORED: Final = (Reason.DAMAGED, Reason.ALTERED)
+# What settles files, in this order: each for all files of a commit that it concerns.
+_IN_ORDER: Final = (
+    FORGET_ASIDE,
+    SET_ASIDE,
+    KEPT,
+    KEPT_KEY,
+    KEPT_BESIDE,
+    LOOKED_AT,
+    NAME_STORED,
+    STORED,
+    UNCLAIM,
+    SETTLED,
+)
 _NO_HEADER: Final = Header("")
 _NO_DIGESTS: Final = Digests("", "")
+
+
+_is_stored = file.c.status.in_(_STORED_BY)
+# What is stored of a path, of which its row may say otherwise since: in the order of StoredContent.
+_STORED_CONTENT: Final = tuple(
+    sa.case((_is_stored, file.c[name]), else_=stored_file.c[name])
+    for name in ("status", "sha256", "sop_instance_uid", "size_bytes", "mtime_ns")
+)
+_UNOPENED: Final = ("at", "by", "new_status", "new_reason")
 
 
 class Files:
@@ -72,9 +98,10 @@ class Files:
                 listing.c.study_no,
                 listing.c.file_no,
                 file.c.path,
-                sa.case((file.c.key != "", file.c.sha256), else_="").label("stored_sha256"),
+                *_STORED_CONTENT,
             )
             .join(file, file.c.file_id == listing.c.file_id)
+            .outerjoin(stored_file, stored_file.c.file_id == listing.c.file_id)
             .where(listing.c.run_id == self._scope.run_id, listing.c.batch_no <= batch_no, UNSETTLED)
             .order_by(listing.c.batch_no, listing.c.study_no, listing.c.file_no)
             .limit(_AT_ONCE)
@@ -85,7 +112,8 @@ class Files:
             if not page:
                 return
             for row in page:
-                yield Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), row.stored_sha256)
+                stored = _stored_content(*row[4:])
+                yield Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), stored)
             after = (batch_no, page[-1].study_no, page[-1].file_no)
 
     def unscanned(self) -> Iterator[list[Unwalked]]:
@@ -127,12 +155,13 @@ class Files:
         rows: Sequence[Listed | Unwalked],
         scanned: Sequence[int],
         rules: Rules,
-    ) -> int:
-        """Adds rows of the scan to the report; returns how many of them are to be done."""
+    ) -> Enrolled:
+        """Adds rows of the scan to the report."""
         known = self._known_or_new(db, [escape(row.path) for row in rows])
-        listed, unopened = [], []
+        listed, unopened, ctimes, touched = [], [], [], 0
         for row, its in zip(rows, known, strict=True):
-            settled, verdict = _before_opening(row, its, rules)
+            settled, verdict, is_touched = _before_opening(row, its, rules)
+            touched += is_touched
             listed.append(
                 {
                     "run_id": self._scope.run_id,
@@ -144,18 +173,20 @@ class Files:
                 }
             )
             if verdict:
-                status, reason = verdict
                 unopened.append(
-                    {"at": its.file_id, "by": self._scope.run_id, "new_status": status, "new_reason": reason}
+                    dict(zip(_UNOPENED, (its.file_id, self._scope.run_id, *verdict), strict=True))
                 )
+            elif settled and its.ctime_ns is None and isinstance(row, Listed):
+                ctimes.append({"at": its.file_id, "new_ctime_ns": row.ctime_ns})
         if listed:
             execute_many(db, self._scope.insert(listing), listed)
-        if unopened:
-            execute_many(db, UNOPENED, unopened)
+        if ctimes:
+            execute_many(db, CTIME, ctimes)
+        self._settle_unopened(db, unopened)
         if scanned:
             these = (study.c.run_id == self._scope.run_id, study.c.study_no.in_(scanned))
             db.execute(sa.update(study).where(*these).values(scanned=True))
-        return sum(not row["settled"] for row in listed)
+        return Enrolled(sum(not row["settled"] for row in listed), touched)
 
     def claim(self, db: sa.Connection, requests: list[Claiming]) -> list[Claim]:
         """The first claim wins; that of a dead run passes to who asks."""
@@ -188,15 +219,25 @@ class Files:
 
     def settle(self, db: sa.Connection, requests: list[Settling]) -> list[None]:
         """Keeps outcomes: each statement for all files at once, not file by file."""
-        groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+        groups: dict[Any, list[dict[str, Any]]] = {statement: [] for statement in _IN_ORDER}
         for request in requests:
             for statement, values in self._settling(request):
                 groups[statement].append(values)
         for statement, rows in groups.items():
-            execute_many(db, statement, rows)
+            if rows:
+                execute_many(db, statement, rows)
         if self._events:
             self._events.record_settled(db, [(todo, outcome) for todo, outcome, _ in requests])
         return [None] * len(requests)
+
+    def _settle_unopened(self, db: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
+        """Gives files that the scan settles their status."""
+        files = [{"at": row["at"]} for row in rows]
+        unreadable = [{"at": row["at"]} for row in rows if row["new_status"] is Status.UNREADABLE]
+        steps = ((FORGET_ASIDE, files), (SET_ASIDE, files), (UNOPENED, rows), (NAME_STORED, unreadable))
+        for statement, values in steps:
+            if values:
+                execute_many(db, statement, [*values])
 
     def _known_or_new(self, db: sa.Connection, paths: list[str]) -> list[Known]:
         known = self._known(db, paths)
@@ -255,13 +296,18 @@ class Files:
         ours = {"in_campaign": self._scope.campaign, "by": self._scope.run_id, "at": todo.file_id}
         said = (*_outcome_of(outcome), *_header_of(header), *_digests_of(digests))
         values = dict(zip(_SET, said, strict=True), uid=header.sop_instance_uid, **ours)
-        if outcome.mtime_ns is not None:  # a share may give a time of the year 2400, or of 1601
-            values["new_mtime_ns"] = max(-_MOST, min(outcome.mtime_ns, _MOST))
+        at = {"at": todo.file_id}
         if outcome.status is Status.ALREADY_UPLOADED:
             yield KEPT, values
             yield KEPT_KEY, values
+            yield KEPT_BESIDE, values
         else:
             yield LOOKED_AT, values
+        if outcome.status not in _STORED_BY and outcome.status is not Status.ALREADY_UPLOADED:
+            yield FORGET_ASIDE, at
+            yield SET_ASIDE, at
+            if outcome.status is Status.UNREADABLE or outcome.reason in _NAMES_STORED:
+                yield NAME_STORED, at
         is_stored = outcome.status is Status.UPLOADED and outcome.digests is not None
         if is_stored:
             yield STORED, values
@@ -271,18 +317,26 @@ class Files:
         yield SETTLED, {"by": self._scope.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
 
 
+def _stored_content(status: str | None, *content: Any) -> StoredContent | None:
+    if not status:
+        return None
+    sha256, uid, size_bytes, mtime_ns = content
+    return StoredContent(sha256, uid, size_bytes, mtime_ns, has_own_object=status == Status.UPLOADED)
+
+
 def _before_opening(
     row: Listed | Unwalked, known: Known, rules: Rules
-) -> tuple[bool, tuple[Status, Reason] | None]:
-    """Whether a row of the scan is settled as it comes, and the status that settles it when it is new."""
+) -> tuple[bool, tuple[Status, Reason] | None, bool]:
+    """Whether a row of the scan is settled as it comes, what settles it if that is new, whether touched."""
     if isinstance(row, Unwalked):
-        return True, (row.status, row.reason)
-    match standing(known, row, rules):
+        return True, (row.status, row.reason), False
+    found = standing(known, row, rules)
+    match found:
         case Standing.SETTLED:
-            return True, None
+            return True, None, False
         case Standing.TOO_YOUNG:
-            return True, (Status.NOT_ATTEMPTED, Reason.TOO_YOUNG)
-    return False, None
+            return True, (Status.NOT_ATTEMPTED, Reason.TOO_YOUNG), False
+    return False, None, found is Standing.TOUCHED
 
 
 def _pages(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

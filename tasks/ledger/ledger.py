@@ -18,7 +18,7 @@ from typing import Final, Self
 from tasks.core.duplicates import Claim
 from tasks.core.errors import IngestError, RowRefusedError, UsageError
 from tasks.core.models import Listed, Outcome, Reason, RunFacts, Status, StudyEntry, Target, Todo, Unwalked
-from tasks.core.plan import Rules
+from tasks.core.plan import Enrolled, Rules
 from tasks.core.report_columns import ReportRow
 from tasks.ledger.database import connect, has_ledger, prepare
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Reaching, Settling
@@ -168,7 +168,7 @@ class Ledger:
         rows: Sequence[Listed | Unwalked],
         scanned: Sequence[int],
         rules: Rules = _NO_RULES,
-    ) -> int:
+    ) -> Enrolled:
         """Adds rows of the scan to the report; returns how many of them are to be done.
 
         What is stored and unchanged is settled here, without being opened. `scanned` names the studies whose
@@ -183,9 +183,10 @@ class Ledger:
             return self._enrol_stand_in(batch_no, rows[0], scanned)
         half = len(rows) // 2
         first = self.enrol(batch_no, rows[:half], [], rules)
-        return first + self.enrol(batch_no, rows[half:], scanned, rules)
+        rest = self.enrol(batch_no, rows[half:], scanned, rules)
+        return Enrolled(first.to_do + rest.to_do, first.touched + rest.touched)
 
-    def _enrol_stand_in(self, batch_no: int, row: Listed | Unwalked, scanned: Sequence[int]) -> int:
+    def _enrol_stand_in(self, batch_no: int, row: Listed | Unwalked, scanned: Sequence[int]) -> Enrolled:
         """Adds a row in place of one that the database can't hold: its path's beginning and SHA-256."""
         digest = hashlib.sha256(os.fsencode(row.path)).hexdigest()
         path = f"{row.path[:_KEPT_CHARS]} {digest}"

@@ -23,19 +23,18 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from tasks.core.models import Reason, Status
+from tasks.core.models import EXIT_ONE, Reason, Status
 from tasks.core.report_columns import COLUMNS, Kind, ReportRow, blank
 from tasks.ledger.database import fetch
-from tasks.ledger.schema import file, instance, issued_key, listing, study
+from tasks.ledger.schema import file, instance, issued_key, listing, stored_file, study
+from tasks.ledger.statements import IS_CURRENT
 
 _PAGE: Final = 5000  # rows of a report
 _POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)
 _in_order: Final = itemgetter(0, 1)  # study_no and file_no
 
-_stored = instance.alias("stored_instance")
-_duplicate = file.alias("duplicate")
 _owner = file.alias("owner")
-_duplicates_listing = listing.alias("duplicates_listing")
+_duplicate = file.alias("duplicate")
 _owners_listing = listing.alias("owners_listing")
 
 _typed: Callable[[Any], ReportRow] = partial(tuple.__new__, ReportRow)  # ReportRow._make, twice as fast
@@ -110,9 +109,10 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
             (~listed.c.settled, Reason.STOPPED), (is_earlier, Reason.NONE), else_=file.c.reason
         ),
         "key": sa.case((~_is_duplicate, file.c.key), (_same_bytes, instance.c.key), else_=""),
-        "superseded_keys": _superseded_keys(run_ids),
+        "superseded_keys": _superseded_keys(),
         "duration_s": sa.null(),
         "same_uid_path": _same_uid_path(listed),
+        "objects_left": _objects_left(),
     }
     columns = [
         (derived[name] if name in derived else _of_file(name, listed, from_owner)).label(name)
@@ -205,14 +205,52 @@ def _same_uid_path(listed: "sa.Subquery") -> Any:
     return sa.func.coalesce(shared, "")
 
 
-def _superseded_keys(run_ids: Sequence[str]) -> Any:
-    """Every key that was issued for the file and no row of this report is stored under, oldest first."""
+def _objects_left() -> Any:
+    """Whether a file that holds something else now stored an object that is an instance's, and in no row.
+
+    Looked up only for files of which that may be.
+    """
+    is_duplicates = (
+        sa.exists(_duplicate.c.file_id)
+        .where(
+            _duplicate.c.campaign == issued_key.c.campaign,
+            _duplicate.c.sop_instance_uid == issued_key.c.sop_instance_uid,
+            _duplicate.c.status == sa.literal_column("'duplicate'"),  # literal, for the index on these
+        )
+        .correlate(issued_key)
+    )
+    left = (
+        sa.exists(issued_key.c.key)
+        .where(
+            issued_key.c.file_id == file.c.file_id,
+            issued_key.c.key != file.c.key,
+            IS_CURRENT,
+            ~is_duplicates,
+        )
+        .correlate(file)
+    )
+    may_be = (file.c.reason == Reason.REPLACED) | file.c.status.in_(EXIT_ONE)
+    return sa.case((may_be & left, 1), else_=0)
+
+
+def _superseded_keys() -> Any:
+    """Every key that was issued for the file and is nobody's object now: oldest first."""
+    is_set_aside = (  # sent beside another file's instance, and that object is all there is of it
+        sa.exists(stored_file.c.file_id)
+        .where(
+            stored_file.c.file_id == file.c.file_id,
+            stored_file.c.key == issued_key.c.key,
+            file.c.status.not_in((Status.UPLOADED, Status.DUPLICATE)),
+        )
+        .correlate(file, issued_key)
+    )
     keys = (
         sa.select(issued_key.c.key)
         .where(
             issued_key.c.file_id == file.c.file_id,
             issued_key.c.key != file.c.key,
-            ~_is_a_duplicates_key(run_ids),
+            ~IS_CURRENT,
+            ~is_set_aside,
         )
         .order_by(issued_key.c.issued_ns)
         .correlate(file)
@@ -220,21 +258,3 @@ def _superseded_keys(run_ids: Sequence[str]) -> Any:
     )
     joined = sa.select(sa.func.aggregate_strings(keys.c.key, ";")).scalar_subquery()
     return sa.func.coalesce(joined, "")
-
-
-def _is_a_duplicates_key(run_ids: Sequence[str]) -> Any:
-    """Files that swapped their names: what one path stored is now a duplicate's key, under another path."""
-    return (
-        sa.exists(_duplicate.c.file_id)
-        .where(
-            _stored.c.campaign == issued_key.c.campaign,
-            _stored.c.sop_instance_uid == issued_key.c.sop_instance_uid,
-            _stored.c.key == issued_key.c.key,
-            _duplicate.c.campaign == _stored.c.campaign,
-            _duplicate.c.sop_instance_uid == _stored.c.sop_instance_uid,
-            _duplicate.c.sha256 == _stored.c.sha256,
-            _duplicate.c.status == sa.literal_column("'duplicate'"),  # literal, for the index on these
-            _is_in_report(_duplicate, _duplicates_listing, run_ids),
-        )
-        .correlate(issued_key)
-    )

@@ -4,6 +4,7 @@
     platform      whose each campaign is: the hosts by which its upload API is known
     study         the manifest's rows of a run
     file          what is known of a path: the report's columns, as of the last look at it
+    stored_file   of a path that a later look found otherwise: its row as it was while it was stored
     listing       the rows of a run's report: which file, which batch, settled in this run or not
     instance      the claim on a SOP Instance UID: first come; with a key once it is stored
     issued_key    every key ever issued; those that are not their file's key are superseded, and those of no
@@ -17,7 +18,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0008"  # the newest revision in migrations/versions
+HEAD: Final = "0009"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -97,6 +98,8 @@ file = sa.Table(
     sa.Column("run_id", _text, nullable=False, server_default=""),
     sa.Column("modality", _text, nullable=False, server_default=""),
     sa.Column("detail", _text, nullable=False, server_default=""),
+    sa.Column("ctime_ns", _big),  # as mtime_ns: of what was read; null: by an earlier version
+    sa.Column("read_ns", _big),
     sa.UniqueConstraint("campaign", "path").ddl_if(dialect="sqlite"),
     sa.Index("file_by_path", "campaign", sa.text(PATH_SHA256), unique=True).ddl_if(dialect="postgresql"),
     sa.Index("file_by_end", "run_id", "finished_ns"),
@@ -107,6 +110,29 @@ file = sa.Table(
         sqlite_where=sa.text("status = 'duplicate'"),
         postgresql_where=sa.text("status = 'duplicate'"),
     ),
+)
+stored_file = sa.Table(
+    "stored_file",
+    metadata,
+    sa.Column("file_id", _big, primary_key=True, autoincrement=False),
+    sa.Column("status", _text, nullable=False),  # uploaded, or duplicate: of another file's object
+    sa.Column("size_bytes", _big),
+    sa.Column("mtime_ns", _big),
+    sa.Column("sop_instance_uid", _text, nullable=False),
+    sa.Column("study_instance_uid", _text, nullable=False),
+    sa.Column("series_instance_uid", _text, nullable=False),
+    sa.Column("sop_class_uid", _text, nullable=False),
+    sa.Column("transfer_syntax_uid", _text, nullable=False),
+    sa.Column("modality", _text, nullable=False),
+    sa.Column("sha256", _text, nullable=False),
+    sa.Column("md5", _text, nullable=False),
+    sa.Column("key", _text, nullable=False),
+    sa.Column("etag", _text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("started_ns", _big),
+    sa.Column("finished_ns", _big),
+    sa.Column("run_id", _text, nullable=False),
 )
 listing = sa.Table(
     "listing",

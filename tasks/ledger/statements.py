@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tasks.core.models import Digests, Header, Outcome, Status
-from tasks.ledger.schema import PATH_SHA256, file, instance, issued_key, listing, run
+from tasks.ledger.schema import PATH_SHA256, file, instance, issued_key, listing, run, stored_file
 
 NO_FILE: Final = 0  # in place of a file_id: of a key to which nothing is sent
 
@@ -27,7 +27,7 @@ OUTCOME: Final = tuple(field.name for field in fields(Outcome) if field.name not
 
 # What is known of a file once it is read; of its way to the store, which the stored instance knows, too; and
 # the rest of an outcome, which nobody else knows and each look at the file makes anew.
-_READ: Final = ("size_bytes", "mtime_ns", *HEADER, *DIGESTS)
+_READ: Final = ("size_bytes", "mtime_ns", "ctime_ns", "read_ns", *HEADER, *DIGESTS)
 _SENT: Final = tuple(name for name in OUTCOME if name in instance.c)
 _VERDICT: Final = tuple(name for name in OUTCOME if name not in {*_READ, *_SENT})
 
@@ -35,6 +35,9 @@ _VERDICT: Final = tuple(name for name in OUTCOME if name not in {*_READ, *_SENT}
 def _new(*names: str) -> dict[str, Any]:
     return {name: _bind(f"new_{name}") for name in names}
 
+
+# Of a file that an earlier version looked at, and that is passed over now.
+CTIME: Final = sa.update(file).where(file.c.file_id == _bind("at")).values(**_new("ctime_ns"))
 
 LOOKED_AT: Final = (
     sa.update(file)
@@ -61,6 +64,54 @@ UNOPENED: Final = (
     sa.update(file)
     .where(file.c.file_id == _bind("at"))
     .values(**dict.fromkeys(_VERDICT, "") | _new("status", "reason"), key="", run_id=_bind("by"))
+)
+# A look is about to find otherwise what was stored: what it was is kept, for this and every later run.
+_is_stored = sa.text("file.status IN ('uploaded', 'duplicate')")
+_KEPT_ASIDE: Final = tuple(column.name for column in stored_file.c)
+_stored_now = sa.select(*(file.c[name] for name in _KEPT_ASIDE)).where(
+    file.c.file_id == _bind("at"), _is_stored
+)
+FORGET_ASIDE: Final = sa.delete(stored_file).where(
+    stored_file.c.file_id == _bind("at"), sa.exists(_stored_now.with_only_columns(file.c.file_id))
+)
+SET_ASIDE: Final = sa.insert(stored_file).from_select(_KEPT_ASIDE, _stored_now)
+
+_its_stored_file = (file.c.file_id == _bind("at"), stored_file.c.file_id == file.c.file_id)
+_duplicated_key = (
+    sa.select(instance.c.key)
+    .where(
+        instance.c.campaign == file.c.campaign,
+        instance.c.sop_instance_uid == stored_file.c.sop_instance_uid,
+        instance.c.sha256 == stored_file.c.sha256,
+    )
+    .correlate(file, stored_file)
+    .scalar_subquery()
+)
+# Looked at, and damaged or unreadable: its row has key and UIDs of what is stored.
+NAME_STORED: Final = (
+    sa.update(file)
+    .where(*_its_stored_file)
+    .values(
+        **{name: stored_file.c[name] for name in (*HEADER, *DIGESTS, "etag")},
+        key=sa.case(
+            (stored_file.c.status == sa.literal_column(f"'{Status.UPLOADED}'"), stored_file.c.key),
+            else_=sa.func.coalesce(_duplicated_key, ""),
+        ),
+    )
+)
+# Looked at, and again what was stored beside the instance of another file: no instance says what run did.
+KEPT_BESIDE: Final = (
+    sa.update(file)
+    .where(
+        *_its_stored_file,
+        file.c.status != sa.literal_column(f"'{Status.UPLOADED}'"),
+        stored_file.c.status == sa.literal_column(f"'{Status.UPLOADED}'"),
+        stored_file.c.sha256 == _bind("new_sha256"),
+    )
+    .values(
+        **dict.fromkeys(_VERDICT, "") | {"status": Status.UPLOADED},
+        **{name: stored_file.c[name] for name in (*_SENT, "run_id")},
+    )
 )
 SETTLED: Final = (
     sa.update(listing)
@@ -89,9 +140,20 @@ ISSUED: Final = sa.select(
     issued_key.c.run_id == _bind("in_run"),
     issued_key.c.key.in_(_bind("keys", expanding=True)),
 )
+# Whether a key is the current object of its instance, whatever became of the file that stored it.
+IS_CURRENT: Final = (
+    sa.exists(instance.c.key)
+    .where(
+        instance.c.campaign == issued_key.c.campaign,
+        instance.c.sop_instance_uid == issued_key.c.sop_instance_uid,
+        instance.c.key == issued_key.c.key,
+    )
+    .correlate(issued_key)
+)
 KEYS_OF: Final = sa.select(issued_key.c.file_id, issued_key.c.key).where(
     issued_key.c.campaign == _bind("in_campaign"),
     issued_key.c.file_id.in_(_bind("files", expanding=True)),
+    ~IS_CURRENT,
 )
 
 
@@ -136,7 +198,8 @@ def _insert(dialect: str, table: sa.Table) -> Any:
 
 def known_select(scope: Scope) -> "sa.Select[Any]":
     """What is known of some `paths`; in PostgreSQL they are found by their digests, which have an index."""
-    known = sa.select(file.c.path, file.c.file_id, file.c.status, file.c.size_bytes, file.c.mtime_ns).where(
+    columns = ("path", "file_id", "status", "size_bytes", "mtime_ns", "ctime_ns", "read_ns")
+    known = sa.select(*(file.c[name] for name in columns)).where(
         file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True))
     )
     if scope.dialect != "postgresql":

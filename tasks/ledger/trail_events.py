@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import sqlalchemy as sa
 
 from tasks.core.audit_chain import Event
-from tasks.core.models import Outcome, Status, Todo
+from tasks.core.models import Outcome, Reason, Status, Todo
 from tasks.ledger.statements import KEYS_OF
 
 
@@ -75,13 +75,15 @@ class TrailEvents:
 
     def record_settled(self, db: sa.Connection, outcomes: Sequence[tuple[Todo, Outcome]]) -> None:
         """Outcomes: what was stored, and what was tried, or given up, without that."""
-        given_up = {}
+        superseding = {}
         for todo, outcome in outcomes:
             if outcome.status is Status.UPLOADED and outcome.header and outcome.digests:
                 uid, sha256 = outcome.header.sop_instance_uid, outcome.digests.sha256
                 self._file(Event.STORED, todo, key=outcome.key, sop_instance_uid=uid, sha256=sha256)
+                if outcome.reason is Reason.REPLACED:  # until now the earlier object was the instance's
+                    superseding[todo.file_id] = _Current(todo, outcome.key)
             elif outcome.attempts or outcome.status is Status.FAILED:
-                given_up[todo.file_id] = _Current(todo, "")
+                superseding[todo.file_id] = _Current(todo, "")
                 self._file(
                     Event.REFUSED,
                     todo,
@@ -89,10 +91,10 @@ class TrailEvents:
                     reason=outcome.reason,
                     http_status=outcome.http_status,
                 )
-        self._record_superseded(db, given_up)
+        self._record_superseded(db, superseding)
 
     def _record_superseded(self, db: sa.Connection, files: Mapping[int, _Current]) -> None:
-        """Every key of these files, by file_id, but the current one of each."""
+        """Every key of these files, by file_id, but the current one of each, and of each instance."""
         if not files:
             return
         for file_id, key in db.execute(KEYS_OF, {"in_campaign": self._campaign, "files": list(files)}):

@@ -19,6 +19,7 @@ from tasks.core.completeness import StudyResult, StudyTally, exit_code
 from tasks.core.errors import InternalError
 from tasks.core.escape import escape
 from tasks.core.models import RunFacts, Status, StudyEntry, Summary
+from tasks.core.problems import Verdict, row_problems, run_problems
 from tasks.core.report_columns import COLUMNS, REPORT_COLUMNS, Escaped, Kind, ReportRow
 
 if TYPE_CHECKING:
@@ -154,11 +155,16 @@ class Totals:
         self._tally: StudyTally | None = None
         self._results: list[StudyResult] = []
         self.by_status: Counter[str] = Counter()
+        self.verdicts: Counter[Verdict] = Counter()
+        self.objects_left = 0
         self.uploaded_bytes = 0
 
     def add(self, columns: _Columns) -> None:
         """Counts the rows of a chunk, by column."""
         self.by_status.update(columns["status"])
+        verdicts = zip(columns["status"], columns["reason"], columns["detail"], strict=True)
+        self.verdicts.update(map(Verdict._make, verdicts))
+        self.objects_left += sum(columns["objects_left"])
         sizes = zip(columns["status"], columns["size_bytes"], strict=True)
         self.uploaded_bytes += sum(size or 0 for status, size in sizes if status == Status.UPLOADED)
         rows = zip(*(columns[name] for name in _TALLIED), strict=True)
@@ -218,7 +224,7 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
         peak_parallel=run.peak_parallel,
         exit_code=code if run.stopped_exit_code is None else run.stopped_exit_code,
         parallel_course=list(run.parallel_course),
-        problems=list(run.problems),
+        problems=[*run.problems, *row_problems(totals.verdicts, totals.objects_left), *run_problems(run)],
         unused_keys=list(run.unused_keys),
     )
 

@@ -25,6 +25,7 @@ from typing import Final, TypeAlias
 
 from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError, UsageError
+from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.words import counted
@@ -84,6 +85,7 @@ class Engine:
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()
         self._stopping = threading.Event()
+        self._touched = 0  # files that are read for their ctime alone
         self._ownership = survey(entries, settings.root or None)
         report_dirs = list(filter(None, (settings.report_dir, whole_report_dir)))
         require_none_in(self._ownership.real_dirs, report_dirs)
@@ -132,9 +134,10 @@ class Engine:
         rules = _rules(self.settings, self._started_ns)
         batch_no, todo = 1, 0
         for rows, scanned in chunks:
-            to_do = self._ledger.enrol(batch_no, rows, scanned, rules)
+            to_do, touched = self._ledger.enrol(batch_no, rows, scanned, rules)
             self._uploader.count_listed(len(rows), to_do)
             todo += to_do
+            self._touched += touched
             self._uploader.raise_if_stopped()
             if todo >= self._edges.batch_target(batch_no):
                 yield batch_no
@@ -184,6 +187,7 @@ class Engine:
             parallel_course=self._uploader.course,
             problems=([str(why)] if why else []) + problems_of(self._ownership),
             stopped_exit_code=why.exit_code if why else None,
+            touched=self._touched,
         )
         self._ledger.end(facts)
         return facts
@@ -299,6 +303,8 @@ def problems_of(ownership: Ownership) -> list[str]:
 
 
 def _rules(settings: Settings, now_ns: int) -> Rules:
+    rules = Rules(settings.rehash, trust_ctime=settings.trust_ctime)
     if not settings.min_age:
-        return Rules(settings.rehash)
-    return Rules(settings.rehash, now_ns - int(settings.min_age * 1e9))
+        return rules
+    before_ns, until_ns = now_ns - int(settings.min_age * 1e9), now_ns + AHEAD_NS
+    return replace(rules, changed_before_ns=before_ns, changed_until_ns=until_ns)

@@ -125,6 +125,7 @@ class Migration:
             parallel_course=summed([self._course(facts) for facts in ended]),
             problems=list(dict.fromkeys(problems)),
             stopped_exit_code=_exit_code(why, codes),
+            touched=sum(facts.touched for facts in ended),
         )
 
     def _course(self, facts: RunFacts) -> list[tuple[float, int]]:

@@ -33,7 +33,7 @@ from tasks.core.dicom_items import (
     is_vr,
     skip_items,
 )
-from tasks.core.models import Header, Reason, Rejected, Status
+from tasks.core.models import ZEROS, Header, Reason, Rejected, Status
 
 _MEDIA_STORAGE_SOP_CLASS: Final = 0x00020002
 _TRANSFER_SYNTAX: Final = 0x00020010
@@ -92,6 +92,8 @@ def examine(file: BinaryIO, size_bytes: int, name: str) -> Header | Rejected:
         return _judge(_read(file, size_bytes, 132))
     if name.lower() in _SYSTEM_NAMES or name.startswith("._"):
         return Rejected(Status.NOT_DICOM, Reason.SYSTEM_FILE)
+    if _is_zeros(head, file):
+        return Rejected(Status.INVALID, Reason.TRUNCATED, detail=ZEROS)  # what a failed copy leaves
     if _ARCHIVE.match(head):
         return Rejected(Status.NOT_DICOM, Reason.ARCHIVE)
     if header := _bare_header(file, size_bytes, head):
@@ -116,6 +118,11 @@ def _bare_header(file: BinaryIO, size_bytes: int, head: bytes) -> Header | None:
         if head[start : start + 2] in _FIRST_GROUPS and (header := _read(file, size_bytes, start).header()):
             return header
     return None
+
+
+def _is_zeros(head: bytes, file: BinaryIO) -> bool:
+    blocks = iter(lambda: file.read(_CHUNK_BYTES), b"")
+    return not head.strip(b"\0") and not any(block.strip(b"\0") for block in blocks)
 
 
 def _is_text(head: bytes, size_bytes: int) -> bool:

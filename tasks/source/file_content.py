@@ -12,6 +12,7 @@ from io import BytesIO
 from typing import BinaryIO, Protocol
 
 from tasks.core.errors import Fault, FaultKind
+from tasks.core.file_times import kept_ns
 from tasks.core.models import Digests, Header, Reason, Rejected, Status
 from tasks.source.dicom_header import examine
 from tasks.turn import waiting
@@ -28,6 +29,7 @@ class Content(Protocol):
     header: Header
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int
     digests: Digests | None  # None until it is known: a streamed file before its first pass
 
     def body(self) -> bytes | Iterator[bytes]:
@@ -42,11 +44,11 @@ class Content(Protocol):
 class Held:
     """A small file: one read for header, hashes and body."""
 
-    def __init__(self, data: bytes, header: Header, mtime_ns: int) -> None:
+    def __init__(self, data: bytes, header: Header, times_ns: tuple[int, int]) -> None:
         self._data = data
         self.header = header
         self.size_bytes = len(data)
-        self.mtime_ns = mtime_ns
+        self.mtime_ns, self.ctime_ns = times_ns
         self.digests: Digests | None = _digests(data)
 
     def body(self) -> bytes:
@@ -62,11 +64,11 @@ class Held:
 class Streamed:
     """A file too large to hold: every PUT reads it once more, and hashes what it sends."""
 
-    def __init__(self, file: BinaryIO, header: Header, size_bytes: int, mtime_ns: int) -> None:
+    def __init__(self, file: BinaryIO, header: Header, size_bytes: int, times_ns: tuple[int, int]) -> None:
         self._file = file
         self.header = header
         self.size_bytes = size_bytes
-        self.mtime_ns = mtime_ns
+        self.mtime_ns, self.ctime_ns = times_ns
         self.digests: Digests | None = None
 
     def body(self) -> Iterator[bytes]:
@@ -96,7 +98,7 @@ class Streamed:
 
     def _touched(self) -> bool:
         now = os.fstat(self._file.fileno())
-        return (now.st_size, now.st_mtime_ns) != (self.size_bytes, self.mtime_ns)
+        return (now.st_size, kept_ns(now.st_mtime_ns)) != (self.size_bytes, self.mtime_ns)
 
 
 class Budget:
@@ -157,7 +159,9 @@ def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Re
             status.st_size,
             status.st_mtime_ns,
         ):
-            return replace(content, size_bytes=before.st_size) if isinstance(content, Rejected) else content
+            if isinstance(content, Rejected):
+                return replace(content, size_bytes=before.st_size, mtime_ns=kept_ns(before.st_mtime_ns))
+            return content
     return Rejected(Status.CHANGED, Reason.NONE)
 
 
@@ -166,14 +170,18 @@ def _hold(descriptor: int, name: str, status: os.stat_result) -> Content | Rejec
     if len(data) != status.st_size:
         return None
     found = examine(BytesIO(data), len(data), name)
-    return found if isinstance(found, Rejected) else Held(data, found, status.st_mtime_ns)
+    return found if isinstance(found, Rejected) else Held(data, found, _times_ns(status))
 
 
 def _stream(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
     os.lseek(descriptor, 0, os.SEEK_SET)
     file = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - buffered for the header
     found = examine(file, status.st_size, name)
-    return found if isinstance(found, Rejected) else Streamed(file, found, status.st_size, status.st_mtime_ns)
+    return found if isinstance(found, Rejected) else Streamed(file, found, status.st_size, _times_ns(status))
+
+
+def _times_ns(status: os.stat_result) -> tuple[int, int]:
+    return kept_ns(status.st_mtime_ns), kept_ns(status.st_ctime_ns)
 
 
 def _read(descriptor: int, size_bytes: int) -> bytes:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tasks.core.file_times import kept_ns
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
 from tasks.source.own_files import NONE_OWN, OwnFiles, upwards
 
@@ -86,7 +87,7 @@ def walk_study(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unw
             status = Status.MISSING if found in _MISSING else Status.UNREADABLE
             yield Unwalked(entry.study_no, file_no, text, status, found)
         else:
-            yield Listed(entry.study_no, file_no, text, found.st_size, found.st_mtime_ns)
+            yield _listed(entry.study_no, file_no, text, found)
 
 
 def just_file(path: Path) -> Callable[[StudyEntry, Ownership], Iterator[Listed | Unwalked]]:
@@ -101,9 +102,14 @@ def just_file(path: Path) -> Callable[[StudyEntry, Ownership], Iterator[Listed |
             yield Unwalked(entry.study_no, 1, str(path), Status.UNREADABLE, _reason(error))
             return
         if not ownership.own.is_ledger(found):
-            yield Listed(entry.study_no, 1, str(path), found.st_size, found.st_mtime_ns)
+            yield _listed(entry.study_no, 1, str(path), found)
 
     return walk
+
+
+def _listed(study_no: int, file_no: int, path: str, found: os.stat_result) -> Listed:
+    times = kept_ns(found.st_mtime_ns), kept_ns(found.st_ctime_ns)
+    return Listed(study_no, file_no, path, found.st_size, *times)
 
 
 def _rows(entry: StudyEntry, ownership: Ownership) -> Iterator[_Found]:

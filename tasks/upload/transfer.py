@@ -18,8 +18,10 @@ from tasks.core.duplicates import Claim, Verdict, judge
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
 from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
+from tasks.core.stored_content import is_altered, judge_rejected
 from tasks.remote.upload_api import Stored, Ticket, UploadClient
 from tasks.source.file_content import Budget, Content, open_content
+from tasks.source.neighbours import Neighbours
 from tasks.turn import waiting
 from tasks.upload.slots import Slots
 
@@ -27,10 +29,12 @@ log = logging.getLogger("dicom_ingest")
 
 HELD_BYTES_IN_ALL: Final = 256 * 1024 * 1024
 _NOT_SENT: Final = {
-    Verdict.KEEP: Status.ALREADY_UPLOADED,
-    Verdict.DUPLICATE: Status.DUPLICATE,
-    Verdict.CONFLICT: Status.CONFLICT,
+    Verdict.KEEP: (Status.ALREADY_UPLOADED, Reason.NONE),
+    Verdict.DUPLICATE: (Status.DUPLICATE, Reason.NONE),
+    Verdict.CONFLICT: (Status.CONFLICT, Reason.NONE),
+    Verdict.ALTERED: (Status.CHANGED, Reason.ALTERED),
 }
+_EMPTY_IMAGE: Final = Rejected(Status.INVALID, Reason.TRUNCATED, size_bytes=0, detail=Reason.EMPTY)
 
 
 class FileLedger(Protocol):
@@ -60,6 +64,7 @@ class Trip:
     todo: Todo
     started_ns: int
     content: Content | None = None
+    read_ns: int | None = None  # when that was begun to be read
     ticket: Ticket | None = None
     attempts: int = 0  # PUTs
     http_status: int | None = None
@@ -78,6 +83,8 @@ class Trip:
             digests=content.digests if content else None,
             size_bytes=content.size_bytes if content else None,
             mtime_ns=content.mtime_ns if content else None,
+            ctime_ns=content.ctime_ns if content else None,
+            read_ns=self.read_ns,
             attempts=self.attempts,
             http_status=self.http_status,
             started_ns=self.started_ns,
@@ -112,6 +119,7 @@ class Carrier:
         self._clock_ns = clock_ns
         self._jitter = jitter
         self._held = Budget(held_bytes)
+        self._neighbours = Neighbours()
         self._lock = threading.Lock()
         self._forbidden_in_a_row = 0
         self.any_granted = False  # a key was handed out in this run: the credentials are good
@@ -137,12 +145,14 @@ class Carrier:
                 return trip.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
 
     def _try(self, trip: Trip) -> Outcome | None:
+        read_ns = self._clock_ns()
         with open_content(trip.todo.path, self._held) as content:
             if isinstance(content, Rejected):
+                content = judge_rejected(content, trip.todo.stored)
                 if trip.content and content.status is Status.NOT_DICOM:  # that would end in exit code 0
                     raise Fault(FaultKind.CHANGED, "what was an image is none any more")
                 return self._rejected(trip, content)
-            trip.content = content
+            trip.content, trip.read_ns = content, read_ns
             claim = self._ledger.claim(trip.todo, content.header.sop_instance_uid)
             if claim.mine and not claim.stored_sha256:
                 trip.claimed.add(content.header.sop_instance_uid)
@@ -150,19 +160,21 @@ class Carrier:
             if verdict is Verdict.WAIT:
                 return None
             if verdict in _NOT_SENT:
-                return trip.ends(self._clock_ns(), _NOT_SENT[verdict])
-            stored = self._store(trip, content)
-            replaced = verdict is Verdict.REPLACE or trip.todo.stored_sha256
+                return trip.ends(self._clock_ns(), *_NOT_SENT[verdict])
+            stored, earlier = self._store(trip, content), trip.todo.stored
+            replaced = verdict is Verdict.REPLACE or (earlier and earlier.has_own_object)
             return self._uploaded(trip, content, stored, Reason.REPLACED if replaced else Reason.NONE)
 
     def _verdict(self, todo: Todo, claim: Claim, content: Content) -> Verdict:
         """Hashes a file that is too large to hold only when there is something to compare it with."""
         if not claim.stored_sha256:
             return judge(claim, "", self._on_conflict)
-        sha256 = content.compute_digests().sha256
-        if sha256 == todo.stored_sha256:
+        sha256, earlier = content.compute_digests().sha256, todo.stored
+        if earlier and earlier.has_own_object and earlier.sha256 == sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
-        return judge(claim, sha256, self._on_conflict)
+        uid, size_bytes, mtime_ns = content.header.sop_instance_uid, content.size_bytes, content.mtime_ns
+        altered = is_altered(earlier, uid, size_bytes, mtime_ns, sha256)
+        return judge(claim, sha256, self._on_conflict, is_altered=altered)
 
     def _store(self, trip: Trip, content: Content) -> Stored:
         with self._slots.place():
@@ -235,6 +247,8 @@ class Carrier:
         return trip.ends(self._clock_ns(), Status.FAILED, Reason.INTERRUPTED)
 
     def _rejected(self, trip: Trip, rejected: Rejected) -> Outcome:
+        if rejected.reason is Reason.EMPTY and self._neighbours.have_image_like(trip.todo.path):
+            rejected = _EMPTY_IMAGE
         return Outcome(
             rejected.status,
             rejected.reason,
@@ -242,6 +256,7 @@ class Carrier:
             size_bytes=rejected.size_bytes,
             started_ns=trip.started_ns,
             finished_ns=self._clock_ns(),
+            detail=rejected.detail,
         )
 
     def _uploaded(self, trip: Trip, content: Content, stored: Stored, reason: Reason) -> Outcome:
@@ -253,6 +268,8 @@ class Carrier:
             digests=content.compute_digests(),
             size_bytes=content.size_bytes,
             mtime_ns=content.mtime_ns,
+            ctime_ns=content.ctime_ns,
+            read_ns=trip.read_ns,
             key=trip.ticket.key,
             etag=stored.etag,
             attempts=trip.attempts,

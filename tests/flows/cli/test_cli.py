@@ -417,6 +417,8 @@ SAME = [
     ("--report-dir below/report", "REPORT_DIR", "below/report"),
     ("--root below", "ROOT", "below"),
     ("--rehash", "REHASH", "true"),
+    ("--trust-ctime", "TRUST_CTIME", "true"),
+    ("--no-trust-ctime", "TRUST_CTIME", "false"),
     ("--on-conflict upload", "ON_CONFLICT", "upload"),
     ("--same-platform", "SAME_PLATFORM", "true"),
     ("--min-age 2.5", "MIN_AGE", "2.5"),

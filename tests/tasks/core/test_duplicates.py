@@ -32,3 +32,18 @@ class TestJudge:
     def test_verdict(self, mine: bool, stored: str, on_conflict: OnConflict, verdict: Verdict) -> None:
         """Whose claim it is, what is stored under it and the operator's choice decide; nothing else does."""
         assert judge(Claim(mine, stored), SAME, on_conflict) is verdict
+
+    @pytest.mark.parametrize("mine", [True, False])
+    def test_verdict_on_a_file_that_is_altered(self, mine: bool) -> None:
+        """Not sent unless that is asked for; bytes that are stored are stored all the same."""
+        verdicts = {
+            (stored, on_conflict): judge(Claim(mine, stored), SAME, on_conflict, is_altered=True)
+            for stored in (OTHER, SAME)
+            for on_conflict in (REPORT, UPLOAD)
+        }
+        assert verdicts == {
+            (OTHER, REPORT): Verdict.ALTERED,
+            (OTHER, UPLOAD): Verdict.REPLACE if mine else Verdict.SEND_ANYWAY,
+            (SAME, REPORT): Verdict.KEEP if mine else Verdict.DUPLICATE,
+            (SAME, UPLOAD): Verdict.KEEP if mine else Verdict.DUPLICATE,
+        }

@@ -10,10 +10,11 @@ from tasks.core.models import Listed, Status
 from tasks.core.plan import Known, Rules, Standing, batch_target, cut, standing
 
 SIZE, MTIME, LATER = 1000, 5 * 10**18, 6 * 10**18
-LISTED = Listed(1, 1, "/archive/a", SIZE, MTIME)
+CTIME, SECOND = MTIME + 7, 10**9
+LISTED = Listed(1, 1, "/archive/a", SIZE, MTIME, CTIME)
 STORED = Known(7, Status.UPLOADED, SIZE, MTIME)
 OLD, YOUNG = Rules(), Rules(changed_before_ns=MTIME - 1)
-REHASH = Rules(rehash=True)
+REHASH, NO_CTIME = Rules(rehash=True), Rules(trust_ctime=False)
 
 
 class TestStanding:
@@ -30,6 +31,25 @@ class TestStanding:
             (Known(7, Status.UPLOADED, SIZE + 1, MTIME), OLD, Standing.TO_DO),
             (Known(7, Status.UPLOADED, SIZE, MTIME + 1), OLD, Standing.TO_DO),
             (Known(7, Status.UPLOADED, SIZE, MTIME + 1), YOUNG, Standing.TOO_YOUNG),
+            (Known(7, Status.UPLOADED, SIZE, MTIME, CTIME), OLD, Standing.SETTLED),
+            (Known(7, Status.UPLOADED, SIZE, MTIME, CTIME + 1), OLD, Standing.TOUCHED),
+            (Known(7, Status.DUPLICATE, SIZE, MTIME, CTIME + 1), YOUNG, Standing.TOUCHED),
+            (Known(7, Status.UPLOADED, SIZE, MTIME, CTIME + 1), NO_CTIME, Standing.SETTLED),
+            (Known(7, Status.UPLOADED, SIZE + 1, MTIME, CTIME + 1), OLD, Standing.TO_DO),
+            (Known(7, Status.UPLOADED, SIZE, MTIME, CTIME, MTIME + 2 * SECOND), OLD, Standing.SETTLED),
+            (Known(7, Status.UPLOADED, SIZE, MTIME, CTIME, MTIME + 2 * SECOND - 1), OLD, Standing.TO_DO),
+            (Known(7, Status.UPLOADED, SIZE, MTIME, CTIME, MTIME - SECOND), YOUNG, Standing.TO_DO),
+            (Known(7, Status.UPLOADED, SIZE, MTIME, None, MTIME), NO_CTIME, Standing.TO_DO),
+            (
+                Known(7, "", None, None),
+                Rules(changed_before_ns=0, changed_until_ns=MTIME - 1),
+                Standing.TO_DO,
+            ),
+            (
+                Known(7, "", None, None),
+                Rules(changed_before_ns=0, changed_until_ns=MTIME),
+                Standing.TOO_YOUNG,
+            ),
             (Known(7, "", None, None), OLD, Standing.TO_DO),
             (Known(7, "", None, None), YOUNG, Standing.TOO_YOUNG),
         ],

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ class TestDatabase:
             assert compare_metadata(context, metadata) == []
         engine.dispose()
 
-    def test_of_an_earlier_version_has_no_modality_of_what_it_stored(
+    def test_of_an_earlier_version_has_neither_modality_nor_ctime_of_what_it_stored(
         self, where: Where, tmp_path: Path
     ) -> None:
         """Nothing else of its rows changes, and what is looked at from now on has one."""
@@ -81,12 +82,17 @@ class TestDatabase:
         engine.dispose()
         ledger = Ledger(where, "default", "r1")
         ledger.begin(1, tmp_path, ENTRIES, {})
-        (todo,) = enrolled(ledger, listed(1), listed(2))
+        (todo,) = enrolled(ledger, replace(listed(1), ctime_ns=5), listed(2))
         store(ledger, todo, "1.8", "k2")
         assert [(r["status"], r["key"], r["modality"]) for r in report(ledger)] == [
             ("already_uploaded", "k1", ""),
             ("uploaded", "k2", "CT"),
         ]
+        for run_id, ctime_ns, touched in (("r2", 5, 0), ("r3", 6, 1)):  # that of the first look is taken down
+            later = Ledger(where, "default", run_id)
+            later.begin(1, tmp_path, ENTRIES, {})
+            assert later.enrol(1, [replace(listed(1), ctime_ns=ctime_ns)], []).touched == touched
+            later.close()
         ledger.close()
 
     def test_of_an_earlier_version_goes_on_with_a_failed_file_and_has_a_detail_from_now_on(
@@ -148,6 +154,37 @@ class TestDatabase:
         engine.dispose()
         assert ("file_by_path" if scope.dialect == "postgresql" else "USING INDEX") in plan
         assert "Seq Scan" not in plan and "SCAN file" not in plan
+
+    def test_of_an_earlier_version_knows_what_is_stored_of_a_path_that_failed_since(
+        self, where: Where, tmp_path: Path
+    ) -> None:
+        """That version overwrote its row: what its newest instance says is what is stored."""
+        engine = connect(where)
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)
+            upgrade(db, "0005")
+            columns = "file_id, campaign, path, status, sop_instance_uid, study_instance_uid"
+            for file_id, path, uid in ((1, "1.dcm", "1.9"), (2, "2.dcm", "1.7"), (3, "3.dcm", "")):
+                values = f"{file_id}, 'default', '/archive/one/{path}', 'failed', '{uid}', '1.2'"
+                db.exec_driver_sql(f"INSERT INTO file ({columns}) VALUES ({values})")
+            columns = "campaign, sop_instance_uid, file_id, run_id, sha256, key, finished_ns"
+            for uid, file_id, key, at in (("1.8", 1, "k0", 1), ("1.9", 1, "k1", 2), ("1.6", 2, "k2", 3)):
+                values = f"'default', '{uid}', {file_id}, 'r0', '{'ab' * 32}', '{key}', {at}"
+                db.exec_driver_sql(f"INSERT INTO instance ({columns}) VALUES ({values})")
+        engine.dispose()
+        ledger = Ledger(where, "default", "r1")
+        ledger.begin(1, tmp_path, ENTRIES, {})
+        todos = enrolled(ledger, *map(listed, (1, 2, 3)))
+        assert [bool(todo.stored) for todo in todos] == [True, True, False]
+        for todo in todos:
+            ledger.settle(todo, Outcome(Status.CHANGED, Reason.DAMAGED))
+        names = ("key", "sop_instance_uid", "study_instance_uid")
+        assert [tuple(row[name] for name in names) for row in report(ledger)] == [
+            ("k1", "1.9", "1.2"),
+            ("k2", "1.6", ""),
+            ("", "", ""),
+        ]
+        ledger.close()
 
     @pytest.mark.parametrize("text", ["", "PRIVATE^PATIENT"])
     def test_what_is_no_database_is_said_to_be_none(self, tmp_path: Path, text: str) -> None:

@@ -62,7 +62,7 @@ class TestEnrol:
         first = run("r1")
         store(first, enrolled(first, listed(1))[0], "1.9", "k1")
         (todo,) = enrolled(run("r2"), listed(1, **change))
-        assert todo.stored_sha256
+        assert todo.stored
 
     def test_rehash_looks_at_everything(self, run: Callable[..., Ledger]) -> None:
         """With rehash what is stored is to do, too."""
@@ -94,7 +94,7 @@ class TestEnrol:
         store(first, enrolled(first, listed(1))[0], "1.9", "k1")
         other = run("r2", campaign="other")
         (todo,) = enrolled(other, listed(1))
-        assert not todo.stored_sha256
+        assert not todo.stored
         assert other.claim(todo, "1.9").mine
 
 

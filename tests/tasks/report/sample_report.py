@@ -40,6 +40,7 @@ UPLOADED: dict[str, Any] = {
     "detail": "",
     "same_uid_path": "",
     "modality": "CT",
+    "objects_left": 0,
 }
 UNSENT: dict[str, Any] = UPLOADED | {
     **dict.fromkeys(("sop_instance_uid", "study_instance_uid", "series_instance_uid", "sop_class_uid"), ""),

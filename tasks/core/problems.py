@@ -1,0 +1,68 @@
+"""What a report's rows add up to that an operator should know, in sentences: `problems` of summary.json."""
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from tasks.core.models import ZEROS, Reason, RunFacts, Status
+from tasks.core.words import counted
+
+
+class Verdict(NamedTuple):
+    """What the report says of a row."""
+
+    status: str
+    reason: str
+    detail: str
+
+
+def _is_damaged(row: Verdict) -> bool:
+    return row.status == Status.CHANGED and row.reason == Reason.DAMAGED
+
+
+def _is_altered(row: Verdict) -> bool:
+    return row.status == Status.CHANGED and row.reason == Reason.ALTERED
+
+
+def _is_hollow(row: Verdict) -> bool:
+    return row.status == Status.INVALID and row.detail in (ZEROS, Reason.EMPTY)
+
+
+_ROWS: Final[tuple[tuple[Callable[[Verdict], bool], str], ...]] = (
+    (
+        _is_damaged,
+        "damaged since their instances were stored: {} (changed, damaged; with the stored objects' keys)",
+    ),
+    (
+        _is_altered,
+        "other bytes under the size and time of what is stored, so no edit: {} (changed, altered)",
+    ),
+    (
+        _is_hollow,
+        "all zeros, or empty beside images of that name, and never stored: {} (invalid, truncated)",
+    ),
+)
+_LEFT: Final = (
+    "stored objects of earlier content that no row names, for their files hold something else now: {}"
+)
+
+
+def row_problems(rows: Mapping[Verdict, int], objects_left: int) -> list[str]:
+    """A sentence for each kind of loss among the rows, with their number.
+
+    `objects_left`: keys that are an instance's object, of files that hold something else now.
+    """
+    problems = []
+    for is_one, sentence in _ROWS:
+        if count := sum(number for row, number in rows.items() if is_one(row)):
+            problems.append(sentence.format(counted(count, "file")))
+    if objects_left:
+        problems.append(_LEFT.format(counted(objects_left, "object")))
+    return problems
+
+
+def run_problems(run: RunFacts) -> list[str]:
+    """What no row says: a sentence for each thing that a run counted."""
+    if not run.touched:
+        return []
+    files = counted(run.touched, "file")
+    return [f"read for their ctime alone: {files} (--no-trust-ctime, where backup software touches it)"]
