@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tasks.core.audit_chain import Chain
 from tasks.core.errors import UsageError
 from tasks.core.models import Summary
+from tasks.ledger.private_files import opened, read_private
 from tasks.report.directory import CERTIFICATE_JSON, CERTIFICATE_SIG, FILES, private_file
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Certificate:
 def read_certificate(report_dir: Path) -> Certificate | None:
     """The certificate of a report; None when there is none that can be read."""
     try:
-        content = (report_dir / CERTIFICATE_JSON).read_bytes()
+        content = read_private(report_dir / CERTIFICATE_JSON)
         facts = json.loads(content)
         audit = facts["audit"]
         return Certificate(
@@ -100,7 +101,7 @@ def is_signed(certificate: Certificate, report_dir: Path, key: "Ed25519PublicKey
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify((report_dir / CERTIFICATE_SIG).read_bytes(), certificate.content)
+        key.verify(read_private(report_dir / CERTIFICATE_SIG), certificate.content)
     except (OSError, InvalidSignature):
         return False
     return True
@@ -109,7 +110,7 @@ def is_signed(certificate: Certificate, report_dir: Path, key: "Ed25519PublicKey
 def sha256_of(path: Path) -> str:
     """The hash of a file's bytes, in hex; empty when it can't be read."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""

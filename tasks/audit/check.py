@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.audit.certificate import is_signed, read_certificate, sha256_of
-from tasks.audit.log import AUDIT_JSONL
+from tasks.audit.log import AUDIT_JSONL, require_trail
 from tasks.core.audit_chain import Break, Event, follow
 from tasks.core.errors import UsageError
 from tasks.core.models import Status
-from tasks.report.directory import FILES, REPORT_CSV, RUNS, SUMMARY_JSON
+from tasks.ledger.private_files import opened
+from tasks.report.directory import FILES, REPORT_CSV, RUNS, SUMMARY_JSON, require_report_files
 from tasks.report.reader import read_report, read_summary
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Findings:
 def audit(report_dir: Path, key: "Ed25519PublicKey | None" = None) -> Findings:
     """Checks chain, certificate, and that trail and report agree. UsageError when there is no trail."""
     found = Findings()
+    require_report_files(report_dir)
+    require_trail(_trail_dir(report_dir) / AUDIT_JSONL)
     with closing(sqlite3.connect("")) as database:
         keys = _Keys(database)
         chains = _read_trail(report_dir, keys, found)
@@ -64,7 +67,7 @@ def _read_trail(report_dir: Path, keys: "_Keys", found: Findings) -> dict[int, s
     last = certificate.lines if certificate and trail_dir != report_dir else math.inf
     named: dict[int, str] = {}
     try:
-        with (trail_dir / AUDIT_JSONL).open("rb") as lines:
+        with opened(trail_dir / AUDIT_JSONL) as lines:
             for chain, facts in follow(lines):
                 if chain.lines > last:  # what became of its keys later is no business of its report
                     break

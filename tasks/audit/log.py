@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from tasks.core.audit_chain import Chain, Event, digest
 from tasks.core.errors import StoppedError, UsageError
+from tasks.ledger.private_files import OPEN_SAFELY, require_ours, require_regular
 
 AUDIT_JSONL: Final = "audit.jsonl"
 _LAST_BYTES: Final = 64 * 1024  # more than any line has
@@ -33,6 +34,7 @@ class Trail:
         self._waiting: list[tuple[str, Event, dict[str, Any]]] = []
         self._is_torn = False
         self._path = report_dir / AUDIT_JSONL
+        require_trail(self._path)
         with _write_errors():
             self._file, self._is_new = _open_locked(self._path)
             try:
@@ -108,13 +110,20 @@ class Trail:
         self._size, self.chain = self._size + len(lines), chain
 
 
+def require_trail(path: Path) -> None:
+    """UsageError when the trail is a link, no regular file, or another user's; nothing is opened."""
+    require_ours(path, f"{AUDIT_JSONL} in the report directory")
+
+
 def _open_locked(path: Path) -> tuple[int, bool]:
     """Opens and locks the file; also whether it was made here. UsageError when another run has it."""
     while True:
         file, is_new = _open(path)
         try:
+            require_regular(file)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, path):
+                require_trail(path)  # it may have been put there since somebody looked
                 return file, is_new
         except BlockingIOError:
             os.close(file)
@@ -129,7 +138,7 @@ def _open_locked(path: Path) -> tuple[int, bool]:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_CREAT
+    flags = os.O_RDWR | os.O_APPEND | OPEN_SAFELY | os.O_CREAT
     try:
         return os.open(path, flags | os.O_EXCL, 0o600), True
     except FileExistsError:

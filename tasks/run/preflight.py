@@ -28,6 +28,7 @@ from tasks.core.models import StudyEntry
 from tasks.core.retry import backoff_s
 from tasks.ledger.private_directories import make_private, remove_empty
 from tasks.remote.upload_api import UploadClient
+from tasks.report.directory import require_report_files
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.settings import Settings
@@ -76,6 +77,7 @@ def check(settings: Settings, edges: Edges | None = None) -> FirstAnswer:
 def open_trail(undo: ExitStack, report_dir: Path) -> Trail:
     """The trail of a report directory, which is made when missing; `undo` takes both back."""
     undo.callback(remove_empty, make_private(report_dir))
+    require_report_files(report_dir)
     trail = Trail(report_dir)
     undo.callback(trail.undo)
     return trail

@@ -99,7 +99,7 @@ class Migration:
     def _facts(self, standings: Sequence[ShardStanding], why: IngestError | None) -> RunFacts:
         ended = [standing.facts for standing in standings if standing.facts]
         problems = [str(why)] if why else []
-        problems += self._problems
+        problems += [*self._records.problems, *self._problems]
         problems += [
             f"shard {number} was not ended: run the same command to go on"
             for number, standing in enumerate(standings, 1)
