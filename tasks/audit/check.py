@@ -23,6 +23,7 @@ from tasks.audit.certificate import is_signed, read_certificate
 from tasks.audit.continuity import since_ns
 from tasks.audit.findings import Findings
 from tasks.audit.key_table import KeyTable
+from tasks.audit.log import require_trail
 from tasks.audit.report_check import check_report
 from tasks.audit.trail_reader import follow_trail, read_certificates
 from tasks.core.audit_chain import ENDS, Course, Event
@@ -30,6 +31,7 @@ from tasks.core.errors import IngestError, UsageError
 from tasks.core.escape import escape
 from tasks.core.models import Status
 from tasks.ledger.known_runs import KnownRun, KnownRuns, read_known_runs
+from tasks.ledger.private_files import opened
 from tasks.report.directory import (
     AUDIT_JSONL,
     CERTIFICATE_JSON,
@@ -37,8 +39,9 @@ from tasks.report.directory import (
     FILES,
     RUNS,
     SUMMARY_JSON,
+    require_report_files,
 )
-from tasks.report.regular_file import open_regular, sha256_of
+from tasks.report.regular_file import sha256_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -55,6 +58,8 @@ def audit(
     `ledger_at`: by default ledger.sqlite in the report directory. UsageError when there was no run in it.
     """
     found, trail_dir = Findings(), _trail_dir(report_dir)
+    require_report_files(report_dir)
+    require_trail(trail_dir / AUDIT_JSONL)
     certificates = read_certificates(trail_dir, found.add_fault)
     ledger = _ask_ledger(ledger_at or trail_dir / _LEDGER, found)
     with closing(sqlite3.connect("")) as database:
@@ -170,7 +175,7 @@ def _without_end(audited: Audited, at: str) -> str:
 def _is_locked(trail: Path) -> bool:
     """Whether a run has the trail open."""
     try:
-        with open_regular(trail) as file:
+        with opened(trail) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -18,6 +18,7 @@ from typing import Any, Final
 from tasks.audit.continuity import Known, require_continuity
 from tasks.core.audit_chain import ENDS, LONGEST_LINE, Chain, Event, digest
 from tasks.core.errors import StoppedError, UsageError
+from tasks.ledger.private_files import OPEN_SAFELY, require_ours, require_regular
 from tasks.report.directory import AUDIT_JSONL
 
 _CHUNK: Final = 1 << 20  # bytes
@@ -40,6 +41,7 @@ class Trail:
         self._is_torn = False
         self._is_over = False
         self._path = report_dir / AUDIT_JSONL
+        require_trail(self._path)
         with _write_errors():
             self._file, self._is_new = _open_locked(self._path)
             try:
@@ -124,13 +126,20 @@ class Trail:
         self._size, self.chain = self._size + len(lines), chain
 
 
+def require_trail(path: Path) -> None:
+    """UsageError when the trail is a link, no regular file, or another user's; nothing is opened."""
+    require_ours(path, f"{AUDIT_JSONL} in the report directory")
+
+
 def _open_locked(path: Path) -> tuple[int, bool]:
     """Opens and locks the file; also whether it was made here. UsageError when another run has it."""
     while True:
         file, is_new = _open(path)
         try:
+            require_regular(file)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, path):
+                require_trail(path)  # it may have been put there since somebody looked
                 return file, is_new
         except BlockingIOError:
             os.close(file)
@@ -145,7 +154,7 @@ def _open_locked(path: Path) -> tuple[int, bool]:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_CREAT
+    flags = os.O_RDWR | os.O_APPEND | OPEN_SAFELY | os.O_CREAT
     try:
         return os.open(path, flags | os.O_EXCL, 0o600), True
     except FileExistsError:

@@ -8,8 +8,8 @@ from typing import Any
 
 from tasks.audit.certificate import Certificate, certificates_of
 from tasks.core.audit_chain import ENDS, LONGEST_LINE, Break, Chain, Course, follow
+from tasks.ledger.private_files import opened
 from tasks.report.directory import AUDIT_JSONL, REPORT_CSV
-from tasks.report.regular_file import open_regular
 
 Say = Callable[[str], None]
 
@@ -44,7 +44,7 @@ def follow_trail(
     for place, certificate in certificates.items():
         who = "the certificate" if place == own else f"the certificate {place}"
         by_line[certificate.lines].append((who, certificate))
-    with open_regular(trail_dir / AUDIT_JSONL) as file:
+    with opened(trail_dir / AUDIT_JSONL) as file:
         lines = iter(lambda: file.readline(LONGEST_LINE), b"")
         try:
             for chain, facts in follow(lines):

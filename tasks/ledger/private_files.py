@@ -6,10 +6,9 @@ Whoever may write to the directory could put a link there, and have us write, or
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from tasks.core.errors import UsageError
 
@@ -30,13 +29,15 @@ def require_ours(path: Path, what: str) -> None:
         )
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> BufferedReader:
     """A file to read. OSError also when it is a link, or no regular file."""
-    descriptor = os.open(path, os.O_RDONLY | OPEN_SAFELY)
-    with os.fdopen(descriptor, "rb") as file:
-        require_regular(descriptor)
-        yield file
+    file = os.fdopen(os.open(path, os.O_RDONLY | OPEN_SAFELY), "rb")
+    try:
+        require_regular(file.fileno())
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def require_regular(descriptor: int) -> None:
@@ -45,7 +46,7 @@ def require_regular(descriptor: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
-def content(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
     """All of a file. OSError also when it is a link, or no regular file."""
     with opened(path) as file:
         return file.read()
@@ -61,5 +62,5 @@ def why_exposed(directory: Path, name: str) -> str:
         return ""
     return (
         f"{name} is another user's, or others may write to it: they can remove or replace what is in it. "
-        "A directory of your own with mode 0700 keeps it from them."
+        "A directory of your own with mode 0700 keeps them from that."
     )

@@ -16,6 +16,7 @@ from typing import IO, Final, cast
 from tasks.core.errors import StoppedError
 from tasks.core.models import RunFacts, StudyEntry, Summary
 from tasks.core.report_columns import ReportRow
+from tasks.ledger.private_files import read_private, require_ours
 from tasks.report.hashing_file import HashingFile
 from tasks.report.tables import Totals, summary, write_rows, write_studies
 
@@ -52,6 +53,13 @@ class Written:
 
     summary: Summary
     sha256: dict[str, str]
+
+
+def require_report_files(report_dir: Path) -> None:
+    """UsageError when a report's file, or its draft, is a link, no regular file, or another user's."""
+    names = (*FILES, CERTIFICATE_JSON, CERTIFICATE_SIG)
+    for path in (each for name in names for each in (report_dir / name, _draft(report_dir, name))):
+        require_ours(path, f"{path.name} in the report directory")
 
 
 def write_report(
@@ -198,7 +206,7 @@ def _mark_of(last: Path) -> str:
     """Start and exit code of the run whose summary this is; of any other file its own time, and `unknown`."""
     if last.name == SUMMARY_JSON:
         with suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            summary = json.loads(last.read_bytes())
+            summary = json.loads(read_private(last))
             started = datetime.fromisoformat(summary["started_at"]).astimezone(UTC)
             if summary["exit_code"] in range(256):
                 return f"{started:{_MARK}}-{summary['exit_code']:d}"
@@ -209,7 +217,7 @@ def _mark_of(last: Path) -> str:
 def _run_id_of(summary_json: Path) -> str:
     """The run_id in a summary; empty when there is none."""
     try:
-        run_id = json.loads(summary_json.read_bytes())["run_id"]
+        run_id = json.loads(read_private(summary_json))["run_id"]
     except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
         return ""
     return run_id if isinstance(run_id, str) else ""

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ from tasks.core.completeness import Completeness
 from tasks.core.errors import UsageError
 from tasks.core.escape import unescape
 from tasks.core.models import Summary
+from tasks.ledger.private_files import opened
 from tasks.report.directory import REPORT_CSV, STUDIES_CSV, SUMMARY_JSON
 from tasks.report.tables import STUDY_COLUMNS
 
@@ -81,7 +83,8 @@ def read_not_complete(report_dir: Path, most: int) -> NotComplete:
 
 
 def _csv_of(path: Path) -> Path:
-    return path / REPORT_CSV if path.is_dir() else path
+    """A file that somebody names may be a link; a report's own is none."""
+    return path / REPORT_CSV if path.is_dir() else path.resolve()
 
 
 @contextmanager
@@ -89,8 +92,8 @@ def _readable(path: Path) -> Iterator[IO[str]]:
     """An opened file of a report; whatever is wrong with it is a `UsageError`."""
     csv.field_size_limit(_LONGEST_CELL)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            yield file
+        with opened(path) as file, TextIOWrapper(file, encoding="utf-8", newline="") as text:
+            yield text
     except FileNotFoundError:
         raise UsageError(_NO_REPORT) from None
     except OSError as error:

@@ -185,7 +185,7 @@ class Engine:
             self._edges.clock_ns(),
             peak_parallel=self._uploader.peak,
             parallel_course=self._uploader.course,
-            problems=([str(why)] if why else []) + problems_of(self._ownership),
+            problems=([str(why)] if why else []) + self._problems(),
             stopped_exit_code=why.exit_code if why else None,
             touched=self._touched,
         )
@@ -207,6 +207,9 @@ class Engine:
             self._records.close()
         finally:
             self._client.close()
+
+    def _problems(self) -> list[str]:
+        return [*self._records.problems, *problems_of(self._ownership)]
 
     def _drain(self) -> None:
         if not self._is_drained:

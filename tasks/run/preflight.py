@@ -31,6 +31,7 @@ from tasks.core.retry import backoff_s
 from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.private_directories import make_private, remove_empty
 from tasks.remote.upload_api import UploadClient
+from tasks.report.directory import require_report_files
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.setting_values import host_of
@@ -92,6 +93,7 @@ def open_trail(undo: ExitStack, settings: Settings) -> Trail:
     """
     known = known_beside(settings)
     undo.callback(remove_empty, make_private(settings.report_dir))
+    require_report_files(settings.report_dir)
     trail = Trail(settings.report_dir, known)
     undo.callback(trail.undo)
     return trail

@@ -1,5 +1,6 @@
 """What a run is written down in: ledger, audit trail, report and certificate."""
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,12 +14,16 @@ from tasks.audit.log import Trail
 from tasks.core.audit_chain import Event
 from tasks.core.errors import Fault, FaultKind, IngestError, ending
 from tasks.core.models import RunFacts, Summary, Target
+from tasks.ledger.database import sqlite_file
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.platforms import require_same_platform
+from tasks.ledger.private_files import why_exposed
 from tasks.ledger.runs import Begins, begins
-from tasks.report.directory import REPORT_CSV, write_report
+from tasks.report.directory import REPORT_CSV, require_report_files, write_report
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, open_trail
 from tasks.settings import Settings
+
+log = logging.getLogger("dicom_ingest")
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -33,6 +38,7 @@ class Records:
     key: "Ed25519PrivateKey | None"  # that signs the certificate
     begins: Begins = Begins.NOTHING
     first: FirstAnswer = NOT_ASKED
+    problems: tuple[str, ...] = ()  # of the directories that they are in
 
     def begin(self, run_id: str, settings: Settings, studies: int, target: Target) -> None:
         """The trail's first lines about a run: once the ledger knows it, or before it has a key of it.
@@ -88,7 +94,18 @@ def open_records(
     first = ask()
     ledger = Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after, trail, counters)
     undo.callback(ledger.close)
-    return Records(trail, ledger, key, anew, first)
+    problems = _exposures(settings)
+    for problem in problems:
+        log.warning(problem)
+    return Records(trail, ledger, key, anew, first, problems)
+
+
+def _exposures(settings: Settings) -> tuple[str, ...]:
+    """Why the directories of report and ledger are not safe from other users."""
+    directories = {settings.report_dir.resolve(): "The report directory"}
+    if ledger := sqlite_file(settings.ledger_at):
+        directories.setdefault(ledger.parent.resolve(), "The ledger's directory")
+    return tuple(filter(None, (why_exposed(path, name) for path, name in directories.items())))
 
 
 def record_start(trail: Trail, run_id: str, settings: Settings, studies: int, target: Target) -> None:
@@ -123,6 +140,7 @@ def report_again(
     with ExitStack() as stack:
         ledger = Ledger.of_last_run(ledger_at, campaign, report_dir)
         stack.callback(ledger.close)
+        require_report_files(report_dir)
         trail = Trail(report_dir, Known(ledger_at, key.public_key() if key else None))
         stack.callback(trail.close)
         if not ledger.shards():  # theirs are in the report alone: one may be taken up at any moment

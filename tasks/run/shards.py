@@ -106,7 +106,7 @@ class Migration:
     def _facts(self, standings: Sequence[ShardStanding], why: IngestError | None) -> RunFacts:
         ended = [standing.facts for standing in standings if standing.facts]
         problems = [str(why)] if why else []
-        problems += self._problems
+        problems += [*self._records.problems, *self._problems]
         problems += [
             f"shard {number} {_IS_ALIVE if standing.is_alive else _NOT_ENDED}"
             for number, standing in enumerate(standings, 1)
