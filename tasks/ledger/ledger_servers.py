@@ -24,12 +24,10 @@ class LedgerServer(NamedTuple):
     parameters: Mapping[str, Any]  # of libpq: what follows the `?`
 
     def is_of_environment(self, environ: Mapping[str, str]) -> bool:
-        """Whether libpq's own variables name it, or the URL leaves it to them."""
-        its = not self.host or (self.host, self.port) == (
-            environ.get("PGHOST", "").lower(),
-            environ.get("PGPORT") or _PORT,
-        )
-        return its and not {"host", "hostaddr", "port", *_PASSWORD_PARAMETERS} & self.parameters.keys()
+        """Whether libpq's own variables name it, or the URL leaves it to them, and how it is reached, too."""
+        host, port = environ.get("PGHOST", "").lower(), environ.get("PGPORT") or _PORT
+        is_safe = self.parameters in ({}, {"sslmode": "verify-full"})
+        return self.host in ("", host) and self.port == port and is_safe
 
     def gets_password(self, environ: Mapping[str, str]) -> bool:
         """Whether libpq finds anything from which it could send this server a password."""

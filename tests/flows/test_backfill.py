@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill
 from flows.cli.__main__ import execute
+from flows.migrate import migrate, migrate_shard
 from flows.orchestration.parameters import Options
 from tasks.core.errors import CredentialsRefusedError, IngestError, ManifestError, NotAllStoredError
 from tasks.core.plan import batch_target
@@ -164,6 +165,18 @@ class TestOfADeployment:
         assert "api_endpoint goes beyond DICOM_INGEST_API_ENDPOINT of its worker" in str(state.message)
         assert far_side.requests == []
         assert not Path(given["report_dir"]).exists()
+
+    def test_a_migration_is_and_each_shard_of_it(
+        self, given: dict[str, Any], far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By the environment of its own worker, whatever the migration was given."""
+        monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid4()))
+        whole = migrate(**given, return_state=True)
+        of_shard = {name: text for name, text in given.items() if name != "manifest"}
+        part = migrate_shard("r", 1, 1, "limit", **of_shard, return_state=True)
+        for state in (whole, part):
+            assert "api_endpoint goes beyond DICOM_INGEST_API_ENDPOINT of its worker" in str(state.message)
+        assert far_side.requests == []
 
     def test_no_run_that_a_person_typed_is(
         self, given: dict[str, Any], far_side: FarSide, monkeypatch: pytest.MonkeyPatch

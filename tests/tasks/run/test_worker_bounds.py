@@ -175,8 +175,15 @@ class TestLedger:
         assert bounded(api_endpoint=API, ledger="postgresql:///ledger"), "libpq's own variables name it"
         sets(worker, PGHOST="db.example")
         assert bounded(api_endpoint=API, ledger=OURS).ledger == OURS
-        assert "does not name" in refusal(api_endpoint=API, ledger=f"{OURS}?host=evil")
-        assert "does not name" in refusal(api_endpoint=API, ledger="postgresql://db.example:6432/ledger")
+        assert bounded(api_endpoint=API, ledger=f"{OURS}?sslmode=verify-full")
+        for other in (
+            f"{OURS}?host=evil",
+            f"{OURS}?sslmode=disable",
+            f"{OURS}?require_auth=password",
+            "postgresql://db.example:6432/ledger",
+            "postgresql://:6432/ledger",
+        ):
+            assert "does not name" in refusal(api_endpoint=API, ledger=other)
 
     def test_gets_none_from_a_file_either(self, tmp_path: Path) -> None:
         """~/.pgpass, whose lines may be for any host; a service file's entry."""
