@@ -45,6 +45,11 @@ class Trail:
                 raise
         self._began = self._size, self.chain
 
+    @property
+    def path(self) -> Path:
+        """The file, which is locked until it is closed."""
+        return self._path
+
     def record(self, event: Event, **facts: Any) -> None:
         """Adds a line, which is on the disk after the next flush."""
         at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

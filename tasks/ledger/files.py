@@ -1,7 +1,7 @@
 """Files: what the scan lists, who owns a SOP Instance UID, which keys were issued, what became of each file.
 
-What takes a connection writes by it, and may be executed again when its commit got lost on the way. `claim`,
-`issue` and `settle` take all requests that share a commit, and answer each.
+What takes a connection writes by it, and may be executed again when its commit got lost on the way. `issue`
+and `settle` take all requests that share a commit, and answer each.
 """
 
 from collections import defaultdict
@@ -11,29 +11,28 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from tasks.core.duplicates import Claim
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Digests, Header, Listed, Reason, Status, Todo, Unwalked
 from tasks.core.plan import Known, Rules, Standing, standing
+from tasks.ledger.claims import Claims
 from tasks.ledger.database import execute_many, reading
-from tasks.ledger.file_requests import Claiming, Issuing, Settling
-from tasks.ledger.schema import file, instance, issued_key, listing, study
+from tasks.ledger.file_requests import Issuing, Settling
+from tasks.ledger.lost_claims import settled_elsewhere
+from tasks.ledger.schema import file, issued_key, listing, study
 from tasks.ledger.statements import (
     DIGESTS,
     HEADER,
     ISSUED,
     KEPT,
+    KEPT_CONTENT_KEY,
     KEPT_KEY,
     KNOWN,
     LOOKED_AT,
     NO_FILE,
     OUTCOME,
     SETTLED,
-    STORED,
-    UNCLAIM,
     UNOPENED,
     Scope,
-    claimed_select,
 )
 from tasks.ledger.trail_events import IssuedKey, TrailEvents
 
@@ -51,11 +50,11 @@ _NO_DIGESTS: Final = Digests("", "")
 class Files:
     """The files of one run, within its campaign."""
 
-    def __init__(self, engine: sa.Engine, scope: Scope, events: TrailEvents | None) -> None:
+    def __init__(self, engine: sa.Engine, scope: Scope, events: TrailEvents | None, claims: Claims) -> None:
         self._engine = engine
         self._scope = scope
         self._events = events
-        self._claimed = claimed_select(scope)
+        self._claims = claims
 
     # -- reads -------------------------------------------------------------------------------------------
 
@@ -149,19 +148,6 @@ class Files:
             db.execute(sa.update(study).where(*these).values(scanned=True))
         return sum(not row["settled"] for row in listed)
 
-    def claim(self, db: sa.Connection, requests: list[Claiming]) -> list[Claim]:
-        """The first claim wins; that of a dead run passes to who asks."""
-        ours = {"campaign": self._scope.campaign, "run_id": self._scope.run_id}
-        values = [
-            {"sop_instance_uid": uid, "file_id": todo.file_id, **ours}
-            for todo, uid in sorted(requests, key=attrgetter("sop_instance_uid"))
-        ]
-        execute_many(db, self._scope.insert(instance), values)
-        uids = list({uid for _, uid in requests})
-        found = db.execute(self._claimed, {"in_campaign": self._scope.campaign, "uids": uids})
-        held = {row.sop_instance_uid: row for row in found}
-        return [self._claim_one(db, todo.file_id, held[uid]) for todo, uid in requests]
-
     def issue(self, db: sa.Connection, requests: list[Issuing]) -> list[bool]:
         """The first to be given a key owns it; any other, be it the same file later, may not use it."""
         wanted = [(todo.file_id, key, now_ns, uid) for todo, uid, key, now_ns in requests]
@@ -178,8 +164,9 @@ class Files:
             self._events.record_unused(key)
         return is_new
 
-    def settle(self, db: sa.Connection, requests: list[Settling]) -> list[None]:
+    def settle(self, db: sa.Connection, requests: Sequence[Settling]) -> list[None]:
         """Keeps outcomes: each statement for all files at once, not file by file."""
+        requests = self._claims.store(db, requests, [self._values(each) for each in requests])
         groups: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for request in requests:
             for statement, values in self._settling(request):
@@ -187,8 +174,14 @@ class Files:
         for statement, rows in groups.items():
             execute_many(db, statement, rows)
         if self._events:
-            self._events.record_settled(db, [(todo, outcome) for todo, outcome, _ in requests])
+            settled = [(each.todo, each.outcome) for each in requests if each.outcome]
+            self._events.record_settled(db, settled)
         return [None] * len(requests)
+
+    def settle_as_dead(self, db: sa.Connection, requests: Sequence[Settling]) -> None:
+        """Nothing of a run that counts as dead, but what another's doing has settled."""
+        if elsewhere := settled_elsewhere(db, self._scope, requests):
+            self.settle(db, elsewhere)
 
     def _known_or_new(self, db: sa.Connection, paths: list[str]) -> list[Known]:
         known = self._known(db, paths)
@@ -204,25 +197,6 @@ class Files:
             for page in _pages(paths)
             for path, *rest in db.execute(KNOWN, {"in_campaign": self._scope.campaign, "paths": page})
         }
-
-    def _claim_one(self, db: sa.Connection, file_id: int, held: "sa.Row[Any]") -> Claim:
-        if held.key:
-            return Claim(mine=held.file_id == file_id, stored_sha256=held.sha256)
-        if held.run_id == self._scope.run_id:
-            return Claim(mine=held.file_id == file_id, stored_sha256="")
-        if held.alive:
-            return Claim(mine=False, stored_sha256="")
-        moved = db.execute(
-            sa.update(instance)
-            .where(
-                instance.c.campaign == self._scope.campaign,
-                instance.c.sop_instance_uid == held.sop_instance_uid,
-                instance.c.run_id == held.run_id,
-                instance.c.key == "",
-            )
-            .values(file_id=file_id, run_id=self._scope.run_id)
-        )
-        return Claim(mine=moved.rowcount == 1, stored_sha256="")
 
     def _issue_keys(
         self, db: sa.Connection, wanted: Sequence[tuple[int, str, int, str]]
@@ -240,25 +214,27 @@ class Files:
         }
         return {(row[0], row[1], row[2], row[3]) for row in db.execute(ISSUED, of_keys)}
 
-    def _settling(self, request: Settling) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """The statements that settle a file, each with what it is bound to."""
-        todo, outcome, claimed = request
+    def _values(self, request: Settling) -> dict[str, Any]:
+        """What the statements are bound to."""
+        todo, outcome, _ = request
+        if outcome is None:
+            return {}
         header, digests = outcome.header or _NO_HEADER, outcome.digests or _NO_DIGESTS
         ours = {"in_campaign": self._scope.campaign, "by": self._scope.run_id, "at": todo.file_id}
         said = (*_outcome_of(outcome), *_header_of(header), *_digests_of(digests))
-        values = dict(zip(_SET, said, strict=True), uid=header.sop_instance_uid, **ours)
-        if outcome.status is Status.ALREADY_UPLOADED:
-            yield KEPT, values
-            yield KEPT_KEY, values
-        else:
-            yield LOOKED_AT, values
-        is_stored = outcome.status is Status.UPLOADED and outcome.digests is not None
-        if is_stored:
-            yield STORED, values
-        for uid in claimed:
-            if not (is_stored and uid == header.sop_instance_uid):  # nothing is stored under it
-                yield UNCLAIM, ours | {"uid": uid}
-        yield SETTLED, {"by": self._scope.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
+        return dict(zip(_SET, said, strict=True), uid=header.sop_instance_uid, **ours)
+
+    def _settling(self, request: Settling) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The statements that settle a file, each with what it is bound to."""
+        todo, outcome, _ = request
+        if outcome:
+            values = self._values(request)
+            kept = outcome.status is Status.ALREADY_UPLOADED
+            for statement in (KEPT, KEPT_KEY, KEPT_CONTENT_KEY) if kept else (LOOKED_AT,):
+                yield statement, values
+            row = {"study_no_is": todo.study_no, "file_no_is": todo.file_no}
+            yield SETTLED, {"by": self._scope.run_id, **row}
+        yield from self._claims.unclaiming(request)
 
 
 def _before_opening(

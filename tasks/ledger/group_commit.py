@@ -36,17 +36,23 @@ class Writer:
     def __init__(
         self,
         engine: sa.Engine,
-        beat: Callable[[sa.Connection], None],
+        beat: Callable[[sa.Connection, float], bool],
         heartbeat_s: float,
         before_commit: Callable[[], None],
         clock: Callable[[], float],
+        patience_s: float,
     ) -> None:
-        """`beat` writes a sign of life, every `heartbeat_s` by the `clock`, also while nobody else writes."""
+        """`beat` begins each commit, and one comes every `heartbeat_s`, also while nobody else writes.
+
+        It gets how long ago, by the `clock`, it last said that it gave a sign of life, and the commit that
+        had this in it succeeded. A database that can't be used is waited for so long.
+        """
         self._engine = engine.execution_options(writes=True)
         self._beat = beat
         self._heartbeat_s = heartbeat_s
         self._before_commit = before_commit
         self._clock = clock
+        self._patience_s = patience_s
         self._last_beat = -math.inf
         self._crowded = False  # the last commit had more than one to serve
         self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
@@ -112,7 +118,7 @@ class Writer:
     def _serve(self, group: list[_Entry]) -> None:
         self._crowded = len(group) > 1
         try:
-            answers = retry_while_busy(lambda: self._commit(group))
+            answers = retry_while_busy(lambda: self._commit(group), self._patience_s)
         except Exception as error:  # noqa: BLE001 - those who wait raise it
             answers = [(reply, error) for _, _, reply in group]
         for reply, answer in answers:
@@ -124,11 +130,11 @@ class Writer:
             by_handler[handler].append((item, reply))
         answers: list[tuple[_Reply, Any]] = []
         with self._engine.begin() as db:
-            if self._clock() - self._last_beat >= self._heartbeat_s:
-                self._beat(db)
-                self._last_beat = self._clock()
+            has_beaten = self._beat(db, self._clock() - self._last_beat)
             for handler, entries in by_handler.items():
                 results = handler(db, [item for item, _ in entries])
                 answers += zip((reply for _, reply in entries), results, strict=True)
             self._before_commit()
+        if has_beaten:
+            self._last_beat = self._clock()
         return answers

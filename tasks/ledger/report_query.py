@@ -25,12 +25,13 @@ import sqlalchemy as sa
 from tasks.core.models import Reason, Status
 from tasks.core.report_columns import COLUMNS, Kind, ReportRow, blank
 from tasks.ledger.database import reading
-from tasks.ledger.schema import file, instance, issued_key, listing, study
+from tasks.ledger.schema import file, instance, issued_key, listing, other_content, study
 
 _PAGE: Final = 5000  # rows of a report
 _POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)
 
 _stored = instance.alias("stored_instance")
+_stored_beside = other_content.alias("stored_beside")
 _duplicate = file.alias("duplicate")
 _owner = file.alias("owner")
 _duplicates_listing = listing.alias("duplicates_listing")
@@ -40,7 +41,10 @@ _typed: Callable[[Any], ReportRow] = partial(tuple.__new__, ReportRow)  # Report
 
 _is_duplicate = file.c.status == Status.DUPLICATE
 _shares_uid = file.c.status.in_((Status.DUPLICATE, Status.CONFLICT))
-_same_bytes = sa.func.coalesce(instance.c.sha256, "") == file.c.sha256
+# Stored beside other bytes of the UID: then its file is the owner of what a duplicate has.
+_is_beside = other_content.c.key.is_not(None)
+_same_bytes = (sa.func.coalesce(instance.c.sha256, "") == file.c.sha256) | _is_beside
+_owner_id = sa.func.coalesce(other_content.c.file_id, instance.c.file_id)
 
 
 def report_rows(engine: sa.Engine, run_ids: Sequence[str]) -> Iterator[ReportRow]:
@@ -66,7 +70,7 @@ def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
 
     `run_ids`: all runs whose rows the report has, this one among them.
     """
-    in_report = _is_in_report(instance, _owners_listing, run_ids)
+    in_report = _is_in_report(_owner_id, _owners_listing, run_ids, instance, other_content)
     is_earlier = (file.c.status == Status.UPLOADED) & file.c.run_id.not_in(run_ids)
     from_owner = _is_duplicate & _same_bytes & ~in_report
     derived: dict[str, Any] = {
@@ -77,7 +81,7 @@ def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
         "reason": sa.case(
             (~listing.c.settled, Reason.STOPPED), (is_earlier, Reason.NONE), else_=file.c.reason
         ),
-        "key": sa.case((~_is_duplicate, file.c.key), (_same_bytes, instance.c.key), else_=""),
+        "key": sa.case((~_is_duplicate, file.c.key), (_same_bytes, _owned("key")), else_=""),
         "superseded_keys": _superseded_keys(run_ids),
         "duration_s": sa.null(),
         "same_uid_path": _same_uid_path(),
@@ -96,6 +100,7 @@ def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
             & (instance.c.campaign == file.c.campaign)
             & (instance.c.sop_instance_uid == file.c.sop_instance_uid),
         )
+        .outerjoin(other_content, _is_duplicate & _has_bytes_of(other_content))
         .where(listing.c.run_id == run_id)
         .order_by(listing.c.study_no, listing.c.file_no)
     )
@@ -109,8 +114,23 @@ def _of_file(name: str, from_owner: Any) -> Any:
     if column is None or not column.of_the_run:
         return said
     if kept_as in instance.c:
-        said = sa.case((from_owner, instance.c[kept_as]), else_=said)
+        said = sa.case((from_owner, _owned(kept_as)), else_=said)
     return sa.case((listing.c.settled, said), else_=blank(name))
+
+
+def _has_bytes_of(content: Any) -> Any:
+    """Whether a row of `other_content` is what is stored of the file's bytes."""
+    return (
+        (content.c.campaign == file.c.campaign)
+        & (content.c.sop_instance_uid == file.c.sop_instance_uid)
+        & (content.c.sha256 == file.c.sha256)
+        & (content.c.key != "")
+    )
+
+
+def _owned(name: str) -> Any:
+    """What is stored of the bytes that a duplicate has."""
+    return sa.case((_is_beside, other_content.c[name]), else_=instance.c[name])
 
 
 def _status(is_earlier: Any, in_report: Any) -> Any:
@@ -124,12 +144,12 @@ def _status(is_earlier: Any, in_report: Any) -> Any:
     )
 
 
-def _is_in_report(of: Any, rows: Any, run_ids: Sequence[str]) -> Any:
+def _is_in_report(file_id: Any, rows: Any, run_ids: Sequence[str], *of: Any) -> Any:
     """Whether the file of a row of `of` has a row in the report, found in the alias `rows` of listing."""
     return (
         sa.exists(rows.c.file_id)  # not of *, for which SQLite would go through all of the run
-        .where(rows.c.file_id == of.c.file_id, rows.c.run_id.in_(run_ids))
-        .correlate(of)
+        .where(rows.c.file_id == file_id, rows.c.run_id.in_(run_ids))
+        .correlate(*of)
     )
 
 
@@ -137,8 +157,8 @@ def _same_uid_path() -> Any:
     """The file that has the row's SOP Instance UID: looked up for rows that share one, for no other."""
     path = (
         sa.select(_owner.c.path)
-        .where(_owner.c.file_id == instance.c.file_id, _owner.c.file_id != file.c.file_id)
-        .correlate(instance, file)
+        .where(_owner.c.file_id == _owner_id, _owner.c.file_id != file.c.file_id)
+        .correlate(instance, other_content, file)
         .scalar_subquery()
     )
     shared = sa.case((listing.c.settled & _shares_uid, path))
@@ -152,7 +172,8 @@ def _superseded_keys(run_ids: Sequence[str]) -> Any:
         .where(
             issued_key.c.file_id == file.c.file_id,
             issued_key.c.key != file.c.key,
-            ~_is_a_duplicates_key(run_ids),
+            ~_is_a_duplicates_key(_stored, run_ids),
+            ~_is_a_duplicates_key(_stored_beside, run_ids),
         )
         .order_by(issued_key.c.issued_ns)
         .correlate(file)
@@ -162,19 +183,19 @@ def _superseded_keys(run_ids: Sequence[str]) -> Any:
     return sa.func.coalesce(joined, "")
 
 
-def _is_a_duplicates_key(run_ids: Sequence[str]) -> Any:
+def _is_a_duplicates_key(stored: Any, run_ids: Sequence[str]) -> Any:
     """Files that swapped their names: what one path stored is now a duplicate's key, under another path."""
     return (
         sa.exists(_duplicate.c.file_id)
         .where(
-            _stored.c.campaign == issued_key.c.campaign,
-            _stored.c.sop_instance_uid == issued_key.c.sop_instance_uid,
-            _stored.c.key == issued_key.c.key,
-            _duplicate.c.campaign == _stored.c.campaign,
-            _duplicate.c.sop_instance_uid == _stored.c.sop_instance_uid,
-            _duplicate.c.sha256 == _stored.c.sha256,
+            stored.c.campaign == issued_key.c.campaign,
+            stored.c.sop_instance_uid == issued_key.c.sop_instance_uid,
+            stored.c.key == issued_key.c.key,
+            _duplicate.c.campaign == stored.c.campaign,
+            _duplicate.c.sop_instance_uid == stored.c.sop_instance_uid,
+            _duplicate.c.sha256 == stored.c.sha256,
             _duplicate.c.status == sa.literal_column("'duplicate'"),  # literal, for the index on these
-            _is_in_report(_duplicate, _duplicates_listing, run_ids),
+            _is_in_report(_duplicate.c.file_id, _duplicates_listing, run_ids, _duplicate),
         )
         .correlate(issued_key)
     )

@@ -5,6 +5,7 @@
     file          what is known of a path: the report's columns, as of the last look at it
     listing       the rows of a run's report: which file, which batch, settled in this run or not
     instance      the claim on a SOP Instance UID: first come; with a key once it is stored
+    other_content the same for other bytes under a UID that is stored, where they are to be sent, too
     issued_key    every key ever issued; those that are not their file's key are superseded, and those of no
                   file (file_id 0) were asked for at a run's start and are unused
 
@@ -16,7 +17,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0005"  # the newest revision in migrations/versions
+HEAD: Final = "0006"  # the newest revision in migrations/versions
 
 metadata = sa.MetaData()
 _text = sa.Text
@@ -31,10 +32,12 @@ run = sa.Table(
     sa.Column("run_id", _text, primary_key=True),
     sa.Column("campaign", _text, nullable=False),
     sa.Column("started_ns", _big, nullable=False),
-    sa.Column("heartbeat_s", _big, nullable=False),  # by the database's clock; 0 when the run has ended
+    sa.Column("heartbeat_s", _big, nullable=False),  # by the database's clock; 0: ended, or declared dead
     sa.Column("report_dir", _text, nullable=False),
     sa.Column("end", sa.JSON),  # RunEnd; null when the run was killed
     sa.Column("progress", sa.JSON),  # its counters at the last heartbeat
+    sa.Column("serial", _big, nullable=False, server_default="0"),  # grows with each run that begins
+    sa.Column("locked", _text, nullable=False, server_default=""),  # by its process: `liveness.kept_lock`
 )
 study = sa.Table(
     "study",
@@ -114,6 +117,22 @@ instance = sa.Table(
     sa.Column("run_id", _text, nullable=False),  # who claims, or who stored
     sa.Column("sha256", _text, nullable=False, server_default=""),
     sa.Column("key", _text, nullable=False, server_default=""),  # empty: claimed, not stored yet
+    sa.Column("etag", _text, nullable=False, server_default=""),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("started_ns", _big),
+    sa.Column("finished_ns", _big),
+    sqlite_with_rowid=False,
+)
+other_content = sa.Table(
+    "other_content",
+    metadata,
+    sa.Column("campaign", _text, primary_key=True),
+    sa.Column("sop_instance_uid", _text, primary_key=True),
+    sa.Column("sha256", _text, primary_key=True),
+    sa.Column("file_id", _big, nullable=False),
+    sa.Column("run_id", _text, nullable=False),
+    sa.Column("key", _text, nullable=False, server_default=""),
     sa.Column("etag", _text, nullable=False, server_default=""),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("http_status", sa.Integer),
