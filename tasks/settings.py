@@ -312,7 +312,7 @@ class RunSettings(LedgerSettings):
             "Take over what another run has claimed when it gave no sign of life for so many seconds.",
             limits={"ge": 2},
         ),
-    ] = 45
+    ] = 180
     max_outage: Annotated[
         float, Setting("Give up when the platform has been down for this many seconds.", limits={"ge": 0})
     ] = 3600

@@ -61,6 +61,11 @@ class Trail:
         """How much of it is on the disk."""
         return self._size
 
+    @property
+    def path(self) -> Path:
+        """The file, which is locked until it is closed."""
+        return self._path
+
     def record(self, event: Event, **facts: Any) -> None:
         """Adds a line, which is on the disk after the next flush. StoppedError after the run's end."""
         at = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

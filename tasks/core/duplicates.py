@@ -52,3 +52,20 @@ def judge(claim: Claim, sha256: str, on_conflict: OnConflict, *, is_altered: boo
     if claim.mine:
         return Verdict.REPLACE
     return Verdict.SEND_ANYWAY if on_conflict is OnConflict.UPLOAD else Verdict.CONFLICT
+
+
+def judge_beside(claim: Claim, verdict: Verdict) -> Verdict:
+    """The verdict on a file whose UID is stored with other bytes, by the claim on its own bytes beside them.
+
+    | claim     | stored | `verdict` was SEND_ANYWAY | was CONFLICT |
+    | --------- | ------ | ------------------------- | ------------ |
+    | mine      | yes    | KEEP                      | KEEP         |
+    | another's | yes    | DUPLICATE                 | DUPLICATE    |
+    | mine      | no     | SEND_ANYWAY               |              |
+    | another's | no     | WAIT                      | CONFLICT     |
+    """
+    if claim.stored_sha256:
+        return Verdict.KEEP if claim.mine else Verdict.DUPLICATE
+    if verdict is Verdict.SEND_ANYWAY and not claim.mine:
+        return Verdict.WAIT
+    return verdict

@@ -20,7 +20,8 @@ from tasks.ledger.private_files import require_ours
 from tasks.ledger.schema import HEAD, metadata, revision
 from tasks.source.own_files import COMPANIONS
 
-_PATIENCE_S: Final = 120.0  # how long a locked database, or a restarting server, is waited for
+_PATIENCE: Final = 2 / 3  # of --dead-after: who is silent for longer counts as dead
+_PATIENCE_S: Final = 120.0  # of who has no --dead-after: before a run, and after it
 _BUSY_PAUSE_S: Final = 0.2
 _PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
 
@@ -35,9 +36,24 @@ class BusyError(StoppedError):
     """The database can't be used now, but may be in a moment."""
 
 
-def retry_while_busy(work: Callable[[], _T]) -> _T:
+def patience_s(dead_after_s: float) -> float:
+    """How long a run waits for a locked database, or a restarting server."""
+    return _PATIENCE * dead_after_s
+
+
+def wait_for_locks(engine: sa.Engine, most_s: float) -> None:
+    """SQLite itself waits no longer than this for another's lock before it says that there is one."""
+    if engine.dialect.name != "sqlite":
+        return
+
+    @sa.event.listens_for(engine, "connect")
+    def _limit(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA busy_timeout={int(1000 * most_s)}")
+
+
+def retry_while_busy(work: Callable[[], _T], patience_s: float = _PATIENCE_S) -> _T:
     """Does the work, and again while the database is locked or its server restarts. BusyError in the end."""
-    until = time.monotonic() + _PATIENCE_S
+    until = time.monotonic() + patience_s
     while True:
         try:
             with plain_errors():
@@ -58,14 +74,14 @@ def fetch(engine: sa.Engine, query: Any, bound: Mapping[str, Any] | None = None)
     return retry_while_busy(rows)
 
 
-def execute_many(db: sa.Connection, statement: Any, rows: list[dict[str, Any]]) -> None:
-    """Executes a statement for each row, by the driver alone.
+def execute_many(db: sa.Connection, statement: Any, rows: list[dict[str, Any]]) -> int:
+    """Executes a statement for each row, by the driver alone; returns how many rows they changed.
 
     SQLAlchemy looks at every value of every row, which costs more than SQLite's own work. All rows have the
     same names, and only values that the driver takes as they are.
     """
     sql, constants = _compiled(statement, db.dialect, tuple(rows[0]))
-    db.exec_driver_sql(sql, [constants | row for row in rows] if constants else rows)
+    return db.exec_driver_sql(sql, [constants | row for row in rows] if constants else rows).rowcount
 
 
 @cache

@@ -8,10 +8,12 @@ from tasks.core.models import Outcome, Todo
 
 
 class Claiming(NamedTuple):
-    """A file asks for a SOP Instance UID."""
+    """A file asks for a SOP Instance UID; with `sha256`, for these bytes beside others that are stored."""
 
     todo: Todo
     sop_instance_uid: str
+    sha256: str = ""
+    is_to_be_sent: bool = True  # else it asks only whether they are stored
 
 
 class Issuing(NamedTuple):
@@ -24,10 +26,10 @@ class Issuing(NamedTuple):
 
 
 class Settling(NamedTuple):
-    """A file has its outcome; `claimed` are the SOP Instance UIDs that were claimed for it."""
+    """A file has its outcome, or none: it waits; `claimed` are the SOP Instance UIDs claimed for it."""
 
     todo: Todo
-    outcome: Outcome
+    outcome: Outcome | None
     claimed: Collection[str] = ()
 
 

@@ -1,7 +1,7 @@
 """Files: what the scan lists, who owns a SOP Instance UID, which keys were issued, what became of each file.
 
-What takes a connection writes by it, and may be executed again when its commit got lost on the way. `claim`,
-`issue` and `settle` take all requests that share a commit, and answer each.
+What takes a connection writes by it, and may be executed again when its commit got lost on the way. `issue`
+and `settle` take all requests that share a commit, and answer each.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,13 +10,14 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from tasks.core.duplicates import Claim
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Digests, Header, Listed, Reason, Status, StoredContent, Todo, Unwalked
 from tasks.core.plan import Enrolled, Known, Rules, Standing, standing
+from tasks.ledger.claims import Claims
 from tasks.ledger.database import execute_many, fetch
-from tasks.ledger.file_requests import Claiming, Issuing, Settling
-from tasks.ledger.schema import UNSETTLED, file, instance, issued_key, listing, stored_file, study
+from tasks.ledger.file_requests import Issuing, Settling
+from tasks.ledger.lost_claims import settled_elsewhere
+from tasks.ledger.schema import UNSETTLED, file, issued_key, listing, stored_file, study
 from tasks.ledger.statements import (
     CTIME,
     DIGESTS,
@@ -25,6 +26,7 @@ from tasks.ledger.statements import (
     ISSUED,
     KEPT,
     KEPT_BESIDE,
+    KEPT_CONTENT_KEY,
     KEPT_KEY,
     LOOKED_AT,
     NAME_STORED,
@@ -32,11 +34,10 @@ from tasks.ledger.statements import (
     OUTCOME,
     SET_ASIDE,
     SETTLED,
-    STORED,
     UNCLAIM,
+    UNCLAIM_CONTENT,
     UNOPENED,
     Scope,
-    claimed_select,
     known_select,
 )
 from tasks.ledger.trail_events import IssuedKey, TrailEvents
@@ -52,17 +53,16 @@ _header_of = attrgetter(*HEADER)
 _digests_of = attrgetter(*DIGESTS)
 _STORED_BY: Final = (Status.UPLOADED, Status.DUPLICATE)
 _NAMES_STORED: Final = (Reason.DAMAGED, Reason.ALTERED)
+_KEPT: Final = (KEPT, KEPT_KEY, KEPT_CONTENT_KEY, KEPT_BESIDE)
 # What settles files, in this order: each for all files of a commit that it concerns.
 _IN_ORDER: Final = (
     FORGET_ASIDE,
     SET_ASIDE,
-    KEPT,
-    KEPT_KEY,
-    KEPT_BESIDE,
+    *_KEPT,
     LOOKED_AT,
     NAME_STORED,
-    STORED,
     UNCLAIM,
+    UNCLAIM_CONTENT,
     SETTLED,
 )
 _NO_HEADER: Final = Header("")
@@ -81,12 +81,12 @@ _UNOPENED: Final = ("at", "by", "new_status", "new_reason")
 class Files:
     """The files of one run, within its campaign."""
 
-    def __init__(self, engine: sa.Engine, scope: Scope, events: TrailEvents | None) -> None:
+    def __init__(self, engine: sa.Engine, scope: Scope, events: TrailEvents | None, claims: Claims) -> None:
         self._engine = engine
         self._scope = scope
         self._events = events
-        self._claimed = claimed_select(scope)
         self._known_paths = known_select(scope)
+        self._claims = claims
 
     # -- reads -------------------------------------------------------------------------------------------
 
@@ -188,19 +188,6 @@ class Files:
             db.execute(sa.update(study).where(*these).values(scanned=True))
         return Enrolled(sum(not row["settled"] for row in listed), touched)
 
-    def claim(self, db: sa.Connection, requests: list[Claiming]) -> list[Claim]:
-        """The first claim wins; that of a dead run passes to who asks."""
-        ours = {"campaign": self._scope.campaign, "run_id": self._scope.run_id}
-        values = [
-            {"sop_instance_uid": uid, "file_id": todo.file_id, **ours}
-            for todo, uid in sorted(requests, key=attrgetter("sop_instance_uid"))
-        ]
-        execute_many(db, self._scope.insert(instance), values)
-        uids = list({uid for _, uid in requests})
-        found = db.execute(self._claimed, {"in_campaign": self._scope.campaign, "uids": uids})
-        held = {row.sop_instance_uid: row for row in found}
-        return [self._claim_one(db, todo.file_id, held[uid]) for todo, uid in requests]
-
     def issue(self, db: sa.Connection, requests: list[Issuing]) -> list[bool]:
         """The first to be given a key owns it; any other, be it the same file later, may not use it."""
         wanted = [(todo.file_id, key, now_ns, uid) for todo, uid, key, now_ns in requests]
@@ -217,8 +204,9 @@ class Files:
             self._events.record_unused(key)
         return is_new
 
-    def settle(self, db: sa.Connection, requests: list[Settling]) -> list[None]:
+    def settle(self, db: sa.Connection, requests: Sequence[Settling]) -> list[None]:
         """Keeps outcomes: each statement for all files at once, not file by file."""
+        requests = self._claims.store(db, requests, [self._values(each) for each in requests])
         groups: dict[Any, list[dict[str, Any]]] = {statement: [] for statement in _IN_ORDER}
         for request in requests:
             for statement, values in self._settling(request):
@@ -227,7 +215,8 @@ class Files:
             if rows:
                 execute_many(db, statement, rows)
         if self._events:
-            self._events.record_settled(db, [(todo, outcome) for todo, outcome, _ in requests])
+            settled = [(each.todo, each.outcome) for each in requests if each.outcome]
+            self._events.record_settled(db, settled)
         return [None] * len(requests)
 
     def _settle_unopened(self, db: sa.Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -238,6 +227,11 @@ class Files:
         for statement, values in steps:
             if values:
                 execute_many(db, statement, [*values])
+
+    def settle_as_dead(self, db: sa.Connection, requests: Sequence[Settling]) -> None:
+        """Nothing of a run that counts as dead, but what another's doing has settled."""
+        if elsewhere := settled_elsewhere(db, self._scope, requests):
+            self.settle(db, elsewhere)
 
     def _known_or_new(self, db: sa.Connection, paths: list[str]) -> list[Known]:
         known = self._known(db, paths)
@@ -253,25 +247,6 @@ class Files:
             for page in _pages(paths)
             for path, *rest in db.execute(self._known_paths, self._scope.named(page))
         }
-
-    def _claim_one(self, db: sa.Connection, file_id: int, held: "sa.Row[Any]") -> Claim:
-        if held.key:
-            return Claim(mine=held.file_id == file_id, stored_sha256=held.sha256)
-        if held.run_id == self._scope.run_id:
-            return Claim(mine=held.file_id == file_id, stored_sha256="")
-        if held.alive:
-            return Claim(mine=False, stored_sha256="")
-        moved = db.execute(
-            sa.update(instance)
-            .where(
-                instance.c.campaign == self._scope.campaign,
-                instance.c.sop_instance_uid == held.sop_instance_uid,
-                instance.c.run_id == held.run_id,
-                instance.c.key == "",
-            )
-            .values(file_id=file_id, run_id=self._scope.run_id)
-        )
-        return Claim(mine=moved.rowcount == 1, stored_sha256="")
 
     def _issue_keys(
         self, db: sa.Connection, wanted: Sequence[tuple[int, str, int, str]]
@@ -289,32 +264,32 @@ class Files:
         }
         return {(row[0], row[1], row[2], row[3]) for row in db.execute(ISSUED, of_keys)}
 
-    def _settling(self, request: Settling) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """The statements that settle a file, each with what it is bound to."""
-        todo, outcome, claimed = request
+    def _values(self, request: Settling) -> dict[str, Any]:
+        """What the statements are bound to."""
+        todo, outcome, _ = request
+        if outcome is None:
+            return {}
         header, digests = outcome.header or _NO_HEADER, outcome.digests or _NO_DIGESTS
         ours = {"in_campaign": self._scope.campaign, "by": self._scope.run_id, "at": todo.file_id}
         said = (*_outcome_of(outcome), *_header_of(header), *_digests_of(digests))
-        values = dict(zip(_SET, said, strict=True), uid=header.sop_instance_uid, **ours)
-        at = {"at": todo.file_id}
-        if outcome.status is Status.ALREADY_UPLOADED:
-            yield KEPT, values
-            yield KEPT_KEY, values
-            yield KEPT_BESIDE, values
-        else:
-            yield LOOKED_AT, values
-        if outcome.status not in _STORED_BY and outcome.status is not Status.ALREADY_UPLOADED:
-            yield FORGET_ASIDE, at
-            yield SET_ASIDE, at
-            if outcome.status is Status.UNREADABLE or outcome.reason in _NAMES_STORED:
-                yield NAME_STORED, at
-        is_stored = outcome.status is Status.UPLOADED and outcome.digests is not None
-        if is_stored:
-            yield STORED, values
-        for uid in claimed:
-            if not (is_stored and uid == header.sop_instance_uid):  # nothing is stored under it
-                yield UNCLAIM, ours | {"uid": uid}
-        yield SETTLED, {"by": self._scope.run_id, "study_no_is": todo.study_no, "file_no_is": todo.file_no}
+        return dict(zip(_SET, said, strict=True), uid=header.sop_instance_uid, **ours)
+
+    def _settling(self, request: Settling) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """The statements that settle a file, each with what it is bound to."""
+        todo, outcome, _ = request
+        if outcome:
+            values, at = self._values(request), {"at": todo.file_id}
+            kept = outcome.status is Status.ALREADY_UPLOADED
+            for statement in _KEPT if kept else (LOOKED_AT,):
+                yield statement, values
+            if outcome.status not in _STORED_BY and not kept:
+                yield FORGET_ASIDE, at
+                yield SET_ASIDE, at
+                if outcome.status is Status.UNREADABLE or outcome.reason in _NAMES_STORED:
+                    yield NAME_STORED, at
+            row = {"study_no_is": todo.study_no, "file_no_is": todo.file_no}
+            yield SETTLED, {"by": self._scope.run_id, **row}
+        yield from self._claims.unclaiming(request)
 
 
 def _stored_content(status: str | None, *content: Any) -> StoredContent | None:

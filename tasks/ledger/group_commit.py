@@ -39,15 +39,18 @@ class Writer:
     def __init__(
         self,
         engine: sa.Engine,
-        beat: Callable[[sa.Connection], None],
+        beat: Callable[[sa.Connection, float], bool],
         heartbeat_s: float,
         at_begin: Callable[[], None],
         before_commit: Callable[[], None],
         clock: Callable[[], float],
+        patience_s: float,
     ) -> None:
-        """`beat` writes a sign of life, every `heartbeat_s` by the `clock`, also while nobody else writes.
+        """`beat` begins each commit, and one comes every `heartbeat_s`, also while nobody else writes.
 
-        `at_begin` is called before each attempt at a commit, `before_commit` once all of it is executed.
+        It gets how long ago, by the `clock`, it last said that it gave a sign of life, and the commit that
+        had this in it succeeded. A database that can't be used is waited for so long. `at_begin` is called
+        before each attempt at a commit, `before_commit` once all of it is executed.
         """
         self._engine = engine.execution_options(writes=True)
         self._beat = beat
@@ -55,6 +58,7 @@ class Writer:
         self._at_begin = at_begin
         self._before_commit = before_commit
         self._clock = clock
+        self._patience_s = patience_s
         self._last_beat = -math.inf
         self._crowded = False  # the last commit had more than one to serve
         self._waiting: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
@@ -133,7 +137,7 @@ class Writer:
     def _answers(self, group: list[_Entry]) -> list[tuple[_Reply, Any]]:
         """An answer for each. What can't be executed fails alone: its neighbours are committed without it."""
         try:
-            return retry_while_busy(lambda: self._commit(group))
+            return retry_while_busy(lambda: self._commit(group), self._patience_s)
         except Exception as error:  # noqa: BLE001 - those who wait raise it
             is_for_all = isinstance(error, IngestError) and not isinstance(error, RowRefusedError)
             if is_for_all or len(group) < 2:
@@ -148,11 +152,11 @@ class Writer:
         answers: list[tuple[_Reply, Any]] = []
         self._at_begin()
         with self._engine.begin() as db:
-            if self._clock() - self._last_beat >= self._heartbeat_s:
-                self._beat(db)
-                self._last_beat = self._clock()
+            has_beaten = self._beat(db, self._clock() - self._last_beat)
             for handler, entries in by_handler.items():
                 results = handler(db, [item for item, _ in entries])
                 answers += zip((reply for _, reply in entries), results, strict=True)
             self._before_commit()
+        if has_beaten:
+            self._last_beat = self._clock()
         return answers

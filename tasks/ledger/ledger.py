@@ -10,22 +10,25 @@ Whoever writes waits until his row is durable. `schema.py` says what each table 
 
 import hashlib
 import os
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
+
+import sqlalchemy as sa
 
 from tasks.core.duplicates import Claim
-from tasks.core.errors import IngestError, RowRefusedError, UsageError
+from tasks.core.errors import IngestError, RowRefusedError, StoppedError, UsageError
 from tasks.core.models import Listed, Outcome, Reason, RunFacts, Status, StudyEntry, Target, Todo, Unwalked
 from tasks.core.plan import Enrolled, Rules
 from tasks.core.report_columns import ReportRow
-from tasks.ledger.database import connect, has_ledger, prepare
+from tasks.ledger.claims import Claims
+from tasks.ledger.database import connect, has_ledger, patience_s, prepare, wait_for_locks
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Reaching, Settling
 from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
+from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
 from tasks.ledger.report_query import report_rows, with_unscanned
-from tasks.ledger.runs import AT_WORK, Runs, ShardStanding
+from tasks.ledger.runs import SILENT, Runs, ShardStanding
 from tasks.ledger.statements import Scope
 from tasks.ledger.trail_events import AuditTrail, TrailEvents
 from tasks.settings import RunSettings
@@ -38,6 +41,8 @@ _NO_RUN: Final = (
 )
 _KEPT_CHARS: Final = 200  # of the path of a row that the database can't hold
 _UNSCANNED: Final = -1  # the batch of what was not walked
+
+_T = TypeVar("_T")
 
 
 def _nothing() -> None:
@@ -55,7 +60,7 @@ class Ledger:
         dead_after_s: float = RunSettings.dead_after,
         trail: AuditTrail | None = None,
         counters: Callable[[], dict[str, int]] = dict,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = awake_or_asleep,
     ) -> None:
         """Opens or creates the database: a file path for SQLite, else a SQLAlchemy URL.
 
@@ -66,22 +71,26 @@ class Ledger:
         self.campaign = campaign
         self.run_id = run_id
         self._engine = connect(url)
+        wait_for_locks(self._engine, heartbeat_s(dead_after_s))
         try:
             prepare(self._engine)
         except IngestError:
             self._engine.dispose()
             raise
         scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
+        locked = kept_lock(trail.path) if trail else ""
         events = TrailEvents(trail, campaign) if trail else None
-        self._runs = Runs(self._engine, scope, counters, events)
-        self._files = Files(self._engine, scope, events)
+        self._runs = Runs(self._engine, scope, counters, events, locked)
+        self._claims = Claims(scope, OtherRuns(scope, clock, locked))
+        self._files = Files(self._engine, scope, events, self._claims)
         self._writer = Writer(
             self._engine,
             self._runs.beat,
-            dead_after_s / 4,
+            heartbeat_s(dead_after_s),
             at_begin=events.begin if events else _nothing,
             before_commit=events.flush if events else _nothing,
             clock=clock,
+            patience_s=patience_s(dead_after_s),
         )
 
     @classmethod
@@ -100,7 +109,7 @@ class Ledger:
         ledger = cls(url, campaign, run_id)
         if any(shard.is_alive for shard in ledger.shards()):
             ledger.close()
-            raise UsageError(AT_WORK)
+            raise UsageError(ledger._runs.at_work)
         return ledger
 
     def close(self) -> None:
@@ -175,7 +184,7 @@ class Ledger:
         last row this is. A row that the database can't hold is `unreadable`, under a path that it can.
         """
         try:
-            return self._writer.write(lambda db: self._files.enrol(db, batch_no, rows, scanned, rules))
+            return self._write_alive(lambda db: self._files.enrol(db, batch_no, rows, scanned, rules))
         except RowRefusedError:
             if not rows:
                 raise
@@ -196,7 +205,7 @@ class Ledger:
     def enrol_unscanned(self) -> None:
         """One row for each study directory that this run has not walked to its end."""
         for rows in self._files.unscanned():
-            self.enrol(_UNSCANNED, rows, [row.study_no for row in rows])
+            self._enrol_unscanned(rows)
 
     def todo(self, batch_no: int) -> Iterator[Todo]:
         """A batch's files that are not settled yet, in the report's order; read as they are asked for."""
@@ -204,25 +213,31 @@ class Ledger:
 
     # -- upload ------------------------------------------------------------------------------------------
 
-    def claim(self, todo: Todo, sop_instance_uid: str) -> Claim:
-        """Claims a SOP Instance UID for a file, or says whose it is. The first claim wins."""
-        return self._writer.submit(self._files.claim, Claiming(todo, sop_instance_uid))
+    def claim(self, todo: Todo, sop_instance_uid: str, sha256: str = "", is_to_be_sent: bool = True) -> Claim:
+        """Claims a SOP Instance UID for a file, or says whose it is. The first claim wins.
+
+        With `sha256` it is about these bytes beside others that are stored under the UID; a file that is not
+        to be sent claims nothing.
+        """
+        request = Claiming(todo, sop_instance_uid, sha256, is_to_be_sent)
+        claim: Claim = self._writer.submit(self._claim, request)
+        return claim
 
     def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
         """Makes the intent to send durable. False when the key was issued before: it must not be used."""
-        return self._writer.submit(self._files.issue, Issuing(todo, sop_instance_uid, key, now_ns))
+        return bool(self._writer.submit(self._issue, Issuing(todo, sop_instance_uid, key, now_ns)))
 
     def issue_unused(self, key: str, now_ns: int) -> bool:
         """Makes a key durable to which nothing is sent. False when it was issued before."""
-        return self._writer.write(lambda db: self._files.issue_unused(db, key, now_ns))
+        return self._write_alive(lambda db: self._files.issue_unused(db, key, now_ns))
 
-    def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
-        """Makes an outcome durable; only then does the file count as done.
+    def settle(self, todo: Todo, outcome: Outcome | None, claimed: Collection[str] = ()) -> None:
+        """Makes an outcome durable; only then does the file count as done. Without one it waits for another.
 
         `claimed` are the SOP Instance UIDs that were claimed for it: those under which it did not store
         anything are free again.
         """
-        self._writer.submit(self._files.settle, Settling(todo, outcome, claimed))
+        self._writer.submit(self._settle, Settling(todo, outcome, claimed))
 
     def reach(self, storage_host: str) -> None:
         """Makes durable that files of this run go to a host, host:port, before the first does."""
@@ -235,13 +250,43 @@ class Ledger:
     def _handled(self, request: FileRequest) -> Request:
         match request:
             case Claiming():
-                return self._files.claim, request
+                return self._claim, request
             case Issuing():
-                return self._files.issue, request
+                return self._issue, request
             case Settling():
-                return self._files.settle, request
+                return self._settle, request
             case Reaching():
                 return self._runs.reach, request
+
+    # What a run that counts as dead is answered: it may neither claim nor settle anything any more.
+
+    def _claim(self, db: sa.Connection, requests: list[Claiming]) -> list[Any]:
+        return self._refusals(len(requests)) or self._claims.claim(db, requests)
+
+    def _issue(self, db: sa.Connection, requests: list[Issuing]) -> list[Any]:
+        return self._refusals(len(requests)) or self._files.issue(db, requests)
+
+    def _settle(self, db: sa.Connection, requests: list[Settling]) -> list[Any]:
+        if refusals := self._refusals(len(requests)):
+            self._files.settle_as_dead(db, requests)
+            return refusals
+        return self._files.settle(db, requests)
+
+    def _write_alive(self, work: Callable[[sa.Connection], _T]) -> _T:
+        def works(db: sa.Connection, items: list[None]) -> list[Any]:
+            return self._refusals(len(items)) or [work(db) for _ in items]
+
+        answer: _T = self._writer.submit(works, None)
+        return answer
+
+    def _refusals(self, count: int) -> list[StoppedError]:
+        """One for each request of a run that counts as dead; else none."""
+        return [StoppedError(SILENT) for _ in range(count)] if self._runs.counts_as_dead else []
+
+    def _enrol_unscanned(self, rows: list[Unwalked]) -> None:
+        """Also of a run that counts as dead: these are rows of its report alone."""
+        scanned = [row.study_no for row in rows]
+        self._writer.write(lambda db: self._files.enrol(db, _UNSCANNED, rows, scanned, _NO_RULES))
 
     # -- report ------------------------------------------------------------------------------------------
 

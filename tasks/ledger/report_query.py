@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from tasks.core.models import EXIT_ONE, Reason, Status
 from tasks.core.report_columns import COLUMNS, Kind, ReportRow, blank
 from tasks.ledger.database import fetch
-from tasks.ledger.schema import file, instance, issued_key, listing, stored_file, study
+from tasks.ledger.schema import file, instance, issued_key, listing, other_content, stored_file, study
 from tasks.ledger.statements import IS_CURRENT
 
 _PAGE: Final = 5000  # rows of a report
@@ -42,7 +42,17 @@ _typed: Callable[[Any], ReportRow] = partial(tuple.__new__, ReportRow)  # Report
 _is_duplicate = file.c.status == Status.DUPLICATE
 _shares_uid = file.c.status.in_((Status.DUPLICATE, Status.CONFLICT))
 _shared_uid = sa.case((_shares_uid, file.c.sop_instance_uid))  # NULL for others: nothing is looked up
-_same_bytes = sa.func.coalesce(instance.c.sha256, "") == file.c.sha256
+_duplicated_uid = sa.case((_is_duplicate, file.c.sop_instance_uid))
+# Stored beside other bytes of the UID: then its file is the owner of what a duplicate has.
+_is_beside = other_content.c.key.is_not(None)
+_same_bytes = (sa.func.coalesce(instance.c.sha256, "") == file.c.sha256) | _is_beside
+_owner_id = sa.func.coalesce(other_content.c.file_id, instance.c.file_id)
+_is_object_of_duplicate = (
+    (other_content.c.campaign == file.c.campaign)
+    & (other_content.c.sop_instance_uid == _duplicated_uid)
+    & (other_content.c.sha256 == file.c.sha256)
+    & (other_content.c.key != "")
+)
 
 
 def report_rows(engine: sa.Engine, run_ids: Sequence[str]) -> Iterator[ReportRow]:
@@ -97,7 +107,7 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
     The columns are those of ReportRow. `run_ids`: all runs whose rows the report has.
     """
     listed = _listed(page_rows)
-    in_report = _is_in_report(instance, _owners_listing, run_ids)
+    in_report = _is_in_report(_owner_id, _owners_listing, run_ids, instance, other_content)
     is_earlier = (file.c.status == Status.UPLOADED) & ~_is_of(run_ids, file.c.run_id)
     from_owner = _is_duplicate & _same_bytes & ~in_report
     derived: dict[str, Any] = {
@@ -108,7 +118,7 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
         "reason": sa.case(
             (~listed.c.settled, Reason.STOPPED), (is_earlier, Reason.NONE), else_=file.c.reason
         ),
-        "key": sa.case((~_is_duplicate, file.c.key), (_same_bytes, instance.c.key), else_=""),
+        "key": sa.case((~_is_duplicate, file.c.key), (_same_bytes, _owned("key")), else_=""),
         "superseded_keys": _superseded_keys(),
         "duration_s": sa.null(),
         "same_uid_path": _same_uid_path(listed),
@@ -126,6 +136,7 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
             instance,
             (instance.c.campaign == file.c.campaign) & (instance.c.sop_instance_uid == _shared_uid),
         )
+        .outerjoin(other_content, _is_object_of_duplicate)
     )
 
 
@@ -154,8 +165,13 @@ def _of_file(name: str, listed: "sa.Subquery", from_owner: Any) -> Any:
     if column is None or not column.of_the_run:
         return said
     if kept_as in instance.c:
-        said = sa.case((from_owner, instance.c[kept_as]), else_=said)
+        said = sa.case((from_owner, _owned(kept_as)), else_=said)
     return sa.case((listed.c.settled, said), else_=blank(name))
+
+
+def _owned(name: str) -> Any:
+    """What is stored of the bytes that a duplicate has."""
+    return sa.case((_is_beside, other_content.c[name]), else_=instance.c[name])
 
 
 def _status(listed: "sa.Subquery", is_earlier: Any, in_report: Any) -> Any:
@@ -169,16 +185,16 @@ def _status(listed: "sa.Subquery", is_earlier: Any, in_report: Any) -> Any:
     )
 
 
-def _is_in_report(of: Any, rows: Any, run_ids: Sequence[str]) -> Any:
+def _is_in_report(file_id: Any, rows: Any, run_ids: Sequence[str], *of: Any) -> Any:
     """Whether the file of a row of `of` has a row in the report, found in the alias `rows` of listing.
 
     Not EXISTS: for that PostgreSQL would put the whole run into a hash table, and SQLite go through it.
     """
     found = (
         sa.select(rows.c.file_id)
-        .where(rows.c.file_id == of.c.file_id, _is_of(run_ids, rows.c.run_id))
+        .where(rows.c.file_id == file_id, _is_of(run_ids, rows.c.run_id))
         .limit(sa.literal_column("1"))
-        .correlate(of)
+        .correlate(*of)
         .scalar_subquery()
     )
     return found.is_not(None)
@@ -197,8 +213,8 @@ def _same_uid_path(listed: "sa.Subquery") -> Any:
     """The file that has the row's SOP Instance UID: looked up for rows that share one, for no other."""
     path = (
         sa.select(_owner.c.path)
-        .where(_owner.c.file_id == instance.c.file_id, _owner.c.file_id != file.c.file_id)
-        .correlate(instance, file)
+        .where(_owner.c.file_id == _owner_id, _owner.c.file_id != file.c.file_id)
+        .correlate(instance, other_content, file)
         .scalar_subquery()
     )
     shared = sa.case((listed.c.settled & _shares_uid, path))

@@ -14,15 +14,20 @@ import sqlalchemy as sa
 from tasks.core.errors import InterruptedRunError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry, Target
-from tasks.ledger.database import connect, fetch, has_ledger, retry_while_busy
+from tasks.ledger.database import connect, fetch, has_ledger, patience_s, retry_while_busy
 from tasks.ledger.file_requests import Reaching
+from tasks.ledger.liveness import heartbeat_s, is_unlocked
 from tasks.ledger.platforms import api_hosts, bind
-from tasks.ledger.schema import UNSTORED, file, instance, issued_key, listing, run, study
+from tasks.ledger.schema import UNSTORED, file, instance, issued_key, listing, other_content, run, study
 from tasks.ledger.statements import NO_FILE, Scope
 from tasks.ledger.trail_events import TrailEvents
 from tasks.settings import MOST_SHARDS
 
-AT_WORK: Final = "A run into this report directory is at work, or was killed less than a minute ago."
+SILENT: Final = (
+    "Stopped: this process was silent for so long that it counts as dead (--dead-after). Another run may "
+    "have taken over what it had claimed. Run the same command again to go on: nothing stored is sent twice."
+)
+_TAKEN_UP: Final = "Stopped: this process was silent for so long that another took its run up."
 _AT_ONCE: Final = 1000  # rows read or written
 
 
@@ -111,23 +116,35 @@ class Runs:
         scope: Scope,
         counters: Callable[[], dict[str, int]],
         events: TrailEvents | None = None,
+        locked: str = "",
     ) -> None:
-        """Each sign of life has its `counters` with it."""
+        """Each sign of life has its `counters` with it. `locked`: what this process has, as it is kept."""
         self._events = events
         self._engine = engine
         self._scope = scope
         self._counters = counters
+        self._locked = locked
         # Set once that is durable: whoever only looks at a run gives no sign of life for it.
         self.at_work_since_ns: int | None = None
+        # Silent for too long, or declared dead by another: it may claim and settle nothing, but end.
+        self.counts_as_dead = False
+
+    @property
+    def at_work(self) -> str:
+        """The sentence for who comes too early."""
+        return (
+            "A run into this report directory is at work, or was killed less than "
+            f"{self._scope.dead_after_s:.0f} s ago."
+        )
 
     # -- reads -------------------------------------------------------------------------------------------
 
     def newest_into(self, report_dir: Path) -> str:
         """The run_id of the newest run into this report directory. UsageError when none is over."""
         query = (
-            sa.select(run.c.run_id, self._scope.is_alive.label("alive"))
+            sa.select(run.c.run_id, run.c.locked, self._scope.is_alive.label("alive"))
             .where(run.c.campaign == self._scope.campaign, run.c.report_dir == _kept_path(report_dir))
-            .order_by(run.c.started_ns.desc())
+            .order_by(run.c.serial.desc())
             .limit(1)
         )
         newest = next(iter(fetch(self._engine, query)), None)
@@ -135,21 +152,26 @@ class Runs:
             raise UsageError(
                 "The ledger knows no run into this report directory: name its --ledger and --campaign."
             )
-        if newest.alive:
-            raise UsageError(AT_WORK)
+        if newest.alive and not is_unlocked(newest.locked):
+            raise UsageError(self.at_work)
         run_id: str = newest.run_id
         return run_id
 
     def shards(self) -> list[ShardStanding]:
         """The shards that this run was cut into, in their order; none of a run that is whole."""
         query = (
-            sa.select(run.c.run_id, run.c.end, run.c.progress, self._scope.is_alive.label("alive"))
+            sa.select(
+                run.c.run_id, run.c.end, run.c.progress, run.c.locked, self._scope.is_alive.label("alive")
+            )
             .where(self._is_our_shard)
             .order_by(run.c.run_id)
         )
         return [
             ShardStanding(
-                row.run_id, bool(row.alive), RunFacts(**row.end) if row.end else None, row.progress or {}
+                row.run_id,
+                bool(row.alive) and not is_unlocked(row.locked),
+                RunFacts(**row.end) if row.end else None,
+                row.progress or {},
             )
             for row in fetch(self._engine, query)
         ]
@@ -269,7 +291,7 @@ class Runs:
     ) -> None:
         """Adds the run and its studies. UsageError when the campaign belongs to another platform."""
         bind(db, self._scope, target)
-        begun = {"started_ns": started_ns, "report_dir": _kept_path(report_dir), **_kept_target(target)}
+        begun = self._begun(started_ns, report_dir) | _kept_target(target)
         self._add(db, self._scope.run_id, begun, self._scope.now_s, entries, overlaps)
 
     def begin_divided(
@@ -306,12 +328,15 @@ class Runs:
         """
         bind(db, self._scope, target)
         of_this_run = run.c.run_id == self._scope.run_id
+        before = db.execute(sa.select(run.c.started_ns, run.c.locked).where(of_this_run)).one_or_none()
+        its_process_is_gone = run.c.started_ns == (
+            before.started_ns if before and is_unlocked(before.locked, self._locked) else started_ns
+        )
         begun = db.execute(
             sa.update(run)
-            .where(of_this_run, ~self._scope.is_alive | (run.c.started_ns == started_ns))
+            .where(of_this_run, ~self._scope.is_alive | its_process_is_gone)
             .values(
-                started_ns=started_ns,
-                report_dir=_kept_path(report_dir),
+                **self._begun(started_ns, report_dir),
                 heartbeat_s=self._scope.now_s,
                 end=sa.null(),
                 progress=sa.null(),
@@ -330,10 +355,48 @@ class Runs:
         self._free_claims(db)
         self._update_ours(db, heartbeat_s=0, end=asdict(facts))
 
-    def beat(self, db: sa.Connection) -> None:
-        """Gives a sign of life, of a run that is at work here."""
-        if self.at_work_since_ns is not None:
-            self._update_ours(db, run.c.heartbeat_s > 0, heartbeat_s=self._scope.now_s)
+    def beat(self, db: sa.Connection, silent_s: float) -> bool:
+        """Whether it gave a sign of life, `silent_s` after the last, of a run that is at work here.
+
+        Begins each commit: what this run writes in it, it writes as a living one, for nobody declares dead
+        what has its row locked. Raises StoppedError when nothing more may be written at all.
+        """
+        if self.at_work_since_ns is None:
+            return True
+        its = db.execute(self._own_row).one_or_none()
+        if its is None:
+            raise StoppedError(_TAKEN_UP)
+        if self.counts_as_dead or its.heartbeat_s <= 0 or silent_s > self._scope.dead_after_s:
+            self.counts_as_dead = True
+            return False
+        if silent_s < heartbeat_s(self._scope.dead_after_s):
+            return False
+        self._update_ours(db, heartbeat_s=self._scope.now_s)
+        return True
+
+    @property
+    def _own_row(self) -> "sa.Select[Any]":
+        """Locked until the commit: by PostgreSQL no longer than this process may be silent."""
+        columns: list[Any] = [run.c.heartbeat_s]
+        if self._scope.dialect == "postgresql":
+            most_ms = str(int(1000 * patience_s(self._scope.dead_after_s)))
+            columns.append(sa.func.set_config("idle_in_transaction_session_timeout", most_ms, sa.true()))
+        return sa.select(*columns).where(*self._ours).with_for_update()
+
+    @property
+    def _ours(self) -> "tuple[sa.ColumnElement[bool], ...]":
+        """The run's row, as long as no other process took it up."""
+        return run.c.run_id == self._scope.run_id, run.c.started_ns == self.at_work_since_ns
+
+    def _begun(self, started_ns: int, report_dir: Path) -> dict[str, Any]:
+        """What a run's row says of its beginning."""
+        last = run.alias("last_run")
+        return {
+            "started_ns": started_ns,
+            "report_dir": _kept_path(report_dir),
+            "serial": sa.select(sa.func.coalesce(sa.func.max(last.c.serial), 0) + 1).scalar_subquery(),
+            "locked": self._locked,
+        }
 
     def reach(self, db: sa.Connection, reached: Sequence[Reaching]) -> list[None]:
         """Adds hosts that files of this run go to from here on."""
@@ -364,19 +427,14 @@ class Runs:
             db.execute(self._scope.insert(study), rows)
 
     def _free_claims(self, db: sa.Connection) -> None:
-        of_this_run = instance.c.run_id == self._scope.run_id
-        db.execute(sa.delete(instance).where(of_this_run, UNSTORED))
+        for table in (instance, other_content):
+            db.execute(sa.delete(table).where(table.c.run_id == self._scope.run_id, UNSTORED))
 
-    def _update_ours(self, db: sa.Connection, *where: Any, **values: Any) -> None:
-        """Updates the run's row, unless another process took it up: then nothing more may be written for it.
-
-        A process that was silent for too long (a machine that slept, a network that was cut) finds this out
-        in its first commit, for a sign of life is due with it.
-        """
-        ours = (run.c.run_id == self._scope.run_id, run.c.started_ns == self.at_work_since_ns)
-        done = db.execute(sa.update(run).where(*ours, *where).values(**values, progress=self._counters()))
+    def _update_ours(self, db: sa.Connection, **values: Any) -> None:
+        """Updates the run's row, unless another process took it up: then nothing more may be written."""
+        done = db.execute(sa.update(run).where(*self._ours).values(**values, progress=self._counters()))
         if not done.rowcount:
-            raise StoppedError("Stopped: this process was silent for so long that another took its run up.")
+            raise StoppedError(_TAKEN_UP)
 
 
 def _kept_target(target: Target) -> dict[str, str]:

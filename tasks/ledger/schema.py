@@ -7,6 +7,7 @@
     stored_file   of a path that a later look found otherwise: its row as it was while it was stored
     listing       the rows of a run's report: which file, which batch, settled in this run or not
     instance      the claim on a SOP Instance UID: first come; with a key once it is stored
+    other_content the same for other bytes under a UID that is stored, where they are to be sent, too
     issued_key    every key ever issued; those that are not their file's key are superseded, and those of no
                   file (file_id 0) were asked for at a run's start and are unused
 
@@ -18,7 +19,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0009"  # the newest revision in migrations/versions
+HEAD: Final = "0010"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -42,7 +43,7 @@ run = sa.Table(
     sa.Column("run_id", _text, primary_key=True),
     sa.Column("campaign", _text, nullable=False),
     sa.Column("started_ns", _big, nullable=False),
-    sa.Column("heartbeat_s", _big, nullable=False),  # by the database's clock; 0 when the run has ended
+    sa.Column("heartbeat_s", _big, nullable=False),  # by the database's clock; 0: ended, or declared dead
     sa.Column("report_dir", _text, nullable=False),
     sa.Column("end", sa.JSON),  # RunEnd; null when the run was killed
     sa.Column("progress", sa.JSON),  # its counters at the last heartbeat
@@ -50,6 +51,8 @@ run = sa.Table(
     sa.Column("storage_hosts", sa.JSON),  # a list, each before the first file goes there
     sa.Column("manifest_sha256", _text, nullable=False, server_default=""),
     sa.Column("root", _text, nullable=False, server_default=""),
+    sa.Column("serial", _big, nullable=False, server_default="0"),  # grows with each run that begins
+    sa.Column("locked", _text, nullable=False, server_default=""),  # by its process: `liveness.kept_lock`
 )
 platform = sa.Table(
     "platform",
@@ -170,6 +173,23 @@ instance = sa.Table(
     sa.Column("started_ns", _big),
     sa.Column("finished_ns", _big),
     sa.Index("instance_unstored", "run_id", sqlite_where=UNSTORED, postgresql_where=UNSTORED),
+    sqlite_with_rowid=False,
+)
+other_content = sa.Table(
+    "other_content",
+    metadata,
+    sa.Column("campaign", _text, primary_key=True),
+    sa.Column("sop_instance_uid", _text, primary_key=True),
+    sa.Column("sha256", _text, primary_key=True),
+    sa.Column("file_id", _big, nullable=False),
+    sa.Column("run_id", _text, nullable=False),
+    sa.Column("key", _text, nullable=False, server_default=""),
+    sa.Column("etag", _text, nullable=False, server_default=""),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("started_ns", _big),
+    sa.Column("finished_ns", _big),
+    sa.Index("other_content_unstored", "run_id", sqlite_where=UNSTORED, postgresql_where=UNSTORED),
     sqlite_with_rowid=False,
 )
 issued_key = sa.Table(

@@ -15,7 +15,16 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tasks.core.models import Digests, Header, Outcome, Status
-from tasks.ledger.schema import PATH_SHA256, file, instance, issued_key, listing, run, stored_file
+from tasks.ledger.schema import (
+    PATH_SHA256,
+    file,
+    instance,
+    issued_key,
+    listing,
+    other_content,
+    run,
+    stored_file,
+)
 
 NO_FILE: Final = 0  # in place of a file_id: of a key to which nothing is sent
 
@@ -46,19 +55,28 @@ LOOKED_AT: Final = (
 )
 # Looked at, and found to be what is stored: the row says that it is, and the storing run's facts, again.
 KEPT: Final = sa.update(file).where(file.c.file_id == _bind("at")).values(**_new(*_READ))
-KEPT_KEY: Final = (
-    sa.update(file)
-    .where(
-        file.c.file_id == _bind("at"),
-        instance.c.file_id == file.c.file_id,
-        instance.c.campaign == file.c.campaign,
-        instance.c.sop_instance_uid == _bind("uid"),
+
+
+def _kept_key(table: sa.Table) -> sa.Update:
+    return (
+        sa.update(file)
+        .where(
+            file.c.file_id == _bind("at"),
+            table.c.file_id == file.c.file_id,
+            table.c.campaign == file.c.campaign,
+            table.c.sop_instance_uid == _bind("uid"),
+            table.c.sha256 == _bind("new_sha256"),
+            table.c.key != "",
+        )
+        .values(
+            **dict.fromkeys(_VERDICT, "") | {"status": Status.UPLOADED},
+            **{name: table.c[name] for name in (*_SENT, "run_id")},
+        )
     )
-    .values(
-        **dict.fromkeys(_VERDICT, "") | {"status": Status.UPLOADED},
-        **{name: instance.c[name] for name in (*_SENT, "run_id")},
-    )
-)
+
+
+KEPT_KEY: Final = _kept_key(instance)
+KEPT_CONTENT_KEY: Final = _kept_key(other_content)
 # Settled by the scan: what is known of the file otherwise stays.
 UNOPENED: Final = (
     sa.update(file)
@@ -123,15 +141,43 @@ SETTLED: Final = (
     .values(settled=True)
 )
 
-_OURS: Final = (
-    instance.c.campaign == _bind("in_campaign"),
-    instance.c.sop_instance_uid == _bind("uid"),
-    instance.c.file_id == _bind("at"),
+
+def _files_own(table: sa.Table) -> "tuple[sa.ColumnElement[bool], ...]":
+    """What a file has claimed, or stored, under a SOP Instance UID."""
+    return (
+        table.c.campaign == _bind("in_campaign"),
+        table.c.sop_instance_uid == _bind("uid"),
+        table.c.file_id == _bind("at"),
+    )
+
+
+def _unclaim(table: sa.Table) -> sa.Delete:
+    # Not `key = ''`: PostgreSQL would take the index of all that this run claims, and of what it has claimed.
+    has_no_key = sa.func.length(table.c.key) == 0
+    return sa.delete(table).where(*_files_own(table), has_no_key, table.c.run_id == _bind("by"))
+
+
+# Each counts no row when the claim is another's by now. What is stored is this path's to replace.
+STORED: Final = (
+    sa.update(instance)
+    .where(*_files_own(instance), (instance.c.run_id == _bind("by")) | (instance.c.key != ""))
+    .values(**_new("sha256", *_SENT), run_id=_bind("by"))
 )
-STORED: Final = sa.update(instance).where(*_OURS).values(**_new("sha256", *_SENT), run_id=_bind("by"))
-# Not `key = ''`: PostgreSQL would take the index of all that this run claims, and of what it has claimed.
-_NO_KEY: Final = sa.func.length(instance.c.key) == 0
-UNCLAIM: Final = sa.delete(instance).where(*_OURS, _NO_KEY, instance.c.run_id == _bind("by"))
+STORED_CONTENT: Final = (
+    sa.update(other_content)
+    .where(
+        *_files_own(other_content),
+        other_content.c.sha256 == _bind("new_sha256"),
+        other_content.c.run_id == _bind("by"),
+    )
+    .values(**_new(*_SENT))
+)
+# What the path had under this UID before.
+FORGET_CONTENT: Final = sa.delete(other_content).where(
+    *_files_own(other_content), other_content.c.sha256 != _bind("new_sha256")
+)
+UNCLAIM: Final = _unclaim(instance)
+UNCLAIM_CONTENT: Final = _unclaim(other_content)
 
 ISSUED: Final = sa.select(
     issued_key.c.file_id, issued_key.c.key, issued_key.c.issued_ns, issued_key.c.sop_instance_uid
@@ -141,14 +187,17 @@ ISSUED: Final = sa.select(
     issued_key.c.key.in_(_bind("keys", expanding=True)),
 )
 # Whether a key is the current object of its instance, whatever became of the file that stored it.
-IS_CURRENT: Final = (
-    sa.exists(instance.c.key)
-    .where(
-        instance.c.campaign == issued_key.c.campaign,
-        instance.c.sop_instance_uid == issued_key.c.sop_instance_uid,
-        instance.c.key == issued_key.c.key,
+IS_CURRENT: Final = sa.or_(
+    *(
+        sa.exists(stored.c.key)
+        .where(
+            stored.c.campaign == issued_key.c.campaign,
+            stored.c.sop_instance_uid == issued_key.c.sop_instance_uid,
+            stored.c.key == issued_key.c.key,
+        )
+        .correlate(issued_key)
+        for stored in (instance, other_content)
     )
-    .correlate(issued_key)
 )
 KEYS_OF: Final = sa.select(issued_key.c.file_id, issued_key.c.key).where(
     issued_key.c.campaign == _bind("in_campaign"),
@@ -206,16 +255,3 @@ def known_select(scope: Scope) -> "sa.Select[Any]":
         return known
     digest = sa.literal_column(PATH_SHA256, sa.LargeBinary)
     return known.where(digest.in_(_bind("digests", expanding=True)))
-
-
-def claimed_select(scope: Scope) -> "sa.Select[Any]":
-    """Who claims some `uids`, with `alive`: whether that run is at work."""
-    columns = (instance.c[name] for name in ("sop_instance_uid", "file_id", "run_id", "sha256", "key"))
-    return (
-        sa.select(*columns, scope.is_alive.label("alive"))
-        .outerjoin(run, run.c.run_id == instance.c.run_id)
-        .where(
-            instance.c.campaign == _bind("in_campaign"),
-            instance.c.sop_instance_uid.in_(_bind("uids", expanding=True)),
-        )
-    )

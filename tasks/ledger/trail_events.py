@@ -4,6 +4,7 @@ The lines are on the disk before the ledger commits what they say.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
@@ -15,6 +16,11 @@ from tasks.ledger.statements import KEYS_OF
 
 class AuditTrail(Protocol):
     """Where events are written down; `tasks/audit/log.py` has one."""
+
+    @property
+    def path(self) -> Path:
+        """The file, which this process has locked."""
+        ...
 
     def record(self, event: Event, **facts: Any) -> None:
         """One line more, on the disk with the next flush."""

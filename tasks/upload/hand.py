@@ -369,14 +369,14 @@ class _AskedLedger:
         self._answers: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="asks", daemon=True).start()
 
-    def claim(self, todo: Todo, sop_instance_uid: str) -> Claim:
-        claim: Claim = self._ask(Claiming(todo, sop_instance_uid))
+    def claim(self, todo: Todo, sop_instance_uid: str, sha256: str = "", is_to_be_sent: bool = True) -> Claim:
+        claim: Claim = self._ask(Claiming(todo, sop_instance_uid, sha256, is_to_be_sent))
         return claim
 
     def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
         return bool(self._ask(Issuing(todo, sop_instance_uid, key, now_ns)))
 
-    def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
+    def settle(self, todo: Todo, outcome: Outcome | None, claimed: Collection[str] = ()) -> None:
         self._ask(Settling(todo, outcome, claimed))
 
     def reach(self, storage_host: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from tasks.core.circuit_breaker import TRANSIENT
-from tasks.core.duplicates import Claim, Verdict, judge
+from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
 from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
@@ -40,16 +40,16 @@ _EMPTY_IMAGE: Final = Rejected(Status.INVALID, Reason.TRUNCATED, size_bytes=0, d
 class FileLedger(Protocol):
     """What a file asks of the ledger on its way; `tasks.ledger.ledger.Ledger` says more."""
 
-    def claim(self, todo: Todo, sop_instance_uid: str) -> Claim:
-        """Claims a SOP Instance UID for a file, or tells whose it is."""
+    def claim(self, todo: Todo, sop_instance_uid: str, sha256: str = "", is_to_be_sent: bool = True) -> Claim:
+        """Claims a SOP Instance UID for a file, or these bytes beside others of it, or tells whose it is."""
         ...
 
     def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
         """Makes the intent to send durable. False when the key was handed out before."""
         ...
 
-    def settle(self, todo: Todo, outcome: Outcome, claimed: Collection[str] = ()) -> None:
-        """Makes an outcome durable."""
+    def settle(self, todo: Todo, outcome: Outcome | None, claimed: Collection[str] = ()) -> None:
+        """Makes an outcome durable; None: it waits, and keeps nothing claimed."""
         ...
 
     def reach(self, storage_host: str) -> None:
@@ -156,7 +156,7 @@ class Carrier:
             claim = self._ledger.claim(trip.todo, content.header.sop_instance_uid)
             if claim.mine and not claim.stored_sha256:
                 trip.claimed.add(content.header.sop_instance_uid)
-            verdict = self._verdict(trip.todo, claim, content)
+            verdict = self._verdict(trip, claim, content)
             if verdict is Verdict.WAIT:
                 return None
             if verdict in _NOT_SENT:
@@ -165,16 +165,22 @@ class Carrier:
             replaced = verdict is Verdict.REPLACE or (earlier and earlier.has_own_object)
             return self._uploaded(trip, content, stored, Reason.REPLACED if replaced else Reason.NONE)
 
-    def _verdict(self, todo: Todo, claim: Claim, content: Content) -> Verdict:
+    def _verdict(self, trip: Trip, claim: Claim, content: Content) -> Verdict:
         """Hashes a file that is too large to hold only when there is something to compare it with."""
         if not claim.stored_sha256:
             return judge(claim, "", self._on_conflict)
-        sha256, earlier = content.compute_digests().sha256, todo.stored
+        sha256, earlier = content.compute_digests().sha256, trip.todo.stored
         if earlier and earlier.has_own_object and earlier.sha256 == sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
         uid, size_bytes, mtime_ns = content.header.sop_instance_uid, content.size_bytes, content.mtime_ns
         altered = is_altered(earlier, uid, size_bytes, mtime_ns, sha256)
-        return judge(claim, sha256, self._on_conflict, is_altered=altered)
+        verdict = judge(claim, sha256, self._on_conflict, is_altered=altered)
+        if verdict not in (Verdict.CONFLICT, Verdict.SEND_ANYWAY):
+            return verdict
+        beside = self._ledger.claim(trip.todo, uid, sha256, verdict is Verdict.SEND_ANYWAY)
+        if beside.mine and not beside.stored_sha256:
+            trip.claimed.add(uid)
+        return judge_beside(beside, verdict)
 
     def _store(self, trip: Trip, content: Content) -> Stored:
         with self._slots.place():

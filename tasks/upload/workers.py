@@ -113,6 +113,8 @@ class Workers:
         try:
             outcome = self._carrier.carry(trip)
             if outcome is None:
+                if trip.claimed:  # under a UID that it had before it changed
+                    self._ledger.settle(todo, None, trip.claimed)
                 return Ended(todo.file_id, waits=True)
             self._ledger.settle(todo, outcome, trip.claimed)
         except RowRefusedError:

@@ -61,7 +61,7 @@ class Archive:
             "DICOM_INGEST_TOKEN": TOKEN,
             "DICOM_INGEST_REPORT_DIR": str(self.report_dir),
             "DICOM_INGEST_LEDGER": self.ledger,
-            "DICOM_INGEST_DEAD_AFTER": "2",
+            "DICOM_INGEST_DEAD_AFTER": "60",
         }
         with (self.directory / "stderr").open("a") as stderr:
             process = subprocess.Popen(

@@ -187,7 +187,6 @@ class TestDisk:
         assert "disk is full" in archive.told
         (small / "filler").unlink()
         archive.take_stock()
-        time.sleep(2)  # what the dead run claimed is free again: --dead-after
         assert archive.finish() == 1, archive.told
         archive.check()
 

@@ -337,7 +337,7 @@ class TestHelpOfACommand:
             "processes": "0",
             "on_conflict": "report",
             "min_age": "0",
-            "dead_after": "45",
+            "dead_after": "180",
             "max_outage": "3600",
         }
         assert execute(["upload", "--help"]) == 0
@@ -457,7 +457,7 @@ class TestSettings:
 
     def test_have_one_digest_whether_a_default_is_given_or_not(self) -> None:
         """45, as text, is the default's 45.0."""
-        given = settings_of("upload", "-p", "x", "--dead-after", "45")
+        given = settings_of("upload", "-p", "x", "--dead-after", "180")
         assert given.digest == settings_of("upload", "-p", "x", "--parallel", "20").digest
 
     def test_run_and_upload_take_the_same(self) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.core.duplicates import Claim, Verdict, judge
+from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
 from tasks.core.models import OnConflict
 
 SAME, OTHER, NOTHING = "aa", "bb", ""
@@ -47,3 +47,23 @@ class TestJudge:
             (SAME, REPORT): Verdict.KEEP if mine else Verdict.DUPLICATE,
             (SAME, UPLOAD): Verdict.KEEP if mine else Verdict.DUPLICATE,
         }
+
+
+class TestJudgeBeside:
+    """Its truth table, line by line."""
+
+    @pytest.mark.parametrize(
+        ("mine", "stored", "before", "verdict"),
+        [
+            (True, SAME, Verdict.SEND_ANYWAY, Verdict.KEEP),
+            (True, SAME, Verdict.CONFLICT, Verdict.KEEP),
+            (False, SAME, Verdict.SEND_ANYWAY, Verdict.DUPLICATE),
+            (False, SAME, Verdict.CONFLICT, Verdict.DUPLICATE),
+            (True, NOTHING, Verdict.SEND_ANYWAY, Verdict.SEND_ANYWAY),
+            (False, NOTHING, Verdict.SEND_ANYWAY, Verdict.WAIT),
+            (False, NOTHING, Verdict.CONFLICT, Verdict.CONFLICT),
+        ],
+    )
+    def test_verdict(self, mine: bool, stored: str, before: Verdict, verdict: Verdict) -> None:
+        """These bytes are sent once, and are no conflict once they are stored."""
+        assert judge_beside(Claim(mine, stored), before) is verdict

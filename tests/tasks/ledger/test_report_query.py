@@ -108,6 +108,7 @@ class TestReport:
         ledger = run("r1")
         first, second = enrolled(ledger, listed(1), listed(2))
         store(ledger, first, "1.9", "k1")
+        assert ledger.claim(second, "1.9", sha256="ef" * 32).mine
         assert ledger.issue(second, "1.9", "k2", 1)
         ledger.settle(second, uploaded("1.9", "k2", sha256="ef" * 32))
         assert [(r["key"], r["same_uid_path"]) for r in report(ledger)] == [("k1", ""), ("k2", "")]
