@@ -212,7 +212,7 @@ def _check(
 ) -> "AbstractContextManager[None]":
     """Finds what is wrong before Prefect takes seconds to start; what the flow is to run within."""
     from flows.cli.local_flow import require_server
-    from tasks.ledger.runs import begins
+    from tasks.ledger.earlier_runs import begins
     from tasks.run.preflight import check, pass_on
 
     require_server()  # a key that is handed out needs a run that accounts for it

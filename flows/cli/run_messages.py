@@ -8,7 +8,7 @@ from tasks.core.words import counted
 
 if TYPE_CHECKING:
     from tasks.core.models import Summary
-    from tasks.ledger.runs import Begins
+    from tasks.ledger.earlier_runs import Begins
     from tasks.settings import Settings
 
 

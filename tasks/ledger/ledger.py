@@ -28,7 +28,7 @@ from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
 from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
 from tasks.ledger.report_query import report_rows, with_unscanned
-from tasks.ledger.runs import SILENT, Runs, ShardStanding
+from tasks.ledger.runs import AT_WORK, SILENT, Runs, ShardStanding
 from tasks.ledger.statements import Scope
 from tasks.ledger.trail_events import AuditTrail, TrailEvents
 from tasks.settings import RunSettings
@@ -109,7 +109,7 @@ class Ledger:
         ledger = cls(url, campaign, run_id)
         if any(shard.is_alive for shard in ledger.shards()):
             ledger.close()
-            raise UsageError(ledger._runs.at_work)
+            raise UsageError(AT_WORK)
         return ledger
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ What takes a connection writes by it, and may be executed again when its commit 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,82 +13,25 @@ import sqlalchemy as sa
 from tasks.core.errors import InterruptedRunError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry, Target
-from tasks.ledger.database import connect, fetch, has_ledger, patience_s, retry_while_busy
+from tasks.ledger.database import fetch, patience_s
 from tasks.ledger.file_requests import Reaching
 from tasks.ledger.liveness import heartbeat_s, is_unlocked
-from tasks.ledger.platforms import api_hosts, bind
+from tasks.ledger.platforms import bind
 from tasks.ledger.schema import UNSTORED, file, instance, issued_key, listing, other_content, run, study
 from tasks.ledger.statements import NO_FILE, Scope
 from tasks.ledger.trail_events import TrailEvents
 from tasks.settings import MOST_SHARDS
 
+AT_WORK: Final = (
+    "A run into this report directory is at work, or was killed a moment ago: on another host it counts as "
+    "alive until --dead-after is over."
+)
 SILENT: Final = (
     "Stopped: this process was silent for so long that it counts as dead (--dead-after). Another run may "
     "have taken over what it had claimed. Run the same command again to go on: nothing stored is sent twice."
 )
 _TAKEN_UP: Final = "Stopped: this process was silent for so long that another took its run up."
 _AT_ONCE: Final = 1000  # rows read or written
-
-
-class Begins(StrEnum):
-    """What a run makes anew, so that it knows nothing of what earlier runs stored."""
-
-    NOTHING = ""
-    CAMPAIGN = "campaign"
-    LEDGER = "ledger"
-
-    def sentence(self, campaign: str, where: str = "") -> str:
-        """What that means; empty for nothing. `where` the ledger is may be said on a terminal alone."""
-        if self is Begins.LEDGER:
-            in_it = f" in {where}" if where else ""
-            return (
-                f"A new ledger begins{in_it}: what earlier runs stored with another ledger is not known to "
-                "it, and is sent again."
-            )
-        if self is Begins.CAMPAIGN:
-            return (
-                f"Campaign {campaign} is new in this ledger: what other campaigns stored is not known to it, "
-                "and is sent again."
-            )
-        return ""
-
-
-def begins(url: str | Path, campaign: str) -> Begins:
-    """What a run of this campaign would make anew. It makes nothing itself."""
-    if not has_ledger(url):
-        return Begins.LEDGER
-    engine = connect(url)
-    try:
-        return retry_while_busy(lambda: _begins(engine, campaign))
-    finally:
-        engine.dispose()
-
-
-def _begins(engine: sa.Engine, campaign: str) -> Begins:
-    with engine.connect() as db:
-        is_known = db.scalar(sa.select(sa.exists().where(run.c.campaign == campaign)))
-        return Begins.NOTHING if is_known else Begins.CAMPAIGN
-
-
-def ended_into(url: str | Path, campaign: str, report_dir: Path, api_host: str) -> str:
-    """The run_id of the newest run into a report directory, when it came to its end; else empty.
-
-    Also when the campaign does not have this API's host among its platform's. It makes nothing.
-    """
-    if api_host not in api_hosts(url, campaign):
-        return ""
-    query = (
-        sa.select(run.c.run_id, run.c.end)
-        .where(run.c.campaign == campaign, run.c.report_dir == _kept_path(report_dir))
-        .order_by(run.c.started_ns.desc())
-        .limit(1)
-    )
-    engine = connect(url)
-    try:
-        (newest,) = fetch(engine, query) or (None,)
-    finally:
-        engine.dispose()
-    return newest.run_id if newest and newest.end and newest.end["stopped_exit_code"] is None else ""
 
 
 def shard_run_id(run_id: str, shard_no: int) -> str:
@@ -129,14 +71,6 @@ class Runs:
         # Silent for too long, or declared dead by another: it may claim and settle nothing, but end.
         self.counts_as_dead = False
 
-    @property
-    def at_work(self) -> str:
-        """The sentence for who comes too early."""
-        return (
-            "A run into this report directory is at work, or was killed less than "
-            f"{self._scope.dead_after_s:.0f} s ago."
-        )
-
     # -- reads -------------------------------------------------------------------------------------------
 
     def newest_into(self, report_dir: Path) -> str:
@@ -153,7 +87,7 @@ class Runs:
                 "The ledger knows no run into this report directory: name its --ledger and --campaign."
             )
         if newest.alive and not is_unlocked(newest.locked):
-            raise UsageError(self.at_work)
+            raise UsageError(AT_WORK)
         run_id: str = newest.run_id
         return run_id
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.core.errors import IngestError
 from tasks.core.models import Target
-from tasks.ledger.runs import ended_into
+from tasks.ledger.earlier_runs import ended_into
 from tasks.report.reader import read_summary
 
 

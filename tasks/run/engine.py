@@ -30,7 +30,7 @@ from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unw
 from tasks.core.plan import Rules
 from tasks.core.words import counted
 from tasks.ledger.database import sqlite_file
-from tasks.ledger.runs import Begins
+from tasks.ledger.earlier_runs import Begins
 from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges

@@ -15,10 +15,10 @@ from tasks.core.audit_chain import Event
 from tasks.core.errors import Fault, FaultKind, IngestError, ending
 from tasks.core.models import RunFacts, Summary, Target
 from tasks.ledger.database import sqlite_file
+from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.private_files import why_exposed
-from tasks.ledger.runs import Begins, begins
 from tasks.report.directory import REPORT_CSV, require_report_files, write_report
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, open_trail
 from tasks.settings import Settings

@@ -18,8 +18,9 @@ from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError
 from tasks.core.models import Balance, Listed, Manifest, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
 from tasks.ledger.database import has_ledger
+from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
-from tasks.ledger.runs import Begins, ShardStanding, begins, shard_run_id
+from tasks.ledger.runs import ShardStanding, shard_run_id
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.run.engine import Engine, problems_of

@@ -24,7 +24,7 @@ from flows.cli.termination import raise_if_terminated, terminated_like_interrupt
 from tasks.core.escape import escape
 from tasks.core.retry import BUDGETS
 from tasks.declaration import Use, declarations
-from tasks.ledger.runs import Begins
+from tasks.ledger.earlier_runs import Begins
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import Edges
 from tasks.settings import (

@@ -283,7 +283,7 @@ class TestReportWhileAtWork:
         self, run: Callable[..., Ledger], where: Where, tmp_path: Path
     ) -> None:
         run("r1")
-        with pytest.raises(UsageError, match="at work, or was killed less than 180 s ago"):
+        with pytest.raises(UsageError, match="at work, or was killed a moment ago"):
             Ledger.of_last_run(where, "default", tmp_path / "report")
 
     def test_is_not_so_once_its_process_is_gone(self, where: Where, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tasks.audit.check import audit
 from tasks.audit.log import Trail
 from tasks.core.errors import CredentialsRefusedError, IngestError, UsageError
-from tasks.ledger.runs import Begins, begins
+from tasks.ledger.earlier_runs import Begins, begins
 from tasks.report.directory import AUDIT_JSONL
 from tasks.report.reader import read_summary
 from tasks.run.edges import Edges
