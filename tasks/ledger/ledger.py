@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
+import sqlalchemy as sa
+
 from tasks.core.duplicates import Claim
 from tasks.core.errors import IngestError, RowRefusedError, UsageError
 from tasks.core.models import Listed, Outcome, Reason, RunFacts, Status, StudyEntry, Todo, Unwalked
@@ -71,6 +73,7 @@ class Ledger:
             self._engine.dispose()
             raise
         scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
+        self._not_issued: list[Issuing] = []
         self._runs = Runs(self._engine, scope, counters)
         events = TrailEvents(trail, campaign) if trail else None
         self._files = Files(self._engine, scope, events)
@@ -127,9 +130,17 @@ class Ledger:
         return is_ours
 
     def end(self, facts: RunFacts) -> None:
-        """The run is over: what it still claims is free again."""
+        """The run is over: what it still claims is free again.
+
+        A key that could not be made durable when it came, as the disk was full or the database away, is among
+        the unused ones: nothing was sent to it.
+        """
+        self._writer.submit_all([(self._add_unused, request) for request in self._not_issued])
         self._writer.write(lambda db: self._runs.end(db, facts))
         self._runs.at_work_since_ns = None
+
+    def _add_unused(self, db: sa.Connection, requests: list[Issuing]) -> list[bool]:
+        return [self._files.issue_unused(db, request.key, request.now_ns) for request in requests]
 
     # -- plan --------------------------------------------------------------------------------------------
 
@@ -180,7 +191,10 @@ class Ledger:
 
     def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
         """Makes the intent to send durable. False when the key was issued before: it must not be used."""
-        return self._writer.submit(self._files.issue, Issuing(todo, sop_instance_uid, key, now_ns))
+        (answer,) = self.answer([Issuing(todo, sop_instance_uid, key, now_ns)])
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
 
     def issue_unused(self, key: str, now_ns: int) -> bool:
         """Makes a key durable to which nothing is sent. False when it was issued before."""
@@ -196,7 +210,11 @@ class Ledger:
 
     def answer(self, requests: Sequence[FileRequest]) -> list[FileAnswer | Exception]:
         """Many of claim, issue and settle in one commit: an answer, or an exception, for each."""
-        return self._writer.submit_all([self._handled(request) for request in requests])
+        answers = self._writer.submit_all([self._handled(request) for request in requests])
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(request, Issuing) and isinstance(answer, Exception):
+                self._not_issued.append(request)
+        return answers
 
     def _handled(self, request: FileRequest) -> Request:
         match request:
