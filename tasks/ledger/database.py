@@ -249,6 +249,8 @@ _BUSY_TEXTS: Final = (
     "terminating connection",
     "the database system is",  # starting up, shutting down, in recovery
     "connection is lost",
+    "too many clients",
+    "remaining connection slots",
     "cannot connect to server",  # pgbouncer's, as are the next two
     "server_login",
     "query_wait_timeout",
