@@ -82,12 +82,14 @@ def connect(url: str | Path) -> sa.Engine:
             parsed = parsed.set(
                 drivername="postgresql+psycopg"
             )  # asyncpg, which Prefect brings, has no threads
-        return sa.create_engine(
-            parsed,
-            pool_pre_ping=True,
-            isolation_level="READ COMMITTED",  # whatever the server's default is: a claim counts on it
-            connect_args=_NOTHING_PREPARED if parsed.drivername == "postgresql+psycopg" else {},
-        )
+        ours: dict[str, Any] = {}
+        if (
+            parsed.get_backend_name() == "postgresql"
+        ):  # whatever the server's default is: a claim counts on it
+            ours["isolation_level"] = "READ COMMITTED"
+        if parsed.drivername == "postgresql+psycopg":
+            ours["connect_args"] = _NOTHING_PREPARED
+        return sa.create_engine(parsed, pool_pre_ping=True, **ours)
     except (SQLAlchemyError, ImportError):
         raise UsageError(
             "--ledger is neither a file path nor a SQLAlchemy URL that works here: postgresql://HOST/DB "
