@@ -121,9 +121,7 @@ class Trail:
                 written += os.write(self._file, lines[written:])
             os.fdatasync(self._file)
         except OSError:
-            self._is_torn = (
-                True  # half a line would break the chain: if not now, it is cut off before the next
-            )
+            self._is_torn = True  # half a line would break the chain: it is cut off now, or before the next
             with suppress(OSError):
                 os.ftruncate(self._file, self._size)
                 self._is_torn = False

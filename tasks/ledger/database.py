@@ -99,12 +99,14 @@ def connect(url: str | Path) -> sa.Engine:
         if parsed.password:
             raise UsageError("--ledger must not contain a password: it comes from PGPASSWORD or PGPASSFILE.")
         parsed = without_plain_passwords(with_driver(parsed), os.environ)
-        engine = sa.create_engine(
-            parsed,
-            pool_pre_ping=True,
-            isolation_level="READ COMMITTED",  # whatever the server's default is: a claim counts on it
-            connect_args=_NOTHING_PREPARED if parsed.drivername == PSYCOPG else {},
-        )
+        ours: dict[str, Any] = {}
+        if parsed.get_backend_name() == "postgresql":
+            ours["isolation_level"] = (
+                "READ COMMITTED"  # whatever the server's default is: a claim counts on it
+            )
+        if parsed.drivername == PSYCOPG:
+            ours["connect_args"] = _NOTHING_PREPARED
+        engine = sa.create_engine(parsed, pool_pre_ping=True, **ours)
     except (SQLAlchemyError, ImportError):
         raise UsageError(
             "--ledger is neither a file path nor a SQLAlchemy URL that works here: postgresql://HOST/DB "
@@ -283,6 +285,8 @@ _BUSY_TEXTS: Final = (
     "terminating connection",
     "the database system is",  # starting up, shutting down, in recovery
     "connection is lost",
+    "too many clients",
+    "remaining connection slots",
     "cannot connect to server",  # pgbouncer's, as are the next two
     "server_login",
     "query_wait_timeout",

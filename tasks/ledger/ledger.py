@@ -79,6 +79,7 @@ class Ledger:
             raise
         scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
         locked = kept_lock(trail.path) if trail else ""
+        self._not_issued: list[Issuing] = []
         events = TrailEvents(trail, campaign) if trail else None
         self._runs = Runs(self._engine, scope, counters, events, locked)
         self._claims = Claims(scope, OtherRuns(scope, clock, locked))
@@ -165,9 +166,17 @@ class Ledger:
         return is_ours
 
     def end(self, facts: RunFacts) -> None:
-        """The run is over: what it still claims is free again."""
+        """The run is over: what it still claims is free again.
+
+        A key that could not be made durable when it came, as the disk was full or the database away, is among
+        the unused ones: nothing was sent to it.
+        """
+        self._writer.submit_all([(self._add_unused, request) for request in self._not_issued])
         self._writer.write(lambda db: self._runs.end(db, facts))
         self._runs.at_work_since_ns = None
+
+    def _add_unused(self, db: sa.Connection, requests: list[Issuing]) -> list[bool]:
+        return [self._files.issue_unused(db, request.key, request.now_ns) for request in requests]
 
     # -- plan --------------------------------------------------------------------------------------------
 
@@ -225,7 +234,10 @@ class Ledger:
 
     def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
         """Makes the intent to send durable. False when the key was issued before: it must not be used."""
-        return bool(self._writer.submit(self._issue, Issuing(todo, sop_instance_uid, key, now_ns)))
+        (answer,) = self.answer([Issuing(todo, sop_instance_uid, key, now_ns)])
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer)
 
     def issue_unused(self, key: str, now_ns: int) -> bool:
         """Makes a key durable to which nothing is sent. False when it was issued before."""
@@ -245,7 +257,11 @@ class Ledger:
 
     def answer(self, requests: Sequence[FileRequest]) -> list[FileAnswer | Exception]:
         """Many of claim, issue, settle and reach in one commit: an answer, or an exception, for each."""
-        return self._writer.submit_all([self._handled(request) for request in requests])
+        answers = self._writer.submit_all([self._handled(request) for request in requests])
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(request, Issuing) and isinstance(answer, Exception):
+                self._not_issued.append(request)
+        return answers
 
     def _handled(self, request: FileRequest) -> Request:
         match request:

@@ -1,6 +1,8 @@
 """The audit trail of real runs."""
 
+import errno
 import fcntl
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -175,3 +177,34 @@ def os_write_once_then_full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr("tasks.audit.log.os.write", write)
     return calls
+
+
+class TestFullDisk:
+    @pytest.mark.parametrize("event", [Event.BATCH_STARTED, Event.KEY_ISSUED, Event.STORED])
+    def test_stops_the_run_and_loses_no_line(
+        self, event: Event, near_side: NearSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """For a moment: exit 3, and trail and report agree, now and after the next."""
+        for number in range(60):
+            near_side.put(f"study/{number}", dicom(f"1.{number}"))
+        full_at(monkeypatch, event)
+        run = near_side.run()
+        monkeypatch.undo()
+        assert run.exit_code == 3
+        assert faults(near_side.report_dir) == ""
+        assert run.keys_told == near_side.far_side.keys_handed_out
+        assert [each["event"] for each in events(near_side.report_dir)].count("batch_started") == 1
+        assert near_side.run().exit_code == 0
+        assert faults(near_side.report_dir) == ""
+
+
+def full_at(monkeypatch: pytest.MonkeyPatch, event: Event) -> None:
+    """A disk that has no room for the first group of lines that tells of this."""
+    real, is_full = os.write, iter([True])
+
+    def write(descriptor: int, data: bytes) -> int:
+        if f'"{event}"'.encode() in data and next(is_full, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data)
+
+    monkeypatch.setattr("tasks.audit.log.os.write", write)

@@ -65,6 +65,7 @@ def test_a_file_that_the_database_refuses_fails_alone(near_side: NearSide) -> No
     assert faults(near_side.report_dir) == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ledger", ["postgresql"], indirect=True)
 def test_a_database_that_is_away_for_a_while_is_waited_for(
     near_side: NearSide, postgresql: PostgreSQL
@@ -76,7 +77,7 @@ def test_a_database_that_is_away_for_a_while_is_waited_for(
     def script(request: Request) -> None:
         if (request.step, request.n) == (Step.PUT, 40):
             postgresql.stop("immediate")
-            away.append(threading.Timer(2, postgresql.start))
+            away.append(threading.Timer(5, postgresql.start))
             away[0].start()
 
     near_side.far_side.script = script

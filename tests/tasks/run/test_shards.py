@@ -171,6 +171,29 @@ class TestMerged:
         assert whole.finish().by_status == {"uploaded": 1}
         assert (report_dir / "audit.jsonl").exists()
 
+    @pytest.mark.long
+    def test_outlasts_a_failover_of_five_seconds(
+        self, near_side: NearSide, dicom: Dicom, postgresql: PostgreSQL
+    ) -> None:
+        """Of whoever writes, and of the migration, which looks where its shards stand meanwhile."""
+        plant(near_side, dicom)
+        whole = migration(near_side, 2)
+        engines = [engine(near_side, number) for number in (1, 2)]
+        postgresql.stop("immediate")
+        start = threading.Timer(5, postgresql.start)
+        start.start()
+        threads = [threading.Thread(target=carry_out, args=(each,)) for each in engines]
+        for thread in threads:
+            thread.start()
+        assert len(whole.standings()) == 2
+        for thread in threads:
+            thread.join()
+        start.join()
+        merged = near_side.told(whole.finish())
+        by_status = merged.summary.by_status
+        assert (by_status["uploaded"], by_status["duplicate"], by_status["conflict"]) == (41, 2, 1)
+        assert merged.keys_told == near_side.far_side.keys_handed_out
+
     def test_is_written_again_from_the_ledger(self, near_side: NearSide, dicom: Dicom) -> None:
         plant(near_side, dicom)
         whole = migration(near_side, 2)
