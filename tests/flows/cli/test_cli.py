@@ -482,6 +482,13 @@ class TestApiEndpoint:
         """The address of GET /upload/ itself: one such segment at the end is taken off."""
         assert settings_of("upload", "-p", "x", "-u", given).api_endpoint == meant
 
+    @pytest.mark.parametrize("given", ["https://api.example.com/?key=hush", "https://api.example.com#hush"])
+    def test_takes_no_query(self, given: str) -> None:
+        """It would be lost on the way, and it may be a secret."""
+        with pytest.raises(UsageError, match=r"--api-endpoint .* must not contain a query") as raised:
+            settings_of("upload", "-p", "x", "-u", given)
+        assert "hush" not in str(raised.value)
+
     def test_with_upload_is_the_same_platform(
         self, study: Path, here: Path, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
     ) -> None:
