@@ -21,6 +21,7 @@ from flows.cli.__main__ import execute
 from flows.cli.commands import app
 from flows.cli.options import RunOptions
 from flows.cli.termination import raise_if_terminated, terminated_like_interrupted
+from tasks.core.errors import UsageError
 from tasks.core.escape import escape
 from tasks.core.retry import BUDGETS
 from tasks.declaration import Use, declarations
