@@ -43,7 +43,8 @@ _Run = TypeVar("_Run", Engine, Migration)
 def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options) -> Settings:
     """A flow's parameters, and for what they leave open the block, then the worker's settings.
 
-    In a deployment's run those bound parameters and block; what a person types in a shell is his own.
+    In a deployment's run the worker's environment bounds the others; what a person types in a shell is bound
+    by nothing.
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker has started this process, for this run alone
         forbid_memory_dumps()

@@ -105,10 +105,10 @@ def _is_origin(url: str, named: str | None) -> bool:
     if not named:
         return False
     try:
-        one, other = URL(url), URL(named)
-    except (InvalidURL, UnicodeError):
+        one, other = ((each.scheme, each.host, each.port) for each in (URL(url), URL(named)))
+    except (InvalidURL, UnicodeError):  # of IDNA
         return False
-    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+    return one == other
 
 
 def _is_inside(directory: str, root: str) -> bool:

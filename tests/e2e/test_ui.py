@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from flows.backfill import backfill
 from flows.orchestration.parameters import Options
 from tasks.core.models import EXIT_ONE, OnConflict
 from tasks.report.reader import read_report, read_summary
-from tests.far_side import FarSide, Request, Step
+from tests.far_side import TOKEN, FarSide, Step
 from tests.served import Served, served
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -108,8 +108,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def form(page: Page, site: Site) -> Page:
-    """The form, found as a person finds it."""
-    page.goto(site.served.ui)
+    """The form of the sandbox's worker."""
+    return find_form(page, site.served.ui)
+
+
+def find_form(page: Page, ui: str) -> Page:
+    """As a person finds it."""
+    page.goto(ui)
     page.get_by_role("link", name="manual", exact=True).first.click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run").click()
@@ -246,30 +251,30 @@ def test_a_form_filled_in_by_hand_runs_to_a_true_report(form: Page, site: Site, 
     assert compare(site.planted, rows, site.sandbox.object_path, keys) == []
 
 
+@pytest.fixture
+def slow(far_side: FarSide, new_prefect_home: Callable[[], Path], tmp_path: Path) -> Iterator[Served]:
+    """A worker of its own, whose platform takes a second for a PUT."""
+    far_side.script = lambda request: time.sleep(1) if request.step is Step.PUT else None
+    settings = {"DICOM_INGEST_API_ENDPOINT": far_side.url, "DICOM_INGEST_TOKEN": TOKEN}
+    with served(tmp_path, new_prefect_home(), os.environ | settings) as slow:
+        yield slow
+
+
 def test_a_cancelled_run_shows_no_failure_and_has_the_name_that_was_typed(
-    form: Page, site: Site, far_side: FarSide
+    page: Page, site: Site, slow: Served, far_side: FarSide
 ) -> None:
     """Ended from its menu: no batch is red, and nobody reads a traceback or an error in its logs."""
-
-    def slow(request: Request) -> None:
-        if request.step is Step.PRESIGN:
-            far_side.tokens.add(request.headers["Authorization"])  # the sandbox's
-        elif request.step is Step.PUT:
-            time.sleep(1)
-
-    far_side.script = slow
+    form = find_form(page, slow.ui)
     text(form, "Run Name").fill("night-run")
     for name, filled_in in {
-        "Manifest": "archive/manifest.csv",
-        "API Endpoint": far_side.url,
+        "Manifest": str(site.directory / "archive" / "manifest.csv"),
         "Report Directory": "cancelled",
         "Ledger": "cancelled.sqlite",
     }.items():
         text(form, name).fill(filled_in)
     with form.expect_response(re.compile("create_flow_run$")) as answer:
         submit(form)
-    page = form
-    page.goto(f"{site.served.ui.removesuffix('/deployments')}/runs/flow-run/{answer.value.json()['id']}")
+    page.goto(f"{slow.ui.removesuffix('/deployments')}/runs/flow-run/{answer.value.json()['id']}")
     assert far_side.wait_for_puts(1, timeout_s=120)
     page.reload()
     expect(page.get_by_text("Running", exact=True).first).to_be_visible()

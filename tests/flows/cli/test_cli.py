@@ -21,6 +21,7 @@ from flows.cli.__main__ import execute
 from flows.cli.commands import app
 from flows.cli.options import RunOptions
 from flows.cli.termination import raise_if_terminated, terminated_like_interrupted
+from tasks.core.errors import UsageError
 from tasks.core.escape import escape
 from tasks.core.retry import BUDGETS
 from tasks.declaration import Use, declarations
@@ -484,6 +485,13 @@ class TestApiEndpoint:
     def test_may_be_what_people_copy_from_the_platforms_pages(self, given: str, meant: str) -> None:
         """The address of GET /upload/ itself: one such segment at the end is taken off."""
         assert settings_of("upload", "-p", "x", "-u", given).api_endpoint == meant
+
+    @pytest.mark.parametrize("given", ["https://api.example.com/?key=hush", "https://api.example.com#hush"])
+    def test_takes_no_query(self, given: str) -> None:
+        """It would be lost on the way, and it may be a secret."""
+        with pytest.raises(UsageError, match=r"--api-endpoint .* must not contain a query") as raised:
+            settings_of("upload", "-p", "x", "-u", given)
+        assert "hush" not in str(raised.value)
 
     def test_with_upload_is_the_same_platform(
         self, study: Path, here: Path, far_side: FarSide, monkeypatch: pytest.MonkeyPatch

@@ -76,6 +76,11 @@ class TestEndpoint:
         assert bounded(api_endpoint=f"{API}/a/b").api_endpoint == f"{API}/a/b"
         assert "api_endpoint goes beyond" in refusal(api_endpoint=f"{API}{path}")
 
+    @pytest.mark.parametrize("ours", ["https://[", "https://xn--a.example", f"{API}?x", "nonsense"])
+    def test_of_a_worker_that_is_none_permits_none(self, worker: pytest.MonkeyPatch, ours: str) -> None:
+        sets(worker, api_endpoint=ours)
+        assert "api_endpoint goes beyond" in refusal(api_endpoint=API)
+
     def test_of_a_block_is_bound_as_well(self, worker: pytest.MonkeyPatch) -> None:
         """A block is kept by Prefect's server, where others may edit it."""
         sets(worker, api_endpoint=API)
