@@ -17,7 +17,7 @@ from tasks.core.models import RunFacts, StudyEntry, Target
 from tasks.ledger.database import connect, has_ledger, reading, retry_while_busy
 from tasks.ledger.file_requests import Reaching
 from tasks.ledger.platforms import api_hosts, bind
-from tasks.ledger.schema import file, instance, issued_key, listing, run, study
+from tasks.ledger.schema import file, instance, issued_key, listing, run, storage_host, study
 from tasks.ledger.statements import NO_FILE, Scope
 from tasks.ledger.trail_events import TrailEvents
 
@@ -194,11 +194,12 @@ class Runs:
         run_ids = [self._scope.run_id, *(shard.run_id for shard in self.shards())]
         with reading(self._engine) as db:
             row = db.execute(sa.select(run).where(run.c.run_id == self._scope.run_id)).one()
-            lists = db.scalars(sa.select(run.c.storage_hosts).where(run.c.run_id.in_(run_ids))).all()
+            hosts = sa.select(storage_host.c.host).where(storage_host.c.run_id.in_(run_ids))
+            storage_hosts = sorted({*db.scalars(hosts)})
         return replace(
             facts,
             api_host=row.api_host,
-            storage_hosts=sorted({host for hosts in lists for host in hosts or ()}),
+            storage_hosts=storage_hosts,
             manifest_sha256=row.manifest_sha256,
             root=row.root,
         )
@@ -301,13 +302,10 @@ class Runs:
 
     def reach(self, db: sa.Connection, reached: Sequence[Reaching]) -> list[None]:
         """Adds hosts that files of this run go to from here on."""
-        mine = run.c.run_id == self._scope.run_id
-        known = db.scalars(sa.select(run.c.storage_hosts).where(mine)).one() or []
-        new = [host for host in dict.fromkeys(each.storage_host for each in reached) if host not in known]
-        if new:
-            db.execute(sa.update(run).where(mine).values(storage_hosts=[*known, *new]))
-        if self._events:
-            for host in new:
+        for host in sorted({each.storage_host for each in reached}):
+            values = {"run_id": self._scope.run_id, "host": host}
+            is_new = db.execute(self._scope.insert(storage_host).values(**values)).rowcount == 1
+            if is_new and self._events:
                 self._events.record_storage_host(host)
         return [None] * len(reached)
 

@@ -77,8 +77,7 @@ def check(settings: Settings, edges: Edges | None = None) -> FirstAnswer:
     """
     with ExitStack() as undo:
         signing_key(settings.signing_key)
-        at = settings.ledger_at, settings.campaign
-        require_same_platform(*at, target_of(settings), settings.dead_after)
+        require_same_platform(settings.ledger_at, settings.campaign, target_of(settings))
         open_trail(undo, settings.report_dir)
         warn_without_credentials(settings)
         client = undo.enter_context(closing(connect(settings)))

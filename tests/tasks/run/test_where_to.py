@@ -92,8 +92,9 @@ class TestRecords:
         )
         assert {name: {**ended, **started}[name] for name in told} == told
         with closing(sqlite3.connect(near_side.report_dir / "ledger.sqlite")) as ledger:
-            (row,) = ledger.execute(f"SELECT {', '.join(told)} FROM run").fetchall()
-        assert {**dict(zip(told, row, strict=True)), "storage_hosts": sorted(json.loads(row[1]))} == told
+            (row,) = ledger.execute("SELECT api_host, manifest_sha256, root FROM run").fetchall()
+            hosts = [host for (host,) in ledger.execute("SELECT host FROM storage_host ORDER BY host")]
+        assert (*row, hosts) == (address(far_side), digest, str(near_side.directory), stores)
         assert audit(near_side.report_dir).faults == []
 
     def test_have_a_host_before_the_first_file_goes_there(
@@ -111,12 +112,12 @@ class TestRecords:
                     if each["event"] == "storage_host"
                 )
                 with closing(sqlite3.connect(near_side.report_dir / "ledger.sqlite")) as ledger:
-                    seen.extend(*ledger.execute("SELECT storage_hosts FROM run").fetchall())
+                    seen.extend(*ledger.execute("SELECT host FROM storage_host").fetchall())
 
         far_side.script = script
         near_side.run()
         store = address(far_side)
-        assert seen == [store, json.dumps([store])]
+        assert seen == [store, store]
         ledger_at = near_side.settings().ledger_at
         with closing(sqlite3.connect(ledger_at)) as ledger, ledger:
             ledger.execute("UPDATE run SET end = NULL, heartbeat_s = 1")
@@ -190,6 +191,28 @@ class TestAnotherPlatform:
             )
         assert other.requests == []
         assert everything(near_side.report_dir) == before
+
+    def test_that_another_run_began_meanwhile_is_refused_too(
+        self, near_side: NearSide, far_side: FarSide, other: FarSide
+    ) -> None:
+        """Both looked when the campaign was nobody's; who comes second leaves nothing and sends nothing."""
+        near_side.put_many(2)
+        ledger, first_dir = str(near_side.directory / "ledger.sqlite"), near_side.directory / "first"
+
+        def script(request: Request) -> None:
+            if request.step is Step.PRESIGN and request.n == 1:
+                run = ingest(
+                    near_side.entries(),
+                    near_side.settings(api_endpoint=other.url, ledger=ledger, report_dir=first_dir),
+                )
+                assert run.by_status == {"uploaded": 2}
+
+        far_side.script = script
+        with pytest.raises(UsageError, match=f"belongs to the platform at {address(other)}"):
+            near_side.run(ledger=ledger)
+        assert not near_side.report_dir.exists()
+        assert (len(far_side.objects), len(other.objects)) == (0, 2)
+        assert audit(first_dir).faults == []
 
     @pytest.mark.parametrize("options", [["--campaign", "other"], ["--ledger", "other.sqlite"]])
     def test_is_another_campaign_or_has_another_ledger(
