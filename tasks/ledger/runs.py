@@ -16,7 +16,7 @@ from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry, Target
 from tasks.ledger.database import connect, has_ledger, reading, retry_while_busy
 from tasks.ledger.file_requests import Reaching
-from tasks.ledger.platforms import api_hosts, bind
+from tasks.ledger.platforms import bind
 from tasks.ledger.schema import file, instance, issued_key, listing, run, storage_host, study
 from tasks.ledger.statements import NO_FILE, Scope
 from tasks.ledger.trail_events import TrailEvents
@@ -62,28 +62,6 @@ def _begins(engine: sa.Engine, campaign: str) -> Begins:
     with engine.connect() as db:
         is_known = db.scalar(sa.select(sa.exists().where(run.c.campaign == campaign)))
         return Begins.NOTHING if is_known else Begins.CAMPAIGN
-
-
-def ended_into(url: str | Path, campaign: str, report_dir: Path, api_host: str) -> str:
-    """The run_id of the newest run into a report directory, when it came to its end; else empty.
-
-    Also when the campaign does not have this API's host among its platform's. It makes nothing.
-    """
-    if api_host not in api_hosts(url, campaign):
-        return ""
-    query = (
-        sa.select(run.c.run_id, run.c.end)
-        .where(run.c.campaign == campaign, run.c.report_dir == _kept_path(report_dir))
-        .order_by(run.c.started_ns.desc())
-        .limit(1)
-    )
-    engine = connect(url)
-    try:
-        with reading(engine) as db:
-            newest = db.execute(query).one_or_none()
-    finally:
-        engine.dispose()
-    return newest.run_id if newest and newest.end and newest.end["stopped_exit_code"] is None else ""
 
 
 def shard_run_id(run_id: str, shard_no: int) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -263,9 +264,8 @@ class TestAnotherPlatform:
 class TestFinished:
     def finished(self, near_side: NearSide, manifest: Path, **options: object) -> bool:
         settings = near_side.settings(**options)
-        return is_finished(
-            manifest, near_side.report_dir, settings.ledger_at, settings.campaign, target_of(settings)
-        )
+        of_campaign = settings.ledger_at, settings.campaign, target_of(settings), settings.root
+        return is_finished(manifest, near_side.report_dir, *of_campaign)
 
     def test_is_what_was_stored_of_these_very_bytes(self, near_side: NearSide) -> None:
         """Whatever its times say, and whatever the clock said."""
@@ -311,6 +311,17 @@ class TestFinished:
         send(near_side, manifest, api_endpoint=there, same_platform=True)
         assert self.finished(near_side, manifest)
         assert self.finished(near_side, manifest, api_endpoint=there)
+
+    def test_is_not_what_the_same_rows_mean_in_another_folder(self, near_side: NearSide) -> None:
+        """As of the next month's export, whose relative directories have the same names."""
+        near_side.put_many(1)
+        manifest = write_manifest(near_side, "study")
+        send(near_side, manifest)
+        november = near_side.directory / "november"
+        november.mkdir()
+        shutil.copy2(manifest, november)
+        assert not self.finished(near_side, november / manifest.name)
+        assert self.finished(near_side, manifest)
 
     def test_is_not_what_its_ledger_does_not_know(self, near_side: NearSide) -> None:
         """It was deleted, or another one is there: nobody knows any more what is stored."""
