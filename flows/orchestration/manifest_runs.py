@@ -38,7 +38,7 @@ def run_each(
 ) -> State[Any]:
     """Runs `backfill` for each manifest that is not finished. One that is wrong keeps no other back."""
     options = options.model_copy(update={"ledger": str(settings.ledger_at)})
-    of_campaign = settings.ledger_at, settings.campaign, target_of(settings)
+    of_campaign = settings.ledger_at, settings.campaign, target_of(settings), settings.root
     counts = dict.fromkeys(("done", "finished before", "incomplete", "wrong"), 0)
     for number, manifest in enumerate(manifests, 1):
         report_dir = settings.report_dir / manifest.name

@@ -17,12 +17,12 @@ from tasks.ledger.schema import issued_key, platform, run
 from tasks.ledger.statements import NO_FILE, Scope
 
 
-def require_same_platform(url: str | Path, campaign: str, target: Target, dead_after_s: float) -> None:
+def require_same_platform(url: str | Path, campaign: str, target: Target) -> None:
     """Raises UsageError when a run with this target would be refused. It makes nothing."""
     if not has_ledger(url):
         return
     engine = connect(url)
-    scope = Scope(engine.dialect.name, campaign, "", dead_after_s)
+    scope = Scope(engine.dialect.name, campaign, run_id="", dead_after_s=0)
     try:
         retry_while_busy(lambda: _require(engine, scope, target))
     finally:
@@ -86,7 +86,7 @@ def _allowed(db: sa.Connection, scope: Scope, target: Target, hosts: list[str]) 
 
 
 def _is_in_use(db: sa.Connection, scope: Scope) -> bool:
-    """Whether a file of the campaign was given a key, or may be at any moment."""
+    """Whether a file of the campaign was given a key, or may be: by a run without an end."""
     issued = sa.exists().where(issued_key.c.campaign == scope.campaign, issued_key.c.file_id != NO_FILE)
     others = (run.c.campaign == scope.campaign, run.c.run_id != scope.run_id)
-    return bool(db.scalar(sa.select(issued | sa.exists().where(*others, scope.is_alive))))
+    return bool(db.scalar(sa.select(issued | sa.exists().where(*others, run.c.end.is_(None)))))

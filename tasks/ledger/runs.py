@@ -17,7 +17,17 @@ from tasks.ledger.database import fetch, patience_s
 from tasks.ledger.file_requests import Reaching
 from tasks.ledger.liveness import heartbeat_s, is_unlocked
 from tasks.ledger.platforms import bind
-from tasks.ledger.schema import UNSTORED, file, instance, issued_key, listing, other_content, run, study
+from tasks.ledger.schema import (
+    UNSTORED,
+    file,
+    instance,
+    issued_key,
+    listing,
+    other_content,
+    run,
+    storage_host,
+    study,
+)
 from tasks.ledger.statements import NO_FILE, Scope
 from tasks.ledger.trail_events import TrailEvents
 from tasks.settings import MOST_SHARDS
@@ -150,11 +160,13 @@ class Runs:
         """The facts with where the run, and each of its shards, sent its files, and which those were."""
         run_ids = [self._scope.run_id, *(shard.run_id for shard in self.shards())]
         (row,) = fetch(self._engine, sa.select(run).where(run.c.run_id == self._scope.run_id))
-        reached = fetch(self._engine, sa.select(run.c.storage_hosts).where(run.c.run_id.in_(run_ids)))
+        reached = fetch(
+            self._engine, sa.select(storage_host.c.host).where(storage_host.c.run_id.in_(run_ids))
+        )
         return replace(
             facts,
             api_host=row.api_host,
-            storage_hosts=sorted({host for each in reached for host in each.storage_hosts or ()}),
+            storage_hosts=sorted({each.host for each in reached}),
             manifest_sha256=row.manifest_sha256,
             root=row.root,
         )
@@ -334,13 +346,10 @@ class Runs:
 
     def reach(self, db: sa.Connection, reached: Sequence[Reaching]) -> list[None]:
         """Adds hosts that files of this run go to from here on."""
-        mine = run.c.run_id == self._scope.run_id
-        known = db.scalars(sa.select(run.c.storage_hosts).where(mine)).one() or []
-        new = [host for host in dict.fromkeys(each.storage_host for each in reached) if host not in known]
-        if new:
-            db.execute(sa.update(run).where(mine).values(storage_hosts=[*known, *new]))
-        if self._events:
-            for host in new:
+        for host in sorted({each.storage_host for each in reached}):
+            values = {"run_id": self._scope.run_id, "host": host}
+            is_new = db.execute(self._scope.insert(storage_host).values(**values)).rowcount == 1
+            if is_new and self._events:
                 self._events.record_storage_host(host)
         return [None] * len(reached)
 

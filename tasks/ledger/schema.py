@@ -1,6 +1,7 @@
 """The ledger's tables.
 
     run           who is at work, and until when it is known to live; a shard is a run <run_id>-<number>
+    storage_host  which hosts of the store a run's files went to
     platform      whose each campaign is: the hosts by which its upload API is known
     study         the manifest's rows of a run
     file          what is known of a path: the report's columns, as of the last look at it
@@ -48,11 +49,17 @@ run = sa.Table(
     sa.Column("end", sa.JSON),  # RunEnd; null when the run was killed
     sa.Column("progress", sa.JSON),  # its counters at the last heartbeat
     sa.Column("api_host", _text, nullable=False, server_default=""),
-    sa.Column("storage_hosts", sa.JSON),  # a list, each before the first file goes there
     sa.Column("manifest_sha256", _text, nullable=False, server_default=""),
     sa.Column("root", _text, nullable=False, server_default=""),
     sa.Column("serial", _big, nullable=False, server_default="0"),  # grows with each run that begins
     sa.Column("locked", _text, nullable=False, server_default=""),  # by its process: `liveness.kept_lock`
+)
+storage_host = sa.Table(
+    "storage_host",
+    metadata,
+    sa.Column("run_id", _text, primary_key=True),
+    sa.Column("host", _text, primary_key=True),  # host:port, before the run's first file goes there
+    sqlite_with_rowid=False,
 )
 platform = sa.Table(
     "platform",

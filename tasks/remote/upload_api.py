@@ -93,7 +93,7 @@ class UploadClient:
         self._clock = clock
         self._skew_s = 0.0  # the server's clock less ours, from the last presign answer
         self._permitted: set[tuple[str, str]] = set()
-        self._reached: set[str] = set()
+        self._reached: set[tuple[str, bytes, int | None]] = set()
         self.reach: Callable[[str], None] = lambda _: None  # called with each host:port before its first PUT
 
     def presign(self) -> Ticket:
@@ -151,10 +151,10 @@ class UploadClient:
         return answer
 
     def _reach(self, url: httpx.URL) -> None:
-        host = host_and_port(url.scheme, url.raw_host.decode("ascii"), url.port)
-        if host not in self._reached:
-            self.reach(host)
-            self._reached.add(host)
+        origin = (url.scheme, url.raw_host, url.port)
+        if origin not in self._reached:
+            self.reach(host_and_port(url.scheme, url.raw_host.decode("ascii"), url.port))
+            self._reached.add(origin)
 
     def close(self) -> None:
         """Give back the idle connections."""

@@ -78,8 +78,7 @@ def check(settings: Settings, edges: Edges | None = None) -> FirstAnswer:
     Raises UsageError, and CredentialsRefusedError when that is what is wrong.
     """
     with ExitStack() as undo:
-        at = settings.ledger_at, settings.campaign
-        require_same_platform(*at, target_of(settings), settings.dead_after)
+        require_same_platform(settings.ledger_at, settings.campaign, target_of(settings))
         open_trail(undo, settings)
         warn_without_credentials(settings)
         client = undo.enter_context(closing(connect(settings)))

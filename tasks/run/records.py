@@ -88,7 +88,7 @@ def open_records(
     one may be another run's by the time that it would be removed.
     """
     key = signing_key(settings.signing_key)
-    require_same_platform(settings.ledger_at, settings.campaign, target, settings.dead_after)
+    require_same_platform(settings.ledger_at, settings.campaign, target)
     trail = open_trail(undo, settings)
     anew = begins(settings.ledger_at, settings.campaign)
     first = ask()

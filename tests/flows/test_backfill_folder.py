@@ -12,14 +12,11 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from deployments.sandbox.sandbox import Sandbox
 from flows.backfill import backfill
-from flows.orchestration.parameters import Options
 from tasks.core.errors import UsageError
 from tasks.report.reader import read_report
 from tasks.source.manifest_folder import manifests_at
 from tests.flows.conftest import Objects, Plant, cut
 from tests.processes import free_port
-
-_DEFAULTS = Options()
 
 
 def write(path: Path, *study_dirs: object) -> Path:
@@ -28,8 +25,8 @@ def write(path: Path, *study_dirs: object) -> Path:
     return path
 
 
-def run(place: Path | str, report_dir: Path, options: Options = _DEFAULTS) -> State[Any]:
-    return backfill(manifest=str(place), report_dir=str(report_dir), options=options, return_state=True)
+def run(place: Path | str, report_dir: Path) -> State[Any]:
+    return backfill(manifest=str(place), report_dir=str(report_dir), return_state=True)
 
 
 def parts_of(state: State[Any]) -> list[str]:
@@ -85,11 +82,13 @@ class TestFolder:
         sandbox: Sandbox,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """Another platform is refused as by a command, until the form says that it is the same. A ledger that
-        is gone knows nothing of what is stored."""
+        """Another platform is refused as by a command. A ledger that is gone knows nothing of what is stored,
+        nor where."""
         plant(tmp_path / "a")
         manifest = write(tmp_path / "manifests" / "1.csv", "../a")
         assert run(manifest.parent, tmp_path / "report").message == "1 manifest: 1 done"
+        manifest.touch()
+        assert run(manifest.parent, tmp_path / "report").message == "1 manifest: 1 finished before"
         here = sandbox.api_url.removeprefix("http://")
         there = here.replace("127.0.0.1", "localhost")
         monkeypatch.setenv("DICOM_INGEST_API_ENDPOINT", f"http://{there}")
@@ -97,10 +96,6 @@ class TestFolder:
         assert state.is_failed()
         refused = f"Campaign default belongs to the platform at {here}, and --api-endpoint is at {there}: "
         assert str(state.message).startswith(refused)
-        said = Options(same_platform=True)
-        assert run(manifest.parent, tmp_path / "report", said).message == "1 manifest: 1 done"
-        manifest.touch()
-        assert run(manifest.parent, tmp_path / "report").message == "1 manifest: 1 finished before"
         (tmp_path / "report" / "ledger.sqlite").unlink()
         assert run(manifest.parent, tmp_path / "report").message == "1 manifest: 1 done"
 

@@ -30,7 +30,7 @@ def begin(where: Where, tmp_path: Path) -> Iterator[Begin]:
         ledger = Ledger(where, campaign, run_id)
         opened.append(ledger)
         target = Target(host, same_platform=same)
-        require_same_platform(where, campaign, target, 45)
+        require_same_platform(where, campaign, target)
         ledger.begin(time.time_ns(), tmp_path / "report", ENTRIES, {}, target)
         return ledger
 
@@ -109,7 +109,7 @@ class TestCampaign:
                 "INSERT INTO issued_key (campaign, key, file_id, run_id, issued_ns, sop_instance_uid)"
                 " VALUES ('default', 'k0', 1, 'r0', 1, '1.2')"
             )
-        require_same_platform(where, "default", Target(A), 45)
+        require_same_platform(where, "default", Target(A))
         with engine.execution_options(writes=True).begin() as db:
             assert db.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == "0005"
         prepare(engine)
@@ -119,7 +119,7 @@ class TestCampaign:
             begin("r2", B)
 
     def test_is_not_made_by_asking(self, tmp_path: Path) -> None:
-        require_same_platform(tmp_path / "ledger.sqlite", "default", Target(A), 45)
+        require_same_platform(tmp_path / "ledger.sqlite", "default", Target(A))
         assert api_hosts(tmp_path / "ledger.sqlite", "default") == []
         assert list(tmp_path.iterdir()) == []
 
@@ -146,6 +146,21 @@ class TestCampaign:
         (winner,) = set(began) - {""}
         assert began.count(winner) == 2
         assert api_hosts(where, "default") == [winner]
+
+    def test_gets_every_name_that_is_said_at_once(self, where: Where, begin: Begin, tmp_path: Path) -> None:
+        """Four more, each by a run of its own: none is lost."""
+        send(begin("r0", A))
+        barrier = Barrier(4)
+
+        def start(number: int) -> None:
+            with closing(Ledger(where, "default", f"r{number + 1}")) as ledger:
+                barrier.wait(60)
+                target = Target(f"{number}:443", same_platform=True)
+                ledger.begin(time.time_ns(), tmp_path / str(number), ENTRIES, {}, target)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(start, range(4)))
+        assert sorted(api_hosts(where, "default")) == sorted([A, *(f"{number}:443" for number in range(4))])
 
     @pytest.mark.usefixtures("divided")
     def test_is_asked_when_a_shard_is_taken_up(self, where: Where, tmp_path: Path) -> None:

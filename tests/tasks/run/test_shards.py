@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
-from tasks.core.models import Balance, StudyEntry
+from tasks.core.models import Balance, Manifest
 from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.schema import run
@@ -65,7 +65,7 @@ def ledger(postgresql: PostgreSQL) -> str:
 def migration(
     near_side: NearSide, shards: int, balance: Balance = Balance.FILES, run_id: str = "m"
 ) -> Migration:
-    entries, settings = near_side.entries(), near_side.settings()
+    entries, settings = Manifest(near_side.entries(), "ab12"), near_side.settings()
     return Migration(entries, settings, run_id, shards, balance, Progress(), near_side.edges)
 
 
@@ -438,6 +438,8 @@ class TestRefused:
         summary = whole.finish()
         assert f"http://{summary.api_host}" == url
         assert summary.storage_hosts == [summary.api_host]
+        of_shards = [read_summary(of_shard(near_side, number).report_dir) for number in (1, 2)]
+        assert {each.manifest_sha256 for each in (summary, *of_shards)} == {"ab12"}
 
     def test_a_migration_that_is_at_work(self, near_side: NearSide, dicom: Dicom) -> None:
         near_side.put("0/a", dicom("1.7"))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -92,8 +93,9 @@ class TestRecords:
         )
         assert {name: {**ended, **started}[name] for name in told} == told
         with closing(sqlite3.connect(near_side.report_dir / "ledger.sqlite")) as ledger:
-            (row,) = ledger.execute(f"SELECT {', '.join(told)} FROM run").fetchall()
-        assert {**dict(zip(told, row, strict=True)), "storage_hosts": sorted(json.loads(row[1]))} == told
+            (row,) = ledger.execute("SELECT api_host, manifest_sha256, root FROM run").fetchall()
+            hosts = [host for (host,) in ledger.execute("SELECT host FROM storage_host ORDER BY host")]
+        assert (*row, hosts) == (address(far_side), digest, str(near_side.directory), stores)
         assert audit(near_side.report_dir).faults == []
 
     def test_have_a_host_before_the_first_file_goes_there(
@@ -111,12 +113,12 @@ class TestRecords:
                     if each["event"] == "storage_host"
                 )
                 with closing(sqlite3.connect(near_side.report_dir / "ledger.sqlite")) as ledger:
-                    seen.extend(*ledger.execute("SELECT storage_hosts FROM run").fetchall())
+                    seen.extend(*ledger.execute("SELECT host FROM storage_host").fetchall())
 
         far_side.script = script
         near_side.run()
         store = address(far_side)
-        assert seen == [store, json.dumps([store])]
+        assert seen == [store, store]
         ledger_at = near_side.settings().ledger_at
         with closing(sqlite3.connect(ledger_at)) as ledger, ledger:
             ledger.execute("UPDATE run SET end = NULL, heartbeat_s = 1")
@@ -191,6 +193,28 @@ class TestAnotherPlatform:
         assert other.requests == []
         assert everything(near_side.report_dir) == before
 
+    def test_that_another_run_began_meanwhile_is_refused_too(
+        self, near_side: NearSide, far_side: FarSide, other: FarSide
+    ) -> None:
+        """Both looked when the campaign was nobody's; who comes second leaves nothing and sends nothing."""
+        near_side.put_many(2)
+        ledger, first_dir = str(near_side.directory / "ledger.sqlite"), near_side.directory / "first"
+
+        def script(request: Request) -> None:
+            if request.step is Step.PRESIGN and request.n == 1:
+                run = ingest(
+                    near_side.entries(),
+                    near_side.settings(api_endpoint=other.url, ledger=ledger, report_dir=first_dir),
+                )
+                assert run.by_status == {"uploaded": 2}
+
+        far_side.script = script
+        with pytest.raises(UsageError, match=f"belongs to the platform at {address(other)}"):
+            near_side.run(ledger=ledger)
+        assert not near_side.report_dir.exists()
+        assert (len(far_side.objects), len(other.objects)) == (0, 2)
+        assert audit(first_dir).faults == []
+
     @pytest.mark.parametrize("options", [["--campaign", "other"], ["--ledger", "other.sqlite"]])
     def test_is_another_campaign_or_has_another_ledger(
         self, near_side: NearSide, other: FarSide, options: list[str]
@@ -240,9 +264,8 @@ class TestAnotherPlatform:
 class TestFinished:
     def finished(self, near_side: NearSide, manifest: Path, **options: object) -> bool:
         settings = near_side.settings(**options)
-        return is_finished(
-            manifest, near_side.report_dir, settings.ledger_at, settings.campaign, target_of(settings)
-        )
+        of_campaign = settings.ledger_at, settings.campaign, target_of(settings), settings.root
+        return is_finished(manifest, near_side.report_dir, *of_campaign)
 
     def test_is_what_was_stored_of_these_very_bytes(self, near_side: NearSide) -> None:
         """Whatever its times say, and whatever the clock said."""
@@ -288,6 +311,17 @@ class TestFinished:
         send(near_side, manifest, api_endpoint=there, same_platform=True)
         assert self.finished(near_side, manifest)
         assert self.finished(near_side, manifest, api_endpoint=there)
+
+    def test_is_not_what_the_same_rows_mean_in_another_folder(self, near_side: NearSide) -> None:
+        """As of the next month's export, whose relative directories have the same names."""
+        near_side.put_many(1)
+        manifest = write_manifest(near_side, "study")
+        send(near_side, manifest)
+        november = near_side.directory / "november"
+        november.mkdir()
+        shutil.copy2(manifest, november)
+        assert not self.finished(near_side, november / manifest.name)
+        assert self.finished(near_side, manifest)
 
     def test_is_not_what_its_ledger_does_not_know(self, near_side: NearSide) -> None:
         """It was deleted, or another one is there: nobody knows any more what is stored."""

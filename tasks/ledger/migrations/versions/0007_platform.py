@@ -8,10 +8,15 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Adds platform, and what run knows of its target."""
+    """Adds platform and storage_host, and what run knows of its target."""
     for name in ("api_host", "manifest_sha256", "root"):
         op.add_column("run", sa.Column(name, sa.Text(), server_default="", nullable=False))
-    op.add_column("run", sa.Column("storage_hosts", sa.JSON()))
+    op.create_table(
+        "storage_host",
+        sa.Column("run_id", sa.Text(), primary_key=True),
+        sa.Column("host", sa.Text(), primary_key=True),
+        sqlite_with_rowid=False,
+    )
     op.create_table(
         "platform",
         sa.Column("campaign", sa.Text(), primary_key=True),
