@@ -156,7 +156,10 @@ def _check_end(audited: Audited, course: Course) -> None:
     for at in course.open_since_end.values():
         found.add_fault(_without_end(audited, at))
     if course.open_since_end and trail.issued_later:
-        found.add_fault(f"{trail.issued_later:,} keys were issued since the last report: no report has them.")
+        were = "key was" if trail.issued_later == 1 else "keys were"
+        found.add_fault(
+            f"{trail.issued_later:,} {were} issued since the last report, and no report has them."
+        )
     if ended := trail.later - course.open.keys():
         count = "A later run" if len(ended) == 1 else f"{len(ended)} later runs"
         found.add_fault(f"{count} came to an end: the report here is an earlier run's.")

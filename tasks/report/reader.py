@@ -1,6 +1,7 @@
 """A report, read back: its rows, its summary, and the studies that are not complete."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from tasks.core.errors import UsageError
 from tasks.core.escape import unescape
 from tasks.core.models import Summary
 from tasks.report.directory import REPORT_CSV, STUDIES_CSV, SUMMARY_JSON
+from tasks.report.regular_file import open_regular
 from tasks.report.tables import STUDY_COLUMNS
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def _readable(path: Path) -> Iterator[IO[str]]:
     """An opened file of a report; whatever is wrong with it is a `UsageError`."""
     csv.field_size_limit(_LONGEST_CELL)
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
             yield file
     except FileNotFoundError:
         raise UsageError(_NO_REPORT) from None
