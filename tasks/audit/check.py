@@ -28,7 +28,6 @@ from tasks.audit.trail_reader import follow_trail, read_certificates
 from tasks.core.audit_chain import ENDS, Course, Event
 from tasks.core.errors import IngestError, UsageError
 from tasks.core.escape import escape
-from tasks.core.models import Status
 from tasks.ledger.known_runs import KnownRun, KnownRuns, read_known_runs
 from tasks.report.directory import (
     AUDIT_JSONL,
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _LEDGER: Final = "ledger.sqlite"
-_HAVE_KEYS: Final = (Status.UPLOADED, Status.ALREADY_UPLOADED)
 
 
 def audit(
@@ -232,7 +230,8 @@ def _check_ledger(audited: Audited) -> None:
             audited.found.add_fault(
                 f"The ledger knows a run into this directory that began at {_at(each)}, the trail does not."
             )
-        elif each is runs[-1]:  # killed before its first line
+        elif each is runs[-1] and not _is_locked(audited.trail_dir / AUDIT_JSONL):
+            # Killed before its first line.
             audited.found.add_fault(_without_end(audited, _at(each)))
 
 
