@@ -29,7 +29,6 @@ from tasks.audit.trail_reader import follow_trail, read_certificates
 from tasks.core.audit_chain import ENDS, Course, Event
 from tasks.core.errors import IngestError, UsageError
 from tasks.core.escape import escape
-from tasks.core.models import Status
 from tasks.ledger.known_runs import KnownRun, KnownRuns, read_known_runs
 from tasks.ledger.private_files import opened
 from tasks.report.directory import (
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _LEDGER: Final = "ledger.sqlite"
-_HAVE_KEYS: Final = (Status.UPLOADED, Status.ALREADY_UPLOADED)
 
 
 def audit(
@@ -161,7 +159,10 @@ def _check_end(audited: Audited, course: Course) -> None:
     for at in course.open_since_end.values():
         found.add_fault(_without_end(audited, at))
     if course.open_since_end and trail.issued_later:
-        found.add_fault(f"{trail.issued_later:,} keys were issued since the last report: no report has them.")
+        were = "key was" if trail.issued_later == 1 else "keys were"
+        found.add_fault(
+            f"{trail.issued_later:,} {were} issued since the last report, and no report has them."
+        )
     if ended := trail.later - course.open.keys():
         count = "A later run" if len(ended) == 1 else f"{len(ended)} later runs"
         found.add_fault(f"{count} came to an end: the report here is an earlier run's.")
@@ -234,7 +235,8 @@ def _check_ledger(audited: Audited) -> None:
             audited.found.add_fault(
                 f"The ledger knows a run into this directory that began at {_at(each)}, the trail does not."
             )
-        elif each is runs[-1]:  # killed before its first line
+        elif each is runs[-1] and not _is_locked(audited.trail_dir / AUDIT_JSONL):
+            # Killed before its first line.
             audited.found.add_fault(_without_end(audited, _at(each)))
 
 

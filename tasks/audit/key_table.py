@@ -53,37 +53,37 @@ class KeyTable:
             return
         names = ("key", "sha256", "study_no", "file_no")
         key, sha256, study_no, file_no = (_plain(facts.get(name, "")) for name in names)
-        row = (str(key), str(state), str(sha256), run_id, study_no, file_no)
+        row = (str(key), str(state), str(sha256), _plain(run_id), study_no, file_no)
         self._database.execute(_ADD_OTHER if is_other else _ADD, row)
 
     def get(self, key: str) -> KnownKey | None:
         """None when no trail has it."""
         query = "SELECT state, sha256 FROM key WHERE key = ?"
-        row = self._database.execute(query, (key,)).fetchone()
+        row = self._database.execute(query, (_plain(key),)).fetchone()
         return KnownKey(*row) if row else None
 
     def mark_reported(self, *keys: str) -> None:
         """Notes that the report names these keys."""
         self._database.executemany(
-            "UPDATE key SET reported = 1 WHERE key = ?", [(key,) for key in keys if key]
+            "UPDATE key SET reported = 1 WHERE key = ?", [(_plain(key),) for key in keys if key]
         )
 
     def unreported(self, run_id: str) -> Iterator[tuple[str, int | str, int | str]]:
         """State, study and file of each key that a run was given and that the report does not name."""
-        yield from self._database.execute(_UNREPORTED, (run_id,))
+        yield from self._database.execute(_UNREPORTED, (_plain(run_id),))
 
     def count_unreported(self, run_ids: Collection[str]) -> int:
         """How many such keys these runs have."""
         query = "SELECT count(*) FROM key WHERE run_id = ? AND NOT reported"
-        return sum(self._database.execute(query, (run_id,)).fetchone()[0] for run_id in run_ids)
+        return sum(self._database.execute(query, (_plain(run_id),)).fetchone()[0] for run_id in run_ids)
 
     def add_unseen(self, key: str, sha256: str) -> None:
         """A key that the report names, of a run whose trail could not be seen."""
-        self._database.execute("INSERT OR IGNORE INTO unseen VALUES (?, ?)", (key, sha256))
+        self._database.execute("INSERT OR IGNORE INTO unseen VALUES (?, ?)", (_plain(key), _plain(sha256)))
 
     def add_pending(self, row: dict[str, str]) -> None:
         """A duplicate whose key no trail has until now."""
-        values = (row["study_no"], row["file_no"], row["key"], row["sha256"])
+        values = [_plain(row[name]) for name in ("study_no", "file_no", "key", "sha256")]
         self._database.execute("INSERT INTO pending VALUES (?, ?, ?, ?)", values)
 
     def unknown_duplicates(self) -> Iterator[tuple[str, str]]:
@@ -92,6 +92,7 @@ class KeyTable:
 
 
 def _plain(value: Any) -> str | int:
-    """What a database takes, whatever somebody wrote into a trail."""
-    is_small = isinstance(value, int) and abs(value) < 1 << 63
-    return value if isinstance(value, str) or is_small else ""
+    """What a database takes, whatever somebody wrote into a trail or a report."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value if isinstance(value, int) and abs(value) < 1 << 63 else ""

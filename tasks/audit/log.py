@@ -7,6 +7,7 @@ that run says so by a line of its own.
 
 import fcntl
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from tasks.core.audit_chain import ENDS, LONGEST_LINE, Chain, Event, digest
 from tasks.core.errors import StoppedError, UsageError
 from tasks.ledger.private_files import OPEN_SAFELY, require_ours, require_regular
 from tasks.report.directory import AUDIT_JSONL
+
+log = logging.getLogger("dicom_ingest")
 
 _CHUNK: Final = 1 << 20  # bytes
 _FIRST: Final = b'{"no":1,'  # what a trail begins with
@@ -49,6 +52,9 @@ class Trail:
                 require_continuity(self._file, self._size, report_dir, known)
                 os.ftruncate(self._file, self._size)
                 if torn:
+                    log.warning(
+                        "The audit trail ended in %d bytes that a crash had left: they are cut off.", torn
+                    )
                     self.record(Event.LINE_CUT, bytes=torn)
                     self.flush()
             except BaseException:

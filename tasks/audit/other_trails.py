@@ -116,7 +116,7 @@ class OtherTrails:
 
     def _add_unseen(self, run_id: str) -> None:
         known = self._ledger.by_id.get(run_id) if self._ledger else None
-        where = f", which is in {escape(str(known.report_dir))}" if known else ""
+        where = f", which is in {escape(str(known.report_dir))}," if known else ""
         what = f"shard {run_id.rpartition('-')[2]}" if self._is_shard(run_id) else f"run {escape(run_id)}"
         collect = f"; collect it in {_SHARDS}{os.sep}" if self._is_shard(run_id) else ""
         self._found.add_unchecked(f"The trail of {what}{where} could not be seen{collect}.")

@@ -28,7 +28,7 @@ def check_report(audited: Audited) -> None:
     except UsageError as error:
         found.add_fault(f"The report was not held against the trail: {error}")
         return
-    run_id = summary.run_id
+    run_id = str(summary.run_id)
     if run_id not in trail.runs:
         found.add_fault(f"The trail does not know run {run_id}, whose report {REPORT_CSV} is.")
     elif trail.report_sha256.get(run_id) != _sha256_or_none(audited.report_dir / REPORT_CSV):
@@ -95,13 +95,14 @@ def _disagreements_of_duplicate(row: dict[str, str], keys: KeyTable) -> Iterator
 
 def _check_unused(summary: Summary, keys: KeyTable, found: Findings) -> None:
     """Nothing was sent to an unused key. Those that shards were given are in the trails of the shards."""
-    for key in summary.unused_keys:
+    unused_keys = [str(key) for key in summary.unused_keys or ()]
+    for key in unused_keys:
         known = keys.get(key)
         if known and known.sha256:
             found.add_fault(
                 f"A key is in unused_keys of {SUMMARY_JSON}, and the trail has what was stored there."
             )
-    keys.mark_reported(*summary.unused_keys)
+    keys.mark_reported(*unused_keys)
 
 
 def _check_all_reported(run_ids: list[str], keys: KeyTable, found: Findings) -> None:

@@ -14,6 +14,7 @@ _PLAIN: Final = re.compile(r"[ !-\[\]-~]*\Z")  # printable ASCII but the backsla
 _FORMULA: Final = frozenset("=+-@")
 _UNSAFE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode general categories
 _LAYOUT: Final = frozenset("\n\t")  # of ours, on a terminal
+_PLAIN_LINES: Final = re.compile(r"[\n\t -~]*\Z")
 _ESCAPED: Final = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|\\)")
 
 
@@ -25,7 +26,7 @@ def escape(text: str) -> str:
 
 def printable(text: str) -> str:
     """Text of lines that is safe on a terminal, whatever a file had a part of it say: not for `unescape`."""
-    if text.isprintable():
+    if _PLAIN_LINES.match(text):
         return text
     return "".join(
         _hex(char) if char not in _LAYOUT and unicodedata.category(char) in _UNSAFE else char for char in text

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.core.escape import unescape
 from tasks.ledger.database import connect, plain_errors, retry_while_busy
@@ -46,11 +47,12 @@ class KnownRuns:
     @property
     def is_on_disk(self) -> bool:
         """SQLite: its runs are of one machine, so that a path is the same directory for all of them."""
-        return isinstance(self._url, Path)
+        return _file_of(self._url) is not None
 
     def lies_in(self, report_dir: Path) -> bool:
         """Whether it goes when the directory goes."""
-        return isinstance(self._url, Path) and self._url.parent.resolve() == report_dir.resolve()
+        file = _file_of(self._url)
+        return file is not None and file.parent.resolve() == report_dir.resolve()
 
     def into(self, report_dir: Path) -> list[KnownRun]:
         """The runs into this directory, under whatever name it was given; the oldest first."""
@@ -80,7 +82,8 @@ def _reading(
     url: str | Path, read: Callable[[sa.Connection], _Read], *, is_patient: bool = False
 ) -> _Read | None:
     """What `read` gives; None when there is no database."""
-    engine = _read_only(url) if isinstance(url, Path) else connect(url)
+    file = _file_of(url)
+    engine = _read_only(file) if file else connect(url)
     if engine is None:
         return None
 
@@ -118,6 +121,17 @@ def _has_issued(db: sa.Connection, run_id: str) -> bool:
         issued_key.c.run_id == run_id,
     )
     return bool(db.scalar(sa.select(its)))
+
+
+def _file_of(url: str | Path) -> Path | None:
+    """Where a ledger in SQLite lies; None for another database, and for a URL that is none."""
+    if isinstance(url, Path):
+        return url
+    try:
+        parsed = sa.make_url(url)
+    except SQLAlchemyError:
+        return None
+    return Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
 
 
 def _read_only(path: Path) -> sa.Engine | None:

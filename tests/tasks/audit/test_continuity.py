@@ -218,7 +218,9 @@ class TestTrailOfZeros:
     """What a power cut leaves where the last lines were not on the disk yet."""
 
     @pytest.mark.parametrize("count", [1, 100, 64 * 1024, 3_000_000])
-    def test_is_cut_back_and_said(self, near_side: NearSide, twice: Path, count: int) -> None:
+    def test_is_cut_back_and_said(
+        self, near_side: NearSide, twice: Path, count: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
         whole = len(events(twice))
         with (twice / AUDIT_JSONL).open("ab") as file:
             file.write(b'{"no":' + bytes(count))
@@ -227,6 +229,7 @@ class TestTrailOfZeros:
         assert faults(twice) == ""
         line = events(twice)[whole]
         assert (line["event"], line["bytes"]) == ("line_cut", count + 6)
+        assert f"The audit trail ended in {count + 6} bytes that a crash had left" in caplog.text
 
     def test_and_of_nothing_else_was_the_first(self, near_side: NearSide, dicom: Dicom) -> None:
         near_side.put("study/1", dicom("1.1"))

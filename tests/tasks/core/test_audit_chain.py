@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tasks.core.audit_chain import GENESIS, Break, Chain, Event, follow
+from tasks.core.audit_chain import GENESIS, Break, Chain, Course, Event, follow, follow_links
 
 AT = "2026-01-31T12:00:00.000000Z"
 Lines = list[bytes]
@@ -62,3 +62,44 @@ class TestChain:
         with pytest.raises(Break) as broken:
             list(follow(tamper(trail())))
         assert broken.value.line == line
+        with pytest.raises(Break) as broken:
+            list(follow_links(tamper(trail()), Chain()))
+        assert broken.value.line == line
+
+    def test_is_followed_by_its_links_from_any_line_on(self) -> None:
+        """Whose facts are not read."""
+        first, *rest = trail(3)
+        after = Chain(1, hashlib.sha256(first[:-1]).hexdigest())
+        assert [(chain.lines, event) for chain, event, _ in follow_links(rest, after)] == [
+            (2, "stored"),
+            (3, "stored"),
+        ]
+
+
+class TestCourse:
+    """Whose a line is."""
+
+    def test_is_of_one_run_after_another(self) -> None:
+        course = Course(frozenset({"one", "two"}))
+        for event, run_id in (
+            (Event.LINE_CUT, ""),
+            (Event.RUN_STARTED, "one"),
+            (Event.STORED, ""),
+            (Event.RUN_STARTED, "two"),
+            (Event.KEY_ISSUED, ""),
+            (Event.RUN_ENDED, "two"),
+            (Event.REPORT_WRITTEN, "two"),
+        ):
+            assert course.follow(event, {"run_id": run_id, "at": AT}) == ""
+        assert (course.open, course.open_since_end) == ({"one": AT}, {})
+
+    @pytest.mark.parametrize("event", [Event.STORED, Event.KEY_ISSUED, Event.BATCH_STARTED, "another"])
+    def test_has_no_line_between_runs(self, event: str) -> None:
+        course = Course(None)
+        for before in (Event.RUN_STARTED, Event.RUN_ENDED):
+            course.follow(before, {"run_id": "one"})
+        assert course.follow(event, {}).startswith("follows the end of a run")
+
+    @pytest.mark.parametrize("event", [Event.RUN_STARTED, Event.RUN_ENDED, Event.REPORT_WRITTEN])
+    def test_has_no_run_that_nobody_knows(self, event: Event) -> None:
+        assert "neither a certificate nor" in Course(frozenset({"one"})).follow(event, {"run_id": "two"})

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
-from tasks.core.models import Balance, Manifest
+from tasks.core.models import Balance, Manifest, StudyEntry
 from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.schema import run
