@@ -131,13 +131,14 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Unwalked:
-    """A directory or link that could not be walked, or a study directory that is not there."""
+    """A directory or link that could not be walked, or a study directory or file that is not there."""
 
     study_no: int
     file_no: int
     path: str
     status: Status
     reason: Reason
+    is_file: bool = False  # a file that an earlier run saw, and that is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,7 @@ class RunFacts:
     stopped_exit_code: int | None = None  # 3, 4 or 130 when the run ended early; wins over 0 and 1
     unused_keys: list[str] = field(default_factory=list)  # of the URLs that were asked for at the start
     touched: int = 0  # files that were read for their ctime alone
+    gone: int = 0  # stored files that the run before listed
 
 
 @dataclass(frozen=True, slots=True)

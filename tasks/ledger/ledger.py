@@ -22,6 +22,7 @@ from tasks.ledger.database import connect, has_ledger, prepare
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
 from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
+from tasks.ledger.left_files import LeftFiles
 from tasks.ledger.report_query import report_rows
 from tasks.ledger.runs import Runs, ShardStanding
 from tasks.ledger.statements import Scope
@@ -66,6 +67,7 @@ class Ledger:
         scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
         self._runs = Runs(self._engine, scope, counters)
         self._files = Files(self._engine, scope, TrailEvents(trail, campaign) if trail else None)
+        self._left = LeftFiles(self._engine, scope)
         self._writer = Writer(
             self._engine,
             self._runs.beat,
@@ -142,6 +144,15 @@ class Ledger:
         """One row for each study directory that this run has not walked to its end."""
         for rows in self._files.unscanned():
             self.enrol(_UNSCANNED, rows, [row.study_no for row in rows])
+
+    @property
+    def left(self) -> LeftFiles:
+        """What earlier runs left without storing it."""
+        return self._left
+
+    def drop_stored(self) -> None:
+        """Once all is sent: what is gone and was stored from elsewhere meanwhile has no row."""
+        self._writer.write(self._left.drop_stored)
 
     def todo(self, batch_no: int) -> Iterator[Todo]:
         """A batch's files that are not settled yet, in the report's order; read as they are asked for."""
