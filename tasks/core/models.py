@@ -155,13 +155,14 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Unwalked:
-    """A directory or link that could not be walked, or a study directory that is not there."""
+    """A directory or link that could not be walked, or a study directory or file that is not there."""
 
     study_no: int
     file_no: int
     path: str
     status: Status
     reason: Reason
+    is_file: bool = False  # a file that an earlier run saw, and that is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +263,7 @@ class RunFacts:
     manifest_sha256: str = ""  # empty: without a manifest
     root: str = ""  # absolute, escaped; empty: none was given
     touched: int = 0  # files that were read for their ctime alone
+    gone: int = 0  # stored files that the run before listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

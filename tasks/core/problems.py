@@ -62,7 +62,10 @@ def row_problems(rows: Mapping[Verdict, int], objects_left: int) -> list[str]:
 
 def run_problems(run: RunFacts) -> list[str]:
     """What no row says: a sentence for each thing that a run counted."""
-    if not run.touched:
-        return []
-    files = counted(run.touched, "file")
-    return [f"read for their ctime alone: {files} (--no-trust-ctime, where backup software touches it)"]
+    problems = []
+    if run.touched:
+        files = counted(run.touched, "file")
+        problems.append(f"read for their ctime alone: {files} (--no-trust-ctime, where a backup touches it)")
+    if run.gone:
+        problems.append(f"gone since the run before, and stored: {counted(run.gone, 'file')}")
+    return problems

@@ -75,7 +75,7 @@ _STORED_CONTENT: Final = tuple(
     sa.case((_is_stored, file.c[name]), else_=stored_file.c[name])
     for name in ("status", "sha256", "sop_instance_uid", "size_bytes", "mtime_ns")
 )
-_UNOPENED: Final = ("at", "by", "new_status", "new_reason")
+_UNOPENED: Final = ("at", "by", "new_status", "new_reason", "is_file")
 
 
 class Files:
@@ -173,9 +173,9 @@ class Files:
                 }
             )
             if verdict:
-                unopened.append(
-                    dict(zip(_UNOPENED, (its.file_id, self._scope.run_id, *verdict), strict=True))
-                )
+                is_file = int(isinstance(row, Unwalked) and row.is_file)
+                said = (its.file_id, self._scope.run_id, *verdict, is_file)
+                unopened.append(dict(zip(_UNOPENED, said, strict=True)))
             elif settled and its.ctime_ns is None and isinstance(row, Listed):
                 ctimes.append({"at": its.file_id, "new_ctime_ns": row.ctime_ns})
         if listed:

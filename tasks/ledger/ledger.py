@@ -26,6 +26,7 @@ from tasks.ledger.database import connect, has_ledger, patience_s, prepare, wait
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Reaching, Settling
 from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
+from tasks.ledger.left_files import LeftFiles
 from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
 from tasks.ledger.report_query import report_rows, with_unscanned
 from tasks.ledger.runs import AT_WORK, SILENT, Runs, ShardStanding
@@ -84,6 +85,7 @@ class Ledger:
         self._runs = Runs(self._engine, scope, counters, events, locked)
         self._claims = Claims(scope, OtherRuns(scope, clock, locked))
         self._files = Files(self._engine, scope, events, self._claims)
+        self._left = LeftFiles(self._engine, scope)
         self._writer = Writer(
             self._engine,
             self._runs.beat,
@@ -215,6 +217,15 @@ class Ledger:
         """One row for each study directory that this run has not walked to its end."""
         for rows in self._files.unscanned():
             self._enrol_unscanned(rows)
+
+    @property
+    def left(self) -> LeftFiles:
+        """What earlier runs left without storing it."""
+        return self._left
+
+    def drop_stored(self) -> None:
+        """Once all is sent: what is gone and was stored from elsewhere meanwhile has no row."""
+        self._writer.write(self._left.drop_stored)
 
     def todo(self, batch_no: int) -> Iterator[Todo]:
         """A batch's files that are not settled yet, in the report's order; read as they are asked for."""

@@ -26,6 +26,13 @@ HEAD: Final = "0010"  # the newest revision in migrations/versions
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
 PATH_SHA256: Final = r"sha256(CAST(replace(path, '\', '\\') AS bytea))"
 
+# What a run left without storing it, or has not come to yet.
+LEFT: Final = (
+    "status IN ('', 'changed', 'conflict', 'failed', 'invalid', 'missing', 'not_attempted', 'too_large', "
+    "'unreadable')"
+)
+PATH_HEAD: Final = 500  # characters of a path in an index of PostgreSQL, which takes no more than 2.7 kB
+
 metadata = sa.MetaData()
 _text = sa.Text
 _big = sa.BigInteger
@@ -110,6 +117,7 @@ file = sa.Table(
     sa.Column("detail", _text, nullable=False, server_default=""),
     sa.Column("ctime_ns", _big),  # as mtime_ns: of what was read; null: by an earlier version
     sa.Column("read_ns", _big),
+    sa.Column("last_status", _text, nullable=False, server_default=""),  # of a file that is gone: its own
     sa.UniqueConstraint("campaign", "path").ddl_if(dialect="sqlite"),
     sa.Index("file_by_path", "campaign", sa.text(PATH_SHA256), unique=True).ddl_if(dialect="postgresql"),
     sa.Index("file_by_end", "run_id", "finished_ns"),
@@ -210,3 +218,22 @@ issued_key = sa.Table(
     sa.Column("sop_instance_uid", _text, nullable=False),  # of what was to be sent there
     sqlite_with_rowid=False,
 )
+# On each kind of database other indices, which alembic can't compare: on PostgreSQL over a path's head.
+_PATH_HEAD: Final = f"substr(path, 1, {PATH_HEAD})"
+_INDICES: Final = {
+    "sqlite": (
+        (file, f"CREATE INDEX file_left ON file (campaign, (path || '')) WHERE {LEFT}"),
+        (study, "CREATE INDEX study_by_dir ON study (study_dir)"),
+    ),
+    "postgresql": (
+        (
+            file,
+            f'CREATE INDEX file_left ON file (campaign, ({_PATH_HEAD} COLLATE "C")) WHERE {LEFT}',
+        ),
+        (study, f"CREATE INDEX study_by_dir ON study (substr(study_dir, 1, {PATH_HEAD}))"),
+    ),
+}
+for dialect, indices in _INDICES.items():
+    for table, statement in indices:
+        ddl = sa.DDL(statement)  # type: ignore[no-untyped-call]
+        sa.event.listen(table, "after_create", ddl.execute_if(dialect=dialect))

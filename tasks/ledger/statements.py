@@ -81,7 +81,17 @@ KEPT_CONTENT_KEY: Final = _kept_key(other_content)
 UNOPENED: Final = (
     sa.update(file)
     .where(file.c.file_id == _bind("at"))
-    .values(**dict.fromkeys(_VERDICT, "") | _new("status", "reason"), key="", run_id=_bind("by"))
+    .values(
+        **dict.fromkeys(_VERDICT, "") | _new("status", "reason"),
+        key="",
+        run_id=_bind("by"),
+        last_status=sa.case(
+            (sa.literal_column("0") == _bind("is_file"), ""),
+            (file.c.status == "", Status.NOT_ATTEMPTED),
+            (file.c.status == Status.MISSING, file.c.last_status),
+            else_=file.c.status,
+        ),
+    )
 )
 # A look is about to find otherwise what was stored: what it was is kept, for this and every later run.
 _is_stored = sa.text("file.status IN ('uploaded', 'duplicate')")

@@ -38,8 +38,9 @@ from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer, target_of
 from tasks.run.records import keep_unused, open_records
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
+from tasks.source.gone_files import with_gone
 from tasks.source.own_files import own_files, require_none_in
-from tasks.source.scan import Ownership, survey, walk_study
+from tasks.source.scan import OneFile, Ownership, survey, walk_study
 from tasks.upload.assembly import connect, file_transfer
 from tasks.upload.slots import Slots
 from tasks.upload.uploader import Progress, Uploader
@@ -178,6 +179,7 @@ class Engine:
         self._drain()
         if why is not None:
             self._ledger.enrol_unscanned()
+        self._ledger.drop_stored()
         facts = RunFacts(
             self.run_id,
             self.settings.campaign,
@@ -188,6 +190,7 @@ class Engine:
             problems=([str(why)] if why else []) + self._problems(),
             stopped_exit_code=why.exit_code if why else None,
             touched=self._touched,
+            gone=0 if isinstance(self._scan, OneFile) else self._ledger.left.count_gone(),
         )
         self._ledger.end(facts)
         return facts
@@ -243,8 +246,11 @@ class Engine:
 
     def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
         """The scan's rows, each with its study_no; after a study's last row comes None."""
+        looks = not isinstance(self._scan, OneFile) and self._ledger.left.are_any()
         for entry in self._entries:
-            for row in self._scan(entry, self._ownership):
+            left = self._ledger.left.under(entry.study_dir) if looks else ()
+            rows = self._scan(entry, self._ownership)
+            for row in with_gone(rows, left, entry.study_no, self._ownership):
                 yield row, entry.study_no
             yield None, entry.study_no
 

@@ -127,6 +127,7 @@ class Migration:
             problems=list(dict.fromkeys(problems)),
             stopped_exit_code=_exit_code(why, codes),
             touched=sum(facts.touched for facts in ended),
+            gone=sum(facts.gone for facts in ended),
         )
 
     def _course(self, facts: RunFacts) -> list[tuple[float, int]]:

@@ -11,7 +11,7 @@ resolved: the real one says which entry owns a directory, the given one goes int
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,6 +54,11 @@ class Ownership:
         """Whether some entry's walk comes to this real path without following a link."""
         return any(directory in self.owners for directory in upwards(real))
 
+    def owner_of(self, real: bytes) -> int | None:
+        """The entry whose row what lies at this real path has: the first of those that hold it."""
+        holding = (self.owners.get(directory) for directory in upwards(real))
+        return min((study_no for study_no in holding if study_no is not None), default=None)
+
     def admits(self, real: bytes) -> bool:
         """Whether a link may lead there: into the root, or without one into any study directory."""
         return self.covers(real) if self.real_root is None else _is_inside(real, self.real_root)
@@ -90,21 +95,28 @@ def walk_study(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unw
             yield _listed(entry.study_no, file_no, text, found)
 
 
-def just_file(path: Path) -> Callable[[StudyEntry, Ownership], Iterator[Listed | Unwalked]]:
+@dataclass(frozen=True, slots=True)
+class OneFile:
     """A walk that finds this one file, unless it is the run's own, and nothing else of its directory."""
 
-    def walk(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unwalked]:
-        if ownership.own.has(os.path.realpath(os.fsencode(path))):
+    path: Path
+
+    def __call__(self, entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unwalked]:
+        """Its row."""
+        if ownership.own.has(os.path.realpath(os.fsencode(self.path))):
             return
         try:
-            found = path.stat()
+            found = self.path.stat()
         except OSError as error:
-            yield Unwalked(entry.study_no, 1, str(path), Status.UNREADABLE, _reason(error))
+            yield Unwalked(entry.study_no, 1, str(self.path), Status.UNREADABLE, _reason(error))
             return
         if not ownership.own.is_ledger(found):
-            yield _listed(entry.study_no, 1, str(path), found)
+            yield _listed(entry.study_no, 1, str(self.path), found)
 
-    return walk
+
+def just_file(path: Path) -> OneFile:
+    """A walk of one file."""
+    return OneFile(path)
 
 
 def _listed(study_no: int, file_no: int, path: str, found: os.stat_result) -> Listed:

@@ -32,6 +32,10 @@ FROM (
 ) AS overwritten
 WHERE age = 1
 """
+_LEFT = (
+    "status IN ('', 'changed', 'conflict', 'failed', 'invalid', 'missing', 'not_attempted', 'too_large', "
+    "'unreadable')"
+)
 _TEXTS = (
     "sop_instance_uid",
     "study_instance_uid",
@@ -47,9 +51,16 @@ _TEXTS = (
 
 
 def upgrade() -> None:
-    """Adds file.ctime_ns and read_ns, and stored_file, filled with what is known."""
+    """Adds file.ctime_ns, read_ns and last_status, and stored_file, filled with what is known."""
     for name in ("ctime_ns", "read_ns"):
         op.add_column("file", sa.Column(name, sa.BigInteger()))
+    op.add_column("file", sa.Column("last_status", sa.Text(), nullable=False, server_default=""))
+    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    path = "(path || '')" if is_sqlite else '(substr(path, 1, 500) COLLATE "C")'
+    op.execute(f"CREATE INDEX file_left ON file (campaign, {path}) WHERE {_LEFT}")
+    op.execute(
+        f"CREATE INDEX study_by_dir ON study ({'study_dir' if is_sqlite else 'substr(study_dir, 1, 500)'})"
+    )
     op.create_table(
         "stored_file",
         sa.Column("file_id", sa.BigInteger(), primary_key=True, autoincrement=False),
