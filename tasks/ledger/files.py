@@ -132,6 +132,7 @@ class Files:
                     "file_id": its.file_id,
                     "batch_no": batch_no,
                     "settled": settled,
+                    "said": "/".join(verdict) if verdict else "",
                 }
             )
             if verdict:
@@ -233,7 +234,7 @@ class Files:
             for statement in (KEPT, KEPT_KEY, KEPT_CONTENT_KEY) if kept else (LOOKED_AT,):
                 yield statement, values
             row = {"study_no_is": todo.study_no, "file_no_is": todo.file_no}
-            yield SETTLED, {"by": self._scope.run_id, **row}
+            yield SETTLED, {"by": self._scope.run_id, **row, "new_said": f"{outcome.status}/{outcome.reason}"}
         yield from self._claims.unclaiming(request)
 
 

@@ -97,7 +97,13 @@ class Ledger:
             run_id = any_run._runs.newest_into(report_dir)
         finally:
             any_run.close()
-        return cls(url, campaign, run_id)
+        ledger = cls(url, campaign, run_id)
+        try:
+            ledger._runs.require_what_it_found()
+        except IngestError:
+            ledger.close()
+            raise
+        return ledger
 
     def close(self) -> None:
         """Commits what waits, and lets the database go."""

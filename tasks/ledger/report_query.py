@@ -6,7 +6,8 @@
 | settled     | uploaded, by this run    |                               | uploaded               |
 | settled     | uploaded, by another run |                               | already_uploaded       |
 | settled     | duplicate                | same bytes, in this report    | duplicate              |
-| settled     | duplicate                | same bytes, not in it         | already_uploaded       |
+| settled     | duplicate                | same bytes, not in it, or its | already_uploaded       |
+|             |                          | path holds another UID now    |                        |
 | settled     | duplicate                | stored with other bytes       | conflict               |
 | settled     | any other                |                               | what the row says      |
 
@@ -70,7 +71,7 @@ def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
 
     `run_ids`: all runs whose rows the report has, this one among them.
     """
-    in_report = _is_in_report(_owner_id, _owners_listing, run_ids, instance, other_content)
+    in_report = _owner_has_uid() & _is_in_report(_owner_id, _owners_listing, run_ids, instance, other_content)
     is_earlier = (file.c.status == Status.UPLOADED) & file.c.run_id.not_in(run_ids)
     from_owner = _is_duplicate & _same_bytes & ~in_report
     derived: dict[str, Any] = {
@@ -153,11 +154,24 @@ def _is_in_report(file_id: Any, rows: Any, run_ids: Sequence[str], *of: Any) -> 
     )
 
 
+def _owner_has_uid() -> Any:
+    """Whether the owner's path does not hold another UID by now: then its row is about that one."""
+    return (
+        sa.exists(_owner.c.file_id)
+        .where(_owner.c.file_id == _owner_id, _owner.c.sop_instance_uid.in_(("", file.c.sop_instance_uid)))
+        .correlate(instance, other_content, file)
+    )
+
+
 def _same_uid_path() -> Any:
     """The file that has the row's SOP Instance UID: looked up for rows that share one, for no other."""
     path = (
         sa.select(_owner.c.path)
-        .where(_owner.c.file_id == _owner_id, _owner.c.file_id != file.c.file_id)
+        .where(
+            _owner.c.file_id == _owner_id,
+            _owner.c.file_id != file.c.file_id,
+            _owner.c.sop_instance_uid.in_(("", file.c.sop_instance_uid)),
+        )
         .correlate(instance, other_content, file)
         .scalar_subquery()
     )

@@ -15,6 +15,7 @@ from tasks.core.errors import InterruptedRunError, StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry
 from tasks.ledger.database import connect, has_ledger, patience_s, reading, retry_while_busy
+from tasks.ledger.later_runs import is_overwritten
 from tasks.ledger.liveness import heartbeat_s, is_unlocked
 from tasks.ledger.schema import file, instance, issued_key, listing, other_content, run, study
 from tasks.ledger.statements import NO_FILE, Scope
@@ -121,6 +122,17 @@ class Runs:
             )
         run_id: str = newest.run_id
         return run_id
+
+    def require_what_it_found(self) -> None:
+        """UsageError when the ledger has what a later run found in place of it."""
+        run_ids = [shard.run_id for shard in self.shards()] or [self._scope.run_id]
+        with reading(self._engine) as db:
+            if is_overwritten(db, run_ids):
+                raise UsageError(
+                    "A later run, into another report directory, has looked at files of this run since, and "
+                    "found them otherwise: the report of this run can't be written again. Nothing was "
+                    "changed. What is stored now is in the report of the later run."
+                )
 
     def shards(self) -> list[ShardStanding]:
         """The shards that this run was cut into, in their order; none of a run that is whole."""
