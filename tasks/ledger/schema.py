@@ -139,6 +139,12 @@ other_content = sa.Table(
     sa.Column("http_status", sa.Integer),
     sa.Column("started_ns", _big),
     sa.Column("finished_ns", _big),
+    sa.Index(  # what a run has claimed and not stored
+        "other_content_claimed",
+        "run_id",
+        sqlite_where=sa.text("key = ''"),
+        postgresql_where=sa.text("key = ''"),
+    ),
     sqlite_with_rowid=False,
 )
 issued_key = sa.Table(

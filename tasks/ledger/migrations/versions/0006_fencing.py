@@ -32,3 +32,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("campaign", "sop_instance_uid", "sha256"),
         sqlite_with_rowid=False,
     )
+    op.create_index(
+        "other_content_claimed",
+        "other_content",
+        ["run_id"],
+        sqlite_where=sa.text("key = ''"),
+        postgresql_where=sa.text("key = ''"),
+    )
