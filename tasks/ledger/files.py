@@ -170,6 +170,7 @@ class Files:
                     "file_id": its.file_id,
                     "batch_no": batch_no,
                     "settled": settled,
+                    "said": "/".join(verdict) if verdict else "",
                 }
             )
             if verdict:
@@ -288,7 +289,7 @@ class Files:
                 if outcome.status is Status.UNREADABLE or outcome.reason in _NAMES_STORED:
                     yield NAME_STORED, at
             row = {"study_no_is": todo.study_no, "file_no_is": todo.file_no}
-            yield SETTLED, {"by": self._scope.run_id, **row}
+            yield SETTLED, {"by": self._scope.run_id, **row, "new_said": f"{outcome.status}/{outcome.reason}"}
         yield from self._claims.unclaiming(request)
 
 

@@ -110,9 +110,13 @@ class Ledger:
         finally:
             any_run.close()
         ledger = cls(url, campaign, run_id)
-        if any(shard.is_alive for shard in ledger.shards()):
+        try:
+            if any(shard.is_alive for shard in ledger.shards()):
+                raise UsageError(AT_WORK)
+            ledger._runs.require_what_it_found()
+        except IngestError:
             ledger.close()
-            raise UsageError(AT_WORK)
+            raise
         return ledger
 
     def close(self) -> None:

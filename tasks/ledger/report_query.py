@@ -6,7 +6,8 @@
 | settled     | uploaded, by this run    |                               | uploaded               |
 | settled     | uploaded, by another run |                               | already_uploaded       |
 | settled     | duplicate                | same bytes, in this report    | duplicate              |
-| settled     | duplicate                | same bytes, not in it         | already_uploaded       |
+| settled     | duplicate                | same bytes, not in it, or its | already_uploaded       |
+|             |                          | path holds another UID now    |                        |
 | settled     | duplicate                | stored with other bytes       | conflict               |
 | settled     | any other                |                               | what the row says      |
 
@@ -107,7 +108,7 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
     The columns are those of ReportRow. `run_ids`: all runs whose rows the report has.
     """
     listed = _listed(page_rows)
-    in_report = _is_in_report(_owner_id, _owners_listing, run_ids, instance, other_content)
+    in_report = _owner_has_uid() & _is_in_report(_owner_id, _owners_listing, run_ids, instance, other_content)
     is_earlier = (file.c.status == Status.UPLOADED) & ~_is_of(run_ids, file.c.run_id)
     from_owner = _is_duplicate & _same_bytes & ~in_report
     derived: dict[str, Any] = {
@@ -209,11 +210,24 @@ def _is_of(run_ids: Sequence[str], run_id: Any) -> Any:
     return (sa.func.substr(run_id, 1, len(shared)) == shared) & (sa.func.length(run_id) == len(first))
 
 
+def _owner_has_uid() -> Any:
+    """Whether the owner's path does not hold another UID by now: then its row is about that one."""
+    return (
+        sa.exists(_owner.c.file_id)
+        .where(_owner.c.file_id == _owner_id, _owner.c.sop_instance_uid.in_(("", file.c.sop_instance_uid)))
+        .correlate(instance, other_content, file)
+    )
+
+
 def _same_uid_path(listed: "sa.Subquery") -> Any:
     """The file that has the row's SOP Instance UID: looked up for rows that share one, for no other."""
     path = (
         sa.select(_owner.c.path)
-        .where(_owner.c.file_id == _owner_id, _owner.c.file_id != file.c.file_id)
+        .where(
+            _owner.c.file_id == _owner_id,
+            _owner.c.file_id != file.c.file_id,
+            _owner.c.sop_instance_uid.in_(("", file.c.sop_instance_uid)),
+        )
         .correlate(instance, other_content, file)
         .scalar_subquery()
     )

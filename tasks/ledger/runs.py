@@ -15,6 +15,7 @@ from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry, Target
 from tasks.ledger.database import fetch, patience_s
 from tasks.ledger.file_requests import Reaching
+from tasks.ledger.later_runs import is_overwritten
 from tasks.ledger.liveness import heartbeat_s, is_unlocked
 from tasks.ledger.platforms import bind
 from tasks.ledger.schema import (
@@ -100,6 +101,16 @@ class Runs:
             raise UsageError(AT_WORK)
         run_id: str = newest.run_id
         return run_id
+
+    def require_what_it_found(self) -> None:
+        """UsageError when the ledger has what a later run found in place of it."""
+        run_ids = [shard.run_id for shard in self.shards()] or [self._scope.run_id]
+        if is_overwritten(self._engine, run_ids):
+            raise UsageError(
+                "A later run, into another report directory, has looked at files of this run since, and "
+                "found them otherwise: the report of this run can't be written again. Nothing was "
+                "changed. What is stored now is in the report of the later run."
+            )
 
     def shards(self) -> list[ShardStanding]:
         """The shards that this run was cut into, in their order; none of a run that is whole."""

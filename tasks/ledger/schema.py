@@ -161,6 +161,7 @@ listing = sa.Table(
     sa.Column("file_id", _big, nullable=False),
     sa.Column("batch_no", sa.Integer, nullable=False),
     sa.Column("settled", sa.Boolean, nullable=False),
+    sa.Column("said", _text, nullable=False, server_default=""),  # status/reason; empty: what was stored
     sa.Index("listing_by_file", "file_id", "run_id"),
     sa.Index(
         "listing_to_do",

@@ -148,7 +148,7 @@ SETTLED: Final = (
         listing.c.study_no == _bind("study_no_is"),
         listing.c.file_no == _bind("file_no_is"),
     )
-    .values(settled=True)
+    .values(settled=True, said=_bind("new_said"))
 )
 
 

@@ -8,13 +8,14 @@ down_revision = "0009"
 
 
 def upgrade() -> None:
-    """Adds run.serial, by the clock for earlier runs, run.locked and the table other_content."""
+    """Adds run.serial, by the clock for earlier runs, run.locked, listing.said, and other_content."""
     op.add_column("run", sa.Column("serial", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("run", sa.Column("locked", sa.Text(), server_default="", nullable=False))
     op.execute(
         "UPDATE run SET serial ="
         " (SELECT count(*) FROM run AS earlier WHERE earlier.started_ns <= run.started_ns)"
     )
+    op.add_column("listing", sa.Column("said", sa.Text(), server_default="", nullable=False))
     op.create_table(
         "other_content",
         sa.Column("campaign", sa.Text(), nullable=False),
