@@ -238,7 +238,7 @@ class TestKilled:
         assert "already_uploaded" not in told.summary.by_status
 
     def test_leaves_no_claim_behind(self, near_side: NearSide, dicom: Dicom) -> None:
-        """Not even one by a file that is gone by then: its twin would wait for ever."""
+        """Not even one by a file that is gone by then, unread: its twin would wait for ever."""
         first = near_side.put("0/a", dicom("1.7"))
         near_side.put("0/b", dicom("1.7"))
         near_side.options["dead_after"] = 2
@@ -253,7 +253,8 @@ class TestKilled:
         first.unlink()
         long_ago(settings.ledger_at)
         carry_out(engine(near_side, 1))
-        assert near_side.told(whole.finish()).statuses == {"0/b": "uploaded"}
+        expected = {"0/a": "missing/not_found", "0/b": "uploaded"}
+        assert near_side.told(whole.finish()).statuses == expected
 
 
 class TestKilledBeforeItWasDivided:
