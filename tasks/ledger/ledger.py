@@ -3,6 +3,7 @@
     runs.py             a run's life, its studies and shards
     files.py            what is to be done, claims, keys, outcomes
     report_query.py     the rows of its report
+    pruning.py          listings that no report needs any more
     group_commit.py     the thread through which all of them write
 
 Whoever writes waits until his row is durable. `schema.py` says what each table is.
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tasks.core.duplicates import Claim
-from tasks.core.errors import IngestError, UsageError
+from tasks.core.errors import IngestError, StoppedError, UsageError
 from tasks.core.models import Listed, Outcome, RunFacts, StudyEntry, Todo, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.report_columns import ReportRow
@@ -22,6 +23,7 @@ from tasks.ledger.database import connect, has_ledger, prepare
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Settling
 from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
+from tasks.ledger.pruning import is_pruned, prune
 from tasks.ledger.report_query import report_rows
 from tasks.ledger.runs import Runs, ShardStanding
 from tasks.ledger.statements import Scope
@@ -32,6 +34,10 @@ _NO_RULES: Final = Rules()
 _NO_RUN: Final = (
     "There is no run in this report directory, for there is no ledger of it: name the report directory of a "
     "run, or its --ledger."
+)
+_PRUNED: Final = (
+    "The ledger has rows of this run no more: a later run, maybe on another machine, has written its report "
+    "into a directory of this name. Run the same command again, with a --report-dir of another name."
 )
 _UNSCANNED: Final = -1  # the batch of what was not walked
 
@@ -63,7 +69,7 @@ class Ledger:
         except IngestError:
             self._engine.dispose()
             raise
-        scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
+        self._scope = scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
         self._runs = Runs(self._engine, scope, counters)
         self._files = Files(self._engine, scope, TrailEvents(trail, campaign) if trail else None)
         self._writer = Writer(
@@ -210,5 +216,15 @@ class Ledger:
         return self._runs.unused_keys()
 
     def report_rows(self) -> Iterator[ReportRow]:
-        """The run's report, of all its shards, sorted by study_no and file_no."""
-        return report_rows(self._engine, [shard.run_id for shard in self.shards()] or [self.run_id])
+        """The run's report, of all its shards, sorted by study_no and file_no.
+
+        Raises StoppedError at its end when a later run into a directory of this name pruned it meanwhile.
+        """
+        run_ids = [shard.run_id for shard in self.shards()] or [self.run_id]
+        yield from report_rows(self._engine, run_ids)
+        if is_pruned(self._engine, run_ids):
+            raise StoppedError(_PRUNED)
+
+    def prune(self) -> None:
+        """Deletes listings of earlier runs into this report directory, once its newer report is complete."""
+        prune(self._engine, self._scope, self._writer.write)

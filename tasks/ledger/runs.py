@@ -67,6 +67,16 @@ def shard_run_id(run_id: str, shard_no: int) -> str:
     return f"{run_id}-{shard_no:04}"
 
 
+def shard_run_ids(run_id: str) -> list[str]:
+    """Those that shards of this run may have."""
+    return [shard_run_id(run_id, number) for number in range(1, MOST_SHARDS + 1)]
+
+
+def is_over(end: Mapping[str, Any] | None) -> bool:
+    """Whether a run of this `end` came to it neither interrupted nor killed."""
+    return end is not None and end["stopped_exit_code"] != InterruptedRunError.exit_code
+
+
 @dataclass(frozen=True, slots=True)
 class ShardStanding:
     """Where a shard of a run stands. `facts` once a process has ended it, in order or stopped early."""
@@ -114,9 +124,7 @@ class Runs:
     def shards(self) -> list[ShardStanding]:
         """The shards that this run was cut into, in their order; none of a run that is whole."""
         # By their names, and not by how these begin: an index of names finds those on every database.
-        of_this_run = run.c.run_id.in_(
-            [shard_run_id(self._scope.run_id, number) for number in range(1, MOST_SHARDS + 1)]
-        )
+        of_this_run = run.c.run_id.in_(shard_run_ids(self._scope.run_id))
         query = (
             sa.select(run.c.run_id, run.c.end, run.c.progress, self._scope.is_alive.label("alive"))
             .where(run.c.campaign == self._scope.campaign, of_this_run)
@@ -134,7 +142,7 @@ class Runs:
         """Whether the run came to its end, neither interrupted nor killed."""
         with reading(self._engine) as db:
             end = db.scalar(sa.select(run.c.end).where(run.c.run_id == self._scope.run_id))
-        return end is not None and end["stopped_exit_code"] != InterruptedRunError.exit_code
+        return is_over(end)
 
     def facts(self) -> RunFacts:
         """What the run said at its end; when it was killed, what can be known of it."""

@@ -1,7 +1,7 @@
 """What a run is written down in: ledger, audit trail, report and certificate."""
 
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +47,8 @@ class Records:
         )
         trail.flush()
         write_certificate(report_dir, summary, trail.chain, self.key)
+        with suppress(IngestError):  # the report is whole; the next one's run does what this one could not
+            ledger.prune()
         return summary
 
     def close(self) -> None:
