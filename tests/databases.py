@@ -45,6 +45,11 @@ class PostgreSQL:
         self.stop("immediate")
         shutil.rmtree(self._home, ignore_errors=True)
 
+    @property
+    def pid(self) -> int:
+        """Of the process whose children serve the connections."""
+        return int((self._home / "data" / "postmaster.pid").read_text().split()[0])
+
     def new_database(self) -> str:
         """The URL of an empty database."""
         name = f"ledger_{next(_numbers)}"

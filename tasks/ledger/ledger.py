@@ -3,6 +3,7 @@
     runs.py             a run's life, its studies and shards
     files.py            what is to be done, claims, keys, outcomes
     report_query.py     the rows of its report
+    pruning.py          listings that no report needs any more
     group_commit.py     the thread through which all of them write
 
 Whoever writes waits until his row is durable. `schema.py` says what each table is.
@@ -28,6 +29,7 @@ from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
 from tasks.ledger.left_files import LeftFiles
 from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
+from tasks.ledger.pruning import is_pruned, prune
 from tasks.ledger.report_query import report_rows, with_unscanned
 from tasks.ledger.runs import AT_WORK, SILENT, Runs, ShardStanding
 from tasks.ledger.statements import Scope
@@ -41,6 +43,10 @@ _NO_RUN: Final = (
     "run, or its --ledger."
 )
 _KEPT_CHARS: Final = 200  # of the path of a row that the database can't hold
+_PRUNED: Final = (
+    "The ledger has rows of this run no more: a later run, maybe on another machine, has written its report "
+    "into a directory of this name. Run the same command again, with a --report-dir of another name."
+)
 _UNSCANNED: Final = -1  # the batch of what was not walked
 
 _T = TypeVar("_T")
@@ -78,7 +84,7 @@ class Ledger:
         except IngestError:
             self._engine.dispose()
             raise
-        scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
+        self._scope = scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
         locked = kept_lock(trail.path) if trail else ""
         self._not_issued: list[Issuing] = []
         events = TrailEvents(trail, campaign) if trail else None
@@ -363,9 +369,16 @@ class Ledger:
         """The run's report, of all its shards, sorted by study_no and file_no.
 
         A study directory that a shard has not walked to its end has a row for that here, and none in the
-        ledger: whoever is at work on the shard, or takes it up a moment later, must not find one.
+        ledger: whoever is at work on the shard, or takes it up a moment later, must not find one. Raises
+        StoppedError at its end when a later run into a directory of this name pruned it meanwhile.
         """
         shards = [shard.run_id for shard in self.shards()]
-        if not shards:
-            return report_rows(self._engine, [self.run_id])
-        return with_unscanned(report_rows(self._engine, shards), self._runs.unscanned_by(shards))
+        run_ids = shards or [self.run_id]
+        rows = report_rows(self._engine, run_ids)
+        yield from with_unscanned(rows, self._runs.unscanned_by(shards)) if shards else rows
+        if is_pruned(self._engine, run_ids):
+            raise StoppedError(_PRUNED)
+
+    def prune(self) -> None:
+        """Deletes listings of earlier runs into this report directory, once its newer report is complete."""
+        prune(self._engine, self._scope, self._writer.write)

@@ -50,6 +50,16 @@ def shard_run_id(run_id: str, shard_no: int) -> str:
     return f"{run_id}-{shard_no:04}"
 
 
+def shard_run_ids(run_id: str) -> list[str]:
+    """Those that shards of this run may have."""
+    return [shard_run_id(run_id, number) for number in range(1, MOST_SHARDS + 1)]
+
+
+def is_over(end: Mapping[str, Any] | None) -> bool:
+    """Whether a run of this `end` came to it neither interrupted nor killed."""
+    return end is not None and end["stopped_exit_code"] != InterruptedRunError.exit_code
+
+
 @dataclass(frozen=True, slots=True)
 class ShardStanding:
     """Where a shard of a run stands. `facts` once a process has ended it, in order or stopped early."""
@@ -134,8 +144,7 @@ class Runs:
     def is_over(self) -> bool:
         """Whether the run came to its end, neither interrupted nor killed."""
         found = fetch(self._engine, sa.select(run.c.end).where(run.c.run_id == self._scope.run_id))
-        end = found[0].end if found else None
-        return end is not None and end["stopped_exit_code"] != InterruptedRunError.exit_code
+        return is_over(found[0].end if found else None)
 
     def report_dir(self) -> Path | None:
         """The run's report directory; None while nobody has begun it."""
@@ -232,8 +241,8 @@ class Runs:
     def _is_our_shard(self) -> "sa.ColumnElement[bool]":
         """Whether a row of `run` is that of a shard of this run."""
         # By their names, and not by how these begin: an index of names finds those on every database.
-        of_this_run = [shard_run_id(self._scope.run_id, number) for number in range(1, MOST_SHARDS + 1)]
-        return (run.c.campaign == self._scope.campaign) & run.c.run_id.in_(of_this_run)
+        of_this_run = run.c.run_id.in_(shard_run_ids(self._scope.run_id))
+        return (run.c.campaign == self._scope.campaign) & of_this_run
 
     # -- writes ------------------------------------------------------------------------------------------
 

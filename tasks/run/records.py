@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +64,8 @@ class Records:
         )
         trail.flush()
         write_certificate(report_dir, written, trail.chain, trail.size_bytes, self.key)
+        with suppress(IngestError):  # the report is whole; the next one's run does what this one could not
+            ledger.prune()
         return summary
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from tests.benchmarks import (
     bench_fast_link,
     bench_prefect,
     bench_read,
+    bench_report,
     bench_size,
     bench_slow_link,
     bench_start,
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "fast_link": bench_fast_link,
     "prefect": bench_prefect,
     "size": bench_size,
+    "report": bench_report,
 }
 
 

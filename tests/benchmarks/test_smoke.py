@@ -15,7 +15,14 @@ from tests.benchmarks.table import HEADINGS, Row, markdown
 
 # Of each command, about as long as the other.
 WHAT_IS_SHOWN = {
-    ("start", "read", "slow_link", "size"): ("--help", "headers", "slow link", "sparse", "rerun"),
+    ("start", "read", "slow_link", "size", "report"): (
+        "--help",
+        "headers",
+        "slow link",
+        "sparse",
+        "rerun",
+        "report",
+    ),
     ("fast_link",): ("fast link", "TLS", "by part"),
     ("prefect",): ("Prefect",),
 }
