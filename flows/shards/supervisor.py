@@ -22,7 +22,7 @@ from prefect.states import Cancelling, Crashed
 
 from flows.orchestration.api_client import Connect, connect
 from tasks.core.errors import IngestError, InterruptedRunError, StoppedError
-from tasks.ledger.runs import ShardStanding
+from tasks.ledger.shard_runs import ShardStanding
 from tasks.run.shards import Migration
 from tasks.settings import MOST_PARALLEL
 

@@ -31,7 +31,8 @@ from tasks.ledger.left_files import LeftFiles
 from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
 from tasks.ledger.pruning import is_pruned, prune
 from tasks.ledger.report_query import report_rows, with_unscanned
-from tasks.ledger.runs import AT_WORK, SILENT, Runs, ShardStanding
+from tasks.ledger.runs import AT_WORK, SILENT, Runs
+from tasks.ledger.shard_runs import ShardStanding
 from tasks.ledger.statements import Scope
 from tasks.ledger.trail_events import AuditTrail, TrailEvents
 from tasks.settings import RunSettings

@@ -11,8 +11,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tasks.ledger.database import fetch
-from tasks.ledger.runs import is_over, shard_run_ids
 from tasks.ledger.schema import listing, run
+from tasks.ledger.shard_runs import is_over, shard_run_ids
 from tasks.ledger.statements import Scope
 
 _POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)

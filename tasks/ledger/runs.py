@@ -4,13 +4,13 @@ What takes a connection writes by it, and may be executed again when its commit 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from tasks.core.errors import InterruptedRunError, StoppedError, UsageError
+from tasks.core.errors import StoppedError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry, Target
 from tasks.ledger.database import fetch, patience_s
@@ -29,9 +29,9 @@ from tasks.ledger.schema import (
     storage_host,
     study,
 )
+from tasks.ledger.shard_runs import ShardStanding, is_over, shard_run_id, shard_run_ids
 from tasks.ledger.statements import NO_FILE, Scope
 from tasks.ledger.trail_events import TrailEvents
-from tasks.settings import MOST_SHARDS
 
 AT_WORK: Final = (
     "A run into this report directory is at work, or was killed a moment ago: on another host it counts as "
@@ -43,31 +43,6 @@ SILENT: Final = (
 )
 _TAKEN_UP: Final = "Stopped: this process was silent for so long that another took its run up."
 _AT_ONCE: Final = 1000  # rows read or written
-
-
-def shard_run_id(run_id: str, shard_no: int) -> str:
-    """The run_id of a run's shard."""
-    return f"{run_id}-{shard_no:04}"
-
-
-def shard_run_ids(run_id: str) -> list[str]:
-    """Those that shards of this run may have."""
-    return [shard_run_id(run_id, number) for number in range(1, MOST_SHARDS + 1)]
-
-
-def is_over(end: Mapping[str, Any] | None) -> bool:
-    """Whether a run of this `end` came to it neither interrupted nor killed."""
-    return end is not None and end["stopped_exit_code"] != InterruptedRunError.exit_code
-
-
-@dataclass(frozen=True, slots=True)
-class ShardStanding:
-    """Where a shard of a run stands. `facts` once a process has ended it, in order or stopped early."""
-
-    run_id: str
-    is_alive: bool
-    facts: RunFacts | None
-    progress: Mapping[str, int]  # the counters of its last sign of life
 
 
 class Runs:

@@ -20,7 +20,7 @@ from tasks.core.plan import cut
 from tasks.ledger.database import has_ledger
 from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
-from tasks.ledger.runs import ShardStanding, shard_run_id
+from tasks.ledger.shard_runs import ShardStanding, shard_run_id
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.run.engine import Engine, problems_of

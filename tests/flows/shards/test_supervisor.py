@@ -18,7 +18,7 @@ from flows.orchestration.api_client import connect
 from flows.shards.supervisor import MOST_STARTS_IN_VAIN, Supervisor, SupervisorEdges
 from tasks.core.errors import StoppedError
 from tasks.core.models import RunFacts
-from tasks.ledger.runs import ShardStanding
+from tasks.ledger.shard_runs import ShardStanding
 from tasks.settings import Settings, load
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
