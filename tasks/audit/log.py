@@ -219,5 +219,6 @@ def _write_errors() -> Iterator[None]:
     except OSError as error:
         why = os.strerror(error.errno or 0)
         raise StoppedError(
-            f"The audit trail can't be written: {why}. Mend that, then run the same command again."
+            f"The audit trail can't be written: {why}. Mend that, then run the same command again. "
+            "The report of what was done until now: `dicom-ingest report` with this report directory."
         ) from None

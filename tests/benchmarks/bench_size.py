@@ -116,7 +116,7 @@ def seed(directory: Path, studies: int) -> None:
     report_dir = directory / "report"
     ledger = Ledger(report_dir / "ledger.sqlite", "default", "seed")
     entries = _entries(studies)
-    ledger.begin(time.time_ns(), report_dir, entries, {})
+    ledger.begin(time.time_ns(), directory / "seed", entries, {})  # it has no trail in the other one
     files = (row for entry in entries for row in _made_up(entry, None))
     batch_no = 0
     while rows := list(islice(files, 2000)):

@@ -9,15 +9,18 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Failed, Paused, Running, Suspended
+from pydantic import SecretStr
 
+from flows.orchestration.blocks import DicomUploadApi
 from flows.orchestration.run_control import ControlEdges, obey_requests
 from tasks.core.errors import IngestError
 from tasks.report.reader import read_report, read_summary
@@ -36,8 +39,7 @@ RETRY = {"type": "SCHEDULED", "name": "AwaitingRetry"}
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Iterator[Served]:
     """`dicom-ingest serve`: Prefect's server, and a runner of the deployments."""
-    environment = os.environ | {"DICOM_INGEST_TOKEN": TOKEN}
-    with served(tmp_path_factory.mktemp("served"), prefect_home, environment) as serving:
+    with served(tmp_path_factory.mktemp("served"), prefect_home, os.environ) as serving:
         yield serving
 
 
@@ -69,11 +71,18 @@ class Run:
         parameters = {
             "manifest": str(directory / "manifest.csv"),
             "report_dir": str(self.report_dir),
-            "api_endpoint": far_side.url,
+            "api": self._block(serving, far_side),
             "options": {"parallel": PARALLEL},
         }
         path = f"/deployments/{deployment['id']}/create_flow_run"
         self.id = UUID(self.asked("POST", path, {"parameters": parameters, **named})["id"])
+
+    def _block(self, serving: Served, far_side: FarSide) -> str:
+        """Names a block with the platform of this run, and the credentials for it."""
+        name = f"platform-{uuid4().hex}"
+        with temporary_settings({PREFECT_API_URL: serving.api}):
+            DicomUploadApi(api_endpoint=far_side.url, token=SecretStr(TOKEN)).save(name)
+        return name
 
     def set(self, state: dict[str, Any], *, force: bool = True) -> None:
         self.asked("POST", f"/flow_runs/{self.id}/set_state", {"state": state, "force": force})
