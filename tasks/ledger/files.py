@@ -121,7 +121,7 @@ class Files:
         rules: Rules,
     ) -> int:
         """Adds rows of the scan to the report; returns how many of them are to be done."""
-        known = self._known_or_new(db, [escape(row.path) for row in rows])
+        known = self._known_or_new(db, [_kept_path(row) for row in rows])
         listed, unopened = [], []
         for row, its in zip(rows, known, strict=True):
             settled, verdict = _before_opening(row, its, rules)
@@ -273,6 +273,11 @@ def _before_opening(
         case Standing.TOO_YOUNG:
             return True, (Status.NOT_ATTEMPTED, Reason.TOO_YOUNG)
     return False, None
+
+
+def _kept_path(row: Listed | Unwalked) -> str:
+    """What is no file's row ends in a slash: a file of the same path, be it in this run, has its own."""
+    return escape(row.path) + ("/" if isinstance(row, Unwalked) else "")
 
 
 def _pages(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -102,6 +102,7 @@ def report_select(run_id: str, run_ids: Sequence[str]) -> "sa.Select[Any]":
         "study_no": listing.c.study_no,
         "file_no": listing.c.file_no,
         "study_dir": study.c.study_dir,
+        "path": _plain_path(file.c.path),
         "status": _status(is_earlier, in_report),
         "reason": sa.case(
             (~listing.c.settled, Reason.STOPPED), (is_earlier, Reason.NONE), else_=file.c.reason
@@ -140,6 +141,11 @@ def _of_file(name: str, from_owner: Any) -> Any:
     if kept_as in instance.c:
         said = sa.case((from_owner, instance.c[kept_as]), else_=said)
     return sa.case((listing.c.settled, said), else_=blank(name))
+
+
+def _plain_path(path: Any) -> Any:
+    """Without the slash at the end of what is no file's row (`schema.py`)."""
+    return sa.case((path.endswith("/"), sa.func.substr(path, 1, sa.func.length(path) - 1)), else_=path)
 
 
 def _status(is_earlier: Any, in_report: Any) -> Any:

@@ -20,10 +20,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from tasks.core.audit_chain import Event
-from tasks.core.errors import IngestError, UsageError
+from tasks.core.errors import IngestError, InterruptedRunError, UsageError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.words import counted
@@ -35,6 +36,7 @@ from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer
 from tasks.run.records import keep_unused, open_records
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
+from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.scan import Ownership, survey, walk_study
 from tasks.upload.assembly import connect, file_transfer
 from tasks.upload.slots import Slots
@@ -61,13 +63,15 @@ class Engine:
         run_id: str = "",
         scan: Scan = walk_study,
         shard: Collection[int] | None = None,
+        ownership: Ownership | None = None,
         edges: Edges | None = None,
     ) -> None:
         """Asks the API for one URL, then opens the ledger: what is wrong is raised before anything is made.
 
         A shard does not ask, for its migration has: what is wrong since then is its report's, and a platform
         that is down is waited for.
-        `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/run/shards.py`).
+        `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/run/shards.py`),
+        and whose a directory is, too, as `ownership`.
         """
         self.run_id = run_id or uuid.uuid4().hex
         self.settings = settings
@@ -79,7 +83,7 @@ class Engine:
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()
         self._stopping = threading.Event()
-        self._ownership = survey(entries, settings.root or None)
+        self._ownership = ownership or survey(entries, settings.root or None)
         with ExitStack() as undo:
             self._client = connect(settings)
             undo.callback(self._client.close)
@@ -87,6 +91,8 @@ class Engine:
             self._records = open_records(undo, settings, self.run_id, len(ours), ask, self.progress.counters)
             self._ledger = self._records.ledger
             self._begin(entries, is_shard=shard is not None)
+            self._listed = _listed_directories(settings)
+            self._ownership = replace(self._ownership, note=self._listed.note)
             refusal = keep_unused(self._ledger, self._records.first)
             undo.pop_all()
         self._uploader = self._new_uploader()
@@ -178,7 +184,7 @@ class Engine:
             self._edges.clock_ns(),
             peak_parallel=self._uploader.peak,
             parallel_course=self._uploader.course,
-            problems=([str(why)] if why else []) + problems_of(self._ownership),
+            problems=[*([str(why)] if why else []), *problems_of(self._ownership), *self._changed_since(why)],
             stopped_exit_code=why.exit_code if why else None,
         )
         self._ledger.end(facts)
@@ -196,6 +202,7 @@ class Engine:
     def close(self) -> None:
         """Lets records and connections go. Nothing follows."""
         try:
+            self._listed.close()
             self._records.close()
         finally:
             self._client.close()
@@ -204,6 +211,10 @@ class Engine:
         if not self._is_drained:
             self._uploader.drain(self._edges.grace_s)
             self._is_drained = True
+
+    def _changed_since(self, why: IngestError | None) -> list[str]:
+        """Which directories have, since they were listed; who interrupts a run does not wait for that."""
+        return [] if isinstance(why, InterruptedRunError) else self._listed.problems()
 
     def _begin(self, entries: Sequence[StudyEntry], *, is_shard: bool) -> None:
         """The ledger knows from here on that the run is at work."""
@@ -266,6 +277,12 @@ def _submit(engine: Engine, pool: ThreadPoolExecutor, window: list[int]) -> list
 def _has_ended(future: Future[None], timeout_s: float) -> bool:
     wait([future], timeout_s)
     return future.done() and future.result() is None
+
+
+def _listed_directories(settings: Settings) -> ListedDirectories:
+    ledger_at = settings.ledger_at
+    own = [settings.report_dir, *([ledger_at.parent] if isinstance(ledger_at, Path) else [])]
+    return ListedDirectories(settings.report_dir, own_directories(*own))
 
 
 def problems_of(ownership: Ownership) -> list[str]:

@@ -12,7 +12,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -41,29 +42,54 @@ _Found = tuple[bytes, os.stat_result | Reason]
 class Ownership:
     """Which entry owns a directory when study directories lie in one another: the first that holds it."""
 
-    real_dirs: Mapping[int, bytes]  # study_no -> its real directory
+    real_dirs: Mapping[int, bytes]  # study_no -> its real directory; not of one outside the root
     owners: Mapping[bytes, int]  # real directory -> study_no of the first entry there
     absorbed: frozenset[int]  # entries that lie in an earlier one whole, and so have no files of their own
     overlaps: Mapping[int, int]  # study_no -> the first earlier study_no that it shares files with
     real_root: bytes | None
+    here: "Callable[[], Ownership] | None" = None  # what this machine says, where another one decided
+    note: Callable[[int, bytes], None] = lambda _study_no, _path: None  # a directory that is listed next
 
-    def covers(self, real: bytes) -> bool:
-        """Whether some entry's walk comes to this real path without following a link."""
-        return any(directory in self.owners for directory in _upwards(real))
+    def covers(self, directory: bytes) -> bool:
+        """Whether some entry's walk comes to this real directory without following a link."""
+        is_covered = any(each in self.owners for each in _upwards(directory))
+        return is_covered or (self.here is not None and self.here().covers(directory))
 
-    def admits(self, real: bytes) -> bool:
+    def is_admitted_here(self, study_dir: bytes) -> bool:
+        """Whether a study directory that was decided on elsewhere lies in the root on this machine, too."""
+        if self.real_root is None or self.here is None:
+            return True
+        return _is_inside(os.path.realpath(study_dir), self.real_root)
+
+    def admits(self, real: bytes, *, is_covered: bool) -> bool:
         """Whether a link may lead there: into the root, or without one into any study directory."""
-        return self.covers(real) if self.real_root is None else _is_inside(real, self.real_root)
+        return is_covered if self.real_root is None else _is_inside(real, self.real_root)
 
 
 def survey(entries: Sequence[StudyEntry], root: Path | str | None = None) -> Ownership:
     """Resolves the links of all study directories, and decides which entry of the manifest owns which."""
     real_root = None if root is None else os.path.realpath(os.fsencode(root))
     real_dirs = {entry.study_no: os.path.realpath(os.fsencode(entry.study_dir)) for entry in entries}
+    if real_root is not None:  # an entry outside the root is not walked
+        real_dirs = {no: real for no, real in real_dirs.items() if _is_inside(real, real_root)}
+    return _ownership(real_dirs, real_root)
+
+
+def decided_ownership(
+    real_dirs: Mapping[int, bytes], entries: Sequence[StudyEntry], root: Path | str | None = None
+) -> Ownership:
+    """The `survey` of these entries by another process, by its `real_dirs`: so all shards agree.
+
+    Where links lead is looked up here all the same.
+    """
+    real_root = None if root is None else os.path.realpath(os.fsencode(root))
+    return replace(_ownership(real_dirs, real_root), here=cache(lambda: survey(entries, root)))
+
+
+def _ownership(real_dirs: Mapping[int, bytes], real_root: bytes | None) -> Ownership:
     owners: dict[bytes, int] = {}
     for study_no, real in real_dirs.items():
-        if real_root is None or _is_inside(real, real_root):  # an entry outside the root is not walked
-            owners.setdefault(real, study_no)
+        owners.setdefault(real, study_no)
     absorbed, overlaps = _overlaps(real_dirs, owners)
     return Ownership(real_dirs, owners, absorbed, overlaps, real_root)
 
@@ -103,7 +129,7 @@ def just_file(path: Path) -> Callable[[StudyEntry, Ownership], Iterator[Listed |
 
 def _rows(entry: StudyEntry, ownership: Ownership) -> Iterator[_Found]:
     path = os.fsencode(entry.study_dir)
-    real = ownership.real_dirs[entry.study_no]
+    real = ownership.real_dirs.get(entry.study_no)
     trouble = _trouble_at(path)
     if trouble in _MISSING:
         yield path, trouble
@@ -111,7 +137,7 @@ def _rows(entry: StudyEntry, ownership: Ownership) -> Iterator[_Found]:
         return
     elif trouble:
         yield path, trouble
-    elif ownership.real_root is not None and not _is_inside(real, ownership.real_root):
+    elif real is None or not ownership.is_admitted_here(path):
         yield path, Reason.LINK_OUTSIDE_ROOT
     else:
         yield from _Walk(entry.study_no, ownership).found_in(_Dir(path, real))
@@ -148,7 +174,7 @@ class _Walk:
     def found_in(self, top: _Dir) -> Iterator[_Found]:
         """Everything in `top` that makes a row. A directory's names are held while the walk is in it."""
         stack: list[_Level] = []
-        yield from _enter(top, stack)
+        yield from self._enter(top, stack)
         while stack:
             directory, names = stack[-1]
             if not names:
@@ -158,9 +184,16 @@ class _Walk:
             path = _join(directory.path, name.rstrip(_MARKS))
             found = self._look_at(name, path, directory)
             if isinstance(found, _Dir):
-                yield from _enter(found, stack)
+                yield from self._enter(found, stack)
             elif found is not None:
                 yield path, found
+
+    def _enter(self, directory: _Dir, stack: list[_Level]) -> Iterator[_Found]:
+        self._ownership.note(self._study_no, directory.path)
+        names, reason = _listing(directory.path)
+        stack.append((directory, names))
+        if reason:
+            yield directory.path, reason
 
     def _look_at(self, name: bytes, path: bytes, parent: _Dir) -> _Dir | os.stat_result | Reason | None:
         """A directory to go on with, a file, a reason why neither, or None: it has no row here."""
@@ -188,26 +221,22 @@ class _Walk:
             target = os.stat(real)
         except OSError as error:
             return Reason.BROKEN_LINK if error.errno in _NO_SUCH_PATH else _reason(error)
-        if not self._ownership.admits(real):
+        is_directory = stat.S_ISDIR(target.st_mode)
+        # A file is no entry's for being one itself: it has a row where a directory is walked that holds it.
+        is_covered = self._ownership.covers(real if is_directory else os.path.dirname(real))
+        if not self._ownership.admits(real, is_covered=is_covered):
             return Reason.LINK_OUTSIDE_ROOT
         if _is_inside(parent.real, real):
             return Reason.LINK_LOOP
-        if self._ownership.covers(real) or self._has_followed(real):
+        if is_covered or self._has_followed(real):
             return None
         self._followed.add(real)
-        if stat.S_ISDIR(target.st_mode):
+        if is_directory:
             return _Dir(path, real, is_linked=True)
         return target if stat.S_ISREG(target.st_mode) else None
 
     def _has_followed(self, real: bytes) -> bool:
         return bool(self._followed) and any(directory in self._followed for directory in _upwards(real))
-
-
-def _enter(directory: _Dir, stack: list[_Level]) -> Iterator[_Found]:
-    names, reason = _listing(directory.path)
-    stack.append((directory, names))
-    if reason:
-        yield directory.path, reason
 
 
 def _listing(path: bytes) -> tuple[list[bytes], Reason]:
