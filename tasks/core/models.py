@@ -162,7 +162,7 @@ class Unwalked:
     path: str
     status: Status
     reason: Reason
-    is_file: bool = False  # a file that an earlier run saw, and that is gone
+    is_file: bool = False  # a file or link, there or gone: no directory
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ class Files:
         rules: Rules,
     ) -> Enrolled:
         """Adds rows of the scan to the report."""
-        known = self._known_or_new(db, [escape(row.path) for row in rows])
+        known = self._known_or_new(db, [_kept_path(row) for row in rows])
         listed, unopened, ctimes, touched = [], [], [], 0
         for row, its in zip(rows, known, strict=True):
             settled, verdict, is_touched = _before_opening(row, its, rules)
@@ -313,6 +313,11 @@ def _before_opening(
         case Standing.TOO_YOUNG:
             return True, (Status.NOT_ATTEMPTED, Reason.TOO_YOUNG), False
     return False, None, found is Standing.TOUCHED
+
+
+def _kept_path(row: Listed | Unwalked) -> str:
+    """What is no file's row ends in a slash: a file of the same path, be it in this run, has its own."""
+    return escape(row.path) + ("" if isinstance(row, Listed) or row.is_file else "/")
 
 
 def _pages(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

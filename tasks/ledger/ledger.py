@@ -154,16 +154,16 @@ class Ledger:
         report_dir: Path,
         entries: Sequence[StudyEntry],
         overlaps: Mapping[int, int],
+        real_dirs: Mapping[int, bytes],
         shards: Sequence[Sequence[StudyEntry]],
         target: Target = _NO_TARGET,
     ) -> bool:
         """As `begin`, and so are the shards that the run is cut into: each a run, for `take_up`.
 
-        All in one commit. False while another process is at work on this run.
+        `real_dirs` is for them. All in one commit. False while another process is at work on this run.
         """
-        is_ours = self._writer.write(
-            lambda db: self._runs.begin_divided(db, started_ns, report_dir, entries, overlaps, shards, target)
-        )
+        divided = started_ns, report_dir, entries, overlaps, real_dirs, shards, target
+        is_ours = self._writer.write(lambda db: self._runs.begin_divided(db, *divided))
         if is_ours:
             self._runs.at_work_since_ns = started_ns
         return is_ours
@@ -361,6 +361,10 @@ class Ledger:
     def overlaps(self) -> dict[int, int]:
         """study_no to the earlier study_no that it shares files with."""
         return self._runs.overlaps()
+
+    def real_dirs(self) -> dict[int, bytes]:
+        """study_no to the real directory that was decided for all shards of this run."""
+        return self._runs.real_dirs()
 
     def unused_keys(self) -> list[str]:
         """Those that this run, and each of its shards, was given at its start; oldest first."""

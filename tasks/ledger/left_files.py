@@ -48,7 +48,7 @@ class LeftFiles:
         path, head = self._order()
         query = (
             sa.select(file.c.path, file.c.size_bytes)
-            .where(*self._is_left, path >= lowest, path < beyond)
+            .where(*self._is_left, path > lowest, path < beyond)
             .where((file.c.status != Status.MISSING) | (file.c.last_status != ""))
             .where(file.c.key == "", ~self._is_listed(), ~_is_stored_elsewhere())
             .order_by(head, path)

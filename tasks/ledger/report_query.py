@@ -115,6 +115,7 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
         "study_no": listed.c.study_no,
         "file_no": listed.c.file_no,
         "study_dir": study.c.study_dir,
+        "path": _plain_path(file.c.path),
         "status": _status(listed, is_earlier, in_report),
         "reason": sa.case(
             (~listed.c.settled, Reason.STOPPED), (is_earlier, Reason.NONE), else_=file.c.reason
@@ -168,6 +169,11 @@ def _of_file(name: str, listed: "sa.Subquery", from_owner: Any) -> Any:
     if kept_as in instance.c:
         said = sa.case((from_owner, _owned(kept_as)), else_=said)
     return sa.case((listed.c.settled, said), else_=blank(name))
+
+
+def _plain_path(path: Any) -> Any:
+    """Without the slash at the end of what is no file's row (`schema.py`)."""
+    return sa.case((path.endswith("/"), sa.func.substr(path, 1, sa.func.length(path) - 1)), else_=path)
 
 
 def _owned(name: str) -> Any:

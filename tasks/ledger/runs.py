@@ -3,9 +3,11 @@
 What takes a connection writes by it, and may be executed again when its commit got lost on the way.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -43,6 +45,7 @@ SILENT: Final = (
 )
 _TAKEN_UP: Final = "Stopped: this process was silent for so long that another took its run up."
 _AT_ONCE: Final = 1000  # rows read or written
+_NONE_DECIDED: Final[Mapping[int, bytes]] = MappingProxyType({})
 
 
 class Runs:
@@ -192,6 +195,14 @@ class Runs:
         )
         return {row.study_no: row.overlaps for row in fetch(self._engine, query)}
 
+    def real_dirs(self) -> dict[int, bytes]:
+        """study_no to the real directory that was decided for all shards of this run."""
+        query = sa.select(study.c.study_no, study.c.real_dir).where(
+            study.c.run_id == self._scope.run_id, study.c.real_dir.is_not(None)
+        )
+        found = fetch(self._engine, query)
+        return {row.study_no: os.fsencode(unescape(row.real_dir)) for row in found}
+
     def unused_keys(self) -> list[str]:
         """Those that this run, and each of its shards, was given at its start; oldest first."""
         run_ids = [self._scope.run_id, *(shard.run_id for shard in self.shards())]
@@ -229,11 +240,12 @@ class Runs:
         entries: Sequence[StudyEntry],
         overlaps: Mapping[int, int],
         target: Target,
+        real_dirs: Mapping[int, bytes] = _NONE_DECIDED,
     ) -> None:
         """Adds the run and its studies. UsageError when the campaign belongs to another platform."""
         bind(db, self._scope, target)
         begun = self._begun(started_ns, report_dir) | _kept_target(target)
-        self._add(db, self._scope.run_id, begun, self._scope.now_s, entries, overlaps)
+        self._add(db, self._scope.run_id, begun, self._scope.now_s, entries, overlaps, real_dirs)
 
     def begin_divided(
         self,
@@ -242,6 +254,7 @@ class Runs:
         report_dir: Path,
         entries: Sequence[StudyEntry],
         overlaps: Mapping[int, int],
+        real_dirs: Mapping[int, bytes],
         shards: Sequence[Sequence[StudyEntry]],
         target: Target,
     ) -> bool:
@@ -256,7 +269,7 @@ class Runs:
         if db.scalar(sa.select(sa.exists().where(self._is_our_shard))):
             return True  # by a process that was quicker, and is dead by now
         db.execute(sa.delete(study).where(study.c.run_id == self._scope.run_id))
-        self.begin(db, started_ns, report_dir, entries, overlaps, target)
+        self.begin(db, started_ns, report_dir, entries, overlaps, target, real_dirs)
         for number, part in enumerate(shards, 1):
             run_id = shard_run_id(self._scope.run_id, number)
             self._add(db, run_id, {"started_ns": 0, "report_dir": ""}, 0, part, overlaps)
@@ -356,12 +369,16 @@ class Runs:
         heartbeat_s: Any,
         entries: Sequence[StudyEntry],
         overlaps: Mapping[int, int],
+        real_dirs: Mapping[int, bytes] = _NONE_DECIDED,
     ) -> None:
         values = {"run_id": run_id, "campaign": self._scope.campaign, **begun}
         db.execute(self._scope.insert(run).values(**values, heartbeat_s=heartbeat_s))
         for start in range(0, len(entries), _AT_ONCE):
             page = entries[start : start + _AT_ONCE]
-            rows = [_study_values(run_id, entry, overlaps.get(entry.study_no)) for entry in page]
+            rows = [
+                _study_values(run_id, entry, overlaps.get(entry.study_no), real_dirs.get(entry.study_no))
+                for entry in page
+            ]
             db.execute(self._scope.insert(study), rows)
 
     def _free_claims(self, db: sa.Connection) -> None:
@@ -383,7 +400,9 @@ def _kept_path(directory: Path) -> str:
     return escape(str(directory.absolute()))
 
 
-def _study_values(run_id: str, entry: StudyEntry, overlaps: int | None) -> dict[str, Any]:
+def _study_values(
+    run_id: str, entry: StudyEntry, overlaps: int | None, real_dir: bytes | None
+) -> dict[str, Any]:
     return {
         "run_id": run_id,
         "study_no": entry.study_no,
@@ -395,5 +414,6 @@ def _study_values(run_id: str, entry: StudyEntry, overlaps: int | None) -> dict[
         "label": entry.label,
         "extra": [list(pair) for pair in entry.extra],
         "overlaps": overlaps,
+        "real_dir": None if real_dir is None else escape(os.fsdecode(real_dir)),
         "scanned": False,
     }

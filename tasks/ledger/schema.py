@@ -12,15 +12,16 @@
     issued_key    every key ever issued; those that are not their file's key are superseded, and those of no
                   file (file_id 0) were asked for at a run's start and are unused
 
-Paths are stored escaped (`core/escape.py`). What the report says is derived from these rows; nothing is kept
-twice.
+Paths are stored escaped (`core/escape.py`). One that ends in a slash is no file's, but that of a directory or
+link that was not walked: a file of that path has a row of its own. What the report says is derived from these
+rows; nothing is kept twice.
 """
 
 from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0010"  # the newest revision in migrations/versions
+HEAD: Final = "0011"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -88,6 +89,7 @@ study = sa.Table(
     sa.Column("overlaps", sa.Integer),
     sa.Column("scanned", sa.Boolean, nullable=False),
     sa.Column("expected_bytes", _big),
+    sa.Column("real_dir", _text),  # as the migration resolved it, escaped; null: no shard walks it
 )
 file = sa.Table(
     "file",

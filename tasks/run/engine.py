@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from tasks.core.audit_chain import Event
-from tasks.core.errors import IngestError, UsageError
+from tasks.core.errors import IngestError, InterruptedRunError, UsageError
 from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
@@ -39,6 +39,7 @@ from tasks.run.records import keep_unused, open_records
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
 from tasks.source.gone_files import with_gone
+from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
 from tasks.upload.assembly import connect, file_transfer
@@ -66,6 +67,7 @@ class Engine:
         run_id: str = "",
         scan: Scan = walk_study,
         shard: Collection[int] | None = None,
+        ownership: Ownership | None = None,
         edges: Edges | None = None,
         whole_report_dir: Path | None = None,
     ) -> None:
@@ -73,8 +75,9 @@ class Engine:
 
         A shard does not ask, for its migration has: what is wrong since then is its report's, and a platform
         that is down is waited for.
-        `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/run/shards.py`).
-        `whole_report_dir`: of a shard's migration; it is left out of what is sent, as the run's own is.
+        `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/run/shards.py`),
+        and whose a directory is, too, as `ownership`. `whole_report_dir`: of a shard's migration; it is left
+        out of what is sent, as the run's own is.
         """
         self.run_id = run_id or uuid.uuid4().hex
         self.settings = settings
@@ -87,7 +90,7 @@ class Engine:
         self._began_s = self._edges.clock()
         self._stopping = threading.Event()
         self._touched = 0  # files that are read for their ctime alone
-        self._ownership = survey(entries, settings.root or None)
+        self._ownership = ownership or survey(entries, settings.root or None)
         report_dirs = list(filter(None, (settings.report_dir, whole_report_dir)))
         require_none_in(self._ownership.real_dirs, report_dirs)
         with ExitStack() as undo:
@@ -187,7 +190,7 @@ class Engine:
             self._edges.clock_ns(),
             peak_parallel=self._uploader.peak,
             parallel_course=self._uploader.course,
-            problems=([str(why)] if why else []) + self._problems(),
+            problems=([str(why)] if why else []) + self._problems(why),
             stopped_exit_code=why.exit_code if why else None,
             touched=self._touched,
             gone=0 if isinstance(self._scan, OneFile) else self._ledger.left.count_gone(),
@@ -207,12 +210,15 @@ class Engine:
     def close(self) -> None:
         """Lets records and connections go. Nothing follows."""
         try:
+            self._listed.close()
             self._records.close()
         finally:
             self._client.close()
 
-    def _problems(self) -> list[str]:
-        return [*self._records.problems, *problems_of(self._ownership)]
+    def _problems(self, why: IngestError | None) -> list[str]:
+        """Who interrupts a run does not wait for a second look at all directories."""
+        changed = [] if isinstance(why, InterruptedRunError) else self._listed.problems()
+        return [*self._records.problems, *problems_of(self._ownership), *changed]
 
     def _drain(self) -> None:
         if not self._is_drained:
@@ -228,8 +234,9 @@ class Engine:
         self._records = open_records(undo, settings, self.run_id, target, ask, self.progress.counters)
         self._ledger = self._records.ledger
         own = own_files(report_dirs, sqlite_file(settings.ledger_at))  # which are there from here on
-        self._ownership = replace(self._ownership, own=own)
         self._begin(entries, target, is_shard=is_shard)
+        self._listed = _listed_directories(settings)
+        self._ownership = replace(self._ownership, own=own, note=self._listed.note)
         self._records.begin(self.run_id, settings, len(self._entries), target)
         return keep_unused(self._ledger, self._records.first)
 
@@ -297,6 +304,12 @@ def _submit(engine: Engine, pool: ThreadPoolExecutor, window: list[int]) -> list
 def _has_ended(future: Future[None], timeout_s: float) -> bool:
     wait([future], timeout_s)
     return future.done() and future.result() is None
+
+
+def _listed_directories(settings: Settings) -> ListedDirectories:
+    ledger_at = settings.ledger_at
+    own = [settings.report_dir, *([ledger_at.parent] if isinstance(ledger_at, Path) else [])]
+    return ListedDirectories(settings.report_dir, own_directories(*own))
 
 
 def problems_of(ownership: Ownership) -> list[str]:

@@ -28,7 +28,7 @@ from tasks.run.preflight import first_answer, target_of
 from tasks.run.records import keep_unused, open_records
 from tasks.settings import Settings
 from tasks.source.own_files import own_files, require_none_in
-from tasks.source.scan import Ownership, survey, walk_study
+from tasks.source.scan import Ownership, decided_ownership, survey, walk_study
 from tasks.upload.assembly import connect
 from tasks.upload.slots import summed
 from tasks.upload.uploader import COUNTERS, Progress
@@ -81,7 +81,8 @@ class Migration:
                 weights = weigh(entries, ownership, balance, progress)
                 by_no = {entry.study_no: entry for entry in entries}
                 parts = [[by_no[study_no] for study_no in part] for part in cut(weights, shards)]
-                is_ours = self._ledger.begin_divided(*at, entries, ownership.overlaps, parts, target)
+                decided = ownership.overlaps, ownership.real_dirs
+                is_ours = self._ledger.begin_divided(*at, entries, *decided, parts, target)
             if not is_ours:
                 raise UsageError("This migration is at work already: follow the run that is.")
             undo.pop_all()
@@ -171,11 +172,21 @@ def shard_engine(settings: Settings, migration: str, shard_no: int, edges: Edges
     run_id = shard_run_id(migration, shard_no)
     with closing(_ledger(settings, migration)) as whole, closing(_ledger(settings, run_id)) as part:
         entries = Manifest(whole.studies(), whole.manifest_sha256())
-        whole_report_dir = whole.report_dir
+        whole_report_dir, real_dirs = whole.report_dir, whole.real_dirs()
         shard = {entry.study_no for entry in part.studies()}
     if not shard:
         raise UsageError(_NO_SHARD)
-    return Engine(entries, settings, run_id, shard=shard, edges=edges, whole_report_dir=whole_report_dir)
+    # None of a migration that an earlier version began: each shard decides for itself, as it did then.
+    ownership = decided_ownership(real_dirs, entries, settings.root or None) if real_dirs else None
+    return Engine(
+        entries,
+        settings,
+        run_id,
+        shard=shard,
+        ownership=ownership,
+        edges=edges,
+        whole_report_dir=whole_report_dir,
+    )
 
 
 def weigh(

@@ -6,13 +6,14 @@ resolved: the real one says which entry owns a directory, the given one goes int
 """
 
 # pathlib has no paths of bytes:
-# ruff: noqa: PTH112, PTH116, PTH119
+# ruff: noqa: PTH112, PTH116, PTH119, PTH120
 
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,7 @@ _LINK: Final = b"\0"
 _DIRECTORY_LINK: Final = b"/\0"
 _MARKS: Final = b"/\0"
 
-# A row to be: a path, and its file's stat or why there is none.
+# A row to be: a path, marked when it is a directory's, and its file's stat or why there is none.
 _Found = tuple[bytes, os.stat_result | Reason]
 
 
@@ -43,35 +44,60 @@ _Found = tuple[bytes, os.stat_result | Reason]
 class Ownership:
     """Which entry owns a directory when study directories lie in one another: the first that holds it."""
 
-    real_dirs: Mapping[int, bytes]  # study_no -> its real directory
+    real_dirs: Mapping[int, bytes]  # study_no -> its real directory; not of one outside the root
     owners: Mapping[bytes, int]  # real directory -> study_no of the first entry there
     absorbed: frozenset[int]  # entries that lie in an earlier one whole, and so have no files of their own
     overlaps: Mapping[int, int]  # study_no -> the first earlier study_no that it shares files with
     real_root: bytes | None
     own: OwnFiles = NONE_OWN  # what the walk leaves out
+    here: "Callable[[], Ownership] | None" = None  # what this machine says, where another one decided
+    note: Callable[[int, bytes], None] = lambda _study_no, _path: None  # a directory that is listed next
 
-    def covers(self, real: bytes) -> bool:
-        """Whether some entry's walk comes to this real path without following a link."""
-        return any(directory in self.owners for directory in upwards(real))
+    def covers(self, directory: bytes) -> bool:
+        """Whether some entry's walk comes to this real directory without following a link."""
+        is_covered = any(each in self.owners for each in upwards(directory))
+        return is_covered or (self.here is not None and self.here().covers(directory))
 
     def owner_of(self, real: bytes) -> int | None:
         """The entry whose row what lies at this real path has: the first of those that hold it."""
         holding = (self.owners.get(directory) for directory in upwards(real))
         return min((study_no for study_no in holding if study_no is not None), default=None)
 
-    def admits(self, real: bytes) -> bool:
+    def is_admitted_here(self, study_dir: bytes) -> bool:
+        """Whether a study directory that was decided on elsewhere lies in the root on this machine, too."""
+        if self.real_root is None or self.here is None:
+            return True
+        return _is_inside(os.path.realpath(study_dir), self.real_root)
+
+    def admits(self, real: bytes, *, is_covered: bool) -> bool:
         """Whether a link may lead there: into the root, or without one into any study directory."""
-        return self.covers(real) if self.real_root is None else _is_inside(real, self.real_root)
+        return is_covered if self.real_root is None else _is_inside(real, self.real_root)
 
 
 def survey(entries: Sequence[StudyEntry], root: Path | str | None = None) -> Ownership:
     """Resolves the links of all study directories, and decides which entry of the manifest owns which."""
     real_root = None if root is None else os.path.realpath(os.fsencode(root))
     real_dirs = {entry.study_no: os.path.realpath(os.fsencode(entry.study_dir)) for entry in entries}
+    if real_root is not None:  # an entry outside the root is not walked
+        real_dirs = {no: real for no, real in real_dirs.items() if _is_inside(real, real_root)}
+    return _ownership(real_dirs, real_root)
+
+
+def decided_ownership(
+    real_dirs: Mapping[int, bytes], entries: Sequence[StudyEntry], root: Path | str | None = None
+) -> Ownership:
+    """The `survey` of these entries by another process, by its `real_dirs`: so all shards agree.
+
+    Where links lead is looked up here all the same.
+    """
+    real_root = None if root is None else os.path.realpath(os.fsencode(root))
+    return replace(_ownership(real_dirs, real_root), here=cache(lambda: survey(entries, root)))
+
+
+def _ownership(real_dirs: Mapping[int, bytes], real_root: bytes | None) -> Ownership:
     owners: dict[bytes, int] = {}
     for study_no, real in real_dirs.items():
-        if real_root is None or _is_inside(real, real_root):  # an entry outside the root is not walked
-            owners.setdefault(real, study_no)
+        owners.setdefault(real, study_no)
     absorbed, overlaps = _overlaps(real_dirs, owners)
     return Ownership(real_dirs, owners, absorbed, overlaps, real_root)
 
@@ -87,10 +113,11 @@ def walk_study(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unw
     listed, and a link into it not followed. Depth is bounded by the system's longest path.
     """
     for file_no, (path, found) in enumerate(_rows(entry, ownership), 1):
-        text = os.fsdecode(path)
+        text = os.fsdecode(path.removesuffix(_DIRECTORY))
         if isinstance(found, Reason):
             status = Status.MISSING if found in _MISSING else Status.UNREADABLE
-            yield Unwalked(entry.study_no, file_no, text, status, found)
+            is_file = not path.endswith(_DIRECTORY)
+            yield Unwalked(entry.study_no, file_no, text, status, found, is_file)
         else:
             yield _listed(entry.study_no, file_no, text, found)
 
@@ -108,7 +135,7 @@ class OneFile:
         try:
             found = self.path.stat()
         except OSError as error:
-            yield Unwalked(entry.study_no, 1, str(self.path), Status.UNREADABLE, _reason(error))
+            yield Unwalked(entry.study_no, 1, str(self.path), Status.UNREADABLE, _reason(error), is_file=True)
             return
         if not ownership.own.is_ledger(found):
             yield _listed(entry.study_no, 1, str(self.path), found)
@@ -126,16 +153,16 @@ def _listed(study_no: int, file_no: int, path: str, found: os.stat_result) -> Li
 
 def _rows(entry: StudyEntry, ownership: Ownership) -> Iterator[_Found]:
     path = os.fsencode(entry.study_dir)
-    real = ownership.real_dirs[entry.study_no]
+    real = ownership.real_dirs.get(entry.study_no)
     trouble = _trouble_at(path)
     if trouble in _MISSING:
-        yield path, trouble
+        yield path + _DIRECTORY, trouble
     elif entry.study_no in ownership.absorbed:
         return
     elif trouble:
-        yield path, trouble
-    elif ownership.real_root is not None and not _is_inside(real, ownership.real_root):
-        yield path, Reason.LINK_OUTSIDE_ROOT
+        yield path + _DIRECTORY, trouble
+    elif real is None or not ownership.is_admitted_here(path):
+        yield path + _DIRECTORY, Reason.LINK_OUTSIDE_ROOT
     else:
         yield from _Walk(entry.study_no, ownership).found_in(_Dir(path, real))
 
@@ -185,6 +212,16 @@ class _Walk:
             elif found is not None:
                 yield path, found
 
+    def _enter(self, directory: _Dir, stack: list[_Level]) -> Iterator[_Found]:
+        own = self._ownership.own.names_in(directory.path, directory.real)
+        if own is None:
+            return
+        self._ownership.note(self._study_no, directory.path)
+        names, reason = _listing(directory.path)
+        stack.append((directory, [name for name in names if name not in own] if own else names))
+        if reason:
+            yield directory.path + _DIRECTORY, reason
+
     def _look_at(self, name: bytes, path: bytes, parent: _Dir) -> _Dir | os.stat_result | Reason | None:
         """A directory to go on with, a file, a reason why neither, or None: it has no row here."""
         if name.endswith(_LINK):
@@ -212,30 +249,24 @@ class _Walk:
             target = os.stat(real)
         except OSError as error:
             return Reason.BROKEN_LINK if error.errno in _NO_SUCH_PATH else _reason(error)
-        if not self._ownership.admits(real):
+        is_directory = stat.S_ISDIR(target.st_mode)
+        # A file is no entry's for being one itself: it has a row where a directory is walked that holds it.
+        is_covered = self._ownership.covers(real if is_directory else os.path.dirname(real))
+        if not self._ownership.admits(real, is_covered=is_covered):
             return Reason.LINK_OUTSIDE_ROOT
         if _is_inside(parent.real, real):
             return Reason.LINK_LOOP
-        if self._ownership.covers(real) or self._has_followed(real):
+        if is_covered or self._has_followed(real):
             return None
         if self._ownership.own.has(real) or self._ownership.own.is_ledger(target):
             return None
         self._followed.add(real)
-        if stat.S_ISDIR(target.st_mode):
+        if is_directory:
             return _Dir(path, real, is_linked=True)
         return target if stat.S_ISREG(target.st_mode) else None
 
     def _has_followed(self, real: bytes) -> bool:
         return bool(self._followed) and any(directory in self._followed for directory in upwards(real))
-
-    def _enter(self, directory: _Dir, stack: list[_Level]) -> Iterator[_Found]:
-        own = self._ownership.own.names_in(directory.path, directory.real)
-        if own is None:
-            return
-        names, reason = _listing(directory.path)
-        stack.append((directory, [name for name in names if name not in own] if own else names))
-        if reason:
-            yield directory.path, reason
 
 
 def _listing(path: bytes) -> tuple[list[bytes], Reason]:

@@ -103,7 +103,7 @@ class TestEveryStatement:
         for shards in (2, 200):
             with executed() as statements:
                 ledger = Ledger(filled, "default", "m")
-                assert ledger.begin_divided(1, Path("/"), [], {}, [[]] * shards)
+                assert ledger.begin_divided(1, Path("/"), [], {}, {}, [[]] * shards)
                 assert report(ledger) == []
                 ledger.close()
             lengths.append(sum(len(statement) for statement in statements if "same_uid_path" in statement))

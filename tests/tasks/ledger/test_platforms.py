@@ -44,7 +44,7 @@ def divided(where: Where, tmp_path: Path) -> Iterator[Ledger]:
     """A migration into platform A, `m`, in two shards."""
     with closing(Ledger(where, "default", "m")) as ledger:
         parts = [ENTRIES[:1], ENTRIES[1:]]
-        ledger.begin_divided(time.time_ns(), tmp_path / "report", ENTRIES, {}, parts, Target(A))
+        ledger.begin_divided(time.time_ns(), tmp_path / "report", ENTRIES, {}, {}, parts, Target(A))
         yield ledger
 
 

@@ -117,7 +117,7 @@ class TestEarlierRuns:
     ) -> None:
         """It can be gone on with, and needs the rows of shards that have ended."""
         whole = Ledger(where, "default", "m")
-        whole.begin_divided(next(_times), tmp_path / "report", ENTRIES, {}, [ENTRIES])
+        whole.begin_divided(next(_times), tmp_path / "report", ENTRIES, {}, {}, [ENTRIES])
         shard = Ledger(where, "default", "m-0001")
         assert shard.take_up(next(_times), tmp_path / "shards" / "0001")
         enrolled(shard, listed(1))

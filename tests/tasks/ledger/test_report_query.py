@@ -8,10 +8,36 @@ from tasks.core.models import (
     Outcome,
     Reason,
     Status,
+    Unwalked,
 )
 from tasks.core.plan import Rules
 from tasks.ledger.ledger import Ledger
 from tests.tasks.ledger.sample_rows import ENTRIES, enrolled, listed, report, store, twin, uploaded
+
+
+class TestAPath:
+    """What can't be walked, and a file of the same name, are two things."""
+
+    def test_that_was_a_link_for_a_while_is_still_the_file_it_was(self, run: Callable[..., Ledger]) -> None:
+        first, second, third = run("r1"), run("r2"), run("r3")
+        store(first, enrolled(first, listed(1))[0], "1.9", "k1")
+        path = listed(1).path
+        second.enrol(1, [Unwalked(1, 1, path, Status.UNREADABLE, Reason.BROKEN_LINK)], [])
+        (row,) = report(second)
+        assert (row["path"], row["status"], row["reason"]) == (path, "unreadable", "broken_link")
+        assert enrolled(third, listed(1)) == [], "it is stored, and unchanged"
+        (row,) = report(third)
+        assert (row["path"], row["status"], row["key"]) == (path, "already_uploaded", "k1")
+        assert [row["status"] for row in report(first)] == ["uploaded"], "written again"
+
+    def test_may_be_both_in_one_report(self, run: Callable[..., Ledger]) -> None:
+        """A study_dir that is a file, beside one that holds it."""
+        ledger = run("r1")
+        missing = Unwalked(2, 1, listed(1).path, Status.MISSING, Reason.NOT_A_DIRECTORY)
+        (todo,) = enrolled(ledger, listed(1), missing)
+        store(ledger, todo, "1.9", "k1")
+        rows = [(row["path"], row["status"]) for row in report(ledger)]
+        assert rows == [(listed(1).path, "uploaded"), (listed(1).path, "missing")]
 
 
 class TestReport:

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections import Counter, defaultdict
@@ -18,6 +19,7 @@ from pydicom.data.data_manager import DATA_ROOT
 
 from tasks.core.errors import CredentialsRefusedError, IngestError, InterruptedRunError, UsageError
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
+from tasks.report.reader import read_report
 from tasks.run.engine import Engine, ingest
 from tasks.source.scan import Ownership, just_file, walk_study
 from tasks.upload.uploader import Progress
@@ -599,6 +601,72 @@ def wait_for_workers() -> None:
     """Until those that were cut off are done, a moment at most."""
     for worker in workers():
         worker.join(60)
+
+
+class TestAStudyDirThatIsAFile:
+    @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+    def test_beside_one_that_holds_it_is_missing_and_the_file_has_its_row_there(
+        self, near_side: NearSide, dicom: Dicom, order: tuple[int, int]
+    ) -> None:
+        """In every run the same: neither row says what the other one is."""
+        path = near_side.put("study/image", dicom("1.1"))
+        holder, file = order
+        entries = [StudyEntry(holder, str(path.parent)), StudyEntry(file, str(path))]
+        entries.sort(key=lambda entry: entry.study_no)
+        for expected in ("uploaded", "already_uploaded", "already_uploaded"):
+            assert ingest(entries, near_side.settings(), edges=near_side.edges).exit_code == 1
+            found = {
+                int(row["study_no"]): (row["path"], row["status"], row["reason"])
+                for row in read_report(near_side.report_dir)
+            }
+            assert found == {
+                holder: (str(path), expected, ""),
+                file: (str(path), "missing", "not_a_directory"),
+            }
+
+
+class TestADirectory:
+    """That changes while the run lasts: what came is in no row, and what went was one."""
+
+    def test_that_changed_after_it_was_listed_is_a_problem(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
+    ) -> None:
+        near_side.put("0/a", dicom("1.1"))
+        near_side.put("1/deep/a", dicom("1.2"))
+        near_side.put("1/gone/a", dicom("1.3"))
+        near_side.put("2/a", dicom("1.4"))
+
+        def change(request: Request) -> None:
+            if (request.step, request.n) == (Step.PUT, 1):
+                near_side.put("1/deep/late", dicom("1.5"))
+                shutil.move(near_side.archive / "1" / "gone", near_side.directory / "gone")
+
+        far_side.script = change
+        run = near_side.run()
+        (problem,) = run.summary.problems
+        assert problem.startswith("3 directories changed after being listed, of study 2: what came"), problem
+        assert near_side.run().summary.problems == [], "another run has all of it"
+
+    def test_that_is_the_runs_own_is_none(self, near_side: NearSide, far_side: FarSide, dicom: Dicom) -> None:
+        """Report and ledger in a study: companions of a database come and go."""
+        near_side.put("0/a", dicom("1.1"))
+        study = near_side.archive / "0"
+        far_side.script = lambda _request: (study / "ledger.sqlite-journal").touch()
+        settings = near_side.settings(report_dir=study, ledger=str(study / "ledger.sqlite"))
+        assert ingest(near_side.entries(), settings, edges=near_side.edges).problems == []
+
+    def test_is_told_of_by_a_number_of_studies(self, near_side: NearSide, dicom: Dicom) -> None:
+        """However many there are."""
+        for number in range(30):
+            near_side.put(f"{number:02}/a", dicom(f"1.{number}"))
+        engine = near_side.engine()
+        for _ in engine.scan():
+            pass
+        for study in near_side.archive.iterdir():
+            (study / "late").touch()
+        (problem,) = near_side.finished(engine).summary.problems
+        assert problem.startswith("30 directories changed after being listed, of study 1, 2, 3, ")
+        assert " 20 and 10 more: what came or went" in problem
 
 
 class TestInterrupt:

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.models import Balance, Manifest, StudyEntry
+from tasks.ledger import schema
 from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
-from tasks.ledger.schema import run
 from tasks.report.reader import read_report, read_summary
 from tasks.run.early_end import early_end
 from tasks.run.engine import Engine
@@ -100,7 +100,9 @@ def shard_held_up(settings: Settings) -> Iterator[sa.Engine]:
     database = sa.create_engine(settings.ledger.replace("postgresql:", "postgresql+psycopg:"))
     with database.connect() as db, db.begin() as transaction:
         db.execute(
-            sa.insert(run).values(run_id="m-0001", campaign="x", started_ns=0, heartbeat_s=0, report_dir="")
+            sa.insert(schema.run).values(
+                run_id="m-0001", campaign="x", started_ns=0, heartbeat_s=0, report_dir=""
+            )
         )
         yield database
         transaction.rollback()
@@ -214,6 +216,55 @@ class TestMerged:
         assert told.exit_code == 3
         assert list(told.statuses.values()).count("not_attempted/not_scanned") == 4
         assert "shard 2 was not ended: run the same command to go on" in told.summary.problems
+
+
+class TestWhoseADirectoryIs:
+    """Workers on machines with other mounts, here played one after another: the migration has decided."""
+
+    def test_is_the_same_for_all_shards(self, near_side: NearSide, dicom: Dicom) -> None:
+        """What lies in another study on one machine alone would be walked by nobody."""
+        near_side.put("0/a", dicom("1.1"))
+        near_side.put("1/a", dicom("1.2"))
+        whole = migration(near_side, 2)
+        carry_out(engine(near_side, 1))
+        (near_side.archive / "1").rename(near_side.archive / "0" / "inner")
+        (near_side.archive / "1").symlink_to(near_side.archive / "0" / "inner")
+        carry_out(engine(near_side, 2))
+        assert near_side.told(whole.finish()).statuses == {"0/a": "uploaded", "1/a": "uploaded"}
+
+    def test_of_links_is_looked_up_on_each(self, near_side: NearSide, dicom: Dicom) -> None:
+        """A link within a study leads into it, under whatever name it is mounted there."""
+        near_side.put("0/a", dicom("1.1"))
+        (near_side.archive / "0" / "link").symlink_to("a")
+        whole = migration(near_side, 1)
+        near_side.archive.rename(near_side.directory / "elsewhere")
+        near_side.archive.symlink_to(near_side.directory / "elsewhere")
+        carry_out(engine(near_side, 1))
+        assert near_side.told(whole.finish()).statuses == {"0/a": "uploaded"}
+
+    def test_is_never_outside_the_root_of_this_one(self, near_side: NearSide, dicom: Dicom) -> None:
+        near_side.put("0/a", dicom("1.1"))
+        near_side.options["root"] = str(near_side.archive)
+        whole = migration(near_side, 1)
+        (near_side.archive / "0").rename(near_side.directory / "outside")
+        (near_side.archive / "0").symlink_to(near_side.directory / "outside")
+        carry_out(engine(near_side, 1))
+        assert near_side.told(whole.finish()).statuses == {"0": "unreadable/link_outside_root"}
+
+    def test_is_decided_by_each_in_a_migration_of_an_earlier_version(
+        self, near_side: NearSide, dicom: Dicom
+    ) -> None:
+        """Its ledger does not have it."""
+        near_side.put("0/a", dicom("1.1"))
+        near_side.put("1/a", dicom("1.2"))
+        whole = migration(near_side, 2)
+        database = sa.create_engine(near_side.settings().ledger.replace("postgresql:", "postgresql+psycopg:"))
+        with database.begin() as db:
+            db.execute(sa.update(schema.study).values(real_dir=None))
+        database.dispose()
+        for number in (1, 2):
+            carry_out(engine(near_side, number))
+        assert whole.finish().by_status == {"uploaded": 2}
 
 
 class TestKilled:

@@ -307,6 +307,18 @@ def overlaps(*study_dirs: Path) -> dict[int, int]:
 
 
 class TestALink:
+    def test_to_a_file_that_an_entry_names_has_a_row(self, tmp_path: Path) -> None:
+        """The entry is no directory, so nobody walks it: the file would be in no row."""
+        tree(tmp_path, "a/x", "f")
+        (tmp_path / "a" / "link").symlink_to(tmp_path / "f")
+        missing = [("../f", Reason.NOT_A_DIRECTORY)]
+        found = scan(tmp_path / "a", tmp_path / "f")
+        assert told(found[1], tmp_path / "a") == [("link", Reason.LINK_OUTSIDE_ROOT), ("x", Reason.NONE)]
+        assert told(found[2], tmp_path / "a") == missing
+        found = scan(tmp_path / "f", tmp_path / "a", root=tmp_path)
+        assert told(found[2], tmp_path / "a") == [("link", Reason.NONE), ("x", Reason.NONE)]
+        assert told(found[1], tmp_path / "a") == missing
+
     def test_into_a_study_directory_has_no_row(self, tmp_path: Path) -> None:
         """To a file or a directory, of this study or another: the target has its own."""
         a, b = tree(tmp_path / "a", "1", "d/2"), tree(tmp_path / "b", "3")
