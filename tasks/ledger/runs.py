@@ -17,6 +17,7 @@ from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry, Target
 from tasks.ledger.database import fetch, patience_s
 from tasks.ledger.file_requests import Reaching
+from tasks.ledger.kept_entries import entry_values, kept_entry
 from tasks.ledger.later_runs import is_overwritten
 from tasks.ledger.liveness import heartbeat_s, is_unlocked
 from tasks.ledger.platforms import bind
@@ -176,16 +177,7 @@ class Runs:
         after = 0
         while page := fetch(self._engine, query.where(study.c.study_no > after)):
             for row in page:
-                yield StudyEntry(
-                    row.study_no,
-                    unescape(row.study_dir),
-                    row.study_instance_uid,
-                    row.expected_instances,
-                    row.priority,
-                    row.label,
-                    tuple((name, text) for name, text in row.extra),
-                    row.expected_bytes,
-                )
+                yield kept_entry(row)
             after = page[-1].study_no
 
     def overlaps(self) -> dict[int, int]:
@@ -376,7 +368,7 @@ class Runs:
         for start in range(0, len(entries), _AT_ONCE):
             page = entries[start : start + _AT_ONCE]
             rows = [
-                _study_values(run_id, entry, overlaps.get(entry.study_no), real_dirs.get(entry.study_no))
+                entry_values(run_id, entry, overlaps.get(entry.study_no), real_dirs.get(entry.study_no))
                 for entry in page
             ]
             db.execute(self._scope.insert(study), rows)
@@ -398,22 +390,3 @@ def _kept_target(target: Target) -> dict[str, str]:
 
 def _kept_path(directory: Path) -> str:
     return escape(str(directory.absolute()))
-
-
-def _study_values(
-    run_id: str, entry: StudyEntry, overlaps: int | None, real_dir: bytes | None
-) -> dict[str, Any]:
-    return {
-        "run_id": run_id,
-        "study_no": entry.study_no,
-        "study_dir": escape(entry.study_dir),
-        "study_instance_uid": entry.study_instance_uid,
-        "expected_instances": entry.expected_instances,
-        "expected_bytes": entry.expected_bytes,
-        "priority": entry.priority,
-        "label": entry.label,
-        "extra": [list(pair) for pair in entry.extra],
-        "overlaps": overlaps,
-        "real_dir": None if real_dir is None else escape(os.fsdecode(real_dir)),
-        "scanned": False,
-    }
