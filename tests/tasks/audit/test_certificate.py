@@ -56,3 +56,18 @@ class TestCertificate:
         assert not (near_side.report_dir / "certificate.sig").exists()
         found = audit(earlier, public_key(keys[1]))
         assert (found.faults, found.signed) == ([], True)
+
+    def test_of_an_earlier_run_that_somebody_changed_is_found_by_the_next_run_and_by_audit(
+        self, near_side: NearSide, dicom: Dicom, keys: tuple[Path, Path]
+    ) -> None:
+        """Its signature tells; without the key nobody would know."""
+        near_side.put("study/1", dicom("1.1"))
+        for _ in range(2):
+            near_side.run(signing_key=keys[0])
+        (earlier,) = (near_side.report_dir / "runs").iterdir()
+        edit(earlier / "certificate.json", lambda text: text + " ")
+        with pytest.raises(UsageError, match="signature is not one by DICOM_INGEST_SIGNING_KEY"):
+            near_side.run(signing_key=keys[0])
+        assert audit(near_side.report_dir).faults == []
+        (fault,) = audit(near_side.report_dir, public_key(keys[1])).faults
+        assert "has a signature that is not of this key" in fault
