@@ -431,6 +431,7 @@ class TestNotRenewed:
             if request.step is Step.PUT and request.n >= 12:
                 lost.is_away, lost.passed_s = not permitted, 1000.0
                 await_that(lambda: bool(permitted), every_s=0.02)
+                time.sleep(0.1)  # so that other processes hear of it before all is sent
 
         far_side.script = answer_later
         holder = LeaseHolder(engine.raise_if_stopped, engine.stop, lambda _wait: None, permit)
