@@ -236,6 +236,7 @@ class Engine:
         own = own_files(report_dirs, sqlite_file(settings.ledger_at))  # which are there from here on
         self._begin(entries, target, is_shard=is_shard)
         self._listed = _listed_directories(settings)
+        undo.callback(self._listed.close)
         self._ownership = replace(self._ownership, own=own, note=self._listed.note)
         self._records.begin(self.run_id, settings, len(self._entries), target)
         return keep_unused(self._ledger, self._records.first)

@@ -645,14 +645,15 @@ class TestADirectory:
         run = near_side.run()
         (problem,) = run.summary.problems
         assert problem.startswith("3 directories changed after being listed, of study 2: what came"), problem
-        assert near_side.run().summary.problems == [], "another run has all of it"
+        again = near_side.run().summary.problems
+        assert not any("after being listed" in problem for problem in again), "another run has all of it"
 
     def test_that_is_the_runs_own_is_none(self, near_side: NearSide, far_side: FarSide, dicom: Dicom) -> None:
         """Report and ledger in a study: companions of a database come and go."""
         near_side.put("0/a", dicom("1.1"))
         study = near_side.archive / "0"
         far_side.script = lambda _request: (study / "ledger.sqlite-journal").touch()
-        settings = near_side.settings(report_dir=study, ledger=str(study / "ledger.sqlite"))
+        settings = near_side.settings(report_dir=study / "report", ledger=str(study / "ledger.sqlite"))
         assert ingest(near_side.entries(), settings, edges=near_side.edges).problems == []
 
     def test_is_told_of_by_a_number_of_studies(self, near_side: NearSide, dicom: Dicom) -> None:
