@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.core.escape import unescape
-from tasks.ledger.database import connect, plain_errors, retry_while_busy
+from tasks.ledger.database import connect, plain_errors, retry_while_busy, sqlite_file
 from tasks.ledger.schema import issued_key, listing, run
 from tasks.ledger.statements import NO_FILE
 
@@ -47,11 +46,11 @@ class KnownRuns:
     @property
     def is_on_disk(self) -> bool:
         """SQLite: its runs are of one machine, so that a path is the same directory for all of them."""
-        return _file_of(self._url) is not None
+        return sqlite_file(self._url) is not None
 
     def lies_in(self, report_dir: Path) -> bool:
         """Whether it goes when the directory goes."""
-        file = _file_of(self._url)
+        file = sqlite_file(self._url)
         return file is not None and file.parent.resolve() == report_dir.resolve()
 
     def into(self, report_dir: Path) -> list[KnownRun]:
@@ -82,7 +81,7 @@ def _reading(
     url: str | Path, read: Callable[[sa.Connection], _Read], *, is_patient: bool = False
 ) -> _Read | None:
     """What `read` gives; None when there is no database."""
-    file = _file_of(url)
+    file = sqlite_file(url)
     engine = _read_only(file) if file else connect(url)
     if engine is None:
         return None
@@ -121,17 +120,6 @@ def _has_issued(db: sa.Connection, run_id: str) -> bool:
         issued_key.c.run_id == run_id,
     )
     return bool(db.scalar(sa.select(its)))
-
-
-def _file_of(url: str | Path) -> Path | None:
-    """Where a ledger in SQLite lies; None for another database, and for a URL that is none."""
-    if isinstance(url, Path):
-        return url
-    try:
-        parsed = sa.make_url(url)
-    except SQLAlchemyError:
-        return None
-    return Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
 
 
 def _read_only(path: Path) -> sa.Engine | None:
