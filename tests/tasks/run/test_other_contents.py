@@ -193,3 +193,19 @@ class TestClaim:
         run = ended(near_side, on_conflict="upload")
         assert (run.exit_code, claims(near_side)) == (3, [])
         assert [run.statuses[f"study/{number}"] for number in range(1, 4)] == ["not_attempted/stopped"] * 3
+
+
+def test_a_content_whose_path_holds_another_instance_now_keeps_its_object(
+    near_side: NearSide, dicom: Dicom
+) -> None:
+    """It is all that is stored of these bytes: its key is not among the superseded ones."""
+    near_side.put("study/a", dicom("1.1", "one"))
+    near_side.put("study/b", dicom("1.1", "two"))
+    near_side.run(on_conflict="upload")
+    for number, name in enumerate("ab"):
+        near_side.put(f"study/{name}", dicom(f"1.9.{number}"))
+    run = near_side.run()
+    assert {name: (row["status"], superseded(row)) for name, row in run.rows.items()} == {
+        "study/a": ("uploaded", []),
+        "study/b": ("uploaded", []),
+    }
