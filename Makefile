@@ -18,7 +18,7 @@ test: $(VENV)/ready ## all tests, several at a time
 	@$(BIN)/pytest $(SIDE_BY_SIDE)
 
 test-fast: WORKERS = 3
-test-fast: $(VENV)/ready ## those that start no process, no server and no browser: within a minute
+test-fast: $(VENV)/ready ## those that start no process, no server and no browser: a minute and a half
 	@$(BIN)/pytest $(SIDE_BY_SIDE) -m 'not long and not processes'
 
 check: lint test ## what CI runs: format, lint, types, tests
