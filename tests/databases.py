@@ -68,7 +68,8 @@ class PostgreSQL:
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as_user, str(self._binaries / program), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd="/")
+        patient = os.environ | {"PGCTLTIMEOUT": "240"}  # where others have the processors
+        subprocess.run(command, check=True, capture_output=True, cwd="/", env=patient)
 
 
 def binaries() -> Path | None:

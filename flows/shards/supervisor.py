@@ -59,6 +59,7 @@ class Shard:
     in_vain: int = 0  # starts since it last stored anything
     began: float = 0.0
     was_alive: bool = False  # since its last start
+    started_ns: int = 0  # of its last process before that, as the ledger has it
     state: str = ""
     since: float = 0.0  # that its state is what it is, or that it last gave a sign of life
     is_cancelled: bool = False
@@ -182,13 +183,14 @@ class Supervisor:
         elif shard.flow_run_id:
             self._watch(shard, standing, states.get(shard.flow_run_id), client)
         elif sum(each.flow_run_id is not None for each in self._unfinished()) < self._at_once:
-            self._begin(shard)
+            self._begin(shard, standing)
 
     def _watch(
         self, shard: Shard, standing: ShardStanding, state: State[Any] | None, client: SyncPrefectClient
     ) -> None:
         now = self._edges.clock()
-        shard.was_alive |= standing.is_alive
+        # One that was killed on this host counts as dead at once, maybe before it was seen alive.
+        shard.was_alive |= standing.is_alive or standing.started_ns != shard.started_ns
         if state is None or state.is_final():
             self._begin_again(shard, standing, state, now)
             return
@@ -203,11 +205,11 @@ class Supervisor:
             with suppress(ObjectNotFound):
                 client.set_flow_run_state(shard.flow_run_id, Crashed(message=message), force=True)  # type: ignore[arg-type]
 
-    def _begin(self, shard: Shard) -> None:
+    def _begin(self, shard: Shard, standing: ShardStanding) -> None:
         shard.flow_run_id = self._start(shard.number, shard.starts + 1)
         shard.starts += 1
         shard.in_vain += 1
-        shard.was_alive, shard.has_warned = False, False
+        shard.was_alive, shard.has_warned, shard.started_ns = False, False, standing.started_ns
         shard.began = shard.since = self._edges.clock()
 
     def _begin_again(
@@ -223,7 +225,7 @@ class Supervisor:
             shard.is_done = True
         elif now - shard.began >= min(self._edges.longest_pause_s, self._edges.pause_s * 2**shard.in_vain):
             self._log.warning("Shard %d ended as %s: started again", shard.number, ended_as)
-            self._begin(shard)
+            self._begin(shard, standing)
 
     def _warn_without_worker(self, shard: Shard, now: float) -> None:
         if not shard.has_warned and now - shard.since > self._edges.no_worker_s:

@@ -104,9 +104,7 @@ class Runs:
     def shards(self) -> list[ShardStanding]:
         """The shards that this run was cut into, in their order; none of a run that is whole."""
         query = (
-            sa.select(
-                run.c.run_id, run.c.end, run.c.progress, run.c.locked, self._scope.is_alive.label("alive")
-            )
+            sa.select(run, self._scope.is_alive.label("alive"))
             .where(self._is_our_shard)
             .order_by(run.c.run_id)
         )
@@ -116,6 +114,7 @@ class Runs:
                 bool(row.alive) and not is_unlocked(row.locked),
                 RunFacts(**row.end) if row.end else None,
                 row.progress or {},
+                row.started_ns,
             )
             for row in fetch(self._engine, query)
         ]

@@ -32,3 +32,4 @@ class ShardStanding:
     is_alive: bool
     facts: RunFacts | None
     progress: Mapping[str, int]  # the counters of its last sign of life
+    started_ns: int = 0  # when its last process began; 0: none has

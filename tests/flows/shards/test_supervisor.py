@@ -1,5 +1,6 @@
 """How a migration's shards are supervised: which start again, which are given up, what stops all."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
@@ -147,6 +148,32 @@ def test_a_shard_that_a_person_is_cancelling_is_not_started_again(ledger: Callab
     site.standings = standings  # type: ignore[method-assign]
     site.supervise()
     assert site.started == [(1, 1)]
+
+
+def test_a_shard_that_was_killed_before_it_was_seen_alive_is_started_again(
+    ledger: Callable[..., Ledger],
+) -> None:
+    """On this host it counts as dead at once; that it had begun, the ledger says."""
+    looks = 0
+
+    def on_start(number: int, starts: int) -> State[Any]:
+        if starts == 2:
+            site.end(number)
+        else:
+            site.told[number] = ShardStanding("run", False, None, {}, started_ns=5)
+        return Running()
+
+    def standings() -> list[ShardStanding]:
+        nonlocal looks
+        looks += 1
+        assert looks < 20, "nobody noticed"
+        return [site.told[1]]
+
+    site = ledger(1, on_start)
+    site.standings = standings  # type: ignore[method-assign]
+    site.edges = replace(_QUICK, start_s=math.inf)
+    site.supervise()
+    assert site.started == [(1, 1), (1, 2)]
 
 
 def test_a_shard_whose_flow_run_was_deleted_is_started_again(ledger: Callable[..., Ledger]) -> None:
