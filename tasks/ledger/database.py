@@ -283,7 +283,9 @@ _BUSY_TEXTS: Final = (
     "could not send data to server",
     "consuming input failed",
     "terminating connection",
-    "the database system is",  # starting up, shutting down, in recovery
+    "the database system is starting up",
+    "the database system is shutting down",
+    "the database system is in recovery mode",
     "connection is lost",
     "too many clients",
     "remaining connection slots",
