@@ -26,6 +26,7 @@ from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError, UsageError
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Unwalked
 from tasks.core.plan import Rules
+from tasks.core.study_entries import in_order
 from tasks.core.words import counted
 from tasks.ledger.runs import Begins
 from tasks.run import edges as all_edges
@@ -74,7 +75,7 @@ class Engine:
         self.progress = Progress()
         self._scan = scan
         ours = entries if shard is None else [entry for entry in entries if entry.study_no in shard]
-        self._entries = sorted(ours, key=lambda entry: (-entry.priority, entry.study_no))
+        self._entries = in_order(ours)
         self._edges = edges or all_edges.REAL
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tasks.core.errors import ManifestError, ManifestFileError, Problem, UsageError
 from tasks.core.manifest import PathRules, Row, check, column_label
-from tasks.core.models import StudyEntry
+from tasks.core.study_entries import StudyEntries
 from tasks.core.words import counted
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ T = TypeVar("T")
 _Table = tuple[Sequence[str], Iterable[Row | Problem]]  # columns, and rows numbered from 1
 
 
-def load_manifest(path: Path, root: Path | None = None) -> list[StudyEntry]:
+def load_manifest(path: Path, root: Path | None = None) -> StudyEntries:
     """The study entries of a CSV, JSON Lines or Parquet file; its suffix says which.
 
     Rows are counted without blank lines. With a root, relative study directories start from it and none may

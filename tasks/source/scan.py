@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
+from tasks.source.real_dirs import Owners, RealDirs
 
 _MISSING: Final = frozenset({Reason.NOT_FOUND, Reason.NOT_A_DIRECTORY})
 _REASONS: Final = {
@@ -59,8 +60,8 @@ class Ownership:
 def survey(entries: Sequence[StudyEntry], root: Path | str | None = None) -> Ownership:
     """Resolves the links of all study directories, and decides which entry of the manifest owns which."""
     real_root = None if root is None else os.path.realpath(os.fsencode(root))
-    real_dirs = {entry.study_no: os.path.realpath(os.fsencode(entry.study_dir)) for entry in entries}
-    owners: dict[bytes, int] = {}
+    real_dirs = RealDirs(entries)
+    owners = Owners(real_dirs)
     for study_no, real in real_dirs.items():
         if real_root is None or _is_inside(real, real_root):  # an entry outside the root is not walked
             owners.setdefault(real, study_no)
