@@ -16,12 +16,24 @@ FLOWS = ["cli", "migrate", "backfill", "shards", "orchestration"]
 ROOMS = [*(f"flows.{name}" for name in FLOWS), "deployments.sandbox", *(f"tasks.{name}" for name in TASKS)]
 CORE = sorted(name for name in MODULES if name.startswith("tasks.core"))
 # Of the standard library, what neither touches the world outside nor asks for the time: add with care.
-PURE = {"abc", "bisect", "collections", "dataclasses", "difflib", "enum", "fnmatch", "functools", "hashlib"}
+PURE = {
+    "abc",
+    "array",
+    "bisect",
+    "collections",
+    "dataclasses",
+    "difflib",
+    "enum",
+    "fnmatch",
+    "functools",
+    "hashlib",
+}
 PURE |= {
     "heapq",
     "ipaddress",
     "itertools",
     "json",
+    "marshal",
     "math",
     "operator",
     "posixpath",

@@ -8,12 +8,13 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from operator import attrgetter
 from typing import Final, TypeVar
 
 from tasks.core.errors import ManifestError, Problem
 from tasks.core.escape import unescape
 from tasks.core.models import StudyEntry
+from tasks.core.study_entries import StudyEntries
 
 COLUMNS: Final = (
     "study_dir",
@@ -49,19 +50,23 @@ class PathRules:
     real: Callable[[str], str] = posixpath.normpath
 
 
-def check(columns: Sequence[str], rows: Iterable[Row | Problem], rules: PathRules) -> list[StudyEntry]:
+def check(columns: Sequence[str], rows: Iterable[Row | Problem], rules: PathRules) -> StudyEntries:
     """The entries of a manifest without a fault. `rows` may hold the faults that its reader found.
 
     Rows count from 1 and a row's number becomes its `study_no`. A path's `..` is resolved as text, as a shell
     does. Raises ManifestError with every fault otherwise.
     """
     checker = _Checker(columns, rules)
-    entries = [checker.entry(row) for row in rows]
+    checked = map(checker.entry, rows)
+    entries = StudyEntries(entry for entry in checked if entry is not None)
+    for entry, first in entries.of_the_same_directory():
+        if entry.study_dir:  # none where that is a fault itself
+            checker.fault(entry.study_no, "study_dir", f"is the same directory as in row {first.study_no}")
     if not entries and not checker.problems:
         checker.fault(0, "", "it has no rows")
     if checker.problems:
-        raise ManifestError(checker.problems)
-    return [entry for entry in entries if entry is not None]
+        raise ManifestError(sorted(checker.problems, key=attrgetter("row")))
+    return entries
 
 
 def is_uid(text: str) -> bool:
@@ -87,7 +92,6 @@ class _Checker:
         self._rules = rules
         self._home = _normal(rules.root or rules.base)
         self._real_root = None if rules.root is None else rules.real(self._home)
-        self._first_rows: dict[str, int] = {}
         self._check_header(columns)
 
     def fault(self, row: int, column: str, what: str) -> None:
@@ -145,18 +149,15 @@ class _Checker:
     def _study_dir(self, number: int, cells: Mapping[str, str]) -> str:
         if "study_dir" not in self._names:
             return ""  # said once, of the header
-        return self._read((number, cells), "study_dir", partial(self._directory, number), "")
+        return self._read((number, cells), "study_dir", self._directory, "")
 
-    def _directory(self, number: int, text: str) -> str:
+    def _directory(self, text: str) -> str:
         if not text.strip():
             raise _FaultyCellError("is empty")
         if "\0" in text:
             raise _FaultyCellError("holds a NUL character")
         path = _normal(posixpath.join(self._home, text))
         self._check_inside_root(path)
-        first_row = self._first_rows.setdefault(path, number)
-        if first_row != number:
-            raise _FaultyCellError(f"is the same directory as in row {first_row}")
         return path
 
     def _check_inside_root(self, path: str) -> None:

@@ -4,7 +4,6 @@ Times are Unix nanoseconds in memory and ISO 8601 UTC in a report. A path is tex
 would open it (bytes that are not UTF-8 as surrogates, PEP 383); `core/escape.py` is how it is written down.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -116,19 +115,6 @@ class StudyEntry:
     label: str = ""
     extra: tuple[tuple[str, str], ...] = ()  # unknown columns, as they came, for studies.csv
     expected_bytes: int | None = None
-
-
-class Manifest(list[StudyEntry]):
-    """A manifest's rows, with the SHA-256 of the very bytes that they were read from, in hex."""
-
-    def __init__(self, entries: Iterable[StudyEntry], sha256: str) -> None:
-        super().__init__(entries)
-        self.sha256 = sha256
-
-
-def manifest_sha256(entries: Sequence[StudyEntry]) -> str:
-    """That of the manifest; empty for entries that are of none."""
-    return entries.sha256 if isinstance(entries, Manifest) else ""
 
 
 @dataclass(frozen=True, slots=True)

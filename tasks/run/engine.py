@@ -28,6 +28,7 @@ from tasks.core.errors import IngestError, InterruptedRunError, UsageError
 from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
+from tasks.core.study_entries import in_order
 from tasks.core.words import counted
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.earlier_runs import Begins
@@ -84,7 +85,7 @@ class Engine:
         self.progress = Progress()
         self._scan = scan
         ours = entries if shard is None else [entry for entry in entries if entry.study_no in shard]
-        self._entries = sorted(ours, key=lambda entry: (-entry.priority, entry.study_no))
+        self._entries = in_order(ours)
         self._edges = edges or all_edges.REAL
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()

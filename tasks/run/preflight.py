@@ -26,8 +26,9 @@ from tasks.core.errors import (
     ending,
 )
 from tasks.core.escape import escape
-from tasks.core.models import StudyEntry, Target, manifest_sha256
+from tasks.core.models import StudyEntry, Target
 from tasks.core.retry import backoff_s
+from tasks.core.study_entries import manifest_sha256
 from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.private_directories import make_private, remove_empty
 from tasks.remote.upload_api import UploadClient

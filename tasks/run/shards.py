@@ -15,8 +15,9 @@ from uuid import uuid4
 
 from tasks.core.audit_chain import Event
 from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
-from tasks.core.models import Balance, Listed, Manifest, RunFacts, StudyEntry, Summary
+from tasks.core.models import Balance, Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
+from tasks.core.study_entries import StudyEntries
 from tasks.ledger.database import has_ledger
 from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
@@ -171,7 +172,7 @@ def shard_engine(settings: Settings, migration: str, shard_no: int, edges: Edges
         raise UsageError(_NO_SHARD)
     run_id = shard_run_id(migration, shard_no)
     with closing(_ledger(settings, migration)) as whole, closing(_ledger(settings, run_id)) as part:
-        entries = Manifest(whole.studies(), whole.manifest_sha256())
+        entries = StudyEntries(whole.studies(), whole.manifest_sha256())
         whole_report_dir, real_dirs = whole.report_dir, whole.real_dirs()
         shard = {entry.study_no for entry in part.studies()}
     if not shard:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tasks.core.errors import ManifestError, ManifestFileError, Problem, UsageError
 from tasks.core.manifest import PathRules, Row, check, column_label
-from tasks.core.models import Manifest
+from tasks.core.study_entries import StudyEntries
 from tasks.core.words import counted
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ T = TypeVar("T")
 _Table = tuple[Sequence[str], Iterable[Row | Problem]]  # columns, and rows numbered from 1
 
 
-def load_manifest(path: Path, root: Path | None = None) -> Manifest:
+def load_manifest(path: Path, root: Path | None = None) -> StudyEntries:
     """The study entries, and the digest, of a CSV, JSON Lines or Parquet file; its suffix says which.
 
     Rows are counted without blank lines. With a root, relative study directories start from it and none may
@@ -51,7 +51,9 @@ def load_manifest(path: Path, root: Path | None = None) -> Manifest:
         with path.open("rb", buffering=0) as file:
             hashed = _Hashed(file)
             columns, rows = read(BufferedReader(hashed))
-            return Manifest(check(columns, rows, rules), hashed.sha256())
+            entries = check(columns, rows, rules)
+            entries.sha256 = hashed.sha256()
+            return entries
     except OSError as error:
         raise ManifestFileError(
             f"The manifest can't be read: {cause(error)}. Check its name and permissions."

@@ -20,6 +20,7 @@ from typing import Final
 from tasks.core.file_times import kept_ns
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
 from tasks.source.own_files import NONE_OWN, OwnFiles, upwards
+from tasks.source.real_dirs import Owners, RealDirs
 
 _MISSING: Final = frozenset({Reason.NOT_FOUND, Reason.NOT_A_DIRECTORY})
 _REASONS: Final = {
@@ -67,20 +68,17 @@ class Ownership:
         """Whether a study directory that was decided on elsewhere lies in the root on this machine, too."""
         if self.real_root is None or self.here is None:
             return True
-        return _is_inside(os.path.realpath(study_dir), self.real_root)
+        return _is_within(os.path.realpath(study_dir), self.real_root)
 
     def admits(self, real: bytes, *, is_covered: bool) -> bool:
         """Whether a link may lead there: into the root, or without one into any study directory."""
-        return is_covered if self.real_root is None else _is_inside(real, self.real_root)
+        return is_covered if self.real_root is None else _is_within(real, self.real_root)
 
 
 def survey(entries: Sequence[StudyEntry], root: Path | str | None = None) -> Ownership:
     """Resolves the links of all study directories, and decides which entry of the manifest owns which."""
     real_root = None if root is None else os.path.realpath(os.fsencode(root))
-    real_dirs = {entry.study_no: os.path.realpath(os.fsencode(entry.study_dir)) for entry in entries}
-    if real_root is not None:  # an entry outside the root is not walked
-        real_dirs = {no: real for no, real in real_dirs.items() if _is_inside(real, real_root)}
-    return _ownership(real_dirs, real_root)
+    return _ownership(RealDirs(entries, lambda real: _is_within(real, real_root)), real_root)
 
 
 def decided_ownership(
@@ -95,7 +93,7 @@ def decided_ownership(
 
 
 def _ownership(real_dirs: Mapping[int, bytes], real_root: bytes | None) -> Ownership:
-    owners: dict[bytes, int] = {}
+    owners = Owners(real_dirs)
     for study_no, real in real_dirs.items():
         owners.setdefault(real, study_no)
     absorbed, overlaps = _overlaps(real_dirs, owners)
@@ -332,6 +330,10 @@ def _reason(error: OSError) -> Reason:
 
 def _join(directory: bytes, name: bytes) -> bytes:
     return directory + name if directory.endswith(b"/") else directory + b"/" + name
+
+
+def _is_within(real: bytes, root: bytes | None) -> bool:
+    return root is None or _is_inside(real, root)
 
 
 def _is_inside(real: bytes, directory: bytes) -> bool:

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
-from tasks.core.models import Balance, Manifest, StudyEntry
+from tasks.core.models import Balance, StudyEntry
+from tasks.core.study_entries import StudyEntries
 from tasks.ledger import schema
 from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
@@ -65,7 +66,7 @@ def ledger(postgresql: PostgreSQL) -> str:
 def migration(
     near_side: NearSide, shards: int, balance: Balance = Balance.FILES, run_id: str = "m"
 ) -> Migration:
-    entries, settings = Manifest(near_side.entries(), "ab12"), near_side.settings()
+    entries, settings = StudyEntries(near_side.entries(), "ab12"), near_side.settings()
     return Migration(entries, settings, run_id, shards, balance, Progress(), near_side.edges)
 
 
