@@ -20,7 +20,7 @@ from tasks.core.errors import IngestError
 from tasks.core.models import OnConflict, Reason, Status, Summary
 from tasks.declaration import Declared, Use, declarations, variables
 from tasks.report.directory import FILES
-from tasks.report.tables import STUDY_COLUMNS
+from tasks.report.studies_csv import STUDY_COLUMNS
 from tasks.settings import KINDS, VARIABLES, GatewaySettings, SandboxSettings
 from tests import stopping_messages
 from tests.report_columns_table import column_table

@@ -1,13 +1,17 @@
 """Study entries as the ledger keeps them: one row of `study` each."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any, Final
+
+import sqlalchemy as sa
 
 from tasks.core.escape import escape, unescape
 from tasks.core.models import StudyEntry
+from tasks.ledger.database import fetch
+from tasks.ledger.schema import study
 
-if TYPE_CHECKING:
-    import sqlalchemy as sa
+_AT_ONCE: Final = 1000  # rows read
 
 
 def entry_values(
@@ -30,8 +34,22 @@ def entry_values(
     }
 
 
-def kept_entry(row: "sa.Row[Any]") -> StudyEntry:
-    """The entry of a row."""
+class KeptEntries:
+    """The entries of a run in the manifest's order, read page by page whenever they are gone through."""
+
+    def __init__(self, engine: sa.Engine, run_id: str) -> None:
+        self._engine = engine
+        self._of_this_run = study.c.run_id == run_id
+
+    def __iter__(self) -> Iterator[StudyEntry]:
+        query = sa.select(study).where(self._of_this_run).order_by(study.c.study_no).limit(_AT_ONCE)
+        after = 0
+        while page := fetch(self._engine, query.where(study.c.study_no > after)):
+            yield from map(_kept_entry, page)
+            after = page[-1].study_no
+
+
+def _kept_entry(row: "sa.Row[Any]") -> StudyEntry:
     return StudyEntry(
         row.study_no,
         unescape(row.study_dir),

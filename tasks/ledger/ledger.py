@@ -27,6 +27,7 @@ from tasks.ledger.database import connect, has_ledger, patience_s, prepare, wait
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Reaching, Settling
 from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer
+from tasks.ledger.kept_entries import KeptEntries
 from tasks.ledger.left_files import LeftFiles
 from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
 from tasks.ledger.pruning import is_pruned, prune
@@ -354,8 +355,8 @@ class Ledger:
         """The shards that this run was cut into, in their order; none of a run that is whole."""
         return self._runs.shards()
 
-    def studies(self) -> Iterator[StudyEntry]:
-        """The run's manifest rows in the manifest's order."""
+    def studies(self) -> KeptEntries:
+        """The run's manifest rows in the manifest's order; as often as one likes."""
         return self._runs.studies()
 
     def overlaps(self) -> dict[int, int]:

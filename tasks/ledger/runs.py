@@ -4,7 +4,7 @@ What takes a connection writes by it, and may be executed again when its commit 
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from tasks.core.escape import escape, unescape
 from tasks.core.models import RunFacts, StudyEntry, Target
 from tasks.ledger.database import fetch, patience_s
 from tasks.ledger.file_requests import Reaching
-from tasks.ledger.kept_entries import entry_values, kept_entry
+from tasks.ledger.kept_entries import KeptEntries, entry_values
 from tasks.ledger.later_runs import is_overwritten
 from tasks.ledger.liveness import heartbeat_s, is_unlocked
 from tasks.ledger.platforms import bind
@@ -169,15 +169,9 @@ class Runs:
             root=row.root,
         )
 
-    def studies(self) -> Iterator[StudyEntry]:
+    def studies(self) -> KeptEntries:
         """The run's manifest rows in the manifest's order."""
-        of_this_run = sa.select(study).where(study.c.run_id == self._scope.run_id)
-        query = of_this_run.order_by(study.c.study_no).limit(_AT_ONCE)
-        after = 0
-        while page := fetch(self._engine, query.where(study.c.study_no > after)):
-            for row in page:
-                yield kept_entry(row)
-            after = page[-1].study_no
+        return KeptEntries(self._engine, self._scope.run_id)
 
     def overlaps(self) -> dict[int, int]:
         """study_no to the earlier study_no that it shares files with."""

@@ -18,7 +18,8 @@ from tasks.core.models import RunFacts, StudyEntry, Summary
 from tasks.core.report_columns import ReportRow
 from tasks.ledger.private_files import read_private, require_ours
 from tasks.report.hashing_file import HashingFile
-from tasks.report.tables import Totals, summary, write_rows, write_studies
+from tasks.report.studies_csv import StudiesCsv
+from tasks.report.tables import Totals, summary, write_rows
 
 REPORT_CSV: Final = "report.csv"
 REPORT_PARQUET: Final = "report.parquet"
@@ -71,9 +72,10 @@ def write_report(
 ) -> Written:
     """Writes the report of a run, and moves an earlier run's to a directory of its own in `runs/`.
 
-    `overlaps` names, by study_no, the earlier entry that has a study's files. `rows` come sorted by study_no,
-    then file_no; each study_no is one of `studies`. The report that was there stays as it is until all files
-    are on the disk under temporary names. One run at a time may write into a directory.
+    `studies` come sorted by study_no, and are gone through twice. `overlaps` names, by study_no, the earlier
+    entry that has a study's files. `rows` come sorted by study_no, then file_no; each study_no is one of
+    `studies`. The report that was there stays as it is until all files are on the disk under temporary names.
+    One run at a time may write into a directory.
     Raises `StoppedError` when the disk is full or the directory can't be written.
     """
     try:
@@ -109,13 +111,13 @@ def _write_drafts(
     overlaps: Mapping[int, int | None],
     rows: Iterable[ReportRow],
 ) -> Written:
-    totals = Totals(studies, overlaps)
     sha256: dict[str, str] = {}
     draft = partial(_hashed_draft, report_dir, sha256)
-    with draft(REPORT_CSV) as csv_file, draft(REPORT_PARQUET) as parquet_file:
+    carried = dict.fromkeys(name for study in studies for name, _ in study.extra)
+    with draft(REPORT_CSV) as csv_file, draft(REPORT_PARQUET) as parquet_file, draft(STUDIES_CSV) as file:
+        totals = Totals(studies, overlaps, StudiesCsv(file, carried).add)
         write_rows(csv_file, parquet_file, rows, totals)
-    with draft(STUDIES_CSV) as file:
-        write_studies(file, totals.results())
+        totals.close()
     in_numbers = summary(run, totals)
     with draft(SUMMARY_JSON) as file:
         file.write(json.dumps(asdict(in_numbers), indent=2).encode() + b"\n")

@@ -16,7 +16,7 @@ from tasks.core.escape import unescape
 from tasks.core.models import Summary
 from tasks.ledger.private_files import opened
 from tasks.report.directory import REPORT_CSV, STUDIES_CSV, SUMMARY_JSON
-from tasks.report.tables import STUDY_COLUMNS
+from tasks.report.studies_csv import STUDY_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

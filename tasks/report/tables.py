@@ -1,4 +1,4 @@
-"""The tables of a report: report.csv and report.parquet row by row, studies.csv, and what they add up to.
+"""The rows of a report: report.csv and report.parquet, and what they add up to.
 
 Rows are streamed in chunks, so memory does not grow with the archive (one study's UIDs are held at a time).
 CSV and Parquet have the same rows with the same text: times as ISO 8601 UTC with microseconds, text from
@@ -9,7 +9,7 @@ import csv
 import io
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, islice
 from operator import itemgetter
@@ -24,27 +24,6 @@ from tasks.core.report_columns import COLUMNS, REPORT_COLUMNS, Escaped, Kind, Re
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-STUDY_COLUMNS: Final = (
-    "study_no",
-    "study_dir",
-    "label",
-    "study_instance_uid",
-    "priority",
-    "files",
-    "bytes",
-    "stored",
-    "failed",
-    "expected",
-    "expected_bytes",
-    "complete",
-    "why",
-    "seen_study_instance_uids",
-    "modalities",
-    "registered",
-    "confirmed",
-    "overlaps",
-)
 
 _Columns: TypeAlias = dict[str, Sequence[Any]]
 
@@ -83,11 +62,6 @@ def write_rows(
             text = _csv(zip(*(columns[name] for name in REPORT_COLUMNS), strict=True))
             csv_file.write(text)
             writer.write_table(arrow_csv.read_csv(io.BytesIO(text), names, convert_options=types))
-
-
-def write_studies(file: IO[bytes], studies: Sequence[StudyResult]) -> None:
-    """Writes studies.csv: our columns, then the manifest's unknown ones."""
-    file.writelines(_csv(lines) for lines in _chunks(_study_lines(studies)))
 
 
 def _columns(chunk: Sequence[ReportRow]) -> _Columns:
@@ -148,12 +122,21 @@ def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
 class Totals:
     """What the rows add up to, for each study and for the run."""
 
-    def __init__(self, studies: Iterable[StudyEntry], overlaps: Mapping[int, int | None]) -> None:
-        self._ahead = {entry.study_no: entry for entry in studies}
+    def __init__(
+        self,
+        studies: Iterable[StudyEntry],
+        overlaps: Mapping[int, int | None],
+        tell: Callable[[StudyResult], None],
+    ) -> None:
+        """`tell` is given each study, in their order, when its last row has come."""
+        self._ahead = iter(studies)
         self._overlaps = overlaps
-        self._study_no = 0
+        self._tell = tell
+        self._study_no = -1
         self._tally: StudyTally | None = None
-        self._results: list[StudyResult] = []
+        self.studies = 0
+        self.complete_studies = 0
+        self.incomplete_studies = 0
         self.by_status: Counter[str] = Counter()
         self.verdicts: Counter[Verdict] = Counter()
         self.objects_left = 0
@@ -173,36 +156,38 @@ class Totals:
             for _, *cells in group:
                 tally.add(*cells)
 
-    def results(self) -> list[StudyResult]:
-        """Every study in the manifest's order, also those without a row. No row can be added afterwards."""
-        self._close()
-        self._results += [self._tally_for(entry).result() for entry in self._ahead.values()]
-        self._ahead.clear()
-        return sorted(self._results, key=lambda study: study.study_no)
+    def close(self) -> None:
+        """No row follows: tells the studies that have none, too."""
+        while self._next():
+            pass
 
     def _tally_of(self, study_no: int) -> StudyTally:
-        if self._tally is None or study_no != self._study_no:
-            self._close()
-            entry = self._ahead.pop(study_no, None)
-            if entry is None:
+        while self._study_no != study_no:
+            if not self._next():
                 raise InternalError("The rows of the report did not come study by study: this is a defect.")
-            self._study_no, self._tally = study_no, self._tally_for(entry)
+        assert self._tally is not None
         return self._tally
 
-    def _tally_for(self, entry: StudyEntry) -> StudyTally:
-        return StudyTally(entry, self._overlaps.get(entry.study_no))
-
-    def _close(self) -> None:
+    def _next(self) -> bool:
+        """Goes on to the next study, if there is one."""
         if self._tally is not None:
-            self._results.append(self._tally.result())
-        self._tally = None
+            self._count(self._tally.result())
+        entry = next(self._ahead, None)
+        self._study_no = -1 if entry is None else entry.study_no
+        self._tally = None if entry is None else StudyTally(entry, self._overlaps.get(entry.study_no))
+        return entry is not None
+
+    def _count(self, study: StudyResult) -> None:
+        self.studies += 1
+        self.complete_studies += study.is_complete
+        self.incomplete_studies += study.is_incomplete
+        self._tell(study)
 
 
 def summary(run: RunFacts, totals: Totals) -> Summary:
     """The run in numbers."""
-    studies = totals.results()
     by_status = {status.value: totals.by_status[status] for status in Status if totals.by_status[status]}
-    code = exit_code(by_status, sum(study.is_incomplete for study in studies))
+    code = exit_code(by_status, totals.incomplete_studies)
     wall_s = max(run.finished_ns - run.started_ns, 0) / 1e9
     return Summary(
         run_id=run.run_id,
@@ -214,8 +199,8 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
         files=totals.by_status.total(),
         bytes=totals.uploaded_bytes,
         by_status=by_status,
-        studies=len(studies),
-        complete_studies=sum(study.is_complete for study in studies),
+        studies=totals.studies,
+        complete_studies=totals.complete_studies,
         started_at=_iso(run.started_ns),
         finished_at=_iso(run.finished_ns),
         wall_s=round(wall_s, 3),
@@ -231,45 +216,3 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
 
 def _rate(count: int, wall_s: float) -> float:
     return round(count / wall_s, 1) if wall_s else 0.0
-
-
-def _study_lines(studies: Sequence[StudyResult]) -> Iterator[list[Any]]:
-    carried = list(dict.fromkeys(name for study in studies for name, _ in study.extra))
-    yield [*STUDY_COLUMNS, *_carried_names(carried)]
-    for study in studies:
-        extra = dict(study.extra)
-        yield [*_study_cells(study), *(escape(extra.get(name, "")) for name in carried)]
-
-
-def _carried_names(names: Iterable[str]) -> list[str]:
-    """The unknown columns' names, with `manifest_` before one that is in use."""
-    used = list(STUDY_COLUMNS)
-    for name in names:
-        free = name
-        while free in used:
-            free = f"manifest_{free}"
-        used.append(free)
-    return [escape(name) for name in used[len(STUDY_COLUMNS) :]]
-
-
-def _study_cells(study: StudyResult) -> list[Any]:
-    return [
-        study.study_no,
-        escape(study.study_dir),
-        escape(study.label),
-        escape(study.study_instance_uid),
-        study.priority,
-        study.files,
-        study.bytes,
-        study.stored,
-        study.failed,
-        study.expected,
-        study.expected_bytes,
-        study.complete,
-        study.why,
-        study.seen_study_instance_uids,
-        study.modalities,
-        "",  # registered and confirmed: nobody has asked the registry yet
-        "",
-        study.overlaps,
-    ]

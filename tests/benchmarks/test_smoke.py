@@ -28,11 +28,14 @@ WHAT_IS_SHOWN = {
 }
 
 
+NAMES = [pytest.param(names, marks=pytest.mark.long if "prefect" in names else ()) for names in WHAT_IS_SHOWN]
+
+
 @pytest.mark.skipif(
     not os.environ.get("CI") and not (shutil.which("nginx") and shutil.which("curl")),
     reason="needs nginx and curl: apt-get install nginx-light curl",
 )
-@pytest.mark.parametrize("names", WHAT_IS_SHOWN, ids="+".join)
+@pytest.mark.parametrize("names", NAMES, ids="+".join)
 def test_every_benchmark_runs(
     names: tuple[str, ...], only_our_settings: None, new_prefect_home: Callable[[], Path]
 ) -> None:

@@ -62,6 +62,7 @@ class TestPrefectsServer:
             assert newest_state(server) == "1 of 123 files, 1 study incomplete, see report"
         archive.check()
 
+    @pytest.mark.long
     def test_slow_to_answer_slows_its_bookkeeping_alone(self, archive: Archive, prefect_home: Path) -> None:
         """Half a second for each request."""
         with PrefectServer(prefect_home) as server, slowed(server.url, delay_s=0.5) as url:
@@ -70,6 +71,7 @@ class TestPrefectsServer:
             assert newest_state(server) == "1 of 123 files, 1 study incomplete, see report"
         archive.check()
 
+    @pytest.mark.long
     def test_whose_database_is_locked_is_waited_for(self, archive: Archive, prefect_home: Path) -> None:
         with PrefectServer(prefect_home) as server:
             process = archive.start("run", **server.environment)
@@ -93,6 +95,7 @@ class TestPrefectsServer:
         assert "PREFECT_API_URL does not answer" in archive.told
         assert archive.far_side.requests == []
 
+    @pytest.mark.long
     def test_terminated_together_with_the_run_ends_in_order(
         self, archive: Archive, prefect_home: Path
     ) -> None:

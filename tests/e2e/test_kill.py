@@ -1,6 +1,6 @@
 """Killed at any moment, started again: every file stored once under its reported key, no key forgotten.
 
-KILLS says how often in all (30 unless told; `make test-kill` does 300).
+KILLS says how often in all (15 unless told; `make test-kill` does 300).
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.e2e.archive import FILES, Archive
 from tests.far_side import FarSide
 
 NewArchive = Callable[..., Archive]
-KILLS = int(os.environ.get("KILLS", "30"))
+KILLS = int(os.environ.get("KILLS", "15"))
 KILLS_OF_RUN = max(2, KILLS // 10)
 KILLS_IN_A_ROW = 3
 EPISODES = -(-KILLS // KILLS_IN_A_ROW)

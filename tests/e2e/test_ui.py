@@ -261,6 +261,7 @@ def slow(far_side: FarSide, new_prefect_home: Callable[[], Path], tmp_path: Path
         yield slow
 
 
+@pytest.mark.long
 def test_a_cancelled_run_shows_no_failure_and_has_the_name_that_was_typed(
     page: Page, site: Site, slow: Served, far_side: FarSide
 ) -> None:

@@ -98,6 +98,7 @@ def assert_kept_to_itself(site: Site, report: list[dict[str, str]]) -> None:
     assert [secret for secret in secrets if secret in told] == []
 
 
+@pytest.mark.long
 def test_an_interrupted_migration_ends_its_shards(
     site: Site, far_side: FarSide, dicom: Dicom, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_an_interrupted_migration_ends_its_shards(
     assert {row["status"] for row in rows} == {"uploaded", "already_uploaded", "duplicate"}
 
 
+@pytest.mark.long
 def test_a_run_of_a_killed_worker_becomes_crashed_and_retried_goes_on(
     site: Site, server: PrefectServer, far_side: FarSide, dicom: Dicom, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def settled_counts(flow_run_id: str) -> tuple[int, int, int]:
     return counts
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("prefect_server")
 def test_five_times_the_files_make_no_more_logs_and_events_than_batches(
     tmp_path: Path, far_side: FarSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch

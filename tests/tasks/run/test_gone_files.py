@@ -48,8 +48,15 @@ def write_sparse(path: Path, size_bytes: int) -> None:
         file.truncate(size_bytes)
 
 
+WHERE = [
+    *(("sqlite", left) for left in LEFT),
+    ("postgresql", "invalid/truncated"),
+    ("postgresql", "conflict"),
+]
+
+
 class TestFileThatWasLeft:
-    @pytest.mark.parametrize("left", LEFT)
+    @pytest.mark.parametrize(("ledger", "left"), WHERE, indirect=["ledger"])
     def test_and_is_gone_is_missing_until_it_is_back(
         self, near_side: NearSide, far_side: FarSide, dicom: Dicom, left: str
     ) -> None:

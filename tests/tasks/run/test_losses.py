@@ -50,8 +50,11 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+WHERE = [*(("sqlite", now) for now in DAMAGES), ("postgresql", "empty"), ("postgresql", "truncated")]
+
+
 class TestStoredFile:
-    @pytest.mark.parametrize("now", DAMAGES)
+    @pytest.mark.parametrize(("ledger", "now"), WHERE, indirect=["ledger"])
     def test_that_is_no_whole_image_any_more_is_damaged_until_it_is_whole(
         self, near_side: NearSide, far_side: FarSide, dicom: Dicom, now: str
     ) -> None:
