@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Final, overload
 
 from tasks.core.models import StudyEntry
+from tasks.core.number_table import NumberTable
 
 _packed: Final = attrgetter(*StudyEntry.__slots__)
 
@@ -31,6 +32,9 @@ class StudyEntries(Sequence[StudyEntry]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    def __iter__(self) -> Iterator[StudyEntry]:
+        return (self._unpacked(start, end) for start, end in pairwise(self._ends))
+
     @overload
     def __getitem__(self, at: int) -> StudyEntry: ...
 
@@ -41,8 +45,10 @@ class StudyEntries(Sequence[StudyEntry]):
         if isinstance(at, slice):
             return [self[index] for index in range(*at.indices(len(self)))]
         index = range(len(self))[at]
-        packed = self._bytes[self._ends[index] : self._ends[index + 1]]
-        return StudyEntry(*marshal.loads(packed))  # noqa: S302 - bytes of our own
+        return self._unpacked(self._ends[index], self._ends[index + 1])
+
+    def _unpacked(self, start: int, end: int) -> StudyEntry:
+        return StudyEntry(*marshal.loads(self._bytes[start:end]))  # noqa: S302 - bytes of our own
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -52,18 +58,13 @@ class StudyEntries(Sequence[StudyEntry]):
     def of_the_same_directory(self) -> Iterator[tuple[StudyEntry, StudyEntry]]:
         """Each entry whose directory an earlier one has, and the first of those.
 
-        By a hash table of places: with the directories in it, it would take more than all entries do.
+        Their directories are not held: these would take more than all entries do.
         """
-        table = array("I", bytes(4 << (2 * len(self)).bit_length()))
-        last = len(table) - 1  # one less than a power of two
+        table = NumberTable[str](len(self), lambda place: self[place - 1].study_dir)
         for place, entry in enumerate(self, 1):
-            slot = hash(entry.study_dir) & last
-            while table[slot] and self[table[slot] - 1].study_dir != entry.study_dir:
-                slot = (slot + 1) & last
-            if table[slot]:
-                yield entry, self[table[slot] - 1]
-            else:
-                table[slot] = place
+            first = table.setdefault(entry.study_dir, place)
+            if first != place:
+                yield entry, self[first - 1]
 
 
 def in_order(entries: Sequence[StudyEntry]) -> Sequence[StudyEntry]:

@@ -30,7 +30,7 @@ from tasks.ledger.database import fetch
 from tasks.ledger.schema import file, instance, issued_key, listing, other_content, stored_file, study
 from tasks.ledger.statements import IS_CURRENT
 
-_PAGE: Final = 5000  # rows of a report
+_PAGE: Final = 1000  # rows of a report
 _POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)
 _in_order: Final = itemgetter(0, 1)  # study_no and file_no
 

@@ -8,18 +8,14 @@ entries take: the real path of a directory that no link leads to is the one that
 
 import os
 import stat
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import filterfalse, pairwise
 from operator import attrgetter
-from typing import Final, TypeVar
+from typing import Final
 
 from tasks.core.models import StudyEntry
 
 _MOST_PARENTS: Final = 10_000  # that are remembered: entries come directory by directory
-_SLOTS_OF_ONE: Final = 2
-
-_T = TypeVar("_T")
 
 
 class Resolver:
@@ -77,48 +73,6 @@ class RealDirs(Mapping[int, bytes]):
 
     def __len__(self) -> int:
         return len(self._entries) - len(self._left_out)
-
-
-class Owners(Mapping[bytes, int]):
-    """Real directory to the study_no of the first entry there, by a table of numbers: `dirs` has the rest."""
-
-    def __init__(self, dirs: Mapping[int, bytes]) -> None:
-        self._dirs = dirs
-        self._table = array("I", bytes(4 << (_SLOTS_OF_ONE * len(dirs)).bit_length()))
-        self._count = 0
-
-    def setdefault(self, real: bytes, study_no: int) -> None:
-        """`study_no` is that of `real` in `dirs`."""
-        slot = self._slot(real)
-        self._count += not self._table[slot]
-        self._table[slot] = self._table[slot] or study_no
-
-    def __getitem__(self, real: bytes) -> int:
-        study_no = self._table[self._slot(real)]
-        if not study_no:
-            raise KeyError(real)
-        return study_no
-
-    def get(self, real: bytes, otherwise: _T | None = None) -> "int | _T | None":  # type: ignore[override]
-        """As of any mapping, and without an exception for what is not there, which most is."""
-        return self._table[self._slot(real)] or otherwise
-
-    def __contains__(self, real: object) -> bool:
-        return isinstance(real, bytes) and self._table[self._slot(real)] != 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (self._dirs[study_no] for study_no in self._table if study_no)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def _slot(self, real: bytes) -> int:
-        """Where it stands, or would stand."""
-        last = len(self._table) - 1  # one less than a power of two
-        slot = hash(real) & last
-        while (study_no := self._table[slot]) and self._dirs[study_no] != real:
-            slot = (slot + 1) & last
-        return slot
 
 
 def _in_order(entries: Sequence[StudyEntry]) -> Sequence[StudyEntry]:

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from tasks.core.file_times import kept_ns
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
+from tasks.core.number_table import NumberTable
 from tasks.source.own_files import NONE_OWN, OwnFiles, upwards
-from tasks.source.real_dirs import Owners, RealDirs
+from tasks.source.real_dirs import RealDirs
 
 _MISSING: Final = frozenset({Reason.NOT_FOUND, Reason.NOT_A_DIRECTORY})
 _REASONS: Final = {
@@ -41,12 +42,21 @@ _MARKS: Final = b"/\0"
 _Found = tuple[bytes, os.stat_result | Reason]
 
 
+class Owners(Protocol):
+    """Real directory to the study_no of the first entry there."""
+
+    def get(self, real: bytes, /) -> int | None:
+        """The study_no, if there is one."""
+
+    def __contains__(self, real: object, /) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ownership:
     """Which entry owns a directory when study directories lie in one another: the first that holds it."""
 
     real_dirs: Mapping[int, bytes]  # study_no -> its real directory; not of one outside the root
-    owners: Mapping[bytes, int]  # real directory -> study_no of the first entry there
+    owners: Owners
     absorbed: frozenset[int]  # entries that lie in an earlier one whole, and so have no files of their own
     overlaps: Mapping[int, int]  # study_no -> the first earlier study_no that it shares files with
     real_root: bytes | None
@@ -93,7 +103,7 @@ def decided_ownership(
 
 
 def _ownership(real_dirs: Mapping[int, bytes], real_root: bytes | None) -> Ownership:
-    owners = Owners(real_dirs)
+    owners = NumberTable[bytes](len(real_dirs), real_dirs.__getitem__)
     for study_no, real in real_dirs.items():
         owners.setdefault(real, study_no)
     absorbed, overlaps = _overlaps(real_dirs, owners)
@@ -304,18 +314,14 @@ def _file_stat(path: bytes) -> os.stat_result | Reason:
     return found if stat.S_ISREG(found.st_mode) else Reason.IO_ERROR  # it was a file when it was listed
 
 
-def _overlaps(
-    real_dirs: Mapping[int, bytes], owners: Mapping[bytes, int]
-) -> tuple[frozenset[int], dict[int, int]]:
+def _overlaps(real_dirs: Mapping[int, bytes], owners: Owners) -> tuple[frozenset[int], dict[int, int]]:
     """The entries that lie in an earlier one, and for every later entry of a pair the earliest."""
     absorbed: set[int] = set()
     overlaps: dict[int, int] = {}
     for study_no, real in real_dirs.items():
-        if real not in owners:
-            continue
         for directory in upwards(real):
-            other = owners.get(directory, study_no)
-            if other == study_no:
+            other = owners.get(directory)
+            if other in (None, study_no):
                 continue
             earlier, later = sorted((other, study_no))
             overlaps[later] = min(earlier, overlaps.get(later, earlier))
