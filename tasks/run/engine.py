@@ -85,7 +85,7 @@ class Engine:
         self.progress = Progress()
         self._scan = scan
         ours = entries if shard is None else [entry for entry in entries if entry.study_no in shard]
-        self._entries = in_order(ours)
+        self._entries: Sequence[StudyEntry] = in_order(ours)
         self._edges = edges or all_edges.REAL
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()
@@ -133,6 +133,7 @@ class Engine:
                 rows, scanned = [], []
         if rows or scanned:
             yield rows, scanned
+        self._forget_entries()
 
     def plan(self, chunks: Iterator[Chunk]) -> Iterator[int]:
         """Decides what is to do; yields the number of each batch with files to send, once it is full."""
@@ -263,6 +264,11 @@ class Engine:
                 yield row, entry.study_no
             yield None, entry.study_no
 
+    def _forget_entries(self) -> None:
+        """The ledger has what the report needs of them, and there may be millions."""
+        self._entries = ()
+        self._ownership = replace(self._ownership, real_dirs={}, owners={})
+
     def _first_answer(self) -> FirstAnswer:
         return first_answer(self.settings, self._client, self._edges)
 
@@ -288,6 +294,7 @@ def ingest(
 ) -> Summary:
     """A whole run without Prefect; `watch` may show its progress meanwhile, `announce` what begins anew."""
     engine = Engine(entries, settings, scan=scan, edges=edges)
+    del entries  # which the engine holds for as long as they are needed
     if announce:
         announce(engine.begins)
     elif sentence := engine.begins.sentence(settings.campaign):

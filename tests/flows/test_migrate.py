@@ -120,6 +120,32 @@ def test_an_interrupted_migration_ends_its_shards(
 
 
 @pytest.mark.long
+def test_interrupted_while_the_server_is_away_it_changes_nothing_of_its_shards(
+    site: Site, server: PrefectServer, far_side: FarSide, dicom: Dicom, tmp_path: Path
+) -> None:
+    """Nobody could tell them: they go on, and `report` has each of their files, sent once."""
+    manifest, let_go = plant(tmp_path, dicom), hold_puts(far_side)
+    site.start("one", "prefect", "worker", "start", "--pool", "archive", "--name", "one")
+    migration = site.start("migration", "dicom-ingest", "migrate", str(manifest), "--shards", "2")
+    await_shards(site, 2, let_go)
+    server.kill()
+    try:
+        migration.send_signal(signal.SIGINT)
+        assert migration.wait(timeout=400) == 130, site.told("migration")
+        trails = sorted((tmp_path / "report" / "shards").glob("*/audit.jsonl"))
+        await_under_way(site, lambda: all(b'"run_ended"' in path.read_bytes() for path in trails))
+        report = site.start("later", "dicom-ingest", "report", str(tmp_path / "report"))
+        assert report.wait(timeout=240) == 130, site.told("later")
+    finally:
+        server.start()
+    assert Counter(row["status"] for row in read_report(tmp_path / "report")) == {
+        "uploaded": STUDIES * FILES,
+        "duplicate": 1,
+    }
+    assert len(far_side.bodies) == STUDIES * FILES
+
+
+@pytest.mark.long
 def test_a_run_of_a_killed_worker_becomes_crashed_and_retried_goes_on(
     site: Site, server: PrefectServer, far_side: FarSide, dicom: Dicom, tmp_path: Path
 ) -> None:
