@@ -268,6 +268,7 @@ _NOTHING_PREPARED: Final = {"prepare_threshold": None}
 # Classes of PostgreSQL's SQLSTATE, and single ones: connections, deadlocks, a server that starts, stops or
 # has no room; one that is read-only for as long as it is not promoted.
 _BUSY_STATES: Final = ("08", "40", "57P", "53300", "55P03", "25006")
+_STARTS_OR_STOPS: Final = "the database system is"  # starting up, in recovery, not accepting connections
 _BUSY_TEXTS: Final = (
     "database is locked",
     "connection refused",
@@ -283,9 +284,7 @@ _BUSY_TEXTS: Final = (
     "could not send data to server",
     "consuming input failed",
     "terminating connection",
-    "the database system is starting up",
-    "the database system is shutting down",
-    "the database system is in recovery mode",
+    _STARTS_OR_STOPS,
     "connection is lost",
     "too many clients",
     "remaining connection slots",
@@ -329,6 +328,8 @@ def plain_errors() -> Iterator[None]:
             busy = f"the connection failed ({state or 'lost'})"
         if not busy and _is_refusal(error, state):
             raise RowRefusedError(_NO_ROW) from None
+        if busy == _STARTS_OR_STOPS:
+            busy += " starting or stopping"
         what = busy or next((safe for safe in _SAFE_TEXTS if safe in text), type(error).__name__)
         raise (BusyError if busy else StoppedError)(
             f"The ledger can't be used: {what}. Mend that, then run the same command again: "

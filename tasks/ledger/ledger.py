@@ -188,6 +188,7 @@ class Ledger:
         self._writer.submit_all([(self._add_unused, request) for request in self._not_issued])
         self._writer.write(lambda db: self._runs.end(db, facts))
         self._runs.at_work_since_ns = None
+        self._engine.dispose()  # and what its connections hold of the database: a report needs the room
 
     def _add_unused(self, db: sa.Connection, requests: list[Issuing]) -> list[bool]:
         return [self._files.issue_unused(db, request.key, request.now_ns) for request in requests]
