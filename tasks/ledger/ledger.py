@@ -287,6 +287,16 @@ class Ledger:
                 self._not_issued.append(request)
         return answers
 
+    def post(self, request: FileRequest, reply: Callable[[FileAnswer | Exception], None]) -> None:
+        """Returns at once; has the answer, or an exception, replied by the writer's thread once it is durable."""
+
+        def answered(answer: FileAnswer | Exception) -> None:
+            if isinstance(request, Issuing) and isinstance(answer, Exception):
+                self._not_issued.append(request)
+            reply(answer)
+
+        self._writer.post(self._handled(request), answered)
+
     def _handled(self, request: FileRequest) -> Request:
         match request:
             case Claiming():

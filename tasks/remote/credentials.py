@@ -13,7 +13,7 @@ _MAX_SECRET: Final = 64 * 1024
 class Credentials(Protocol):
     """Where a request's Authorization header comes from."""
 
-    def authorization(self, refused: str = "", http_status: int = 401) -> str:
+    async def authorization(self, refused: str = "", http_status: int = 401) -> str:
         """The header's value, empty for none. `refused`: the one to which the API just answered so."""
         ...
 
@@ -24,7 +24,7 @@ class StaticToken:
     def __init__(self, token: str) -> None:
         self._value = f"Bearer {token}" if token else ""
 
-    def authorization(self, refused: str = "", http_status: int = 401) -> str:
+    async def authorization(self, refused: str = "", http_status: int = 401) -> str:
         """Always the same: a refused static token can't be renewed."""
         del refused, http_status
         return self._value
@@ -36,7 +36,7 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def authorization(self, refused: str = "", http_status: int = 401) -> str:
+    async def authorization(self, refused: str = "", http_status: int = 401) -> str:
         """What the file holds now. Raises CredentialsRefusedError when it can't be read."""
         del refused, http_status
         return f"Bearer {secret_in(self._path, 'DICOM_INGEST_TOKEN_FILE')}"

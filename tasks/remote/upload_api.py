@@ -6,22 +6,24 @@
 Every request that does not work raises a Fault of one kind; `core/retry.py` decides what follows.
 """
 
+import asyncio
 import base64
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
-
-import httpx
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 from tasks.core.allowed_hosts import is_private, why_not
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.platform_host import host_and_port
 from tasks.remote.credentials import ApiKey, Credentials
-from tasks.remote.http_pool import Answer, Connections
+from tasks.remote.curl_engine import Engine
+from tasks.remote.exchange import Answer, Origin, Request, plain_url
+from tasks.source.file_content import Content
 
 CONTENT_TYPE = "application/dicom"
 _MAX_KEY_BYTES = 1024  # S3: an object key is at most 1024 bytes of UTF-8
@@ -44,11 +46,12 @@ _BEARER_ERROR = re.compile(r"""\berror\s*=\s*"?(invalid_request|invalid_token|in
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class PresignedUrl:
     """A presigned URL with its key. The URL is a secret: it is never logged, stored or shown."""
 
     key: str
-    url: httpx.URL = field(repr=False)
+    url: str = field(repr=False)
+    origin: Origin
     expires_at: float = float("inf")  # Unix seconds by our clock; infinite when the URL does not say
 
     def lives(self, now: float) -> bool:
@@ -66,13 +69,13 @@ class Stored:
 
 
 class UploadClient:
-    """Thread-safe: every request takes a connection of its own."""
+    """To be used in the event loop's thread alone."""
 
     def __init__(
         self,
         api_endpoint: str,
         credentials: Credentials,
-        connections: Connections,
+        engine: Engine,
         *,
         api_key: ApiKey | None = None,
         signs_in_by: str = "",
@@ -81,112 +84,108 @@ class UploadClient:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`signs_in_by`: the settings that hold the credentials, for the sentence about a refusal."""
-        self._api = httpx.URL(f"{api_endpoint.rstrip('/')}/")
-        self._upload = httpx.URL(f"{self._api}upload/")
+        self._upload, origin = plain_url(f"{api_endpoint.rstrip('/')}/upload/")
         self._credentials = credentials
         self._api_key = api_key
         self._signs_in_by = signs_in_by
-        self._connections = connections
+        self._engine = engine
         self._storage_hosts = tuple(storage_hosts)
         self._allow_http = allow_http
-        self._allow_private = is_private(self._api.host)
+        self._allow_private = is_private(origin.host)
         self._clock = clock
         self._skew_s = 0.0  # the server's clock less ours, from the last presign answer
-        self._permitted: set[tuple[str, str]] = set()
-        self._reached: set[tuple[str, bytes, int | None]] = set()
-        self.reach: Callable[[str], None] = lambda _: None  # called with each host:port before its first PUT
+        self._permitted: set[Origin] = set()
+        self._reached: dict[Origin, asyncio.Task[None]] = {}
+        self.reach: Callable[[str], Coroutine[Any, Any, None]] = _nobody_asks  # before a host's first PUT
 
-    def presign(self) -> Ticket:
+    async def presign(self) -> PresignedUrl:
         """A URL and key for one file that is ready to be sent."""
-        answer = self._ask_for_url()
+        answer = await self._ask_for_url()
         if not 200 <= answer.status < 300:
             raise self._presign_fault(answer)
-        key, url = _key_and_url(answer)
-        self._check_host(url)
+        key, url, origin = _key_and_url(answer)
+        self._check_host(origin)
         now = self._clock()
         server_time = answer.server_time()
         if server_time is not None:
             self._skew_s = server_time - now
-        return Ticket(key, url, expiry(url) - self._skew_s)
+        return PresignedUrl(key, url, origin, expiry(url) - self._skew_s)
 
-    def put(
-        self,
-        ticket: Ticket,
-        body: Callable[[], bytes | Iterable[bytes]],
-        size_bytes: int,
-        md5: str = "",
-    ) -> Stored:
-        """Send the bytes, with Content-Length, to where the ticket says; `md5` when known before the body.
-
-        `body` is asked for once more when the object store names another host of its own (307, 308).
-        """
-        if not ticket.lives(self._clock()):
+    async def put(self, to: PresignedUrl, content: Content) -> Stored:
+        """Send the bytes, with Content-Length, to where the URL says; 307 and 308 to permitted hosts."""
+        if not to.lives(self._clock()):
             raise Fault(FaultKind.EXPIRED, "the presigned URL expired before it was used")
-        headers = {"Content-Type": CONTENT_TYPE, "Content-Length": str(size_bytes)}
-        if md5 and b"X-Amz-Signature=" in ticket.url.query:  # a SigV2 signature would have to cover it
-            headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
-        answer = self._put(ticket.url, headers, body)
+        headers = {"Content-Type": CONTENT_TYPE}
+        if content.digests and "X-Amz-Signature=" in to.url:  # a SigV2 signature would have to cover it
+            md5 = bytes.fromhex(content.digests.md5)
+            headers["Content-MD5"] = base64.b64encode(md5).decode()
+        answer = await self._put(to, headers, content)
         if not 200 <= answer.status < 300:
-            raise self._put_fault(answer, ticket)
+            raise self._put_fault(answer, to)
         etag = answer.headers.get("etag", "").strip().strip('"')
         return Stored(answer.status, etag if etag.isprintable() else "", _etag_is_md5(etag, answer.headers))
 
-    def _put(
-        self, url: httpx.URL, headers: Mapping[str, str], body: Callable[[], bytes | Iterable[bytes]]
-    ) -> Answer:
-        """Follows redirects that keep the method, to permitted hosts alone."""
-        self._reach(url)
-        answer = self._connections.send("PUT", url, headers, body())
+    async def _put(self, to: PresignedUrl, headers: Mapping[str, str], content: Content) -> Answer:
+        url, origin = to.url, to.origin
         for _ in range(_MAX_REDIRECTS):
-            location = answer.headers.get("location", "")
-            if answer.status not in (307, 308) or not location:
-                break
+            answer = await self._sent(url, origin, headers, content)
+            location = answer.redirect(url)
+            if not location:
+                return answer
             try:
-                url = url.join(location)
-                self._check_host(url)
-            except (httpx.InvalidURL, UnicodeError):  # of IDNA
-                break
-            self._reach(url)
-            answer = self._connections.send("PUT", url, headers, body())
-        return answer
+                url, origin = plain_url(location)
+            except Fault:
+                return answer
+            self._check_host(origin)
+        return await self._sent(url, origin, headers, content)
 
-    def _reach(self, url: httpx.URL) -> None:
-        origin = (url.scheme, url.raw_host, url.port)
-        if origin not in self._reached:
-            self.reach(host_and_port(url.scheme, url.raw_host.decode("ascii"), url.port))
-            self._reached.add(origin)
+    async def _sent(self, url: str, origin: Origin, headers: Mapping[str, str], content: Content) -> Answer:
+        await self._reach(origin)
+        body = content.body()
+        assert isinstance(body, bytes)
+        request = Request("PUT", url, headers, body, allow_private=self._allow_private)
+        return await self._engine.send(request)
+
+    async def _reach(self, origin: Origin) -> None:
+        """The first file that goes to a host makes that durable; all others wait for it."""
+        if (reached := self._reached.get(origin)) is None:
+            host = host_and_port(*origin)
+            reached = self._reached[origin] = asyncio.create_task(self.reach(host))
+        if not reached.done():
+            await asyncio.shield(reached)
+        else:
+            reached.result()
 
     def close(self) -> None:
         """Give back the idle connections."""
-        self._connections.close()
+        self._engine.close()
 
-    def _ask_for_url(self) -> Answer:
+    async def _ask_for_url(self) -> Answer:
         """GET /upload/; a refused token is renewed once, by whoever sees it first."""
-        signed = self._signed()
-        answer = self._get_upload(signed)
+        signed = await self._signed()
+        answer = await self._get_upload(signed)
         if answer.status in (401, 403):
-            renewed = self._signed(signed.get("Authorization", ""), answer.status)
+            renewed = await self._signed(signed.get("Authorization", ""), answer.status)
             if renewed != signed:
-                answer = self._get_upload(renewed)
+                answer = await self._get_upload(renewed)
         return answer
 
-    def _signed(self, refused: str = "", http_status: int = 401) -> dict[str, str]:
+    async def _signed(self, refused: str = "", http_status: int = 401) -> dict[str, str]:
         """The headers that sign in; `refused`: the Authorization that the API has just refused so."""
-        authorization = self._credentials.authorization(refused, http_status)
+        authorization = await self._credentials.authorization(refused, http_status)
         token = {"Authorization": authorization} if authorization else {}
         return token | (self._api_key.headers() if self._api_key else {})
 
-    def _get_upload(self, signed: Mapping[str, str]) -> Answer:
+    async def _get_upload(self, signed: Mapping[str, str]) -> Answer:
         headers = {"Accept": "application/json", "Cache-Control": "no-store", **signed}
-        return self._connections.send("GET", self._upload, headers)
+        return await self._engine.send(Request("GET", self._upload, headers))
 
-    def _check_host(self, url: httpx.URL) -> None:
-        origin = (url.scheme, url.host)
+    def _check_host(self, origin: Origin) -> None:
         if origin in self._permitted:
             return
         objection = why_not(
-            url.scheme,
-            url.host,
+            origin.scheme,
+            origin.host,
             allow_http=self._allow_http,
             patterns=self._storage_hosts,
             allow_private=self._allow_private,
@@ -207,12 +206,12 @@ class UploadClient:
         kind = FaultKind.SETTINGS if 300 <= status < 500 else FaultKind.PRESIGN
         return Fault(kind, what, status, detail=detail)
 
-    def _put_fault(self, answer: Answer, ticket: Ticket) -> Fault:
+    def _put_fault(self, answer: Answer, to: PresignedUrl) -> Fault:
         status, code = answer.status, _s3_code(answer)
         what = f"the object store answered {status} {code}".rstrip()
         if common := _S3_CODES.get(code) or answer.trouble():
             return Fault(common, what, status, answer.retry_after_s(), code)
-        if status in (400, 403) and (not ticket.lives(self._clock()) or "expired" in answer.text().lower()):
+        if status in (400, 403) and (not to.lives(self._clock()) or "expired" in answer.text().lower()):
             return Fault(FaultKind.EXPIRED, what, status, detail=code)
         kind = FaultKind.REFUSED if status == 403 else FaultKind.REJECTED
         return Fault(kind, what, status, detail=code)
@@ -241,7 +240,7 @@ def _bearer_error(answer: Answer) -> str:
     return found.group(1) if found else ""
 
 
-def _key_and_url(answer: Answer) -> tuple[str, httpx.URL]:
+def _key_and_url(answer: Answer) -> tuple[str, str, Origin]:
     try:
         told = json.loads(answer.body)
     except (ValueError, RecursionError):
@@ -250,11 +249,13 @@ def _key_and_url(answer: Answer) -> tuple[str, httpx.URL]:
         raise _wrong_shape(answer, "no_json_object")
     if missing := [f"no_{name}" for name in ("url", "key") if name not in told]:
         raise _wrong_shape(answer, "_".join(missing))
-    if (url := _url(told["url"])) is None:
-        raise _wrong_shape(answer, "bad_url")
+    try:
+        url, origin = plain_url(told["url"] if isinstance(told["url"], str) else "")
+    except Fault:
+        raise _wrong_shape(answer, "bad_url") from None
     if not _is_key(told["key"]):
         raise _wrong_shape(answer, "bad_key")
-    return told["key"], url
+    return told["key"], url, origin
 
 
 def _wrong_shape(answer: Answer, word: str) -> Fault:
@@ -269,15 +270,6 @@ def _what_it_is(body: bytes) -> str:
     return "html_answer" if body.lstrip().startswith(b"<") else "no_json"
 
 
-def _url(told: object) -> httpx.URL | None:
-    try:
-        url = httpx.URL(told) if isinstance(told, str) else None
-        host = url.host if url is not None else ""
-    except (httpx.InvalidURL, UnicodeError):  # of IDNA
-        return None
-    return url if host else None
-
-
 def _is_key(told: object) -> bool:
     try:
         return isinstance(told, str) and 0 < len(told.encode()) <= _MAX_KEY_BYTES and told.isprintable()
@@ -285,12 +277,12 @@ def _is_key(told: object) -> bool:
         return False
 
 
-def expiry(url: httpx.URL) -> float:
+def expiry(url: str) -> float:
     """When a presigned URL ends, in Unix seconds of the server's clock; infinity when it does not say.
 
     SigV4 has X-Amz-Date and X-Amz-Expires (seconds), SigV2 and others have Expires (Unix seconds).
     """
-    query = {name.lower(): value for name, value in url.params.items()}
+    query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
     try:
         if "x-amz-date" in query and "x-amz-expires" in query:
             signed = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
@@ -300,8 +292,12 @@ def expiry(url: httpx.URL) -> float:
         return float("inf")
 
 
-def _etag_is_md5(etag: str, headers: httpx.Headers) -> bool:
+def _etag_is_md5(etag: str, headers: Mapping[str, str]) -> bool:
     """Whether an ETag says the MD5 of the bytes: not with KMS or customer keys, nor after multipart."""
     encryption = headers.get("x-amz-server-side-encryption", "")
     customer_key = "x-amz-server-side-encryption-customer-algorithm" in headers
     return bool(_MD5.match(etag.lower())) and not encryption.startswith("aws:kms") and not customer_key
+
+
+async def _nobody_asks(_host: str) -> None:
+    pass

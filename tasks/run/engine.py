@@ -13,7 +13,6 @@ StoppedError when no report could be written.
 """
 
 import logging
-import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -43,7 +42,7 @@ from tasks.source.gone_files import with_gone
 from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
-from tasks.upload.assembly import connect, file_transfer
+from tasks.upload.assembly import Platform, new_uploader
 from tasks.upload.slots import Slots
 from tasks.upload.uploader import Progress, Uploader
 
@@ -89,14 +88,13 @@ class Engine:
         self._edges = edges or all_edges.REAL
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()
-        self._stopping = threading.Event()
         self._touched = 0  # files that are read for their ctime alone
         self._ownership = ownership or survey(entries, settings.root or None)
         report_dirs = list(filter(None, (settings.report_dir, whole_report_dir)))
         require_none_in(self._ownership.real_dirs, report_dirs)
         with ExitStack() as undo:
-            self._client = connect(settings)
-            undo.callback(self._client.close)
+            self._platform = Platform(settings)
+            undo.callback(self._platform.close)
             refusal = self._open_records(undo, entries, report_dirs, is_shard=shard is not None)
             undo.pop_all()
         self._uploader = self._new_uploader()
@@ -155,7 +153,7 @@ class Engine:
     def upload(self, batch_no: int) -> None:
         """Sends what is not settled of a batch; raises IngestError when the run stops."""
         self._records.trail.record(Event.BATCH_STARTED, batch_no=batch_no)
-        self._uploader.upload(self._ledger.todo(batch_no))
+        self._uploader.upload(batch_no, self._ledger.todo(batch_no))
 
     def stop(self, why: IngestError) -> None:
         """Starts no file any more. Safe from any thread, and from a signal handler's."""
@@ -215,7 +213,7 @@ class Engine:
             self._listed.close()
             self._records.close()
         finally:
-            self._client.close()
+            self._platform.close()
 
     def _problems(self, why: IngestError | None) -> list[str]:
         """Who interrupts a run does not wait for a second look at all directories."""
@@ -270,18 +268,21 @@ class Engine:
         self._ownership = replace(self._ownership, real_dirs={}, owners={})
 
     def _first_answer(self) -> FirstAnswer:
-        return first_answer(self.settings, self._client, self._edges)
+        return first_answer(self.settings, self._platform, self._edges)
 
     def _not_asked(self) -> FirstAnswer:
         return NOT_ASKED
 
     def _new_uploader(self) -> Uploader:
-        slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)
-        transfer = file_transfer(
-            self.settings, self._client, self._ledger, slots, self._stopping, jitter=self._edges.jitter
+        return new_uploader(
+            self.settings,
+            self._platform,
+            self._ledger,
+            Slots(self.settings.parallel, self._edges.clock, began=self._began_s),
+            self.progress,
+            any_granted=bool(self._records.first.key),
+            jitter=self._edges.jitter,
         )
-        transfer.any_granted = bool(self._records.first.key)
-        return Uploader(transfer, self._ledger, slots, self._stopping, self.progress, self.settings)
 
 
 def ingest(

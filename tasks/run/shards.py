@@ -30,7 +30,7 @@ from tasks.run.records import keep_unused, open_records
 from tasks.settings import Settings
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, decided_ownership, survey, walk_study
-from tasks.upload.assembly import connect
+from tasks.upload.assembly import Platform
 from tasks.upload.slots import summed
 from tasks.upload.uploader import COUNTERS, Progress
 
@@ -67,8 +67,8 @@ class Migration:
         require_none_in(ownership.real_dirs, [settings.report_dir])
         target = target_of(settings, entries)
         self._problems = problems_of(ownership)
-        with closing(connect(settings)) as client, ExitStack() as undo:
-            ask = partial(first_answer, settings, client, edges)
+        with closing(Platform(settings)) as platform, ExitStack() as undo:
+            ask = partial(first_answer, settings, platform, edges)
             self._records = open_records(undo, settings, run_id, target, ask)
             self._ledger, self.begins = self._records.ledger, self._records.begins
             ownership = replace(ownership, own=own_files([settings.report_dir], None))

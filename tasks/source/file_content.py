@@ -4,9 +4,8 @@ import errno
 import hashlib
 import os
 import stat
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from io import BytesIO
 from typing import BinaryIO, Protocol
@@ -15,7 +14,6 @@ from tasks.core.errors import Fault, FaultKind
 from tasks.core.file_times import kept_ns
 from tasks.core.models import Digests, Header, Reason, Rejected, Status
 from tasks.source.dicom_header import examine
-from tasks.turn import waiting
 
 HELD_BYTES = 8 * 1024 * 1024  # a file up to this size is held while it is sent
 MAX_PUT_BYTES = 5 * 1024**3  # S3: the most that one PUT stores
@@ -31,6 +29,7 @@ class Content(Protocol):
     mtime_ns: int
     ctime_ns: int
     digests: Digests | None  # None until it is known: a streamed file before its first pass
+    held_bytes: int  # of memory, until it is closed
 
     def body(self) -> bytes | Iterator[bytes]:
         """The bytes for one PUT. An iterator hashes as it goes, and raises Fault when the file changed."""
@@ -40,6 +39,10 @@ class Content(Protocol):
         """The digests. Reads the file for them when no PUT has yet."""
         ...
 
+    def close(self) -> None:
+        """Lets the bytes, or the file, go."""
+        ...
+
 
 class Held:
     """A small file: one read for header, hashes and body."""
@@ -47,7 +50,7 @@ class Held:
     def __init__(self, data: bytes, header: Header, times_ns: tuple[int, int]) -> None:
         self._data = data
         self.header = header
-        self.size_bytes = len(data)
+        self.size_bytes = self.held_bytes = len(data)
         self.mtime_ns, self.ctime_ns = times_ns
         self.digests: Digests | None = _digests(data)
 
@@ -60,6 +63,10 @@ class Held:
         assert self.digests is not None
         return self.digests
 
+    def close(self) -> None:
+        """What was found out stays."""
+        self._data, self.held_bytes = b"", 0
+
 
 class Streamed:
     """A file too large to hold: every PUT reads it once more, and hashes what it sends."""
@@ -68,6 +75,7 @@ class Streamed:
         self._file = file
         self.header = header
         self.size_bytes = size_bytes
+        self.held_bytes = _CHUNK_BYTES
         self.mtime_ns, self.ctime_ns = times_ns
         self.digests: Digests | None = None
 
@@ -90,60 +98,37 @@ class Streamed:
     def compute_digests(self) -> Digests:
         """Reads the whole file when no PUT has done so yet."""
         if self.digests is None:
-            with waiting():
-                for _ in self.body():
-                    pass
+            for _ in self.body():
+                pass
         assert self.digests is not None
         return self.digests
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self.held_bytes:
+            self.held_bytes = 0
+            os.close(self._file.fileno())
 
     def _touched(self) -> bool:
         now = os.fstat(self._file.fileno())
         return (now.st_size, kept_ns(now.st_mtime_ns)) != (self.size_bytes, self.mtime_ns)
 
 
-class Budget:
-    """How many bytes may be held at once, by all workers together."""
-
-    def __init__(self, total_bytes: int) -> None:
-        self._free = total_bytes
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def room_for(self, size_bytes: int) -> Iterator[None]:
-        """Waits for room for the file, for one chunk if it is streamed; keeps it while the block lasts."""
-        reserved = size_bytes if size_bytes <= HELD_BYTES else _CHUNK_BYTES
-        with self._changed:
-            while self._free < reserved:
-                self._changed.wait()
-            self._free -= reserved
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += reserved
-                self._changed.notify_all()
-
-
-@contextmanager
-def open_content(path: str, budget: Budget) -> Iterator[Content | Rejected]:
+def read_content(path: str) -> Content | Rejected:
     """The file's content, ready to be sent, or why it is not to be. The path may be gone or not be a file."""
-    with ExitStack() as stack:
-        with waiting():  # for the disk, and for room
-            content = _open(path, budget, stack)
-        yield content
-
-
-def _open(path: str, budget: Budget, stack: ExitStack) -> Content | Rejected:
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        stack.callback(os.close, descriptor)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
-        stack.enter_context(budget.room_for(status.st_size))
-        name = os.path.basename(path)  # noqa: PTH119 - a tenth of what PurePath costs
-        return _content(descriptor, name, status)
+        with ExitStack() as closing:
+            closing.callback(os.close, descriptor)
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
+            name = os.path.basename(path)  # noqa: PTH119 - a tenth of what PurePath costs
+            content = _content(descriptor, name, status)
+            if isinstance(content, Streamed):
+                closing.pop_all()  # it has the file now
+            return content
     except OSError as error:
         return _unreadable(error)
 

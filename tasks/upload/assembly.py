@@ -1,35 +1,54 @@
-"""What sends files, put together as the settings say: in the run's own process, and in each of its hands."""
+"""What sends files, put together as the settings say."""
 
+import asyncio
 import logging
 import random
-import threading
 from collections.abc import Callable
-from functools import cache
-
-from httpx import URL
+from urllib.parse import urlsplit
 
 from tasks.core.allowed_hosts import is_loopback
 from tasks.core.errors import CredentialsRefusedError, UsageError
+from tasks.ledger.ledger import Ledger
 from tasks.remote.credentials import ApiKey, Credentials, StaticToken, TokenFile, secret_in
-from tasks.remote.http_pool import Connections, Timeouts, transport_to, trust
-from tasks.remote.upload_api import UploadClient
+from tasks.remote.curl_engine import Engine
+from tasks.remote.tls import TlsPolicy
+from tasks.remote.upload_api import PresignedUrl, UploadClient
 from tasks.settings import Settings
+from tasks.upload.awaited_ledger import AwaitedLedger
+from tasks.upload.event_loop import EventLoop
+from tasks.upload.readers import Readers
 from tasks.upload.slots import Slots
-from tasks.upload.transfer import HELD_BYTES_IN_ALL, Carrier, FileLedger
+from tasks.upload.transfer import Transfer
+from tasks.upload.uploader import Progress, Uploader
 
 log = logging.getLogger("dicom_ingest")
 
 
-def connect(settings: Settings) -> UploadClient:
-    """The client of the upload API."""
-    trusted = cache(lambda: trust(settings.ca_bundle))
-    if settings.ca_bundle:
-        trusted()  # a wrong one is known before anything is sent
-    connections = Connections(lambda url: transport_to(url, trusted), Timeouts())
+class Platform:
+    """The upload API and its object store, and the event loop in which they are talked to."""
+
+    def __init__(self, settings: Settings) -> None:
+        """UsageError for certificates that can't be used; nothing is asked yet."""
+        tls = TlsPolicy(settings.ca_bundle, api_endpoint=settings.api_endpoint)
+        self.loop = EventLoop()
+        self.client = self.loop.run(_client(settings, tls))
+
+    def presign(self) -> PresignedUrl:
+        """One URL, for who is not in the loop's thread."""
+        return self.loop.run(self.client.presign())
+
+    def close(self) -> None:
+        """Gives connections and thread back."""
+        self.loop.call(self.client.close)
+        self.loop.close()
+
+
+async def _client(settings: Settings, tls: TlsPolicy) -> UploadClient:
+    engine = Engine(tls)
     return UploadClient(
         settings.api_endpoint,
-        _credentials(settings, connections),
-        connections,
+        _credentials(settings, engine),
+        engine,
         api_key=_api_key(settings),
         signs_in_by=_signs_in_by(settings),
         storage_hosts=settings.allow_storage_host,
@@ -37,44 +56,49 @@ def connect(settings: Settings) -> UploadClient:
     )
 
 
-def file_transfer(
+def new_uploader(
     settings: Settings,
-    client: UploadClient,
-    ledger: FileLedger,
+    platform: Platform,
+    ledger: Ledger,
     slots: Slots,
-    stopping: threading.Event,
-    held_bytes: int = HELD_BYTES_IN_ALL,
+    progress: Progress,
+    *,
+    any_granted: bool = False,
     jitter: Callable[[], float] = random.random,
-) -> Carrier:
-    """What takes a file its way; all files under way hold no more than `held_bytes`."""
-    client.reach = ledger.reach
-    return Carrier(
-        client,
-        ledger,
+) -> Uploader:
+    """What takes files their way, with as many slots as the settings say."""
+    awaited = AwaitedLedger(ledger, platform.loop.loop)
+    platform.client.reach = awaited.reach
+    readers, stopping = Readers(), asyncio.Event()
+    transfer = Transfer(
+        platform.client,
+        awaited,
         slots,
+        readers,
         stopping,
         on_conflict=settings.on_conflict,
         budgets=settings.budgets,
         max_outage_s=settings.max_outage,
-        held_bytes=held_bytes,
         jitter=jitter,
     )
+    transfer.any_granted = any_granted
+    return Uploader(platform.loop, transfer, awaited, slots, readers, stopping, progress, settings)
 
 
 def warn_without_credentials(settings: Settings) -> None:
     """An API on another machine that lets anybody upload is hardly what was meant."""
-    if not settings.credential_settings and not is_loopback(URL(settings.api_endpoint).host):
+    if not settings.credential_settings and not is_loopback(urlsplit(settings.api_endpoint).hostname or ""):
         log.warning("No credentials are set: files go to an API that lets anybody upload.")
 
 
-def _credentials(settings: Settings, connections: Connections) -> Credentials:
+def _credentials(settings: Settings, engine: Engine) -> Credentials:
     if settings.token_file:
         return TokenFile(settings.token_file)
     if settings.token_url:
         from tasks.remote.oauth2_client import ClientCredentials
 
         return ClientCredentials(
-            connections,
+            engine,
             settings.token_url,
             settings.client_id,
             _client_secret(settings),

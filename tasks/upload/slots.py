@@ -1,16 +1,19 @@
-"""The slots: at most `parallel` PUTs at once over the whole process, and URLs minted just in time.
+"""The slots: at most `parallel` PUTs at once over the whole run, and URLs minted just in time.
 
-A worker takes a *place* when its file is read, hashed and claimed; in it, it asks for a URL and then waits
-for a *slot* to PUT. There are as many places as slots, plus those whose URL will be ready just as a slot
-falls free: presign time x slots / PUT time. So no slot waits for a URL, and no URL waits long for a slot,
-however long one PUT may last. Who may enter at all, the far side's weather decides.
+A file takes a *place* when it is read, hashed and claimed; in it, it asks for a URL and then waits for a
+*slot* to PUT. There are as many places as slots, plus those whose URL will be ready just as a slot falls
+free: presign time x slots / PUT time. So no slot waits for a URL, and no URL waits long for a slot, however
+long one PUT may last. Who may enter at all, the far side's weather decides.
+
+All of it belongs to the event loop's thread, but for what says that any thread may call it.
 """
 
+import asyncio
 import math
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -18,7 +21,6 @@ from tasks.core.circuit_breaker import TRANSIENT, CircuitBreaker
 from tasks.core.concurrency_limit import ConcurrencyLimit
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError
 from tasks.core.platform_state import PlatformState, Step
-from tasks.turn import waiting
 
 _SMOOTHING: Final = 0.1  # weight of the newest measurement in the moving averages
 _LONGEST_WAIT_S: Final = 0.1  # of a URL for a slot, where PUTs are shorter than that; else one PUT
@@ -27,7 +29,7 @@ _LONGEST_COURSE: Final = 200  # changes of the limit that are kept for the summa
 
 
 class Slots:
-    """Shared by all workers of a process. Times by `clock`, in seconds."""
+    """Shared by all files of a run. Times by `clock`, in seconds."""
 
     def __init__(
         self, parallel: int, clock: Callable[[], float] = time.monotonic, began: float | None = None
@@ -35,15 +37,12 @@ class Slots:
         """`began`: when the run did, by the clock; now when not given."""
         self._clock = clock
         self.began = clock() if began is None else began
-        self._lock = threading.Lock()
-        self._place_free = threading.Condition(self._lock)
-        self._slot_free = threading.Condition(self._lock)
+        self._for_place = _Queue()
+        self._for_slot = _Queue()
         self._throttle = ConcurrencyLimit(parallel)
         self._breaker = CircuitBreaker(threshold=max(5, parallel))
         self._places = 0
         self._busy = 0
-        self._waiting = 0  # for a slot
-        self._waiting_for_place = 0
         self._usual_s = dict.fromkeys(Step, 0.0)  # moving average of how long each takes
         self._closed = False
         self._may_put = True
@@ -52,117 +51,82 @@ class Slots:
         self.peak = 0  # most PUTs that were under way at once
         self.course = [(self._since(), parallel)]  # (seconds since the start, slots in use), at every change
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
         """Room to hold one URL, from asking for it to the end of its PUT. Waits while the breaker is open."""
-        with self._lock:
-            probing = self._enter() if self._has_place() else None
-        if probing is None:
-            with waiting(), self._lock:
-                probing = self._wait_for_place()
+        while not (self._closed or self._has_place()):
+            wait_s = self._breaker.wait_s(self._clock())
+            await self._for_place.wait(wait_s if 0 < wait_s < math.inf else None)
+        probing = self._enter()
         try:
             yield
         finally:
-            with self._lock:
-                self._places -= 1
-                if probing:
-                    self._breaker.end_probe(self._clock())
-                    self._place_free.notify_all()
-                else:
-                    self._place_free.notify()
+            self._places -= 1
+            if probing:
+                self._breaker.end_probe(self._clock())
+                self._for_place.wake_all()
+            else:
+                self._for_place.wake()
 
-    def minting(self, file_id: int) -> AbstractContextManager[None]:
-        """Around asking for a URL: learns how long that takes, and whether the API is up."""
-        return self._watched(Step.PRESIGN, file_id)
-
-    @contextmanager
-    def slot(self, file_id: int) -> Iterator[None]:
+    @asynccontextmanager
+    async def slot(self, file_id: int) -> AsyncIterator[None]:
         """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up."""
-        with self._lock:
-            is_free = not (self._is_full() or self._waiting)  # whose URLs are older
-            if is_free:
-                self._begin_put()
-        if not is_free:
-            with waiting(), self._lock:
-                self._waiting += 1
-                while self._is_full() and not self._closed:
-                    self._slot_free.wait()
-                self._waiting -= 1
-                self._begin_put()
+        if self._is_full() or self._for_slot:  # whose URLs are older
+            await self._for_slot.wait()
+            while self._is_full() and not self._closed:
+                await self._for_slot.wait(first=True)
+        self._refuse_when_closed()
+        self._busy += 1
+        self.peak = max(self.peak, self._busy)
         try:
             with self._watched(Step.PUT, file_id):
                 yield
         finally:
-            with self._lock:
-                self._busy -= 1
-                self._slot_free.notify()
+            self._busy -= 1
+            self._for_slot.wake()
 
-    @property
-    def busy(self) -> int:
-        """How many PUTs are under way."""
-        with self._lock:
-            return self._busy
-
-    @property
-    def are_full(self) -> bool:
-        """Whether no PUT could begin now, or the next would be the last that can."""
-        with self._lock:
-            return self._busy >= self._throttle.limit - 1
+    def minting(self, file_id: int) -> AbstractContextManager[None]:
+        """Around asking for a URL: learns how long that takes, and whether the API is up."""
+        return self._watched(Step.PRESIGN, file_id)
 
     @property
     def most(self) -> int:
         """How many there are, throttled or not."""
         return self._throttle.most
 
-    def resize(self, parallel: int) -> None:
-        """So many slots from now on; PUTs under way go on."""
-        with self._lock:
-            self._throttle.resize(parallel)
-            self._limit_changed()
-            self._slot_free.notify_all()
-            self._place_free.notify_all()
-
     def permit_puts(self, may_begin: bool) -> None:
         """Whether a PUT may begin from now on; those under way go on."""
-        with self._lock:
-            self._may_put = may_begin
-            self._slot_free.notify_all()
-            self._place_free.notify_all()
+        self._may_put = may_begin
+        self._for_slot.wake_all()
+        self._for_place.wake_all()
 
     @property
     def outage_s(self) -> float:
         """For how long the far side has been down; 0 when it is not."""
-        with self._lock:
-            return self._breaker.outage_s(self._clock())
+        return self._breaker.outage_s(self._clock())
 
     @contextmanager
     def pausing(self, file_id: int, seconds: float) -> Iterator[None]:
         """Around a file's pause before it is tried again: `state` says when the next one ends."""
-        with self._lock:
-            self._resumes_at[file_id] = self._clock() + seconds
+        self._resumes_at[file_id] = self._clock() + seconds
         try:
             yield
         finally:
-            with self._lock:
-                del self._resumes_at[file_id]
+            del self._resumes_at[file_id]
 
     def state(self) -> PlatformState:
         """What there is to tell a person: slots in use, whether the platform fails or throttles, since when.
 
-        Requests that fail while others are under way are told from the third in a row on. Without slots of
-        its own any more (they went to other processes) nothing is known of the platform.
+        From any thread. Requests that fail while others are under way are told from the third in a row on.
         """
-        with self._lock:
-            if not self._throttle.most:
-                return PlatformState(slots_in_use=self._busy, processes=0)
-            state = PlatformState(
-                slots=self._throttle.most,
-                slots_in_use=self._busy,
-                slots_withheld=self._throttle.most - self._throttle.limit,
-                throttled_since=self._throttle.throttled_since,
-            )
-            step = self._failing_step()
-            return self._failing(state, step) if step else state
+        state = PlatformState(
+            slots=self._throttle.most,
+            slots_in_use=self._busy,
+            slots_withheld=self._throttle.most - self._throttle.limit,
+            throttled_since=self._throttle.throttled_since,
+        )
+        step = self._failing_step()
+        return self._failing(state, step) if step else state
 
     def _failing_step(self) -> Step | None:
         if self._closed:  # nothing is tried any more
@@ -186,29 +150,19 @@ class Slots:
 
     def _next_try_at(self) -> float | None:
         """None while one is under way. Where all files pause, not before the first of them goes on."""
-        resumes_at = min(self._resumes_at.values(), default=None)
+        resumes_at = min(list(self._resumes_at.values()), default=None)
         if not self._breaker.is_open:
             return None if self._places else resumes_at
         probe_at = self._breaker.next_probe_at
-        if probe_at is None or resumes_at is None or self._waiting_for_place:
+        if probe_at is None or resumes_at is None or self._for_place:
             return probe_at
         return max(probe_at, resumes_at)
 
     def close(self) -> None:
         """Let nobody in any more: whoever waits, or comes, gets InterruptedRunError."""
-        with self._lock:
-            self._closed = True
-            self._place_free.notify_all()
-            self._slot_free.notify_all()
-
-    def _wait_for_place(self) -> bool:
-        """Also for the breaker; whether this is a probe."""
-        self._waiting_for_place += 1
-        while not (self._closed or self._has_place()):
-            wait_s = self._breaker.wait_s(self._clock())
-            self._place_free.wait(wait_s if 0 < wait_s < math.inf else None)
-        self._waiting_for_place -= 1
-        return self._enter()
+        self._closed = True
+        self._for_place.wake_all()
+        self._for_slot.wake_all()
 
     def _has_place(self) -> bool:
         is_permitted = not self._breaker.wait_s(self._clock())
@@ -217,11 +171,6 @@ class Slots:
 
     def _is_full(self) -> bool:
         return not self._may_put or self._busy >= self._throttle.limit
-
-    def _begin_put(self) -> None:
-        self._refuse_when_closed()
-        self._busy += 1
-        self.peak = max(self.peak, self._busy)
 
     def _enter(self) -> bool:
         """Whether this is a probe."""
@@ -237,17 +186,15 @@ class Slots:
         try:
             yield
         except Fault as fault:
-            with self._lock:
-                self._learn_from(fault, step, file_id)
+            self._learn_from(fault, step, file_id)
             raise
-        with self._lock:
-            self._learn_success(step, self._clock() - began)
+        self._learn_success(step, self._clock() - began)
 
     def _learn_success(self, step: Step, took_s: float) -> None:
         was_open = self._breaker.is_open
         self._breaker.record_success(step)
         if was_open and not self._breaker.is_open:
-            self._place_free.notify_all()
+            self._for_place.wake_all()
         usual_s = self._usual_s[step]
         self._usual_s[step] = took_s if not usual_s else usual_s + _SMOOTHING * (took_s - usual_s)
         if step is Step.PUT and self._throttle.record_success(took_s, usual_s):
@@ -264,8 +211,8 @@ class Slots:
     def _limit_changed(self) -> None:
         if len(self.course) < _LONGEST_COURSE:
             self.course.append((self._since(), self._throttle.limit))
-        self._slot_free.notify()
-        self._place_free.notify()
+        self._for_slot.wake()
+        self._for_place.wake()
 
     def _since(self) -> float:
         return round(self._clock() - self.began, 1)
@@ -281,6 +228,48 @@ class Slots:
     def _refuse_when_closed(self) -> None:
         if self._closed:
             raise InterruptedRunError("The run is stopping.")
+
+
+class _Queue:
+    """Coroutines that wait, the oldest first."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    async def wait(self, at_most_s: float | None = None, *, first: bool = False) -> None:
+        """Until it is woken, or the time is over."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._waiting.appendleft if first else self._waiting.append)(future)
+        try:
+            if at_most_s is None:
+                await future
+            else:
+                await asyncio.wait([future], timeout=at_most_s)
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self.wake()  # the next one, in its place
+            raise
+        finally:
+            with suppress(ValueError):
+                self._waiting.remove(future)
+
+    def wake(self) -> None:
+        """The oldest one."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    def wake_all(self) -> None:
+        """All who wait now."""
+        waiting, self._waiting = self._waiting, deque()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
 
 def summed(courses: Sequence[list[tuple[float, int]]]) -> list[tuple[float, int]]:

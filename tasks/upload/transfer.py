@@ -1,33 +1,35 @@
-"""The way of one file: read, claimed, a URL minted for it, sent. It goes forward only, to an Outcome.
+"""The way of one file, from top to bottom: read, claimed, a URL minted for it, sent, its outcome durable.
 
 A transient fault starts the way anew after a pause: the file is read again, so nothing is held meanwhile, and
 what it is sent to is the same URL and key while that URL lives: an uncertain PUT is overwritten by itself.
 """
 
+import asyncio
 import logging
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
-from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
+from tasks.core.models import Digests, OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
 from tasks.core.stored_content import is_altered, judge_rejected
-from tasks.remote.upload_api import Stored, Ticket, UploadClient
-from tasks.source.file_content import Budget, Content, open_content
+from tasks.remote.upload_api import PresignedUrl, Stored, UploadClient
+from tasks.source.file_content import Content
 from tasks.source.neighbours import Neighbours
-from tasks.turn import waiting
+from tasks.upload.awaited_ledger import AwaitedLedger
+from tasks.upload.claim_order import ClaimOrder, Turn
+from tasks.upload.readers import Readers
 from tasks.upload.slots import Slots
+from tasks.upload.twins import Twins
 
 log = logging.getLogger("dicom_ingest")
 
-HELD_BYTES_IN_ALL: Final = 256 * 1024 * 1024
 _NOT_SENT: Final = {
     Verdict.KEEP: (Status.ALREADY_UPLOADED, Reason.NONE),
     Verdict.DUPLICATE: (Status.DUPLICATE, Reason.NONE),
@@ -37,44 +39,26 @@ _NOT_SENT: Final = {
 _EMPTY_IMAGE: Final = Rejected(Status.INVALID, Reason.TRUNCATED, size_bytes=0, detail=Reason.EMPTY)
 
 
-class FileLedger(Protocol):
-    """What a file asks of the ledger on its way; `tasks.ledger.ledger.Ledger` says more."""
-
-    def claim(self, todo: Todo, sop_instance_uid: str, sha256: str = "", is_to_be_sent: bool = True) -> Claim:
-        """Claims a SOP Instance UID for a file, or these bytes beside others of it, or tells whose it is."""
-        ...
-
-    def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
-        """Makes the intent to send durable. False when the key was handed out before."""
-        ...
-
-    def settle(self, todo: Todo, outcome: Outcome | None, claimed: Collection[str] = ()) -> None:
-        """Makes an outcome durable; None: it waits, and keeps nothing claimed."""
-        ...
-
-    def reach(self, storage_host: str) -> None:
-        """Makes durable that files go to a host, before the first does."""
-        ...
-
-
 @dataclass(slots=True)
-class Trip:
+class UnderWay:
     """One file under way: what has happened to it so far."""
 
     todo: Todo
+    turn: Turn  # to claim
     started_ns: int
     content: Content | None = None
     read_ns: int | None = None  # when that was begun to be read
-    ticket: Ticket | None = None
+    url: PresignedUrl | None = None
     attempts: int = 0  # PUTs
     http_status: int | None = None
     reason: Reason = Reason.INTERRUPTED  # why it ends, if it has to end now
     detail: str = ""  # of the last fault
     claimed: set[str] = field(default_factory=set)  # SOP Instance UIDs
     faults: Counter[FaultKind] = field(default_factory=Counter)
+    is_settled: bool = False
 
     def ends(self, now_ns: int, status: Status, reason: Reason = Reason.NONE) -> Outcome:
-        """The outcome of a trip that stored nothing."""
+        """The outcome of a file of which nothing is stored."""
         content = self.content
         return Outcome(
             status=status,
@@ -93,145 +77,194 @@ class Trip:
         )
 
 
-class Carrier:
-    """Carries files, each in the thread that asks; shared by all workers of a process."""
+class Transfer:
+    """Takes files their way, each in a coroutine; one for all of a run."""
 
     def __init__(
         self,
         client: UploadClient,
-        ledger: FileLedger,
+        ledger: AwaitedLedger,
         slots: Slots,
-        stopping: threading.Event,
+        readers: Readers,
+        stopping: asyncio.Event,
         on_conflict: OnConflict = OnConflict.REPORT,
         budgets: Mapping[FaultKind, int] = BUDGETS,
         max_outage_s: float = 3600.0,
         clock_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
-        held_bytes: int = HELD_BYTES_IN_ALL,
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._slots = slots
+        self._readers = readers
         self._stopping = stopping
         self._on_conflict = on_conflict
         self._budgets = budgets
         self._max_outage_s = max_outage_s
         self._clock_ns = clock_ns
         self._jitter = jitter
-        self._held = Budget(held_bytes)
         self._neighbours = Neighbours()
-        self._lock = threading.Lock()
         self._forbidden_in_a_row = 0
+        self.order = ClaimOrder()
+        self.twins = Twins()
         self.any_granted = False  # a key was handed out in this run: the credentials are good
 
-    def start(self, todo: Todo) -> Trip:
-        """The trip that `carry` is to make."""
-        return Trip(todo, self._clock_ns())
+    def start(self, todo: Todo) -> UnderWay:
+        """The next file in the plan's order."""
+        return UnderWay(todo, self.order.enter(), self._clock_ns())
 
-    def carry(self, trip: Trip) -> Outcome | None:
-        """The file's outcome; None when a twin of it is under way elsewhere and has to settle first.
+    async def outcome(self, file: UnderWay) -> Outcome:
+        """What becomes of it; not durable yet.
 
         Raises what `ending` says when no file can do better, InterruptedRunError when the run stops before
         a PUT.
         """
         while True:
             try:
-                return self._try(trip)
+                outcome = await self._attempt(file)
             except Fault as fault:
-                outcome = self._after(trip, fault)
-                if outcome is not None:
-                    return outcome
+                outcome = await self._after(file, fault)
             except OSError:  # of the file: those of the network are Faults
-                return trip.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
+                return file.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
+            if outcome is not None:
+                return outcome
 
-    def _try(self, trip: Trip) -> Outcome | None:
+    def end(self, file: UnderWay) -> None:
+        """It is done with: those who waited for it go on."""
+        self.order.leave(file.turn)
+        self.twins.settled(file.claimed)
+        self.twins.forget(file.todo.file_id)
+
+    async def _attempt(self, file: UnderWay) -> Outcome | None:
+        """None: to be read again, for it has waited for another of its UID and let its bytes go."""
         read_ns = self._clock_ns()
-        with open_content(trip.todo.path, self._held) as content:
-            if isinstance(content, Rejected):
-                content = judge_rejected(content, trip.todo.stored)
-                if trip.content and content.status is Status.NOT_DICOM:  # that would end in exit code 0
-                    raise Fault(FaultKind.CHANGED, "what was an image is none any more")
-                return self._rejected(trip, content)
-            trip.content, trip.read_ns = content, read_ns
-            claim = self._ledger.claim(trip.todo, content.header.sop_instance_uid)
-            if claim.mine and not claim.stored_sha256:
-                trip.claimed.add(content.header.sop_instance_uid)
-            verdict = self._verdict(trip, claim, content)
+        content = await self._readers.read(file.todo.path, file.turn.begin_to_read)
+        if isinstance(content, Rejected):
+            return await self._rejected(file, content)
+        try:
+            file.content, file.read_ns = content, read_ns
+            verdict = await self._verdict(file, content)
             if verdict is Verdict.WAIT:
-                return None
-            if verdict in _NOT_SENT:
-                return trip.ends(self._clock_ns(), *_NOT_SENT[verdict])
-            stored, earlier = self._store(trip, content), trip.todo.stored
-            replaced = verdict is Verdict.REPLACE or (earlier and earlier.has_own_object)
-            return self._uploaded(trip, content, stored, Reason.REPLACED if replaced else Reason.NONE)
+                return await self._after_twin(file, content)
+            return await self._carried_out(file, content, verdict)
+        finally:
+            self._readers.release(content)
 
-    def _verdict(self, trip: Trip, claim: Claim, content: Content) -> Verdict:
+    async def _after_twin(self, file: UnderWay, content: Content) -> Outcome | None:
+        """Neither read nor hashed again while it waits; its bytes are let go, its digests stay."""
+        uid = content.header.sop_instance_uid
+        if content.digests is not None:
+            self._readers.release(content)
+        if file.claimed:  # under a UID that it had before it changed
+            await self._ledger.settle(file.todo, None, file.claimed)
+            self.twins.settled(file.claimed)
+            file.claimed.clear()
+        verdict = Verdict.WAIT
+        while verdict is Verdict.WAIT:
+            await self.twins.settlement(uid, file.todo.file_id)
+            self._refuse_when_stopping()
+            verdict = await self._verdict(file, content)
+        return self._not_sent(file, verdict)
+
+    async def _carried_out(self, file: UnderWay, content: Content, verdict: Verdict) -> Outcome:
+        if outcome := self._not_sent(file, verdict):
+            return outcome
+        stored, earlier = await self._store(file, content), file.todo.stored
+        replaced = verdict is Verdict.REPLACE or (earlier and earlier.has_own_object)
+        return self._uploaded(file, content, stored, Reason.REPLACED if replaced else Reason.NONE)
+
+    def _not_sent(self, file: UnderWay, verdict: Verdict) -> Outcome | None:
+        return file.ends(self._clock_ns(), *_NOT_SENT[verdict]) if verdict in _NOT_SENT else None
+
+    async def _verdict(self, file: UnderWay, content: Content) -> Verdict:
         """Hashes a file that is too large to hold only when there is something to compare it with."""
+        uid = content.header.sop_instance_uid
+        claim = await self._claim(file, uid)
         if not claim.stored_sha256:
             return judge(claim, "", self._on_conflict)
-        sha256, earlier = content.compute_digests().sha256, trip.todo.stored
-        if earlier and earlier.has_own_object and earlier.sha256 == sha256:
+        digests, earlier = await self._digests(content), file.todo.stored
+        if earlier and earlier.has_own_object and earlier.sha256 == digests.sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
-        uid, size_bytes, mtime_ns = content.header.sop_instance_uid, content.size_bytes, content.mtime_ns
-        altered = is_altered(earlier, uid, size_bytes, mtime_ns, sha256)
-        verdict = judge(claim, sha256, self._on_conflict, is_altered=altered)
+        altered = is_altered(earlier, uid, content.size_bytes, content.mtime_ns, digests.sha256)
+        verdict = judge(claim, digests.sha256, self._on_conflict, is_altered=altered)
         if verdict not in (Verdict.CONFLICT, Verdict.SEND_ANYWAY):
             return verdict
-        beside = self._ledger.claim(trip.todo, uid, sha256, verdict is Verdict.SEND_ANYWAY)
-        if beside.mine and not beside.stored_sha256:
-            trip.claimed.add(uid)
+        beside = await self._ledger.claim(
+            file.todo, uid, digests.sha256, is_to_be_sent=verdict is Verdict.SEND_ANYWAY
+        )
+        self._note_claim(file, uid, beside)
         return judge_beside(beside, verdict)
 
-    def _store(self, trip: Trip, content: Content) -> Stored:
-        with self._slots.place():
-            if trip.ticket is None or not trip.ticket.lives(self._clock_ns() / 1e9):
-                trip.ticket = self._mint(trip.todo, content.header.sop_instance_uid)
-            with self._slots.slot(trip.todo.file_id):
-                trip.attempts += 1
-                known_md5 = content.digests.md5 if content.digests else ""
-                stored = self._client.put(trip.ticket, content.body, content.size_bytes, known_md5)
+    async def _claim(self, file: UnderWay, uid: str) -> Claim:
+        """In the plan's order, the first time."""
+        came: asyncio.Future[asyncio.Future[Claim]] = asyncio.get_running_loop().create_future()
+
+        def claim_now() -> None:
+            if not came.done():
+                came.set_result(self._ledger.claim(file.todo, uid))
+
+        self.order.claim(file.turn, claim_now)
+        claim = await (await came)
+        self._note_claim(file, uid, claim)
+        return claim
+
+    def _note_claim(self, file: UnderWay, uid: str, claim: Claim) -> None:
+        if claim.mine and not claim.stored_sha256:
+            file.claimed.add(uid)
+            self.twins.claimed(uid)
+
+    async def _digests(self, content: Content) -> Digests:
+        if content.digests is None:
+            await asyncio.to_thread(content.compute_digests)
+        return content.compute_digests()
+
+    async def _store(self, file: UnderWay, content: Content) -> Stored:
+        async with self._slots.place():
+            if file.url is None or not file.url.lives(self._clock_ns() / 1e9):
+                file.url = await self._mint(file.todo, content.header.sop_instance_uid)
+            async with self._slots.slot(file.todo.file_id):
+                file.attempts += 1
+                stored = await self._client.put(file.url, content)
         if stored.etag_is_md5 and stored.etag.lower() != content.compute_digests().md5:
             raise Fault(FaultKind.INTEGRITY, "the ETag is not the MD5 of what was sent", stored.http_status)
         return stored
 
-    def _mint(self, todo: Todo, sop_instance_uid: str) -> Ticket:
+    async def _mint(self, todo: Todo, sop_instance_uid: str) -> PresignedUrl:
         """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
         with self._slots.minting(todo.file_id):
-            ticket = self._client.presign()
-            is_new = self._ledger.issue(todo, sop_instance_uid, ticket.key, self._clock_ns())
-        with self._lock:
-            self.any_granted = True
-            self._forbidden_in_a_row = 0
+            url = await self._client.presign()
+            is_new = await self._ledger.issue(todo, sop_instance_uid, url.key, self._clock_ns())
+        self.any_granted = True
+        self._forbidden_in_a_row = 0
         if not is_new:
             raise Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before")
-        return ticket
+        return url
 
-    def _after(self, trip: Trip, fault: Fault) -> Outcome | None:
+    async def _after(self, file: UnderWay, fault: Fault) -> Outcome | None:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
-        trip.http_status, trip.detail = fault.http_status, fault.detail
+        file.http_status, file.detail = fault.http_status, fault.detail
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
-        trip.faults[fault.kind] += 1
-        seen = trip.faults[fault.kind]
-        with self._lock:
-            self._forbidden_in_a_row += fault.kind is FaultKind.FORBIDDEN
-            action = decide(
-                fault.kind,
-                seen,
-                any_granted=self.any_granted,
-                forbidden_in_a_row=self._forbidden_in_a_row,
-                budgets=self._budgets,
-            )
-        log.info("%s: %s; %s", trip.todo, fault, action)
+        file.faults[fault.kind] += 1
+        seen = file.faults[fault.kind]
+        self._forbidden_in_a_row += fault.kind is FaultKind.FORBIDDEN
+        action = decide(
+            fault.kind,
+            seen,
+            any_granted=self.any_granted,
+            forbidden_in_a_row=self._forbidden_in_a_row,
+            budgets=self._budgets,
+        )
+        log.info("%s: %s; %s", file.todo, fault, action)
         if action is Action.STOP:
-            trip.reason = fault.reason
+            file.reason = fault.reason
             raise ending(fault)
         if action is Action.FAIL:
             status = Status.CHANGED if fault.kind is FaultKind.CHANGED else Status.FAILED
-            return trip.ends(self._clock_ns(), status, fault.reason)
+            return file.ends(self._clock_ns(), status, fault.reason)
         if action is Action.NEW_URL:
-            trip.ticket = None
-        return self._pause(trip, backoff_s(fault, seen, self._jitter()))
+            file.url = None
+        return await self._pause(file, backoff_s(fault, seen, self._jitter()))
 
     def _far_side_is_down(self) -> bool:
         """Whether the breaker is open. Raises StoppedError when it has been for too long."""
@@ -243,30 +276,42 @@ class Carrier:
             )
         return outage_s > 0
 
-    def _pause(self, trip: Trip, seconds: float) -> Outcome | None:
-        with waiting(), self._slots.pausing(trip.todo.file_id, seconds):
-            stopping = self._stopping.wait(seconds)
-        if not stopping:
-            return None
-        if not trip.attempts:
-            raise InterruptedRunError("The run is stopping.")
-        return trip.ends(self._clock_ns(), Status.FAILED, Reason.INTERRUPTED)
+    async def _pause(self, file: UnderWay, seconds: float) -> Outcome | None:
+        with self._slots.pausing(file.todo.file_id, seconds):
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._stopping.wait()
+            except TimeoutError:
+                return None
+        if not file.attempts:
+            self._refuse_when_stopping()
+        return file.ends(self._clock_ns(), Status.FAILED, Reason.INTERRUPTED)
 
-    def _rejected(self, trip: Trip, rejected: Rejected) -> Outcome:
-        if rejected.reason is Reason.EMPTY and self._neighbours.have_image_like(trip.todo.path):
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise InterruptedRunError("The run is stopping.")
+
+    async def _rejected(self, file: UnderWay, rejected: Rejected) -> Outcome:
+        self.order.leave(file.turn)
+        rejected = judge_rejected(rejected, file.todo.stored)
+        if file.content and rejected.status is Status.NOT_DICOM:  # that would end in exit code 0
+            raise Fault(FaultKind.CHANGED, "what was an image is none any more")
+        if rejected.reason is Reason.EMPTY and await asyncio.to_thread(
+            self._neighbours.have_image_like, file.todo.path
+        ):
             rejected = _EMPTY_IMAGE
         return Outcome(
             rejected.status,
             rejected.reason,
             header=rejected.header,
             size_bytes=rejected.size_bytes,
-            started_ns=trip.started_ns,
+            started_ns=file.started_ns,
             finished_ns=self._clock_ns(),
             detail=rejected.detail,
         )
 
-    def _uploaded(self, trip: Trip, content: Content, stored: Stored, reason: Reason) -> Outcome:
-        assert trip.ticket is not None
+    def _uploaded(self, file: UnderWay, content: Content, stored: Stored, reason: Reason) -> Outcome:
+        assert file.url is not None
         return Outcome(
             Status.UPLOADED,
             reason,
@@ -275,11 +320,11 @@ class Carrier:
             size_bytes=content.size_bytes,
             mtime_ns=content.mtime_ns,
             ctime_ns=content.ctime_ns,
-            read_ns=trip.read_ns,
-            key=trip.ticket.key,
+            read_ns=file.read_ns,
+            key=file.url.key,
             etag=stored.etag,
-            attempts=trip.attempts,
+            attempts=file.attempts,
             http_status=stored.http_status,
-            started_ns=trip.started_ns,
+            started_ns=file.started_ns,
             finished_ns=self._clock_ns(),
         )
