@@ -146,6 +146,7 @@ class Engine:
             if todo >= self._edges.batch_target(batch_no):
                 yield batch_no
                 batch_no, todo = batch_no + 1, 0
+        self._uploader.raise_if_stopped()
         self.progress.scanning = False
         if todo:
             yield batch_no

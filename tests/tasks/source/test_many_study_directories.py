@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.far_side import TOKEN, FarSide
+
 pytestmark = pytest.mark.processes
 MILLION = 1_000_000
 MOST_MIB = 300
@@ -42,6 +44,20 @@ peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"files": files, "peak_mib": peak_mib, "surveyed": surveyed, "asked": asked.total()}))
 """
 
+# A whole run, to its report.
+RUN = """
+import json, resource, sys
+from pathlib import Path
+from tasks.run.engine import ingest
+from tasks.settings import load
+from tasks.source.manifest_reader import load_manifest
+
+settings = load(api_endpoint=sys.argv[2], token=sys.argv[3], report_dir=Path(sys.argv[1]).parent / "report")
+summary = ingest(load_manifest(Path(sys.argv[1])), settings)
+peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"peak_mib": peak_mib, "studies": summary.studies, **summary.by_status}))
+"""
+
 
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
@@ -50,7 +66,11 @@ def in_memory() -> Iterator[Path]:
 
 
 def scanned(manifest: Path) -> dict[str, float]:
-    told = subprocess.run([sys.executable, "-c", SCAN, manifest], capture_output=True, text=True)
+    return _said(SCAN, manifest)
+
+
+def _said(*program: str | Path) -> dict[str, float]:
+    told = subprocess.run([sys.executable, "-c", *program], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr[-2000:]
     found: dict[str, float] = json.loads(told.stdout)
     return found
@@ -105,3 +125,12 @@ class TestScan:
         assert said["files"] == MILLION
         assert said["peak_mib"] < MOST_MIB
         assert said["asked"] < 4 * MILLION
+
+
+@pytest.mark.long
+def test_a_run_over_very_many_needs_little_memory(far_side: FarSide, in_memory: Path) -> None:
+    """The report, with a line for each study, included; a million took as much (264 MiB), and ten minutes."""
+    studies = MILLION // 5
+    said = _said(RUN, study_directories(in_memory, studies), far_side.url, TOKEN)
+    assert (said["studies"], said["not_dicom"]) == (studies, studies)
+    assert said["peak_mib"] < MOST_MIB
