@@ -13,7 +13,8 @@ from urllib.parse import quote
 from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
 from tasks.core.errors import CredentialsRefusedError, Fault, WrongSettingsError
-from tasks.remote.http_pool import Answer, Connections
+from tasks.remote.exchange import Answer
+from tasks.remote.http_pool import Connections
 from tasks.turn import waiting
 
 log = logging.getLogger("dicom_ingest")

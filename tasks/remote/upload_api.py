@@ -21,7 +21,8 @@ from tasks.core.allowed_hosts import is_private, why_not
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.platform_host import host_and_port
 from tasks.remote.credentials import ApiKey, Credentials
-from tasks.remote.http_pool import Answer, Connections
+from tasks.remote.exchange import Answer
+from tasks.remote.http_pool import Connections
 
 CONTENT_TYPE = "application/dicom"
 _MAX_KEY_BYTES = 1024  # S3: an object key is at most 1024 bytes of UTF-8
@@ -300,7 +301,7 @@ def expiry(url: httpx.URL) -> float:
         return float("inf")
 
 
-def _etag_is_md5(etag: str, headers: httpx.Headers) -> bool:
+def _etag_is_md5(etag: str, headers: Mapping[str, str]) -> bool:
     """Whether an ETag says the MD5 of the bytes: not with KMS or customer keys, nor after multipart."""
     encryption = headers.get("x-amz-server-side-encryption", "")
     customer_key = "x-amz-server-side-encryption-customer-algorithm" in headers
