@@ -122,6 +122,7 @@ class Handle:
     def begin_streamed(self, request: Request, url: str, limits: Limits, size_bytes: int) -> None:
         """The same with a body that READFUNCTION gives, and that the server may refuse before it comes."""
         self._start(request, url, limits, size_bytes, "Expect: 100-continue")
+        self.curl.setopt(pycurl.FRESH_CONNECT, 1)
         self.curl.setopt(pycurl.UPLOAD, 1)
         self.curl.setopt(pycurl.INFILESIZE_LARGE, size_bytes)
 
@@ -144,6 +145,7 @@ class Handle:
         self._beside_body_bytes = 0
         self.fault: Fault | None = None
         self._is_cut = False
+        self._is_awaited = False  # the body, by the server
         self._answered_at = 0.0  # by time.monotonic(), as the next
         self._moved_at = time.monotonic()
         self._got_bytes, self._sent_bytes = 0, 0  # at that moment
@@ -158,6 +160,10 @@ class Handle:
         self.curl.setopt(pycurl.FRESH_CONNECT, 0)
         if self._has_body:
             self.curl.setopt(pycurl.POSTFIELDS, b"")
+
+    def excuse(self) -> None:
+        """The server could not do anything until now."""
+        self._moved_at = time.monotonic()
 
     def lateness(self, sent_bytes: int | None = None) -> Fault | None:
         """That the server is silent, or its answer takes too long. Has to be asked for now and then."""
@@ -220,6 +226,8 @@ class Handle:
         if match is None or (status := int(match[1])) == 101:  # nobody asked for another protocol
             return self._refuse(_IS_NO_ANSWER)
         if status < 200:  # RFC 9110, 15.2: the answer itself is still to come
+            if status == 100 and not self._is_awaited:
+                self._is_awaited, self._answered_at = True, 0.0  # the body comes first
             return None
         headers: dict[str, str] = {}
         for field in fields:
