@@ -52,12 +52,26 @@ class RawServer:
             connection.settimeout(10)
             try:
                 if self._context:
-                    with self._context.wrap_socket(connection, server_side=True) as secure:
+                    with _secured(self._context, connection) as secure:
                         script(secure)
                 else:
                     script(connection)
             except OSError as error:  # also of TLS
                 self.failures.append(error)
+
+
+def _secured(context: ssl.SSLContext, connection: socket.socket) -> ssl.SSLSocket:
+    """After the handshake; who fails at it is not reset before he has read why."""
+    secure = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+    try:
+        secure.do_handshake()
+    except ssl.SSLError:
+        with socket.socket(fileno=secure.detach()) as plain, suppress(OSError):
+            plain.shutdown(socket.SHUT_WR)
+            while plain.recv(1024):
+                pass
+        raise
+    return secure
 
 
 def head_of(connection: socket.socket) -> bytes:

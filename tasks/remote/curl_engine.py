@@ -183,11 +183,11 @@ class Engine:
         while left:
             left, done, failed = self._multi.info_read()
             for curl in done:
-                self._end(curl, 0)
-            for curl, number, _text in failed:  # the text may name a host
-                self._end(curl, number)
+                self._end(curl, 0, "")
+            for curl, number, text in failed:
+                self._end(curl, number, text)
 
-    def _end(self, curl: pycurl.Curl, number: int) -> None:
+    def _end(self, curl: pycurl.Curl, number: int, text: str) -> None:
         self._multi.remove_handle(curl)
         if self._under_way[curl].handle.is_stale:
             self._under_way[curl].handle.renew()
@@ -195,7 +195,7 @@ class Engine:
             return
         under_way = self._under_way.pop(curl)
         try:
-            answer = under_way.handle.answer(number)
+            answer = under_way.handle.answer(number, text)
         except Fault as fault:
             curl.close()
             under_way.settle(fault)

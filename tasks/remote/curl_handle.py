@@ -75,7 +75,7 @@ _FAULTS: Final = {
     18: (FaultKind.NETWORK, _ENDED),
     26: (FaultKind.CHANGED, "the file ended while it was sent"),
     28: (FaultKind.NETWORK, "the connection can't be made in time"),  # of it alone libcurl knows a limit
-    35: (FaultKind.NETWORK, "the TLS handshake failed"),
+    35: (FaultKind.NETWORK, "the TLS handshake failed (does the server want DICOM_INGEST_CLIENT_CERT?)"),
     51: (FaultKind.SETTINGS, _NO_TRUST),
     52: (FaultKind.NETWORK, _ENDED),
     55: (FaultKind.NETWORK, _ENDED),
@@ -87,6 +87,11 @@ _FAULTS: Final = {
     98: (FaultKind.SETTINGS, _NO_CLIENT),
     100: (FaultKind.NETWORK, _HAS_NO_END),
 }
+_OPENSSL_ERROR: Final = re.compile(r"\berror:([0-9A-F]{8})\b")  # the one thing of libcurl's text that is used
+_ALERTS: Final = 1000  # SSL_R_...: an alert of the other side is its number above this one
+# RFC 8446, 6.2: bad, unsupported, revoked, expired, unknown; unknown authority; certificate required
+_CERTIFICATE_ALERTS: Final = frozenset({42, 43, 44, 45, 46, 48, 116})
+_CLIENT_CERTIFICATE: Final = 98
 _WRITE_ERROR: Final = 23  # we wanted no more
 _SEND_ERROR: Final = 55
 
@@ -179,15 +184,15 @@ class Handle:
             self._refuse("the answer came too slowly")
         return self.fault
 
-    def answer(self, number: int) -> Answer:
-        """What came, once libcurl is done with this number. Raises Fault when that is no answer."""
+    def answer(self, number: int, text: str = "") -> Answer:
+        """What came, once libcurl is done and says this. Raises Fault when that is no answer."""
         if self.fault:
             raise self.fault
         sent_bytes = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T))
         is_sent_whole = sent_bytes >= self._size_bytes
         is_early = number == _SEND_ERROR and not is_sent_whole
         if not self._status or (number not in (0, _WRITE_ERROR) and not is_early):
-            raise self._fault_of(number)
+            raise self._fault_of(_CLIENT_CERTIFICATE if _is_about_client(text) else number)
         coding = self._headers.get("content-encoding", "")
         body, is_longer = bytes(self._body), False
         if coding:
@@ -284,6 +289,12 @@ def _is_readable(opened: int) -> bool:
     poll = select.poll()
     poll.register(opened, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _is_about_client(text: str) -> bool:
+    """Whether the server has said by an alert of TLS that it wants another client certificate."""
+    found = _OPENSSL_ERROR.search(text)
+    return found is not None and (int(found[1], 16) & 0x7FFFFF) - _ALERTS in _CERTIFICATE_ALERTS
 
 
 def _lines(request: Request) -> Iterator[str]:

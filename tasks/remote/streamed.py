@@ -53,7 +53,7 @@ class StreamedRequest:
 
     def run(self, request: Request, url: str, limits: Limits) -> Answer:
         """Blocks until there is an answer. Raises Fault, and what the pieces raise."""
-        curl, number = self._handle.curl, 0
+        curl, number, text = self._handle.curl, 0, ""
         try:
             self._handle.begin_streamed(request, url, limits, self._size_bytes)
             curl.setopt(pycurl.READFUNCTION, self._read)
@@ -62,12 +62,12 @@ class StreamedRequest:
             try:
                 curl.perform()
             except pycurl.error as error:
-                number = error.args[0]  # its text may name a host
+                number, text = error.args
             if self._error:
                 raise self._error
             if self._is_cut:
                 raise Fault(FaultKind.NETWORK, "the transfer was cut off")
-            return self._handle.answer(number)
+            return self._handle.answer(number, text)
         finally:
             curl.close()
 
