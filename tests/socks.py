@@ -1,4 +1,4 @@
-"""A real SOCKS5 proxy (RFC 1928) on loopback that remembers where it was asked to connect to, and how."""
+"""A real proxy on loopback that tunnels to this machine, by SOCKS5 (RFC 1928) or CONNECT."""
 
 import socket
 import socketserver
@@ -10,13 +10,13 @@ _NAME, _IPV4 = 3, 1
 
 
 class Socks(socketserver.ThreadingTCPServer):
-    """Connects to this machine alone, to the port that was asked for; with a password where it has one."""
+    """Connects to this machine alone, whatever host it is asked for, and remembers that."""
 
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, password: str = "") -> None:
-        super().__init__(("127.0.0.1", 0), _Tunnel)
+    def __init__(self, password: str = "", *, connect_only: bool = False) -> None:
+        super().__init__(("127.0.0.1", 0), _Connect if connect_only else _Socks5)
         self.password = password
         self.asked: list[str] = []  # host:port
 
@@ -28,6 +28,26 @@ class Socks(socketserver.ThreadingTCPServer):
 class _Tunnel(socketserver.StreamRequestHandler):
     server: Socks
 
+    def tunnel(self, host: str, port: int, success: bytes) -> None:
+        self.server.asked.append(f"{host}:{port}")
+        with socket.create_connection(("127.0.0.1", port)) as onward:
+            self.wfile.write(success)
+            back = threading.Thread(target=_copy, args=(onward, self.connection))
+            back.start()
+            _copy(self.connection, onward)
+            back.join()
+
+
+class _Connect(_Tunnel):
+    def handle(self) -> None:
+        _method, target, _version = self.rfile.readline().decode().split()
+        while self.rfile.readline().strip():
+            pass
+        host, _, port = target.rpartition(":")
+        self.tunnel(host, int(port), b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+
+class _Socks5(_Tunnel):
     def handle(self) -> None:
         _version, count = self.rfile.read(2)
         self.rfile.read(count)
@@ -40,13 +60,7 @@ class _Tunnel(socketserver.StreamRequestHandler):
             assert kind == _IPV4
             host = socket.inet_ntoa(self.rfile.read(4))
         port = int.from_bytes(self.rfile.read(2))
-        self.server.asked.append(f"{host}:{port}")
-        with socket.create_connection(("127.0.0.1", port)) as onward:
-            self.wfile.write(b"\x05\0\0\x01" + bytes(6))
-            back = threading.Thread(target=_copy, args=(onward, self.connection))
-            back.start()
-            _copy(self.connection, onward)
-            back.join()
+        self.tunnel(host, port, b"\x05\0\0\x01" + bytes(6))
 
     def _signed_in(self) -> bool:
         if not self.server.password:
@@ -70,9 +84,9 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextmanager
-def running_socks(password: str = "") -> Iterator[Socks]:
+def running_socks(password: str = "", *, connect_only: bool = False) -> Iterator[Socks]:
     """Until the block ends."""
-    with Socks(password) as proxy:
+    with Socks(password, connect_only=connect_only) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, args=(0.01,))
         thread.start()
         try:
