@@ -91,7 +91,9 @@ class Connections:
                 idle.pop().close()
 
 
-def trust(ca_bundle: Path | None) -> ssl.SSLContext:
+def trust(
+    ca_bundle: Path | None, client_cert: Path | None = None, client_key: Path | None = None
+) -> ssl.SSLContext:
     """The system's certificate authorities and those of `ca_bundle`. UsageError when that can't be read."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
@@ -102,6 +104,8 @@ def trust(ca_bundle: Path | None) -> ssl.SSLContext:
             raise UsageError(
                 "DICOM_INGEST_CA_BUNDLE can't be read as PEM certificates. Give a file of PEM certificates."
             ) from None
+    if client_cert is not None:
+        context.load_cert_chain(client_cert, client_key)
     return context
 
 

@@ -11,7 +11,9 @@ from httpx import URL
 from tasks.core.allowed_hosts import is_loopback
 from tasks.core.errors import CredentialsRefusedError, UsageError
 from tasks.remote.credentials import ApiKey, Credentials, StaticToken, TokenFile, secret_in
+from tasks.remote.exchange import plain_url
 from tasks.remote.http_pool import Connections, Timeouts, transport_to, trust
+from tasks.remote.tls import TlsPolicy
 from tasks.remote.upload_api import UploadClient
 from tasks.settings import Settings
 from tasks.upload.slots import Slots
@@ -23,9 +25,13 @@ log = logging.getLogger("dicom_ingest")
 def connect(settings: Settings) -> UploadClient:
     """The client of the upload API."""
     trusted = cache(lambda: trust(settings.ca_bundle))
-    if settings.ca_bundle:
-        trusted()  # a wrong one is known before anything is sent
-    connections = Connections(lambda url: transport_to(url, trusted), Timeouts())
+    introduced = cache(lambda: trust(settings.ca_bundle, settings.client_cert, settings.client_key))
+    if settings.ca_bundle or settings.client_cert:  # a wrong one is known before anything is sent
+        TlsPolicy(settings.ca_bundle, settings.client_cert, settings.client_key, settings.api_endpoint)
+    origin = plain_url(settings.api_endpoint)[1]
+    connections = Connections(
+        lambda url: transport_to(url, introduced if plain_url(str(url))[1] == origin else trusted), Timeouts()
+    )
     return UploadClient(
         settings.api_endpoint,
         _credentials(settings, connections),
