@@ -24,6 +24,7 @@ from tasks.setting_values import (
     why_no_endpoint,
     without_upload,
 )
+from tasks.tls_settings import TlsSettings
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -176,10 +177,6 @@ class PlatformSettings(Declared):
     audience: Annotated[
         str, Setting("The audience to ask a token for, where the token endpoint wants one.", Use.BLOCK)
     ] = ""
-    ca_bundle: Annotated[
-        Path | None,
-        Setting("PEM certificates of a private certificate authority, beside the system's.", Use.BLOCK),
-    ] = None
     user_id: Annotated[
         str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)
     ] = ""
@@ -197,22 +194,6 @@ class PlatformSettings(Declared):
             yield "API_KEY is not one line of ASCII text"
         if not is_header_for_keys(self.api_key_header):
             yield "API_KEY_HEADER is no name of a header that an API key can be sent in, such as x-api-key"
-
-    @property
-    def credential(self) -> str:
-        """By what name the API knows us: a client's id, digests of token and API key; never a secret."""
-        token = f"client {self.client_id}" if self.token_url else _digest("token", self.token)
-        names = (
-            "token file" if self.token_file else token,
-            "API key file" if self.api_key_file else _digest("API key", self.api_key),
-        )
-        return " and ".join(filter(None, names)) or "none"
-
-    @property
-    def credential_settings(self) -> str:
-        """Which settings hold the credentials, in words; empty without any."""
-        names = ("token", "token_file", "token_url", "api_key", "api_key_file")
-        return " and ".join(f"{PREFIX}{name.upper()}" for name in names if getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,7 +324,7 @@ class RunSettings(LedgerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RunSettings, ReportSettings, PlatformSettings):
+class Settings(RunSettings, ReportSettings, TlsSettings, PlatformSettings):
     """All settings of a run."""
 
     def _faults(self) -> Iterator[str]:
@@ -351,6 +332,23 @@ class Settings(RunSettings, ReportSettings, PlatformSettings):
         for name, url in (("API_ENDPOINT", self.api_endpoint), ("TOKEN_URL", self.token_url)):
             if url and (objection := why_no_endpoint(url, allow_http=self.allow_http)):
                 yield f"{name} {objection}"
+
+    @property
+    def credential(self) -> str:
+        """By what name the API knows us: a client's id, digests of token and API key; never a secret."""
+        token = f"client {self.client_id}" if self.token_url else _digest("token", self.token)
+        names = (
+            "token file" if self.token_file else token,
+            "API key file" if self.api_key_file else _digest("API key", self.api_key),
+            "client certificate" if self.client_cert else "",
+        )
+        return " and ".join(filter(None, names)) or "none"
+
+    @property
+    def credential_settings(self) -> str:
+        """Which settings hold the credentials, in words; empty without any."""
+        names = ("token", "token_file", "token_url", "api_key", "api_key_file", "client_cert")
+        return " and ".join(f"{PREFIX}{name.upper()}" for name in names if getattr(self, name))
 
     @property
     def digest(self) -> str:

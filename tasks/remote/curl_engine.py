@@ -6,7 +6,7 @@ requests are done. Connections are kept and used again by libcurl, last in first
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +16,11 @@ from tasks.core.errors import Fault, FaultKind
 from tasks.remote.curl_handle import Handle, Sockets
 from tasks.remote.exchange import LIMITS, Answer, Limits, Origin, Request, plain_url
 from tasks.remote.proxies import proxy_for
+from tasks.remote.streamed import StreamedRequest
 from tasks.remote.tls import Option, TlsPolicy
 
 _MOST_CONNECTIONS: Final = 256  # that are kept while they are idle
+_CUT_WITHIN_S: Final = 3.0  # libcurl looks once a second; a disk may take longer
 _MOST_IDLE: Final = 128  # handles of a kind
 _LOOKED_AT_EVERY_S: Final = 1.0  # whether a server is silent
 
@@ -70,7 +72,7 @@ class Engine:
         """
         url, origin = plain_url(request.url)
         kind = (request.method, origin, request.allow_private, limits.connect_s)
-        handle = self._idle[kind].pop() if self._idle[kind] else self.new_handle(kind)
+        handle = self._idle[kind].pop() if self._idle[kind] else self._new_handle(kind, self._sockets)
         handle.begin(request, url, limits)
         under_way = _UnderWay(handle, kind, self._loop.create_future())
         self._under_way[handle.curl] = under_way
@@ -82,7 +84,31 @@ class Engine:
             self._cut(under_way)
             raise
 
-    def new_handle(self, kind: Kind) -> Handle:
+    async def send_streamed(
+        self,
+        request: Request,
+        pieces: Iterable[bytes],
+        size_bytes: int,
+        limits: Limits = LIMITS,
+        progress: Callable[[int], None] | None = None,
+    ) -> Answer:
+        """The same with a body of so many bytes, whose pieces are asked for once, in a thread of its own.
+
+        There, too, `progress` is called with how many bytes were sent. What the pieces raise is raised here.
+        """
+        url, origin = plain_url(request.url)
+        kind = (request.method, origin, request.allow_private, limits.connect_s)
+        streamed = StreamedRequest(self._new_handle(kind, {}), pieces, size_bytes, progress)
+        answer = streamed.start(request, url, limits)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            streamed.cut()
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait([answer], timeout=_CUT_WITHIN_S)
+            raise
+
+    def _new_handle(self, kind: Kind, sockets: Sockets) -> Handle:
         """One for requests of this kind, by the one TLS and proxy policy."""
         method, origin, allow_private, connect_s = kind
         if origin not in self._proxies:
@@ -95,7 +121,7 @@ class Engine:
             *(self._tls.options(origin) if is_tls else []),
         ]
         checks_address = origin.scheme == "http" and not proxy and not allow_private
-        return Handle(method, options, self._sockets, checks_address=checks_address)
+        return Handle(method, options, sockets, checks_address=checks_address)
 
     def close(self) -> None:
         """Cuts what is under way off, closes connections, forgets the sockets."""
@@ -157,11 +183,11 @@ class Engine:
         while left:
             left, done, failed = self._multi.info_read()
             for curl in done:
-                self._end(curl, 0)
-            for curl, number, _text in failed:  # the text may name a host
-                self._end(curl, number)
+                self._end(curl, 0, "")
+            for curl, number, text in failed:
+                self._end(curl, number, text)
 
-    def _end(self, curl: pycurl.Curl, number: int) -> None:
+    def _end(self, curl: pycurl.Curl, number: int, text: str) -> None:
         self._multi.remove_handle(curl)
         if self._under_way[curl].handle.is_stale:
             self._under_way[curl].handle.renew()
@@ -169,7 +195,7 @@ class Engine:
             return
         under_way = self._under_way.pop(curl)
         try:
-            answer = under_way.handle.answer(number)
+            answer = under_way.handle.answer(number, text)
         except Fault as fault:
             curl.close()
             under_way.settle(fault)

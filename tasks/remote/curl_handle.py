@@ -1,6 +1,6 @@
 """One handle of libcurl: what is set on it, what it makes of an answer, and what an error's number means.
 
-libcurl is lenient where a client that is told keys and URLs should not be: bare line feeds, folded fields, a
+libcurl is lenient where a client that asks for keys and URLs should not be: bare line feeds, folded fields, a
 length beside chunks (RFC 9112, 2.2, 5.2 and 6.3) are refused here, as is an answer without end.
 """
 
@@ -57,6 +57,9 @@ _NO_TRUST: Final = (
     "the server's TLS certificate is not trusted (a private CA goes into DICOM_INGEST_CA_BUNDLE)"
 )
 _NO_CLIENT: Final = "the server refuses the TLS client certificate (DICOM_INGEST_CLIENT_CERT), or wants one"
+_IS_PRIVATE: Final = (
+    "the object store's URL leads to an address of a private network, though the API is in none"
+)
 _ENDED: Final = "the connection ended before the answer did"
 _IS_NO_ANSWER: Final = "what came is no HTTP answer"
 _HAS_NO_END: Final = "the answer has no end"
@@ -72,7 +75,7 @@ _FAULTS: Final = {
     18: (FaultKind.NETWORK, _ENDED),
     26: (FaultKind.CHANGED, "the file ended while it was sent"),
     28: (FaultKind.NETWORK, "the connection can't be made in time"),  # of it alone libcurl knows a limit
-    35: (FaultKind.NETWORK, "the TLS handshake failed"),
+    35: (FaultKind.NETWORK, "the TLS handshake failed (does the server want DICOM_INGEST_CLIENT_CERT?)"),
     51: (FaultKind.SETTINGS, _NO_TRUST),
     52: (FaultKind.NETWORK, _ENDED),
     55: (FaultKind.NETWORK, _ENDED),
@@ -84,6 +87,11 @@ _FAULTS: Final = {
     98: (FaultKind.SETTINGS, _NO_CLIENT),
     100: (FaultKind.NETWORK, _HAS_NO_END),
 }
+_OPENSSL_ERROR: Final = re.compile(r"\berror:([0-9A-F]{8})\b")  # the one thing of libcurl's text that is used
+_ALERTS: Final = 1000  # SSL_R_...: an alert of the other side is its number above this one
+# RFC 8446, 6.2: bad, unsupported, revoked, expired, unknown; unknown authority; certificate required
+_CERTIFICATE_ALERTS: Final = frozenset({42, 43, 44, 45, 46, 48, 116})
+_CLIENT_CERTIFICATE: Final = 98
 _WRITE_ERROR: Final = 23  # we wanted no more
 _SEND_ERROR: Final = 55
 
@@ -119,6 +127,7 @@ class Handle:
     def begin_streamed(self, request: Request, url: str, limits: Limits, size_bytes: int) -> None:
         """The same with a body that READFUNCTION gives, and that the server may refuse before it comes."""
         self._start(request, url, limits, size_bytes, "Expect: 100-continue")
+        self.curl.setopt(pycurl.FRESH_CONNECT, 1)
         self.curl.setopt(pycurl.UPLOAD, 1)
         self.curl.setopt(pycurl.INFILESIZE_LARGE, size_bytes)
 
@@ -141,6 +150,7 @@ class Handle:
         self._beside_body_bytes = 0
         self.fault: Fault | None = None
         self._is_cut = False
+        self._is_awaited = False  # the body, by the server
         self._answered_at = 0.0  # by time.monotonic(), as the next
         self._moved_at = time.monotonic()
         self._got_bytes, self._sent_bytes = 0, 0  # at that moment
@@ -156,6 +166,10 @@ class Handle:
         if self._has_body:
             self.curl.setopt(pycurl.POSTFIELDS, b"")
 
+    def excuse(self) -> None:
+        """The server could not do anything until now."""
+        self._moved_at = time.monotonic()
+
     def lateness(self, sent_bytes: int | None = None) -> Fault | None:
         """That the server is silent, or its answer takes too long. Has to be asked for now and then."""
         now = time.monotonic()
@@ -170,15 +184,15 @@ class Handle:
             self._refuse("the answer came too slowly")
         return self.fault
 
-    def answer(self, number: int) -> Answer:
-        """What came, once libcurl is done with this number. Raises Fault when that is no answer."""
+    def answer(self, number: int, text: str = "") -> Answer:
+        """What came, once libcurl is done and says this. Raises Fault when that is no answer."""
         if self.fault:
             raise self.fault
         sent_bytes = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T))
         is_sent_whole = sent_bytes >= self._size_bytes
         is_early = number == _SEND_ERROR and not is_sent_whole
         if not self._status or (number not in (0, _WRITE_ERROR) and not is_early):
-            raise self._fault_of(number)
+            raise self._fault_of(_CLIENT_CERTIFICATE if _is_about_client(text) else number)
         coding = self._headers.get("content-encoding", "")
         body, is_longer = bytes(self._body), False
         if coding:
@@ -217,6 +231,8 @@ class Handle:
         if match is None or (status := int(match[1])) == 101:  # nobody asked for another protocol
             return self._refuse(_IS_NO_ANSWER)
         if status < 200:  # RFC 9110, 15.2: the answer itself is still to come
+            if status == 100 and not self._is_awaited:
+                self._is_awaited, self._answered_at = True, 0.0  # the body comes first
             return None
         headers: dict[str, str] = {}
         for field in fields:
@@ -246,8 +262,7 @@ class Handle:
     def _check_connection(self, remote: str, local: str, _remote_port: int, local_port: int) -> int:
         """Of the connection that the request is about to be sent on, a new one or an idle one."""
         if self._checks_address and is_private(remote):
-            what = "the URL's host leads to an address of a private network, though the API is in none"
-            self.fault = Fault(FaultKind.SETTINGS, what)
+            self.fault = Fault(FaultKind.SETTINGS, _IS_PRIVATE)
         elif self._opened:
             self._sockets[local, local_port] = _bound_to(local_port, self._opened)
         else:  # libcurl itself looks once a second
@@ -274,6 +289,12 @@ def _is_readable(opened: int) -> bool:
     poll = select.poll()
     poll.register(opened, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _is_about_client(text: str) -> bool:
+    """Whether the server has said by an alert of TLS that it wants another client certificate."""
+    found = _OPENSSL_ERROR.search(text)
+    return found is not None and (int(found[1], 16) & 0x7FFFFF) - _ALERTS in _CERTIFICATE_ALERTS
 
 
 def _lines(request: Request) -> Iterator[str]:

@@ -10,19 +10,15 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
 
 from tasks.core.errors import Fault, FaultKind, UsageError
+from tasks.remote.exchange import MAX_ANSWER_BYTES, Answer
 from tasks.remote.proxies import proxy_to
 from tasks.remote.wire import LONGEST_ANSWER_S, DirectTransport
 from tasks.turn import waiting
-
-MAX_ANSWER_BYTES = 64 * 1024  # more than any presign, token or S3 error answer needs
-
-_LONGEST_RETRY_AFTER_S = 3600.0  # nobody means to be asked again next week
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +36,6 @@ class Timeouts:
             "write": self.silence_s,
             "pool": self.connect_s,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response, read up to a bound."""
-
-    status: int
-    headers: httpx.Headers
-    body: bytes
-
-    def text(self) -> str:
-        """The body as text; what is not UTF-8 is replaced."""
-        return self.body.decode("utf-8", "replace")
-
-    def retry_after_s(self) -> float:
-        """Retry-After (RFC 9110, 10.2.3), which is seconds or a date; 0 when absent or not understood."""
-        value = self.headers.get("retry-after", "").strip()
-        if value.isascii() and value.isdigit():
-            return min(float(value[:6]), _LONGEST_RETRY_AFTER_S)
-        now = self.server_time() or time.time()  # the date is by the server's clock
-        return min(max(0.0, (_http_date(value) or now) - now), _LONGEST_RETRY_AFTER_S)
-
-    def trouble(self) -> FaultKind | None:
-        """What this status means wherever it comes from; None when that depends on what was asked."""
-        if self.status in (429, 503):
-            return FaultKind.THROTTLED
-        if self.status == 408 or 500 <= self.status < 600:
-            return FaultKind.SERVER
-        return None
-
-    def server_time(self) -> float | None:
-        """The Date header as Unix seconds."""
-        return _http_date(self.headers.get("date", ""))
 
 
 class Connections:
@@ -128,7 +91,9 @@ class Connections:
                 idle.pop().close()
 
 
-def trust(ca_bundle: Path | None) -> ssl.SSLContext:
+def trust(
+    ca_bundle: Path | None, client_cert: Path | None = None, client_key: Path | None = None
+) -> ssl.SSLContext:
     """The system's certificate authorities and those of `ca_bundle`. UsageError when that can't be read."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
@@ -139,6 +104,8 @@ def trust(ca_bundle: Path | None) -> ssl.SSLContext:
             raise UsageError(
                 "DICOM_INGEST_CA_BUNDLE can't be read as PEM certificates. Give a file of PEM certificates."
             ) from None
+    if client_cert is not None:
+        context.load_cert_chain(client_cert, client_key)
     return context
 
 
@@ -183,10 +150,3 @@ def _fault_of(error: httpx.HTTPError) -> Fault:
     if isinstance(error, httpx.UnsupportedProtocol):
         return Fault(FaultKind.SETTINGS, "the URL can't be used")
     return Fault(FaultKind.NETWORK, type(error).__name__)
-
-
-def _http_date(value: str) -> float | None:
-    try:
-        return parsedate_to_datetime(value).timestamp()
-    except (ValueError, TypeError, IndexError):
-        return None

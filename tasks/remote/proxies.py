@@ -76,9 +76,7 @@ def proxy_for(origin: Origin) -> str:
     scheme, host, _port = origin
     if is_loopback(host) or proxy_bypass(host.strip("[]")) or is_excepted(origin, _no_proxy(os.environ)):
         return ""
-    proxies = {name: (f"{name}_proxy".upper(), text) for name, text in getproxies().items()}
-    proxies |= {name.lower()[:-6]: (name, text) for name, text in _removed(os.environ).items()}
-    name, text = proxies.get(scheme) or proxies.get("all") or ("", "")
+    name, text = _named_proxy(scheme) or _named_proxy("all") or ("", "")
     if not text:
         return ""
     match = _PROXY.match(text.strip())
@@ -91,16 +89,26 @@ def proxy_for(origin: Origin) -> str:
     return f"{kind}://{match[2]}:{match[3] or _USUAL_PORTS.get(kind, 1080)}"
 
 
+def _named_proxy(kind: str) -> tuple[str, str] | None:
+    """The variable and what it says, also when httpx must not see it. Small letters come first."""
+    removed = _removed(os.environ)
+    for name in (f"{kind}_proxy", f"{kind}_PROXY".upper()):
+        if text := os.environ.get(name) or removed.get(name):
+            return name, text
+    text = getproxies().get(kind, "")  # in mixed letters, or of the operating system
+    return (f"{kind}_PROXY".upper(), text) if text else None
+
+
 def is_excepted(origin: Origin, entries: str) -> bool:
     """Whether NO_PROXY names a host: itself, what it is under, its address or network; at one port or all.
 
-    | entry                                   | excepts                            |
-    | --------------------------------------- | ---------------------------------- |
-    | `*`                                     | every host                         |
-    | `example.org` `.example.org` `*.example.org` | that name, and all under it   |
-    | `192.0.2.7` `2001:db8::1` `[2001:db8::1]` | that address                     |
-    | `192.0.2.0/24` `2001:db8::/32`          | the addresses of that network      |
-    | one of them with `:8080` after it       | the same, at this port alone       |
+    | entry                                        | excepts                      |
+    | -------------------------------------------- | ---------------------------- |
+    | `*`                                          | every host                   |
+    | `example.org` `.example.org` `*.example.org` | that name, and all under it  |
+    | `192.0.2.7` `2001:db8::1` `[2001:db8::1]`    | that address                 |
+    | `192.0.2.0/24` `2001:db8::/32`               | the addresses of that network |
+    | one of them with `:8080` after it            | the same, at this port alone |
     """
     return any(_excepts(entry, origin) for entry in re.split(r"[\s,]+", entries.lower()) if entry)
 

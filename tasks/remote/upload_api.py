@@ -142,9 +142,11 @@ class UploadClient:
     async def _sent(self, url: str, origin: Origin, headers: Mapping[str, str], content: Content) -> Answer:
         await self._reach(origin)
         body = content.body()
-        assert isinstance(body, bytes)
-        request = Request("PUT", url, headers, body, allow_private=self._allow_private)
-        return await self._engine.send(request)
+        held = body if isinstance(body, bytes) else b""
+        request = Request("PUT", url, headers, held, allow_private=self._allow_private)
+        if isinstance(body, bytes):
+            return await self._engine.send(request)
+        return await self._engine.send_streamed(request, body, content.size_bytes)
 
     async def _reach(self, origin: Origin) -> None:
         """The first file that goes to a host makes that durable; all others wait for it."""

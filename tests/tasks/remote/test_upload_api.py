@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import Fault, FaultKind, UsageError
 from tasks.remote.credentials import StaticToken
-from tasks.remote.http_pool import MAX_ANSWER_BYTES, Connections, Timeouts, transport_to, trust
+from tasks.remote.exchange import MAX_ANSWER_BYTES
+from tasks.remote.http_pool import Connections, Timeouts, transport_to, trust
 from tasks.remote.upload_api import Stored, Ticket, UploadClient, expiry
 from tests.far_side import (
     TOKEN,
