@@ -85,7 +85,7 @@ class Writer:
         return [reply.get() for reply in replies]
 
     def post(self, request: Request, reply: Reply) -> None:
-        """Returns at once; has the answer replied once it is durable. Commits are in the order of the calls."""
+        """Returns at once; `reply` is called once it is durable. Commits are in the order of the calls."""
         with self._gate:
             if not self._closed:
                 if not self._thread.ident:

@@ -288,7 +288,7 @@ class Ledger:
         return answers
 
     def post(self, request: FileRequest, reply: Callable[[FileAnswer | Exception], None]) -> None:
-        """Returns at once; has the answer, or an exception, replied by the writer's thread once it is durable."""
+        """Returns at once; the writer's thread calls `reply`, once it is durable, or with an exception."""
 
         def answered(answer: FileAnswer | Exception) -> None:
             if isinstance(request, Issuing) and isinstance(answer, Exception):

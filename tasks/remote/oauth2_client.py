@@ -74,7 +74,7 @@ class ClientCredentials:
         answer, CredentialsRefusedError when it refuses the client, WrongSettingsError when its answer is that
         of no token endpoint.
         """
-        while is_due := self._has_to_be_fetched(refused, http_status):
+        while self._has_to_be_fetched(refused, http_status):
             if self._fetching is None:
                 return await self._fetched(refused)
             await asyncio.wait([self._fetching])

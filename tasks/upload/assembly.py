@@ -29,9 +29,7 @@ class Platform:
 
     def __init__(self, settings: Settings) -> None:
         """UsageError for certificates that can't be used; nothing is asked yet."""
-        tls = TlsPolicy(
-            settings.ca_bundle, settings.client_cert, settings.client_key, settings.api_endpoint
-        )
+        tls = TlsPolicy(settings.ca_bundle, settings.client_cert, settings.client_key, settings.api_endpoint)
         self.loop = EventLoop()
         self.client = self.loop.run(_client(settings, tls))
 

@@ -4,11 +4,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tasks.core.duplicates import Claim
 from tasks.core.models import Outcome, Todo
 from tasks.ledger.file_requests import Claiming, FileRequest, Issuing, Reaching, Settling
+
+if TYPE_CHECKING:
+    from tasks.core.duplicates import Claim
 
 
 class PostingLedger(Protocol):
@@ -26,12 +28,12 @@ class AwaitedLedger:
         self._ledger = ledger
         self._loop = loop
         self._answered: deque[tuple[asyncio.Future[Any], Any]] = deque()
-        self._is_told = False  # the loop knows that there are answers: one word for a whole commit
+        self._is_called = False  # the loop knows that there are answers: one word for a whole commit
 
     def claim(
         self, todo: Todo, uid: str, sha256: str = "", is_to_be_sent: bool = True
     ) -> "asyncio.Future[Claim]":
-        """Asks at once, in the order of the calls: whose a SOP Instance UID is, or these bytes beside others."""
+        """Asks at once, in the order of the calls: whose a UID is, or these bytes beside others of it."""
         return self._asked(Claiming(todo, uid, sha256, is_to_be_sent))
 
     async def issue(self, todo: Todo, uid: str, key: str, now_ns: int) -> bool:
@@ -53,12 +55,12 @@ class AwaitedLedger:
 
     def _reply(self, future: "asyncio.Future[Any]", answer: Any) -> None:
         self._answered.append((future, answer))
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_called:
+            self._is_called = True
             self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._is_told = False
+        self._is_called = False
         while self._answered:
             future, answer = self._answered.popleft()
             if future.done():

@@ -26,7 +26,7 @@ from tasks.upload.awaited_ledger import AwaitedLedger
 from tasks.upload.claim_order import ClaimOrder, Turn
 from tasks.upload.readers import Readers
 from tasks.upload.slots import Slots
-from tasks.upload.twins import Twins
+from tasks.upload.same_uid import SameUid
 
 log = logging.getLogger("dicom_ingest")
 
@@ -106,7 +106,7 @@ class Transfer:
         self._neighbours = Neighbours()
         self._forbidden_in_a_row = 0
         self.order = ClaimOrder()
-        self.twins = Twins()
+        self.same_uid = SameUid()
         self.any_granted = False  # a key was handed out in this run: the credentials are good
 
     def start(self, todo: Todo) -> UnderWay:
@@ -132,8 +132,8 @@ class Transfer:
     def end(self, file: UnderWay) -> None:
         """It is done with: those who waited for it go on."""
         self.order.leave(file.turn)
-        self.twins.settled(file.claimed)
-        self.twins.forget(file.todo.file_id)
+        self.same_uid.settled(file.claimed)
+        self.same_uid.forget(file.todo.file_id)
 
     async def _attempt(self, file: UnderWay) -> Outcome | None:
         """None: to be read again, for it has waited for another of its UID and let its bytes go."""
@@ -145,23 +145,23 @@ class Transfer:
             file.content, file.read_ns = content, read_ns
             verdict = await self._verdict(file, content)
             if verdict is Verdict.WAIT:
-                return await self._after_twin(file, content)
+                return await self._after_another(file, content)
             return await self._carried_out(file, content, verdict)
         finally:
             self._readers.release(content)
 
-    async def _after_twin(self, file: UnderWay, content: Content) -> Outcome | None:
+    async def _after_another(self, file: UnderWay, content: Content) -> Outcome | None:
         """Neither read nor hashed again while it waits; its bytes are let go, its digests stay."""
         uid = content.header.sop_instance_uid
         if content.digests is not None:
             self._readers.release(content)
         if file.claimed:  # under a UID that it had before it changed
             await self._ledger.settle(file.todo, None, file.claimed)
-            self.twins.settled(file.claimed)
+            self.same_uid.settled(file.claimed)
             file.claimed.clear()
         verdict = Verdict.WAIT
         while verdict is Verdict.WAIT:
-            await self.twins.settlement(uid, file.todo.file_id)
+            await self.same_uid.settlement(uid, file.todo.file_id)
             self._refuse_when_stopping()
             verdict = await self._verdict(file, content)
         return self._not_sent(file, verdict)
@@ -211,7 +211,7 @@ class Transfer:
     def _note_claim(self, file: UnderWay, uid: str, claim: Claim) -> None:
         if claim.mine and not claim.stored_sha256:
             file.claimed.add(uid)
-            self.twins.claimed(uid)
+            self.same_uid.claimed(uid)
 
     async def _digests(self, content: Content) -> Digests:
         if content.digests is None:

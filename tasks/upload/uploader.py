@@ -171,7 +171,7 @@ class Uploader:
 
     def _say_what_is_waited_for(self) -> None:
         """When nothing else is left: a killed run keeps its claims until it is dead."""
-        waiting = self._transfer.twins.waiting_for_others
+        waiting = self._transfer.same_uid.waiting_for_others
         is_all = waiting and waiting == len(self._tasks)
         what = f"{counted(waiting, 'file')} with a SOP Instance UID that is claimed" if is_all else ""
         self._progress.waiting_for = what

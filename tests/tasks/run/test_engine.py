@@ -957,7 +957,7 @@ class TestWhatIsNoInstance:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """One that was killed, too, has its claims until it counts as dead: no forecast is true till then."""
-        monkeypatch.setattr("tasks.upload.twins._LOOK_S", (0.01, 0.02))
+        monkeypatch.setattr("tasks.upload.same_uid._LOOK_S", (0.01, 0.02))
         near_side.put("study/image", dicom("1.7"))
         near_side.options["ledger"] = ledger or str(near_side.directory / "ledger.sqlite")
         let_go = threading.Event()

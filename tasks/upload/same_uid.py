@@ -8,7 +8,7 @@ from typing import Final
 _LOOK_S: Final = (0.02, 2.0)  # first and longest pause before another process's claim is asked for again
 
 
-class Twins:
+class SameUid:
     """The UIDs that files of this process have claimed and not settled. For the event loop's thread alone."""
 
     def __init__(self) -> None:
