@@ -25,8 +25,8 @@ from tasks.source.neighbours import Neighbours
 from tasks.upload.awaited_ledger import AwaitedLedger
 from tasks.upload.claim_order import ClaimOrder, Turn
 from tasks.upload.readers import Readers
-from tasks.upload.slots import Slots
 from tasks.upload.same_uid import SameUid
+from tasks.upload.slots import Slots
 
 log = logging.getLogger("dicom_ingest")
 
