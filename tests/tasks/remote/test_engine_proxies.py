@@ -137,6 +137,17 @@ class TestHttpProxy:
         server.close()
         assert proxy.asked == []
 
+    @pytest.mark.parametrize("entry", ["example.org", "api.example.org:80", "*"])
+    def test_is_left_out_for_hosts_that_are_excepted(
+        self, proxy: Proxy, entry: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Which no resolver knows here."""
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", entry)
+        with pytest.raises(Fault, match="the host's name can't be resolved"):
+            ask(f"{API}/upload/")
+        assert proxy.asked == []
+
 
 class TestSocksProxy:
     @pytest.mark.parametrize("is_completed", [False, True])
