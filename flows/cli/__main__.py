@@ -43,7 +43,7 @@ def _open_standard_streams() -> None:
 def _ask_this_machine_directly() -> None:
     """Before any library reads the environment, and for all processes that follow from this one."""
     if any(name.lower().endswith("_proxy") for name in os.environ):
-        from tasks.remote.proxies import complete_environment
+        from tasks.remote.proxy_environment import complete_environment
 
         complete_environment(os.environ, os.environ.get("PREFECT_API_URL", ""))
 

@@ -11,7 +11,8 @@ import trustme
 from tasks.core.errors import Fault, FaultKind
 from tasks.remote.curl_engine import Engine
 from tasks.remote.exchange import Answer, Limits, Origin, Request, plain_url
-from tasks.remote.proxies import complete_environment, is_excepted, proxy_for
+from tasks.remote.proxies import is_excepted, proxy_for
+from tasks.remote.proxy_environment import complete_environment
 from tasks.remote.tls import TlsPolicy
 from tests.proxy import API, STORE, Proxy, running_proxy
 from tests.raw_server import OK, RawServer, reply
