@@ -27,7 +27,7 @@ _SENT_AT_ONCE_BYTES: Final = 256 * 1024
 _SUPPRESS_CONNECT_HEADERS: Final = 265  # pycurl has no name for it
 _OF_THE_ENGINE: Final = frozenset({"content-length", "transfer-encoding", "host", "expect", "connection"})
 _CONTROL: Final = re.compile(
-    r"[\x00-\x08\x0a-\x1f\x7f-\U0010ffff]"
+    r"[^\t\x20-\x7e]"
 )  # RFC 9110, 5.5; and no bytes that are none
 _TOKEN: Final = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+\Z")  # RFC 9110, 5.6.2
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: [^\r\n]*)?\r\n\Z")
