@@ -5,6 +5,7 @@ requests are done. Connections are kept and used again by libcurl, last in first
 """
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Engine:
         self._sockets: Sockets = {}
         self._under_way: dict[pycurl.Curl, _UnderWay] = {}
         self._watched: dict[int, int] = {}  # sockets, and for what
+        self._readers: dict[int, int] = {}  # sockets that have one in the loop, and their inodes
         self._timer: asyncio.TimerHandle | None = None
         self._is_called_soon = False
         self._sweep: asyncio.TimerHandle | None = None
@@ -138,22 +140,43 @@ class Engine:
         self._idle.clear()
         for socket in [*self._watched]:
             self._watch(pycurl.POLL_REMOVE, socket, None, None)
+        for socket in [*self._readers]:
+            self._remove_reader(socket)
         self._tls.close()
 
     def _watch(self, what: int, socket: int, _multi: object, _data: object) -> None:
-        """M_SOCKETFUNCTION: for what libcurl waits now."""
+        """M_SOCKETFUNCTION: for what libcurl waits now.
+
+        A reader stays in the loop: between two requests it would be removed and added again.
+        """
         before = self._watched.pop(socket, pycurl.POLL_NONE)
         now = pycurl.POLL_NONE if what == pycurl.POLL_REMOVE else what
         if now != pycurl.POLL_NONE:
             self._watched[socket] = now
-        if now & pycurl.POLL_IN and not before & pycurl.POLL_IN:
-            self._loop.add_reader(socket, self._act, socket, pycurl.CSELECT_IN)
-        elif before & pycurl.POLL_IN and not now & pycurl.POLL_IN:
-            self._loop.remove_reader(socket)
+            if before == pycurl.POLL_NONE:
+                self._forget_closed(socket)
+        if now & pycurl.POLL_IN and socket not in self._readers:
+            self._loop.add_reader(socket, self._read, socket)
+            self._readers[socket] = os.fstat(socket).st_ino
         if now & pycurl.POLL_OUT and not before & pycurl.POLL_OUT:
             self._loop.add_writer(socket, self._act, socket, pycurl.CSELECT_OUT)
         elif before & pycurl.POLL_OUT and not now & pycurl.POLL_OUT:
             self._loop.remove_writer(socket)
+
+    def _read(self, socket: int) -> None:
+        if self._watched.get(socket, pycurl.POLL_NONE) & pycurl.POLL_IN:
+            self._act(socket, pycurl.CSELECT_IN)
+        else:  # nobody waits for it: of an idle connection it is most likely the end
+            self._remove_reader(socket)
+
+    def _forget_closed(self, socket: int) -> None:
+        """Another one had this number before: closed, it has no reader any more."""
+        if socket in self._readers and os.fstat(socket).st_ino != self._readers[socket]:
+            self._remove_reader(socket)
+
+    def _remove_reader(self, socket: int) -> None:
+        del self._readers[socket]
+        self._loop.remove_reader(socket)
 
     def _set_timer(self, timeout_ms: int) -> None:
         """M_TIMERFUNCTION: when libcurl wants to be called. Too early does no harm, and costs less."""

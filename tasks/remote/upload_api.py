@@ -12,6 +12,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -42,6 +43,8 @@ _WRONG_SHAPES: Final = {
     "bad_url": "has a url that is no absolute URL",
     "bad_key": "has a key that can be none of S3's",
 }
+_DATE: Final = re.compile(r"[?&]X-Amz-Date=(\d{8}T\d{6}Z)(?:&|\Z)", re.ASCII)
+_LIFETIME: Final = re.compile(r"[?&]X-Amz-Expires=(\d{1,9})(?:&|\Z)", re.ASCII)
 _BEARER_ERROR = re.compile(r"""\berror\s*=\s*"?(invalid_request|invalid_token|insufficient_scope)\b""")
 
 
@@ -284,6 +287,9 @@ def expiry(url: str) -> float:
 
     SigV4 has X-Amz-Date and X-Amz-Expires (seconds), SigV2 and others have Expires (Unix seconds).
     """
+    if (date := _DATE.search(url)) and (lifetime := _LIFETIME.search(url)):  # as AWS writes them
+        with suppress(ValueError):
+            return datetime.fromisoformat(date[1]).timestamp() + int(lifetime[1])
     query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
     try:
         if "x-amz-date" in query and "x-amz-expires" in query:
