@@ -30,11 +30,12 @@ class Counting(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
 @pytest.mark.parametrize("last_words", [b"", STALE])
 def test_a_connection_that_ends_while_it_is_idle_keeps_no_loop_busy(last_words: bytes) -> None:
     """Its socket is readable for ever, and nobody reads it."""
-    has_ended = threading.Event()
+    answered, has_ended = threading.Event(), threading.Event()
 
     def play(connection: socket.socket) -> None:
         head_of(connection)
         connection.sendall(OK)
+        answered.wait(10)
         connection.sendall(last_words)
         connection.shutdown(socket.SHUT_WR)
         has_ended.set()
@@ -44,6 +45,7 @@ def test_a_connection_that_ends_while_it_is_idle_keeps_no_loop_busy(last_words: 
         engine = Engine(TlsPolicy(), directly)
         request = Request("GET", server.url)
         assert said(await engine.send(request)) == (200, b"ok")
+        answered.set()
         await asyncio.to_thread(has_ended.wait, 10)
         before = selector.looks
         for _ in range(20):
