@@ -17,7 +17,7 @@ link that was not walked: a file of that path has a row of its own. What the rep
 rows; nothing is kept twice.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -240,10 +240,12 @@ for dialect, indices in _INDICES.items():
         sa.event.listen(table, "after_create", ddl.execute_if(dialect=dialect))
 
 
-@sa.event.listens_for(metadata, "before_create")
-def _limit_indices(_metadata: sa.MetaData, db: sa.Connection, **_more: object) -> None:
-    """Partial ones are so in both databases; PostgreSQL is not named above, for that would import it."""
-    for index in (index for table in metadata.tables.values() for index in table.indexes):
-        where = index.dialect_options["sqlite"]["where"]
-        if where is not None and db.dialect.name == "postgresql":
-            index.dialect_options["postgresql"]["where"] = where
+def _restrict_indices(table: sa.Table, db: sa.Connection, **_: Any) -> None:
+    """Partial indices are so in PostgreSQL, too: to name its keyword in a table would import its dialect."""
+    if db.dialect.name == "postgresql":
+        for index in table.indexes:
+            index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
+
+
+for table in metadata.tables.values():
+    sa.event.listen(table, "before_create", _restrict_indices)

@@ -251,8 +251,7 @@ class Scope:
 
 @cache
 def _insert(dialect: str, table: sa.Table) -> Any:
-    package = import_module(f"sqlalchemy.dialects.{dialect}")  # of two, the one that is needed
-    insert: Any = package.insert
+    insert: Any = import_module(f"sqlalchemy.dialects.{dialect}").insert  # of the other, nothing is needed
     return insert(table).on_conflict_do_nothing()
 
 
