@@ -10,7 +10,8 @@ from typing import Final
 
 _PR_SET_DUMPABLE: Final = 4
 _M_ARENA_MAX: Final = -8
-_COLLECTED_AFTER: Final = 50_000  # objects
+_COLLECTED_AFTER_AT_FIRST: Final = 400_000  # objects; 700 is usual
+_COLLECTED_AFTER: Final = 50_000
 
 
 def forbid_memory_dumps() -> None:
@@ -40,7 +41,13 @@ def share_memory_between_threads() -> None:
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
+def defer_collection() -> None:
+    """While a process imports: that makes some hundred thousand objects, and among them is no garbage."""
+    gc.set_threshold(_COLLECTED_AFTER_AT_FIRST)
+
+
 def keep_imports() -> None:
-    """Once all is imported: nothing that there is now becomes garbage, so nobody looks for any in it."""
-    gc.freeze()
-    gc.set_threshold(_COLLECTED_AFTER)
+    """Once all is imported, where collection was deferred: in what there is now nobody looks for garbage."""
+    if gc.get_threshold()[0] == _COLLECTED_AFTER_AT_FIRST:
+        gc.freeze()
+        gc.set_threshold(_COLLECTED_AFTER)

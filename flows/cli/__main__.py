@@ -1,6 +1,5 @@
 """dicom-ingest: the console script. From arguments to an exit code, whatever happens in between."""
 
-import gc
 import os
 import signal
 import sys
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from flows.cli.help import FIRST_PAGE
 from flows.cli.termination import terminated_like_interrupted
 from flows.orchestration.standard_streams import discard_unread_output, list_out, say
-from tasks.process_memory import forbid_memory_dumps
+from tasks.process_memory import defer_collection, forbid_memory_dumps
 
 if TYPE_CHECKING:
     from tasks.core.errors import IngestError
@@ -19,9 +18,6 @@ _INTERRUPTED: Final = (
     "until now."
 )
 _ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"])
-# Objects; 700 is usual. Imports make some hundred thousand, and among them is no garbage. Who sends files
-# looks more often, at what it makes alone (`process_memory.keep_imports`).
-_COLLECTED_AFTER: Final = 400_000
 _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that SIGPIPE ended
 
 
@@ -30,7 +26,7 @@ def main() -> None:
     _open_standard_streams()
     forbid_memory_dumps()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the processes that send
-    gc.set_threshold(_COLLECTED_AFTER)
+    defer_collection()
     sys.exit(execute(sys.argv[1:]))
 
 

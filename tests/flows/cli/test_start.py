@@ -12,16 +12,17 @@ from tests.flows.conftest import Plant
 
 # The command, and at its first PUT the packages that there are.
 _SAYING_WHAT_IS_IMPORTED = """
-import sys
+import gc, sys
+from flows.cli.__main__ import main
 from tasks.remote.upload_api import UploadClient
 
 async def put(self, *arguments):
     print(*{name.partition(".")[0] for name in sys.modules}, *sys.modules, file=sys.stderr)
+    print("FROZEN" if gc.get_freeze_count() > 50_000 else "COLLECTED", file=sys.stderr)
     return await usual(self, *arguments)
 
 usual, UploadClient.put = UploadClient.put, put
-from flows.cli.__main__ import execute
-sys.exit(execute(sys.argv[1:]))
+main()
 """
 # Of the start of a run without Prefect; Alembic when the schema has to change, pandas for the report.
 NOT_NEEDED = {
@@ -69,6 +70,7 @@ def test_nothing_is_imported_that_is_not_needed(far_side: FarSide, study: Path) 
     found = imported(far_side, study, TOKEN=TOKEN)
     assert {"pydicom", "sqlalchemy", "pycurl"} <= found, "else the test would hold for nothing"
     assert found & NOT_NEEDED == set()
+    assert "FROZEN" in found, "what is imported is looked through for garbage"
 
 
 @pytest.mark.processes
