@@ -142,6 +142,7 @@ class Handle:
 
     def _forget(self) -> None:
         self._opened: list[int] = []
+        self._is_begun = False  # a connection was made or found for it
         self.is_stale = False  # nothing was sent: the connection had more to say than it was asked
         self._status = 0
         self._fields: list[bytes] = []
@@ -261,12 +262,17 @@ class Handle:
 
     def _check_connection(self, remote: str, local: str, _remote_port: int, local_port: int) -> int:
         """Of the connection that the request is about to be sent on, a new one or an idle one."""
-        if self._checks_address and is_private(remote):
+        if (
+            self._is_begun
+        ):  # libcurl would send it again: what follows an uncertain request is not its business
+            self.fault = Fault(FaultKind.NETWORK, _ENDED)
+        elif self._checks_address and is_private(remote):
             self.fault = Fault(FaultKind.SETTINGS, _IS_PRIVATE)
         elif self._opened:
             self._sockets[local, local_port] = _bound_to(local_port, self._opened)
         else:  # libcurl itself looks once a second
             self.is_stale = _is_readable(self._sockets[local, local_port])
+        self._is_begun = True
         is_refused = self.fault is not None or self.is_stale
         return int(pycurl.PREREQFUNC_ABORT if is_refused else pycurl.PREREQFUNC_OK)
 
