@@ -149,12 +149,10 @@ def _trouble(seen: Snapshot, platform: PlatformState, step: str) -> str:
     since = f"since {_time(seen, platform.failing_since)}"
     status = platform.http_status
     answer = f"(it answers {status})" if status else "(no answer)"
-    part = platform.processes_failing < platform.processes
-    of_whom = f" for {platform.processes_failing} of {counted(platform.processes, 'process')}" if part else ""
     if not platform.is_down:
-        return f"no request to {step} has worked{of_whom} {since} {answer}"
+        return f"no request to {step} has worked {since} {answer}"
     what = "has throttled every request" if status == _TOO_MANY_REQUESTS else "has been down"
-    return f"{step} {what}{of_whom} {since} {answer}"
+    return f"{step} {what} {since} {answer}"
 
 
 def _next(seen: Snapshot, at: float) -> str:

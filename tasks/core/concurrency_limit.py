@@ -25,11 +25,6 @@ class ConcurrencyLimit:
         self._successes = 0
         self._halved_at = float("-inf")
 
-    def resize(self, most: int) -> None:
-        """Changes `most`; slots that are withheld stay withheld."""
-        self.limit = most if self.limit == self.most else min(self.limit, most)
-        self.most = most
-
     def record_throttling(self, now: float) -> bool:
         """Counts an answer that asks for less. Whether the limit changed."""
         self._successes = 0

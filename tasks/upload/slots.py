@@ -145,7 +145,6 @@ class Slots:
             is_down=self._breaker.is_open,
             http_status=self._last_status[step],
             next_try_at=self._next_try_at(),
-            processes_failing=1,
         )
 
     def _next_try_at(self) -> float | None:

@@ -42,7 +42,7 @@ def main() -> None:
     _watch(tasks.remote.upload_api.UploadClient, "presign", "presign")
     _watch(tasks.remote.upload_api.UploadClient, "put", "PUT")
     _watch(tasks.run.records.Records, "write", "report")
-    settings = load(api_endpoint=url, report_dir=directory / "report-of-parts", processes=1)
+    settings = load(api_endpoint=url, report_dir=directory / "report-of-parts")
     began = time.process_time()
     with _LedgerClock() as clock:
         ingest([StudyEntry(1, str(directory / "study"))], settings)

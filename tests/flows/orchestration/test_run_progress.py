@@ -42,7 +42,6 @@ DOWN = PlatformState(
     is_down=True,
     http_status=503,
     next_try_at=512.4,
-    processes_failing=1,
 )
 
 SENTENCES = [
@@ -107,13 +106,6 @@ SENTENCES = [
         (
             "..., 0 of 20 slots in use, the object store has been down since 14:00:00 UTC (it answers 503), "
             "next try now"
-        ),
-    ),
-    (
-        replace(HALF, platform=replace(DOWN, processes=2)),
-        (
-            "..., 0 of 20 slots in use, the object store has been down for 1 of 2 processes "
-            "since 14:00:00 UTC (it answers 503), next try at 14:00:42 UTC"
         ),
     ),
     (
