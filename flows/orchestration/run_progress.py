@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from tasks.core.platform_state import PlatformState, Step
+from tasks.core.progress import Progress
 from tasks.core.words import counted, duration
-from tasks.upload.uploader import Progress
 
 SAMPLED_EVERY_S: Final = 1.0
 _RECENT_S: Final = 60.0  # what the pace is taken from

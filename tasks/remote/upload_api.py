@@ -244,20 +244,20 @@ def _bearer_error(answer: Answer) -> str:
 
 def _key_and_url(answer: Answer) -> tuple[str, str, Origin]:
     try:
-        told = json.loads(answer.body)
+        given = json.loads(answer.body)
     except (ValueError, RecursionError):
         raise _wrong_shape(answer, _what_it_is(answer.body)) from None
-    if not isinstance(told, dict):
+    if not isinstance(given, dict):
         raise _wrong_shape(answer, "no_json_object")
-    if missing := [f"no_{name}" for name in ("url", "key") if name not in told]:
+    if missing := [f"no_{name}" for name in ("url", "key") if name not in given]:
         raise _wrong_shape(answer, "_".join(missing))
     try:
-        url, origin = plain_url(told["url"] if isinstance(told["url"], str) else "")
+        url, origin = plain_url(given["url"] if isinstance(given["url"], str) else "")
     except Fault:
         raise _wrong_shape(answer, "bad_url") from None
-    if not _is_key(told["key"]):
+    if not _is_key(given["key"]):
         raise _wrong_shape(answer, "bad_key")
-    return told["key"], url, origin
+    return given["key"], url, origin
 
 
 def _wrong_shape(answer: Answer, word: str) -> Fault:
@@ -272,9 +272,9 @@ def _what_it_is(body: bytes) -> str:
     return "html_answer" if body.lstrip().startswith(b"<") else "no_json"
 
 
-def _is_key(told: object) -> bool:
+def _is_key(given: object) -> bool:
     try:
-        return isinstance(told, str) and 0 < len(told.encode()) <= _MAX_KEY_BYTES and told.isprintable()
+        return isinstance(given, str) and 0 < len(given.encode()) <= _MAX_KEY_BYTES and given.isprintable()
     except UnicodeEncodeError:  # of a lone surrogate
         return False
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from flows.orchestration.progress_display import bar, show_lines
 from flows.orchestration.run_progress import Sampler, Snapshot, sentence
 from tasks.core.platform_state import PlatformState, Step
-from tasks.upload.uploader import Progress
+from tasks.core.progress import Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
 from tests.far_side import Step as Asked
 from tests.flows.conftest import Plant

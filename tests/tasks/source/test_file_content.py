@@ -184,6 +184,25 @@ class TestClosed:
                 assert other.read(1)
             assert content.held_bytes == 0
 
+    def test_while_it_is_read_it_stays_open_until_that_ends(
+        self, tmp_path: Path, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thread that was given up on reads no other file, which got the descriptor meanwhile."""
+        monkeypatch.setattr("tasks.source.file_content.HELD_BYTES", MIB)
+        path = tmp_path / "image"
+        path.write_bytes(dicom("1.1", pixel_bytes=3 * MIB))
+        open_before = set(os.listdir("/proc/self/fd"))
+        with read(path) as content:
+            body = content.body()
+            assert not isinstance(body, bytes)
+            first = next(body)
+            content.close()
+            with open("/dev/zero", "rb"):
+                assert first + b"".join(body) == path.read_bytes()
+        assert set(os.listdir("/proc/self/fd")) == open_before
+        with pytest.raises(OSError, match="closed"):
+            content.compute_digests() if content.digests is None else list(content.body())
+
     def test_its_digests_stay(self, tmp_path: Path, dicom: Dicom) -> None:
         """They are compared with those of others of its UID when its bytes are gone."""
         path = tmp_path / "image"
