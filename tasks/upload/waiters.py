@@ -10,9 +10,11 @@ class Waiters:
 
     def __init__(self) -> None:
         self._futures: deque[asyncio.Future[None]] = deque()
+        self._woken = 0  # who have not run since
 
     def __bool__(self) -> bool:
-        return bool(self._futures)
+        """Whether somebody who comes now has to wait, too, for the order's sake."""
+        return bool(self._futures or self._woken)
 
     async def wait(self, at_most_s: float | None = None, *, first: bool = False) -> None:
         """Until it is woken, or the time is over. `first`: it was woken, and others came before it."""
@@ -24,12 +26,15 @@ class Waiters:
             else:
                 await asyncio.wait([future], timeout=at_most_s)
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
+            if _is_woken(future):
                 self.wake()  # the next one, in its place
             raise
         finally:
-            with suppress(ValueError):
-                self._futures.remove(future)
+            if _is_woken(future):
+                self._woken -= 1
+            else:
+                with suppress(ValueError):
+                    self._futures.remove(future)
 
     def wake(self) -> None:
         """The oldest one."""
@@ -37,9 +42,14 @@ class Waiters:
             future = self._futures.popleft()
             if not future.done():  # it is being cancelled
                 future.set_result(None)
+                self._woken += 1
                 return
 
     def wake_all(self) -> None:
         """All who wait now."""
         for _ in range(len(self._futures)):
             self.wake()
+
+
+def _is_woken(future: "asyncio.Future[None]") -> bool:
+    return future.done() and not future.cancelled()

@@ -63,3 +63,17 @@ def test_one_whose_time_is_over_waits_no_more() -> None:
         assert not waiters
 
     virtual_time.run(work())
+
+
+def test_who_comes_before_a_woken_one_has_run_has_to_wait() -> None:
+    """Else it would be overtaken by a later file."""
+
+    async def work() -> None:
+        waiters, woken = Waiters(), list[int]()
+        await waiting(waiters, 1, woken)
+        waiters.wake()
+        assert waiters
+        await asyncio.sleep(0)
+        assert (woken, bool(waiters)) == ([0], False)
+
+    virtual_time.run(work())
