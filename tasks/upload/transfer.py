@@ -139,9 +139,8 @@ class Transfer:
 
     async def _attempt(self, file: UnderWay) -> Outcome | None:
         """None: to be read again, for it has waited for another of its UID and let its bytes go."""
-        self._refuse_when_stopping()
         read_ns = self._clock_ns()
-        content = await self._readers.read(file.todo.path, partial(self.order.note_read, file.position))
+        content = await self._readers.read(file.todo.path, partial(self._begin_to_read, file))
         if isinstance(content, Rejected):
             return await self._rejected(file, content)
         try:
@@ -152,6 +151,11 @@ class Transfer:
             return await self._carried_out(file, content, verdict)
         finally:
             self._readers.release(content)
+
+    def _begin_to_read(self, file: UnderWay) -> None:
+        """By the reader's thread."""
+        self._refuse_when_stopping()
+        self.order.note_read(file.position)
 
     async def _after_another(self, file: UnderWay, content: Content) -> Outcome | None:
         """Neither read nor hashed again while it waits: its bytes are let go, its digests stay if known."""
