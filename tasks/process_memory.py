@@ -3,12 +3,14 @@
 prctl(2), core(5), mallopt(3).
 """
 
+import gc
 import sys
 from contextlib import suppress
 from typing import Final
 
 _PR_SET_DUMPABLE: Final = 4
 _M_ARENA_MAX: Final = -8
+_COLLECTED_AFTER: Final = 50_000  # objects
 
 
 def forbid_memory_dumps() -> None:
@@ -36,3 +38,9 @@ def share_memory_between_threads() -> None:
             import ctypes
 
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def keep_imports() -> None:
+    """Once all is imported: nothing that there is now becomes garbage, so nobody looks for any in it."""
+    gc.freeze()
+    gc.set_threshold(_COLLECTED_AFTER)

@@ -19,8 +19,9 @@ _INTERRUPTED: Final = (
     "until now."
 )
 _ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"])
-# Objects; 700 is usual. Imports make a few hundred thousand, and among them is no garbage.
-_COLLECTED_AFTER: Final = 50_000
+# Objects; 700 is usual. Imports make some hundred thousand, and among them is no garbage. Who sends files
+# looks more often, at what it makes alone (`process_memory.keep_imports`).
+_COLLECTED_AFTER: Final = 400_000
 _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that SIGPIPE ended
 
 
@@ -43,7 +44,7 @@ def _open_standard_streams() -> None:
 def _ask_this_machine_directly() -> None:
     """Before any library reads the environment, and for all processes that follow from this one."""
     if any(name.lower().endswith("_proxy") for name in os.environ):
-        from tasks.remote.proxies import complete_environment
+        from tasks.remote.proxy_environment import complete_environment
 
         complete_environment(os.environ, os.environ.get("PREFECT_API_URL", ""))
 

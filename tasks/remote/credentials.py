@@ -61,10 +61,11 @@ def credentials_of(settings: Settings, engine: Engine) -> Credentials:
     if settings.token_file:
         return TokenFile(settings.token_file)
     if settings.token_url:
+        from tasks.remote.engine_transport import http_client
         from tasks.remote.oauth2_client import ClientCredentials
 
         return ClientCredentials(
-            engine,
+            http_client(engine),
             settings.token_url,
             settings.client_id,
             _client_secret(settings),

@@ -5,6 +5,8 @@ requests are done. Connections are kept and used again by libcurl, last in first
 """
 
 import asyncio
+import os
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from tasks.remote.tls import Option, TlsPolicy
 _MOST_CONNECTIONS: Final = 256  # that are kept while they are idle
 _CUT_WITHIN_S: Final = 3.0  # libcurl looks once a second; a disk may take longer
 _MOST_IDLE: Final = 128  # handles of a kind
+_NO_SOCKET: Final = 0  # in place of an inode
 _LOOKED_AT_EVERY_S: Final = 1.0  # whether a server is silent
 
 # Of requests that differ in path, headers and body alone: method, origin, allow_private, connect_s.
@@ -56,6 +59,7 @@ class Engine:
         self._sockets: Sockets = {}
         self._under_way: dict[pycurl.Curl, _UnderWay] = {}
         self._watched: dict[int, int] = {}  # sockets, and for what
+        self._readers: dict[int, int] = {}  # sockets that have one in the loop, and their inodes
         self._timer: asyncio.TimerHandle | None = None
         self._is_called_soon = False
         self._sweep: asyncio.TimerHandle | None = None
@@ -138,22 +142,45 @@ class Engine:
         self._idle.clear()
         for socket in [*self._watched]:
             self._watch(pycurl.POLL_REMOVE, socket, None, None)
+        for socket in [*self._readers]:
+            self._remove_reader(socket)
         self._tls.close()
 
     def _watch(self, what: int, socket: int, _multi: object, _data: object) -> None:
-        """M_SOCKETFUNCTION: for what libcurl waits now."""
+        """M_SOCKETFUNCTION: for what libcurl waits now.
+
+        The reader of a connection stays in the loop: it would be removed and added again for each request.
+        """
         before = self._watched.pop(socket, pycurl.POLL_NONE)
         now = pycurl.POLL_NONE if what == pycurl.POLL_REMOVE else what
         if now != pycurl.POLL_NONE:
             self._watched[socket] = now
-        if now & pycurl.POLL_IN and not before & pycurl.POLL_IN:
-            self._loop.add_reader(socket, self._act, socket, pycurl.CSELECT_IN)
-        elif before & pycurl.POLL_IN and not now & pycurl.POLL_IN:
-            self._loop.remove_reader(socket)
+            if before == pycurl.POLL_NONE:
+                self._forget_closed(socket)
+        elif self._readers.get(socket) == _NO_SOCKET:
+            self._remove_reader(socket)
+        if now & pycurl.POLL_IN and socket not in self._readers:
+            self._loop.add_reader(socket, self._read, socket)
+            self._readers[socket] = _inode(socket)
         if now & pycurl.POLL_OUT and not before & pycurl.POLL_OUT:
             self._loop.add_writer(socket, self._act, socket, pycurl.CSELECT_OUT)
         elif before & pycurl.POLL_OUT and not now & pycurl.POLL_OUT:
             self._loop.remove_writer(socket)
+
+    def _read(self, socket: int) -> None:
+        if self._watched.get(socket, pycurl.POLL_NONE) & pycurl.POLL_IN:
+            self._act(socket, pycurl.CSELECT_IN)
+        else:  # nobody waits for it: of an idle connection it is most likely the end
+            self._remove_reader(socket)
+
+    def _forget_closed(self, socket: int) -> None:
+        """Another one had this number before: closed, it has no reader any more."""
+        if socket in self._readers and _inode(socket) != self._readers[socket]:
+            self._remove_reader(socket)
+
+    def _remove_reader(self, socket: int) -> None:
+        del self._readers[socket]
+        self._loop.remove_reader(socket)
 
     def _set_timer(self, timeout_ms: int) -> None:
         """M_TIMERFUNCTION: when libcurl wants to be called. Too early does no harm, and costs less."""
@@ -226,3 +253,9 @@ class Engine:
                 under_way.settle(fault)
         if self._under_way:
             self._sweep_later(every_s)
+
+
+def _inode(opened: int) -> int:
+    """By which a socket is known from all others; what is none has one with many."""
+    status = os.fstat(opened)
+    return status.st_ino if stat.S_ISSOCK(status.st_mode) else _NO_SOCKET

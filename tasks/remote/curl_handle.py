@@ -8,7 +8,7 @@ import re
 import select
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -26,9 +26,7 @@ _PIECE_BYTES: Final = (
 _SENT_AT_ONCE_BYTES: Final = 256 * 1024
 _SUPPRESS_CONNECT_HEADERS: Final = 265  # pycurl has no name for it
 _OF_THE_ENGINE: Final = frozenset({"content-length", "transfer-encoding", "host", "expect", "connection"})
-_CONTROL: Final = re.compile(
-    r"[\x00-\x08\x0a-\x1f\x7f-\U0010ffff]"
-)  # RFC 9110, 5.5; and no bytes that are none
+_CONTROL: Final = re.compile(r"[^\t\x20-\x7e]")  # RFC 9110, 5.5; and no bytes that are none
 _TOKEN: Final = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+\Z")  # RFC 9110, 5.6.2
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: [^\r\n]*)?\r\n\Z")
 
@@ -109,6 +107,7 @@ class Handle:
         for option, value in [*_ALWAYS, *options]:
             curl.setopt(option, value)
         self._has_body = method in ("POST", "PUT", "PATCH")
+        self._headers_set: Mapping[str, str] | None = None
         if method == "HEAD":
             curl.setopt(pycurl.NOBODY, 1)
         elif method != "GET":
@@ -135,7 +134,9 @@ class Handle:
         self, request: Request, url: str, limits: Limits, size_bytes: int, expect: str = "Expect:"
     ) -> None:
         self.curl.setopt(pycurl.URL, url)
-        self.curl.setopt(pycurl.HTTPHEADER, [*_lines(request), expect, "Accept:"])
+        if request.headers != self._headers_set:  # most requests of a kind have the same
+            self.curl.setopt(pycurl.HTTPHEADER, [*_lines(request), expect, "Accept:"])
+            self._headers_set = dict(request.headers)
         self._limits = limits
         self._size_bytes = size_bytes
         self._forget()

@@ -1,5 +1,6 @@
-"""httpx's vocabulary over the engine, for everything that is not the hot path."""
+"""httpx's vocabulary over the engine, for everything but the hot path, where its types cost too much."""
 
+import logging
 from dataclasses import replace
 from typing import Final
 
@@ -7,9 +8,22 @@ import httpx
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import LIMITS, Limits, Request
+from tasks.remote.exchange import LIMITS, Answer, Limits, Request
 
-_NOT_PASSED_ON: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+_NOT_PASSED_ON: Final = frozenset({"content-encoding", "content-length", "transfer-encoding", "set-cookie"})
+_DECODED: Final = {"Accept-Encoding": "gzip, deflate"}
+
+
+def http_client(engine: Engine) -> httpx.AsyncClient:
+    """A client whose requests the engine sends, by its limits; it follows no redirect and keeps no cookie."""
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # below, it says every URL
+    transport = EngineTransport(engine)
+    return httpx.AsyncClient(transport=transport, timeout=None, trust_env=False, headers=_DECODED)  # noqa: S113
+
+
+def answer_of(response: httpx.Response) -> Answer:
+    """What its status means, and how long it asks to wait, is asked of this."""
+    return Answer(response.status_code, response.headers, response.content)
 
 
 class EngineTransport(httpx.AsyncBaseTransport):

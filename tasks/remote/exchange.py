@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import urljoin
 
@@ -140,6 +141,7 @@ def _encoded(url: str) -> str:
         return ""
 
 
+@lru_cache(maxsize=8)  # the answers of one second say the same
 def _http_date(value: str) -> float | None:
     try:
         return parsedate_to_datetime(value).timestamp()

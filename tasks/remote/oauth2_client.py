@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
+import httpx
 from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
 from tasks.core.errors import CredentialsRefusedError, Fault, WrongSettingsError
-from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import Answer, Request
+from tasks.remote.engine_transport import answer_of
+from tasks.remote.exchange import Answer
 
 log = logging.getLogger("dicom_ingest")
 
@@ -44,7 +45,7 @@ class ClientCredentials:
 
     def __init__(
         self,
-        engine: Engine,
+        client: httpx.AsyncClient,
         token_url: str,
         client_id: str,
         client_secret: str,
@@ -52,7 +53,7 @@ class ClientCredentials:
         audience: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
+        self._client = client
         self._token_url = token_url
         self._scope = scope or None
         self._more = {"audience": audience} if audience else {}  # not in RFC 6749, yet many ask for it
@@ -131,7 +132,7 @@ class ClientCredentials:
             "Content-Type": "application/x-www-form-urlencoded",
             "Accept": "application/json",
         }
-        answer = await self._engine.send(Request("POST", self._token_url, headers, str(body).encode()))
+        answer = answer_of(await self._client.post(self._token_url, headers=headers, content=str(body)))
         if trouble := answer.trouble():
             what = f"the token endpoint answered {answer.status}"
             raise Fault(trouble, what, answer.status, answer.retry_after_s())

@@ -12,6 +12,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -42,6 +43,8 @@ _WRONG_SHAPES: Final = {
     "bad_url": "has a url that is no absolute URL",
     "bad_key": "has a key that can be none of S3's",
 }
+_DATE: Final = re.compile(r"[?&]X-Amz-Date=(\d{8}T\d{6}Z)(?:&|\Z)", re.ASCII)
+_LIFETIME: Final = re.compile(r"[?&]X-Amz-Expires=(\d{1,9})(?:&|\Z)", re.ASCII)
 _BEARER_ERROR = re.compile(r"""\berror\s*=\s*"?(invalid_request|invalid_token|insufficient_scope)\b""")
 
 
@@ -244,20 +247,20 @@ def _bearer_error(answer: Answer) -> str:
 
 def _key_and_url(answer: Answer) -> tuple[str, str, Origin]:
     try:
-        given = json.loads(answer.body)
+        parsed = json.loads(answer.body)
     except (ValueError, RecursionError):
         raise _wrong_shape(answer, _what_it_is(answer.body)) from None
-    if not isinstance(given, dict):
+    if not isinstance(parsed, dict):
         raise _wrong_shape(answer, "no_json_object")
-    if missing := [f"no_{name}" for name in ("url", "key") if name not in given]:
+    if missing := [f"no_{name}" for name in ("url", "key") if name not in parsed]:
         raise _wrong_shape(answer, "_".join(missing))
     try:
-        url, origin = plain_url(given["url"] if isinstance(given["url"], str) else "")
+        url, origin = plain_url(parsed["url"] if isinstance(parsed["url"], str) else "")
     except Fault:
         raise _wrong_shape(answer, "bad_url") from None
-    if not _is_key(given["key"]):
+    if not _is_key(parsed["key"]):
         raise _wrong_shape(answer, "bad_key")
-    return given["key"], url, origin
+    return parsed["key"], url, origin
 
 
 def _wrong_shape(answer: Answer, word: str) -> Fault:
@@ -272,9 +275,9 @@ def _what_it_is(body: bytes) -> str:
     return "html_answer" if body.lstrip().startswith(b"<") else "no_json"
 
 
-def _is_key(given: object) -> bool:
+def _is_key(parsed: object) -> bool:
     try:
-        return isinstance(given, str) and 0 < len(given.encode()) <= _MAX_KEY_BYTES and given.isprintable()
+        return isinstance(parsed, str) and 0 < len(parsed.encode()) <= _MAX_KEY_BYTES and parsed.isprintable()
     except UnicodeEncodeError:  # of a lone surrogate
         return False
 
@@ -284,6 +287,9 @@ def expiry(url: str) -> float:
 
     SigV4 has X-Amz-Date and X-Amz-Expires (seconds), SigV2 and others have Expires (Unix seconds).
     """
+    if (date := _DATE.search(url)) and (lifetime := _LIFETIME.search(url)):  # as AWS writes them
+        with suppress(ValueError):
+            return datetime.fromisoformat(date[1]).timestamp() + int(lifetime[1])
     query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
     try:
         if "x-amz-date" in query and "x-amz-expires" in query:

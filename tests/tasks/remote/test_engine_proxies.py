@@ -11,7 +11,8 @@ import trustme
 from tasks.core.errors import Fault, FaultKind
 from tasks.remote.curl_engine import Engine
 from tasks.remote.exchange import Answer, Limits, Origin, Request, plain_url
-from tasks.remote.proxies import complete_environment, is_excepted, proxy_for
+from tasks.remote.proxies import is_excepted, proxy_for
+from tasks.remote.proxy_environment import complete_environment
 from tasks.remote.tls import TlsPolicy
 from tests.proxy import API, STORE, Proxy, running_proxy
 from tests.raw_server import OK, RawServer, reply
@@ -135,6 +136,17 @@ class TestHttpProxy:
         server = RawServer(reply(OK))
         assert ask(server.url.replace("127.0.0.1", host)).status == 200
         server.close()
+        assert proxy.asked == []
+
+    @pytest.mark.parametrize("entry", ["example.org", "api.example.org:80", "*"])
+    def test_is_left_out_for_hosts_that_are_excepted(
+        self, proxy: Proxy, entry: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Which no resolver knows here."""
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", entry)
+        with pytest.raises(Fault, match="the host's name can't be resolved"):
+            ask(f"{API}/upload/")
         assert proxy.asked == []
 
 

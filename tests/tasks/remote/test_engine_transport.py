@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.remote.curl_engine import Engine
-from tasks.remote.engine_transport import EngineTransport
+from tasks.remote.engine_transport import EngineTransport, answer_of, http_client
 from tasks.remote.tls import TlsPolicy
 from tests.raw_server import OK, RawServer, Script, head_of, reply
 from tests.tasks.remote.test_curl_engine import LIMITS, directly
@@ -104,3 +105,56 @@ def test_answers_are_those_of_one_connection() -> None:
         return await client.get("/")
 
     assert answered(reply(OK, requests=2), twice).text == "ok"
+
+
+class TestClient:
+    """As the OAuth2 client has it."""
+
+    @staticmethod
+    def got(script: Script, *paths: str) -> list[httpx.Response]:
+        async def get() -> list[httpx.Response]:
+            engine = Engine(TlsPolicy(), directly)
+            try:
+                client = http_client(engine)
+                return [await client.get(f"{server.url}{path}") for path in paths]
+            finally:
+                engine.close()
+
+        server = RawServer(script)
+        try:
+            return asyncio.run(get())
+        finally:
+            server.close()
+
+    def test_keeps_no_cookie(self) -> None:
+        heads: list[bytes] = []
+        given = OK.replace(b"OK\r\n", b"OK\r\nSet-Cookie: a=b\r\n")
+
+        def note(connection: Any) -> None:
+            for _ in range(2):
+                heads.append(head_of(connection))
+                connection.sendall(given)
+
+        assert [each.text for each in self.got(note, "", "")] == ["ok"] * 2
+        assert b"cookie" not in heads[1].lower()
+
+    def test_says_no_url_in_a_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It may name a patient's study."""
+        with caplog.at_level(logging.DEBUG):
+            self.got(reply(OK), "studies/1.2.3")
+        assert "1.2.3" not in caplog.text
+
+    def test_asks_for_what_can_be_decoded_alone(self) -> None:
+        heads: list[bytes] = []
+
+        def note(connection: Any) -> None:
+            heads.append(head_of(connection))
+            connection.sendall(OK)
+
+        self.got(note, "")
+        assert b"accept-encoding: gzip, deflate\r\n" in heads[0].lower()
+
+    def test_has_answers_whose_trouble_is_known(self) -> None:
+        busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
+        answer = answer_of(self.got(reply(busy), "")[0])
+        assert (answer.trouble(), answer.retry_after_s()) == (FaultKind.THROTTLED, 7)
