@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Final
 
+from tasks.core.models import EXIT_ONE, Outcome, Status
 from tasks.core.platform_state import PlatformState
 
 
@@ -25,6 +26,15 @@ class Progress:
     scanning: bool = True
     waiting_for: str = ""  # what keeps the run from sending, in words, such as "upload slots"
     platform: Callable[[], PlatformState | None] = field(default=_unknown, repr=False, compare=False)
+
+    def count_sent(self, outcome: Outcome) -> None:
+        """One more file that has its outcome, by who sends; not `files_done`, which others count, too."""
+        stored, failed = outcome.status is Status.UPLOADED, outcome.status is Status.FAILED
+        self.files_settled += 1
+        self.files_stored += stored
+        self.files_failed += failed
+        self.files_held_back += outcome.status in EXIT_ONE and not failed
+        self.bytes_stored += (outcome.size_bytes or 0) if stored else 0
 
     def counters(self) -> dict[str, int]:
         """The numbers alone, by name."""

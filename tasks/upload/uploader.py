@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RowRefusedError
-from tasks.core.models import EXIT_ONE, Outcome, Reason, Status, Todo
+from tasks.core.models import Outcome, Reason, Status, Todo
 from tasks.core.progress import Progress
 from tasks.core.words import counted
 from tasks.ledger.awaited_ledger import AwaitedLedger
@@ -206,16 +206,10 @@ class Uploader:
         self._readers.close()
 
     def _count(self, todo: Todo, outcome: Outcome) -> None:
-        status, progress = outcome.status, self._progress
-        stored, failed = status is Status.UPLOADED, status is Status.FAILED
         with self._progress_lock:
-            progress.files_done += 1
-        progress.files_settled += 1
-        progress.files_stored += stored
-        progress.files_failed += failed
-        progress.files_held_back += status in EXIT_ONE and not failed
-        progress.bytes_stored += (outcome.size_bytes or 0) if stored else 0
-        if failed:
+            self._progress.files_done += 1
+        self._progress.count_sent(outcome)
+        if outcome.status is Status.FAILED:
             answer = f"{outcome.http_status or '-'} {outcome.detail}".rstrip()
             log.warning("%s failed: %s, HTTP %s", todo, outcome.reason, answer)
 
