@@ -258,13 +258,6 @@ class RunSettings(LedgerSettings):
             limits={"ge": 1, "le": MOST_PARALLEL},
         ),
     ] = MOST_PARALLEL
-    processes: Annotated[
-        int,
-        Setting(
-            "Processes that send. 0: one, and more when it is short of CPU and there are cores.",
-            limits={"ge": 0, "le": 20},
-        ),
-    ] = 0
     root: Annotated[
         str, Setting("A directory that every study directory, and every link in one, has to stay in.")
     ] = ""

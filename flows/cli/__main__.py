@@ -25,7 +25,7 @@ def main() -> None:
     """The console script."""
     _open_standard_streams()
     forbid_memory_dumps()
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the processes that send
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here computes matrices
     defer_collection()
     sys.exit(execute(sys.argv[1:]))
 

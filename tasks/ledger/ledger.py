@@ -270,8 +270,7 @@ class Ledger:
     def settle(self, todo: Todo, outcome: Outcome | None, claimed: Collection[str] = ()) -> None:
         """Makes an outcome durable; only then does the file count as done. Without one it waits for another.
 
-        `claimed` are the SOP Instance UIDs that were claimed for it: those under which it did not store
-        anything are free again.
+        Of the SOP Instance UIDs that it has `claimed`, those under which it stored nothing are free again.
         """
         self._writer.submit(self._settle, Settling(todo, outcome, claimed))
 

@@ -1,11 +1,13 @@
-"""How a request signs in at the upload API: a static token, an API key."""
+"""How a request signs in at the upload API: as the settings say, with a token, an API key."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from tasks.core.errors import CredentialsRefusedError
+from tasks.core.errors import CredentialsRefusedError, UsageError
+from tasks.remote.curl_engine import Engine
+from tasks.settings import Settings
 
 _MAX_SECRET: Final = 64 * 1024
 
@@ -52,6 +54,43 @@ class ApiKey:
     def headers(self) -> dict[str, str]:
         """What to add to a request to the API's host. CredentialsRefusedError when a file can't be read."""
         return {self.header: self.value()}
+
+
+def credentials_of(settings: Settings, engine: Engine) -> Credentials:
+    """Those that the settings name. UsageError when they name a file that holds none."""
+    if settings.token_file:
+        return TokenFile(settings.token_file)
+    if settings.token_url:
+        from tasks.remote.engine_transport import http_client
+        from tasks.remote.oauth2_client import ClientCredentials
+
+        return ClientCredentials(
+            http_client(engine),
+            settings.token_url,
+            settings.client_id,
+            _client_secret(settings),
+            settings.scope,
+            settings.audience,
+        )
+    return StaticToken(settings.token.get_secret_value())
+
+
+def api_key_of(settings: Settings) -> ApiKey | None:
+    """The key that the settings name, if any."""
+    if (path := settings.api_key_file) is not None:
+        return ApiKey(settings.api_key_header, lambda: secret_in(path, "DICOM_INGEST_API_KEY_FILE"))
+    if settings.api_key:
+        return ApiKey(settings.api_key_header, settings.api_key.get_secret_value)
+    return None
+
+
+def _client_secret(settings: Settings) -> str:
+    if not settings.client_secret_file:
+        return settings.client_secret.get_secret_value()
+    try:
+        return secret_in(settings.client_secret_file, "DICOM_INGEST_CLIENT_SECRET_FILE")
+    except CredentialsRefusedError as error:
+        raise UsageError(f"{error} Nothing was sent.") from None
 
 
 def secret_in(path: Path, setting: str) -> str:

@@ -1,15 +1,18 @@
 """A body too large to hold: read and sent in a thread of its own, where a slow disk stops nobody else."""
 
-import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from threading import Thread
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pycurl
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.remote.curl_handle import Handle
+from tasks.remote.daemon_threads import in_thread
 from tasks.remote.exchange import Answer, Limits, Request
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class StreamedRequest:
@@ -27,29 +30,8 @@ class StreamedRequest:
         self._is_cut = False
 
     def start(self, request: Request, url: str, limits: Limits) -> "asyncio.Future[Answer]":
-        """What `run` makes, for the loop that runs here. Its thread keeps no process from its end."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answer] = loop.create_future()
-
-        def settle(outcome: Answer | BaseException) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, Answer):
-                future.set_result(outcome)
-            else:
-                future.set_exception(outcome)
-
-        def work() -> None:
-            outcome: Answer | BaseException
-            try:
-                outcome = self.run(request, url, limits)
-            except BaseException as error:  # noqa: BLE001 - it is raised where the answer is awaited
-                outcome = error
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, outcome)
-
-        Thread(target=work, name="streamed", daemon=True).start()
-        return future
+        """What `run` makes, in a thread of its own."""
+        return in_thread(partial(self.run, request, url, limits), "streamed")
 
     def run(self, request: Request, url: str, limits: Limits) -> Answer:
         """Blocks until there is an answer. Raises Fault, and what the pieces raise."""

@@ -27,6 +27,7 @@ from tasks.core.errors import IngestError, InterruptedRunError, UsageError
 from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
+from tasks.core.progress import Progress
 from tasks.core.study_entries import in_order
 from tasks.core.words import counted
 from tasks.ledger.database import sqlite_file
@@ -44,7 +45,7 @@ from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
 from tasks.upload.assembly import Platform, new_uploader
 from tasks.upload.slots import Slots
-from tasks.upload.uploader import Progress, Uploader
+from tasks.upload.uploader import Uploader
 
 log = logging.getLogger("dicom_ingest")
 

@@ -14,9 +14,11 @@ from typing import Final
 from uuid import uuid4
 
 from tasks.core.audit_chain import Event
+from tasks.core.concurrency_limit import summed
 from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
 from tasks.core.models import Balance, Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
+from tasks.core.progress import COUNTERS, Progress
 from tasks.core.study_entries import StudyEntries
 from tasks.ledger.database import has_ledger
 from tasks.ledger.earlier_runs import Begins, begins
@@ -31,8 +33,6 @@ from tasks.settings import Settings
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, decided_ownership, survey, walk_study
 from tasks.upload.assembly import Platform
-from tasks.upload.slots import summed
-from tasks.upload.uploader import COUNTERS, Progress
 
 log = logging.getLogger("dicom_ingest")
 

@@ -4,8 +4,9 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from typing import BinaryIO, Protocol
@@ -73,6 +74,8 @@ class Streamed:
 
     def __init__(self, file: BinaryIO, header: Header, size_bytes: int, times_ns: tuple[int, int]) -> None:
         self._file = file
+        self._users = 1  # the owner, and each body that is being read: the last one closes the file
+        self._lock = threading.Lock()
         self.header = header
         self.size_bytes = size_bytes
         self.held_bytes = _CHUNK_BYTES
@@ -81,6 +84,10 @@ class Streamed:
 
     def body(self) -> Iterator[bytes]:
         """Chunks; short, grown or touched content ends in a Fault before the last of it is sent."""
+        with self._used():
+            yield from self._chunks()
+
+    def _chunks(self) -> Iterator[bytes]:
         self._file.seek(0)
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         left = self.size_bytes
@@ -104,10 +111,27 @@ class Streamed:
         return self.digests
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, once no thread reads it: its descriptor will be another file's."""
         if self.held_bytes:
             self.held_bytes = 0
-            os.close(self._file.fileno())
+            self._let_go()
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                raise OSError(errno.EBADF, "the file is closed")
+            self._users += 1
+        try:
+            yield
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                os.close(self._file.fileno())
 
     def _touched(self) -> bool:
         now = os.fstat(self._file.fileno())

@@ -7,19 +7,19 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from tasks.core.allowed_hosts import is_loopback
-from tasks.core.errors import CredentialsRefusedError, UsageError
+from tasks.core.progress import Progress
+from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.ledger.ledger import Ledger
-from tasks.remote.credentials import ApiKey, Credentials, StaticToken, TokenFile, secret_in
+from tasks.remote.credentials import api_key_of, credentials_of
 from tasks.remote.curl_engine import Engine
 from tasks.remote.tls import TlsPolicy
 from tasks.remote.upload_api import PresignedUrl, UploadClient
 from tasks.settings import Settings
-from tasks.upload.awaited_ledger import AwaitedLedger
 from tasks.upload.event_loop import EventLoop
-from tasks.upload.readers import Readers
+from tasks.upload.readers import READERS, Readers
 from tasks.upload.slots import Slots
 from tasks.upload.transfer import Transfer
-from tasks.upload.uploader import Progress, Uploader
+from tasks.upload.uploader import Uploader
 
 log = logging.getLogger("dicom_ingest")
 
@@ -31,7 +31,11 @@ class Platform:
         """UsageError for certificates that can't be used; nothing is asked yet."""
         tls = TlsPolicy(settings.ca_bundle, settings.client_cert, settings.client_key, settings.api_endpoint)
         self.loop = EventLoop()
-        self.client = self.loop.run(_client(settings, tls))
+        try:
+            self.client = self.loop.run(_client(settings, tls))
+        except BaseException:
+            self.loop.close()
+            raise
 
     def presign(self) -> PresignedUrl:
         """One URL, for who is not in the loop's thread."""
@@ -44,13 +48,13 @@ class Platform:
 
 
 async def _client(settings: Settings, tls: TlsPolicy) -> UploadClient:
-    engine = Engine(tls)
+    engine, names = Engine(tls), settings.credential_settings
     return UploadClient(
         settings.api_endpoint,
-        _credentials(settings, engine),
+        credentials_of(settings, engine),
         engine,
-        api_key=_api_key(settings),
-        signs_in_by=_signs_in_by(settings),
+        api_key=api_key_of(settings),
+        signs_in_by=f"with what {names} says" if names else "without credentials",
         storage_hosts=settings.allow_storage_host,
         allow_http=settings.allow_http,
     )
@@ -69,7 +73,7 @@ def new_uploader(
     """What takes files their way, with as many slots as the settings say."""
     awaited = AwaitedLedger(ledger, platform.loop.loop)
     platform.client.reach = awaited.reach
-    readers, stopping = Readers(), asyncio.Event()
+    readers, stopping = Readers(slots.most + READERS), asyncio.Event()
     transfer = Transfer(
         platform.client,
         awaited,
@@ -82,50 +86,10 @@ def new_uploader(
         jitter=jitter,
     )
     transfer.any_granted = any_granted
-    return Uploader(platform.loop, transfer, awaited, slots, readers, stopping, progress, settings)
+    return Uploader(platform.loop, transfer, awaited, slots, readers, stopping, progress)
 
 
 def warn_without_credentials(settings: Settings) -> None:
     """An API on another machine that lets anybody upload is hardly what was meant."""
     if not settings.credential_settings and not is_loopback(urlsplit(settings.api_endpoint).hostname or ""):
         log.warning("No credentials are set: files go to an API that lets anybody upload.")
-
-
-def _credentials(settings: Settings, engine: Engine) -> Credentials:
-    if settings.token_file:
-        return TokenFile(settings.token_file)
-    if settings.token_url:
-        from tasks.remote.engine_transport import http_client
-        from tasks.remote.oauth2_client import ClientCredentials
-
-        return ClientCredentials(
-            http_client(engine),
-            settings.token_url,
-            settings.client_id,
-            _client_secret(settings),
-            settings.scope,
-            settings.audience,
-        )
-    return StaticToken(settings.token.get_secret_value())
-
-
-def _api_key(settings: Settings) -> ApiKey | None:
-    if (path := settings.api_key_file) is not None:
-        return ApiKey(settings.api_key_header, lambda: secret_in(path, "DICOM_INGEST_API_KEY_FILE"))
-    if settings.api_key:
-        return ApiKey(settings.api_key_header, settings.api_key.get_secret_value)
-    return None
-
-
-def _signs_in_by(settings: Settings) -> str:
-    names = settings.credential_settings
-    return f"with what {names} says" if names else "without credentials"
-
-
-def _client_secret(settings: Settings) -> str:
-    if not settings.client_secret_file:
-        return settings.client_secret.get_secret_value()
-    try:
-        return secret_in(settings.client_secret_file, "DICOM_INGEST_CLIENT_SECRET_FILE")
-    except CredentialsRefusedError as error:
-        raise UsageError(f"{error} Nothing was sent.") from None

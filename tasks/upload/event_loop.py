@@ -1,9 +1,10 @@
 """The event loop: one thread that owns all that is under way, and how other threads reach it."""
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 # Who waits looks up so often: a signal that comes in the moment before a wait interrupts nothing.
@@ -24,21 +25,22 @@ class EventLoop:
         """What the coroutine returns or raises; not for the loop's own thread. Cut off, it is cancelled."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:
-            return _result(future)
+            while not concurrent.futures.wait([future], LOOK_UP_S).done:
+                pass
+            return future.result()
         except BaseException:
             future.cancel()
             raise
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Has the loop call a function soon; one that has ended calls nothing."""
-        if not self.loop.is_closed():
+        """Has the loop call a function soon; one that has ended calls nothing. From a signal handler, too."""
+        with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(function, *arguments)
 
     def close(self) -> None:
         """Ends the thread, and with it whatever is still under way."""
-        if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
+        self.call(self.loop.stop)
+        self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -53,14 +55,3 @@ async def _cut_off_all() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _result(future: "Future[_T]") -> _T:
-    while True:
-        try:
-            return future.result(LOOK_UP_S)
-        except CancelledError:
-            raise
-        except TimeoutError:
-            if future.done():
-                raise

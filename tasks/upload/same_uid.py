@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Final
 
+from tasks.upload.waiters import Waiters
+
 _LOOK_S: Final = (0.02, 2.0)  # first and longest pause before another process's claim is asked for again
 
 
@@ -12,33 +14,31 @@ class SameUid:
     """The UIDs that files of this process have claimed and not settled. For the event loop's thread alone."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, list[asyncio.Event]] = {}
+        self._waiting: dict[str, Waiters] = {}
         self._looks: defaultdict[int, int] = defaultdict(int)  # at other processes' claims, by file_id
 
     @property
     def waiting_for_others(self) -> int:
         """How many files have waited for another process's claim as long as they do at once."""
-        return sum(_pause_s(looks) == _LOOK_S[1] for looks in self._looks.values())
+        return sum(_pause_s(looks) == _LOOK_S[1] for looks in [*self._looks.values()])
 
     def claimed(self, uid: str) -> None:
         """A file of this process has it now."""
-        self._waiting.setdefault(uid, [])
+        self._waiting.setdefault(uid, Waiters())
 
     def settled(self, uids: Collection[str]) -> None:
         """The file that had them has its outcome, or has let them go."""
         for uid in uids:
-            for woken in self._waiting.pop(uid, ()):
-                woken.set()
+            if waiting := self._waiting.pop(uid, None):
+                waiting.wake_all()
 
     async def settlement(self, uid: str, file_id: int) -> None:
         """Until it is worth asking for the claim again."""
-        if (waiting := self._waiting.get(uid)) is None:
+        if (waiting := self._waiting.get(uid)) is not None:
+            await waiting.wait()
+        else:
             self._looks[file_id] += 1
             await asyncio.sleep(_pause_s(self._looks[file_id]))
-            return
-        woken = asyncio.Event()
-        waiting.append(woken)
-        await woken.wait()
 
     def forget(self, file_id: int) -> None:
         """This file waits no more."""

@@ -10,20 +10,22 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from tasks.core.circuit_breaker import TRANSIENT
+from tasks.core.claim_order import ClaimOrder, Position
 from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
-from tasks.core.models import Digests, OnConflict, Outcome, Reason, Rejected, Status, Todo
+from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
 from tasks.core.stored_content import is_altered, judge_rejected
+from tasks.ledger.awaited_ledger import AwaitedLedger
+from tasks.remote.daemon_threads import in_thread
 from tasks.remote.upload_api import PresignedUrl, Stored, UploadClient
 from tasks.source.file_content import Content
 from tasks.source.neighbours import Neighbours
-from tasks.upload.awaited_ledger import AwaitedLedger
-from tasks.upload.claim_order import ClaimOrder, Turn
 from tasks.upload.readers import Readers
 from tasks.upload.same_uid import SameUid
 from tasks.upload.slots import Slots
@@ -44,7 +46,7 @@ class UnderWay:
     """One file under way: what has happened to it so far."""
 
     todo: Todo
-    turn: Turn  # to claim
+    position: Position  # in the order of claims
     started_ns: int
     content: Content | None = None
     read_ns: int | None = None  # when that was begun to be read
@@ -58,7 +60,7 @@ class UnderWay:
     is_settled: bool = False
 
     def ends(self, now_ns: int, status: Status, reason: Reason = Reason.NONE) -> Outcome:
-        """The outcome of a file of which nothing is stored."""
+        """Its outcome, as far as this is known; of a stored one there is more to say."""
         content = self.content
         return Outcome(
             status=status,
@@ -105,7 +107,7 @@ class Transfer:
         self._jitter = jitter
         self._neighbours = Neighbours()
         self._forbidden_in_a_row = 0
-        self.order = ClaimOrder()
+        self.order = ClaimOrder(time.monotonic)
         self.same_uid = SameUid()
         self.any_granted = False  # a key was handed out in this run: the credentials are good
 
@@ -131,58 +133,71 @@ class Transfer:
 
     def end(self, file: UnderWay) -> None:
         """It is done with: those who waited for it go on."""
-        self.order.leave(file.turn)
+        self.order.leave(file.position)
         self.same_uid.settled(file.claimed)
         self.same_uid.forget(file.todo.file_id)
 
     async def _attempt(self, file: UnderWay) -> Outcome | None:
         """None: to be read again, for it has waited for another of its UID and let its bytes go."""
         read_ns = self._clock_ns()
-        content = await self._readers.read(file.todo.path, file.turn.begin_to_read)
+        content = await self._readers.read(file.todo.path, partial(self._begin_to_read, file))
         if isinstance(content, Rejected):
             return await self._rejected(file, content)
         try:
             file.content, file.read_ns = content, read_ns
             verdict = await self._verdict(file, content)
-            if verdict is Verdict.WAIT:
+            if verdict is None or verdict is Verdict.WAIT:
                 return await self._after_another(file, content)
             return await self._carried_out(file, content, verdict)
         finally:
             self._readers.release(content)
 
+    def _begin_to_read(self, file: UnderWay) -> None:
+        """By the reader's thread."""
+        self._refuse_when_stopping()
+        self.order.note_read(file.position)
+
     async def _after_another(self, file: UnderWay, content: Content) -> Outcome | None:
-        """Neither read nor hashed again while it waits; its bytes are let go, its digests stay."""
-        uid = content.header.sop_instance_uid
-        if content.digests is not None:
-            self._readers.release(content)
+        """Neither read nor hashed again while it waits: its bytes are let go, its digests stay if known."""
+        self._readers.release(content)
         if file.claimed:  # under a UID that it had before it changed
             await self._ledger.settle(file.todo, None, file.claimed)
             self.same_uid.settled(file.claimed)
             file.claimed.clear()
-        verdict = Verdict.WAIT
+        verdict: Verdict | None = Verdict.WAIT
         while verdict is Verdict.WAIT:
-            await self.same_uid.settlement(uid, file.todo.file_id)
+            await self.same_uid.settlement(content.header.sop_instance_uid, file.todo.file_id)
             self._refuse_when_stopping()
             verdict = await self._verdict(file, content)
-        return self._not_sent(file, verdict)
+        return self._not_sent(file, verdict) if verdict else None
 
     async def _carried_out(self, file: UnderWay, content: Content, verdict: Verdict) -> Outcome:
         if outcome := self._not_sent(file, verdict):
             return outcome
         stored, earlier = await self._store(file, content), file.todo.stored
+        assert file.url is not None
         replaced = verdict is Verdict.REPLACE or (earlier and earlier.has_own_object)
-        return self._uploaded(file, content, stored, Reason.REPLACED if replaced else Reason.NONE)
+        file.http_status = stored.http_status
+        outcome = file.ends(self._clock_ns(), Status.UPLOADED, Reason.REPLACED if replaced else Reason.NONE)
+        return replace(outcome, key=file.url.key, etag=stored.etag, digests=content.compute_digests())
 
     def _not_sent(self, file: UnderWay, verdict: Verdict) -> Outcome | None:
         return file.ends(self._clock_ns(), *_NOT_SENT[verdict]) if verdict in _NOT_SENT else None
 
-    async def _verdict(self, file: UnderWay, content: Content) -> Verdict:
-        """Hashes a file that is too large to hold only when there is something to compare it with."""
+    async def _verdict(self, file: UnderWay, content: Content) -> Verdict | None:
+        """Hashes a file that is too large to hold only when there is something to compare it with.
+
+        None: that has to be done, and it was let go.
+        """
         uid = content.header.sop_instance_uid
         claim = await self._claim(file, uid)
         if not claim.stored_sha256:
             return judge(claim, "", self._on_conflict)
-        digests, earlier = await self._digests(content), file.todo.stored
+        if content.digests is None:
+            if not content.held_bytes:
+                return None
+            await in_thread(content.compute_digests, "hashing")
+        digests, earlier = content.compute_digests(), file.todo.stored
         if earlier and earlier.has_own_object and earlier.sha256 == digests.sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
         altered = is_altered(earlier, uid, content.size_bytes, content.mtime_ns, digests.sha256)
@@ -203,7 +218,7 @@ class Transfer:
             if not came.done():
                 came.set_result(self._ledger.claim(file.todo, uid))
 
-        self.order.claim(file.turn, claim_now)
+        self.order.claim(file.position, claim_now)
         claim = await (await came)
         self._note_claim(file, uid, claim)
         return claim
@@ -213,13 +228,8 @@ class Transfer:
             file.claimed.add(uid)
             self.same_uid.claimed(uid)
 
-    async def _digests(self, content: Content) -> Digests:
-        if content.digests is None:
-            await asyncio.to_thread(content.compute_digests)
-        return content.compute_digests()
-
     async def _store(self, file: UnderWay, content: Content) -> Stored:
-        async with self._slots.place():
+        async with self._slots.admission():
             if file.url is None or not file.url.lives(self._clock_ns() / 1e9):
                 file.url = await self._mint(file.todo, content.header.sop_instance_uid)
             async with self._slots.slot(file.todo.file_id):
@@ -292,12 +302,12 @@ class Transfer:
             raise InterruptedRunError("The run is stopping.")
 
     async def _rejected(self, file: UnderWay, rejected: Rejected) -> Outcome:
-        self.order.leave(file.turn)
+        self.order.leave(file.position)
         rejected = judge_rejected(rejected, file.todo.stored)
         if file.content and rejected.status is Status.NOT_DICOM:  # that would end in exit code 0
             raise Fault(FaultKind.CHANGED, "what was an image is none any more")
-        if rejected.reason is Reason.EMPTY and await asyncio.to_thread(
-            self._neighbours.have_image_like, file.todo.path
+        if rejected.reason is Reason.EMPTY and await self._readers.run(
+            partial(self._neighbours.have_image_like, file.todo.path)
         ):
             rejected = _EMPTY_IMAGE
         return Outcome(
@@ -308,23 +318,4 @@ class Transfer:
             started_ns=file.started_ns,
             finished_ns=self._clock_ns(),
             detail=rejected.detail,
-        )
-
-    def _uploaded(self, file: UnderWay, content: Content, stored: Stored, reason: Reason) -> Outcome:
-        assert file.url is not None
-        return Outcome(
-            Status.UPLOADED,
-            reason,
-            header=content.header,
-            digests=content.compute_digests(),
-            size_bytes=content.size_bytes,
-            mtime_ns=content.mtime_ns,
-            ctime_ns=content.ctime_ns,
-            read_ns=file.read_ns,
-            key=file.url.key,
-            etag=stored.etag,
-            attempts=file.attempts,
-            http_status=stored.http_status,
-            started_ns=file.started_ns,
-            finished_ns=self._clock_ns(),
         )

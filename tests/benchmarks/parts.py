@@ -16,11 +16,11 @@ from typing import Any
 
 import tasks.run.records
 from tasks.core.models import StudyEntry
+from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.remote.curl_engine import Engine
 from tasks.remote.upload_api import UploadClient
 from tasks.run.engine import ingest
 from tasks.settings import load
-from tasks.upload.awaited_ledger import AwaitedLedger
 from tasks.upload.event_loop import EventLoop
 from tests.benchmarks.senders import timed
 

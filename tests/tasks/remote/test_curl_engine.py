@@ -143,7 +143,7 @@ class TestConnection:
             assert talk.server.connections == 2
 
     def test_that_is_closed_when_the_next_request_comes_is_a_fault(self) -> None:
-        """libcurl would send it again by itself: whether it was stored nobody knows, and nobody counted it."""
+        """libcurl would send it again: whether it was stored nobody knows, and nobody would count it."""
 
         def play(connection: socket.socket) -> None:
             head_of(connection)

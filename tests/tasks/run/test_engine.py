@@ -19,10 +19,10 @@ from pydicom.data.data_manager import DATA_ROOT
 
 from tasks.core.errors import CredentialsRefusedError, IngestError, InterruptedRunError, UsageError
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
+from tasks.core.progress import Progress
 from tasks.report.reader import read_report
 from tasks.run.engine import Engine, ingest
 from tasks.source.scan import Ownership, just_file, walk_study
-from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide, superseded
 from tests.databases import PostgreSQL
 from tests.far_side import (

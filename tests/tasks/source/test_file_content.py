@@ -2,32 +2,30 @@
 
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.models import Digests, Reason, Rejected, Status
-from tasks.source.file_content import HELD_BYTES, MAX_PUT_BYTES, Budget, Content, open_content
+from tasks.source.file_content import HELD_BYTES, MAX_PUT_BYTES, Content, read_content
 from tests.conftest import MIB, Dicom, padded
-
-PLENTY = Budget(1 << 40)
 
 
 @contextmanager
 def read(path: Path | str) -> Iterator[Content]:
-    with open_content(str(path), PLENTY) as content:
-        assert not isinstance(content, Rejected)
+    content = read_content(str(path))
+    assert not isinstance(content, Rejected)
+    with closing(content):
         yield content
 
 
 def rejected(path: Path | str) -> tuple[Status, Reason]:
-    with open_content(str(path), PLENTY) as content:
-        assert isinstance(content, Rejected)
-        return content.status, content.reason
+    content = read_content(str(path))
+    assert isinstance(content, Rejected)
+    return content.status, content.reason
 
 
 def whole(content: Content) -> bytes:
@@ -153,17 +151,19 @@ class TestRejected:
         path = tmp_path / "huge"
         path.write_bytes(dicom("1.1"))
         os.truncate(path, MAX_PUT_BYTES + over)
-        with open_content(str(path), PLENTY) as content:
-            assert content.size_bytes == MAX_PUT_BYTES + over
-            assert (isinstance(content, Rejected) and content.status is Status.TOO_LARGE) == bool(over)
+        content = read_content(str(path))
+        assert content.size_bytes == MAX_PUT_BYTES + over
+        assert (isinstance(content, Rejected) and content.status is Status.TOO_LARGE) == bool(over)
+        if not isinstance(content, Rejected):
+            content.close()
 
     def test_what_is_no_instance_says_its_size(self, tmp_path: Path) -> None:
         """The report has it for every file that was opened."""
         path = tmp_path / "notes"
         path.write_text("The patient moved.\n")
-        with open_content(str(path), PLENTY) as content:
-            assert isinstance(content, Rejected)
-            assert (content.reason, content.size_bytes) == (Reason.TEXT, 19)
+        content = read_content(str(path))
+        assert isinstance(content, Rejected)
+        assert (content.reason, content.size_bytes) == (Reason.TEXT, 19)
 
     def test_any_name_will_do(self, tmp_path: Path, dicom: Dicom) -> None:
         """Bytes that are not UTF-8."""
@@ -174,36 +174,39 @@ class TestRejected:
             assert content.compute_digests() == digests(dicom("1.1"))
 
 
-class TestBudget:
-    def test_bounds_what_is_held_at_once(self) -> None:
-        """Who comes when it is spent waits until something is given back."""
-        budget = Budget(10)
-        entered = threading.Event()
+class TestClosed:
+    def test_once_more_does_no_harm(self, image: Path) -> None:
+        """The descriptor may be another file's by then."""
+        with read(image) as content:
+            content.close()
+            with image.open("rb") as other:
+                content.close()
+                assert other.read(1)
+            assert content.held_bytes == 0
 
-        def enter() -> None:
-            with budget.room_for(5):
-                entered.set()
+    def test_while_it_is_read_it_stays_open_until_that_ends(
+        self, tmp_path: Path, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thread that was given up on reads no other file, which got the descriptor meanwhile."""
+        monkeypatch.setattr("tasks.source.file_content.HELD_BYTES", MIB)
+        path = tmp_path / "image"
+        path.write_bytes(dicom("1.1", pixel_bytes=3 * MIB))
+        open_before = set(os.listdir("/proc/self/fd"))
+        with read(path) as content:
+            body = content.body()
+            assert not isinstance(body, bytes)
+            first = next(body)
+            content.close()
+            with open("/dev/zero", "rb"):
+                assert first + b"".join(body) == path.read_bytes()
+        assert set(os.listdir("/proc/self/fd")) == open_before
+        with pytest.raises(OSError, match="closed"):
+            content.compute_digests() if content.digests is None else list(content.body())
 
-        waiting = threading.Thread(target=enter)
-        with budget.room_for(6):
-            waiting.start()
-            assert not entered.wait(0.05)
-        assert entered.wait(5)
-        waiting.join()
-
-    def test_is_large_enough_for_the_largest_held_file(self) -> None:
-        """Of the whole budget of a run nothing less than a held file is ever left out for ever."""
-        budget = Budget(HELD_BYTES)
-        with budget.room_for(HELD_BYTES):
-            pass
-        with budget.room_for(MAX_PUT_BYTES):
-            pass
-
-    def test_is_given_back_when_the_file_is_done(self, tmp_path: Path, dicom: Dicom) -> None:
-        """Also after an error."""
+    def test_its_digests_stay(self, tmp_path: Path, dicom: Dicom) -> None:
+        """They are compared with those of others of its UID when its bytes are gone."""
         path = tmp_path / "image"
         path.write_bytes(dicom("1.1"))
-        budget = Budget(path.stat().st_size)
-        for _ in range(3):
-            with pytest.raises(KeyError), open_content(str(path), budget):
-                raise KeyError
+        with read(path) as content:
+            pass
+        assert content.compute_digests() == digests(dicom("1.1"))

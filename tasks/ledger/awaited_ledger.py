@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PostingLedger(Protocol):
-    """A ledger that is told what to answer to."""
+    """A ledger that answers by a call."""
 
     def post(self, request: FileRequest, reply: Callable[[Any], None]) -> None:
         """Never blocks; `reply` is called once, by another thread, with the answer or an exception."""
@@ -57,7 +58,8 @@ class AwaitedLedger:
         self._answered.append((future, answer))
         if not self._is_called:
             self._is_called = True
-            self._loop.call_soon_threadsafe(self._deliver)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         self._is_called = False

@@ -1,0 +1,102 @@
+"""The event loop as other threads reach it: answers, errors, Ctrl-C while they wait, the end."""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.upload.event_loop import EventLoop
+
+
+@pytest.fixture
+def loop() -> Iterator[EventLoop]:
+    loop = EventLoop()
+    yield loop
+    loop.close()
+
+
+async def echo(value: object) -> object:
+    await asyncio.sleep(0)
+    return value
+
+
+async def fail() -> None:
+    raise TimeoutError("its own")
+
+
+def test_gives_what_the_coroutine_returns_or_raises(loop: EventLoop) -> None:
+    """A time-out of the coroutine's is no end of the wait."""
+    assert loop.run(echo(7)) == 7
+    with pytest.raises(TimeoutError, match="its own"):
+        loop.run(fail())
+
+
+def test_ctrl_c_ends_the_wait_and_cancels_the_coroutine(loop: EventLoop) -> None:
+    cancelled, begun = threading.Event(), threading.Event()
+
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            cancelled.set()
+
+    def interrupt() -> None:
+        begun.wait(60)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(wait())
+    assert cancelled.wait(60)
+    assert loop.run(echo(1)) == 1
+
+
+def test_the_end_cuts_off_what_is_under_way() -> None:
+    """In order: each coroutine may clean up, also one that takes a moment for it."""
+    loop, ended = EventLoop(), list[int]()
+
+    async def work(number: int) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append(number)
+
+    async def start() -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(work(number)) for number in range(3)]
+
+    tasks = loop.run(start())
+    loop.run(echo(1))
+    loop.close()
+    assert sorted(ended) == [0, 1, 2]
+    assert all(task.cancelled() for task in tasks)
+    assert "loop" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_after_the_end_nothing_is_called_and_nothing_raised() -> None:
+    """Closed twice, too."""
+    loop, called = EventLoop(), list[int]()
+    loop.close()
+    loop.call(called.append, 1)
+    loop.close()
+    assert called == []
+
+
+def test_may_be_called_from_a_signal_handler_while_it_is_called(loop: EventLoop) -> None:
+    """However often the same thread is interrupted in the middle of a call."""
+    called: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda *_: loop.call(called.append, 0))
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            loop.call(called.append, 1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    loop.run(echo(1))
+    assert set(called) == {0, 1}
