@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
 
@@ -145,10 +146,18 @@ class Uploader:
         for todo in todos:
             await self._room.acquire()
             self.raise_if_stopped()
-            task = asyncio.create_task(self._send(self._transfer.start(todo)))
-            for files in (self._under_way, batch):
-                files.add(task)
-                task.add_done_callback(files.discard)
+            file = self._transfer.start(todo)
+            task = asyncio.create_task(self._send(file))
+            self._under_way.add(task)
+            batch.add(task)
+            task.add_done_callback(partial(self._end, file, batch))
+
+    def _end(self, file: UnderWay, batch: _Files, task: asyncio.Task[None]) -> None:
+        """However it ended, also before it began."""
+        self._under_way.discard(task)
+        batch.discard(task)
+        self._transfer.end(file)
+        self._room.release()
 
     async def _has_ended(self, batch: _Files) -> bool:
         """Whether no file of it is under way; waits for that for a while."""
@@ -167,9 +176,6 @@ class Uploader:
             self.stop(error)
         except Exception as error:  # noqa: BLE001 - a defect has to stop the run, not hang it
             self.stop(InternalError.hiding(error))
-        finally:
-            self._transfer.end(file)
-            self._room.release()
 
     async def _settled(self, file: UnderWay) -> Outcome:
         try:

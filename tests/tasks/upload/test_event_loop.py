@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.upload.event_loop import EventLoop
+from tests.processes import await_that
 
 
 @pytest.fixture
@@ -44,9 +46,15 @@ def test_ctrl_c_ends_the_wait_and_cancels_the_coroutine(loop: EventLoop) -> None
         finally:
             cancelled.set()
 
+    main_thread = threading.main_thread().ident or 0
+
+    def is_waiting() -> bool:
+        frame = sys._current_frames()[main_thread]
+        return begun.is_set() and frame.f_code is threading.Condition.wait.__code__
+
     def interrupt() -> None:
-        begun.wait(60)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        await_that(is_waiting, every_s=0.01)
+        signal.pthread_kill(main_thread, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
