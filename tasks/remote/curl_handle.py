@@ -193,6 +193,8 @@ class Handle:
         is_early = number == _SEND_ERROR and not is_sent_whole
         if not self._status or (number not in (0, _WRITE_ERROR) and not is_early):
             raise self._fault_of(_CLIENT_CERTIFICATE if _is_about_client(text) else number)
+        if self._status < 300 and not is_sent_whole:
+            raise Fault(FaultKind.NETWORK, "the server took a part for the whole", self._status)
         coding = self._headers.get("content-encoding", "")
         body, is_longer = bytes(self._body), False
         if coding:
@@ -239,7 +241,7 @@ class Handle:
             name, colon, value = field.decode("latin-1").partition(":")
             if not colon or not _TOKEN.match(name):
                 return self._refuse(_IS_NO_ANSWER)
-            name, value = name.lower(), value.strip()
+            name, value = name.lower(), value.strip(" \t\r\n")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
         length = headers.get("content-length")
         if length is not None and ("transfer-encoding" in headers or not length.isdecimal()):
@@ -266,7 +268,8 @@ class Handle:
         elif self._opened:
             self._sockets[local, local_port] = _bound_to(local_port, self._opened)
         else:  # libcurl itself looks once a second
-            self.is_stale = _is_readable(self._sockets[local, local_port])
+            known = self._sockets.get((local, local_port))
+            self.is_stale = known is None or _is_readable(known)
         is_refused = self.fault is not None or self.is_stale
         return int(pycurl.PREREQFUNC_ABORT if is_refused else pycurl.PREREQFUNC_OK)
 

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -55,12 +56,21 @@ class Talk:
 
 
 @contextmanager
-def talking(*scripts: Script) -> Iterator[Talk]:
-    talk = Talk(RawServer(*scripts))
+def talking(*scripts: Script, family: socket.AddressFamily = socket.AF_INET) -> Iterator[Talk]:
+    talk = Talk(RawServer(*scripts, family=family))
     try:
         yield talk
     finally:
         talk.close()
+
+
+def whole(connection: socket.socket) -> None:
+    """A script: reads LARGE, then answers."""
+    head_of(connection)
+    left = len(LARGE)
+    while left:
+        left -= len(connection.recv(left))
+    connection.sendall(OK)
 
 
 def said(answer: Answer) -> tuple[int, bytes]:
@@ -209,9 +219,11 @@ class TestAnswer:
             while connection.recv(1 << 20):
                 pass
 
-        with talking(refuse) as talk:
+        with talking(refuse, whole) as talk:
             answer = talk.ask(LARGE)
             assert (answer.status, answer.is_sent_whole) == (403, False)
+            answer = talk.ask(LARGE)
+            assert (answer.status, answer.is_sent_whole) == (200, True)
 
     def test_that_comes_before_the_body_is_sent_holds_though_nothing_more_is_read(self) -> None:
         """A proxy that refuses a large object may say why, and keep the connection."""
@@ -223,6 +235,43 @@ class TestAnswer:
 
         with talking(refuse) as talk:
             assert talk.ask(LARGE).status == 413
+
+    def test_that_praises_what_was_not_sent_is_a_fault(self) -> None:
+        """No store has a file of which it saw a part."""
+
+        def praise(connection: socket.socket) -> None:
+            connection.recv(1024)
+            connection.sendall(OK)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 20):
+                if time.monotonic() > until:
+                    break
+
+        until = time.monotonic() + 0.1
+        with talking(praise) as talk, pytest.raises(Fault) as fault:
+            talk.ask(bytes(200_000_000))
+        assert fault.value.kind is FaultKind.NETWORK
+
+    def test_that_comes_after_the_next_request_is_nobodys(self) -> None:
+        """The first was given up, and its connection with it."""
+        asked_again = threading.Event()
+
+        def late(connection: socket.socket) -> None:
+            head_of(connection)
+            asked_again.wait(5)
+            with suppress(ConnectionError):
+                connection.sendall(STALE)
+
+        def second(connection: socket.socket) -> None:
+            head_of(connection)
+            asked_again.set()
+            time.sleep(0.1)
+            connection.sendall(OK)
+
+        with talking(late, second) as talk:
+            with pytest.raises(Fault, match="silent"):
+                talk.ask(limits=replace(LIMITS, silence_s=0.1))
+            assert said(talk.ask()) == (200, b"ok")
 
     @pytest.mark.parametrize("is_closed", [True, False])
     def test_that_leads_elsewhere_before_the_body_is_sent_is_the_answer(self, is_closed: bool) -> None:
@@ -456,6 +505,34 @@ class TestRequest:
             "Content-Length: 4",
         }
         assert get == {"GET / HTTP/1.1", host, "Accept: application/json"}
+
+    def test_carries_neither_cookies_nor_what_netrc_says(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nor does it ask a proxy that nobody chose."""
+        (tmp_path / ".netrc").write_text("default login user password secret\n")
+        (tmp_path / ".netrc").chmod(0o600)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        heads: list[bytes] = []
+
+        def note(connection: socket.socket) -> None:
+            for _ in range(2):
+                heads.append(head_of(connection))
+                connection.sendall(OK.replace(b"OK\r\n", b"OK\r\nSet-Cookie: a=b\r\n"))
+
+        with talking(note) as talk:
+            talk.ask()
+            talk.ask()
+        assert heads == [b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % talk.server.port] * 2
+
+    def test_goes_to_addresses_of_the_sixth_version(self) -> None:
+        with talking(reply(OK, requests=2), family=socket.AF_INET6) as talk:
+            answers = [talk.ask() for _ in range(2)]
+            assert [(each.status, each.address) for each in answers] == [(200, "::1")] * 2
+            assert talk.server.connections == 1
+            with pytest.raises(Fault, match="private network"):
+                talk.ask(allow_private=False)
 
     def test_is_followed_by_another_of_another_length(self) -> None:
         def read(connection: socket.socket) -> None:
