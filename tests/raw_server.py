@@ -19,9 +19,13 @@ class RawServer:
         *scripts: Script,
         context: ssl.SSLContext | None = None,
         family: socket.AddressFamily = socket.AF_INET,
+        kernel_bytes: int = 0,
     ) -> None:
+        """`kernel_bytes`: how much the kernel takes of what no script has read yet; 0: as it likes."""
         host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
         self._listening = socket.create_server((host, 0), family=family)
+        if kernel_bytes:
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel_bytes)
         self._context = context
         scheme = "https" if context else "http"
         self.port: int = self._listening.getsockname()[1]

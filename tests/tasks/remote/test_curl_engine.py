@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,8 +57,8 @@ class Talk:
 
 
 @contextmanager
-def talking(*scripts: Script, family: socket.AddressFamily = socket.AF_INET) -> Iterator[Talk]:
-    talk = Talk(RawServer(*scripts, family=family))
+def talking(*scripts: Script, **server: Any) -> Iterator[Talk]:
+    talk = Talk(RawServer(*scripts, **server))
     try:
         yield talk
     finally:
@@ -406,18 +407,34 @@ class TestAnswer:
                 talk.ask(limits=replace(LIMITS, silence_s=0.2))
             assert fault.value.kind is FaultKind.NETWORK
 
-    @pytest.mark.parametrize("piece_bytes", [0, 100])
+    @pytest.mark.parametrize("piece_bytes", [0, 1000])
     def test_to_a_body_that_is_not_read_is_a_time_out(self, piece_bytes: int) -> None:
         """Or read so slowly that it is never sent."""
+        pieces: list[bytes] = []
 
         def read(connection: socket.socket) -> None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             with suppress(OSError):
-                while not talk.server.ended.wait(0.05):
-                    connection.recv(piece_bytes) if piece_bytes else None
+                while not talk.server.ended.wait(0.02):
+                    pieces.append(connection.recv(piece_bytes) if piece_bytes else b"")
 
-        with talking(read) as talk, pytest.raises(Fault, match="silent"):
-            talk.ask(LARGE, limits=replace(LIMITS, silence_s=0.5))
+        with talking(read, kernel_bytes=8192) as talk, pytest.raises(Fault, match="silent"):
+            talk.ask(bytes(200_000), limits=replace(LIMITS, silence_s=0.5))
+        assert len(b"".join(pieces)) < 150_000
+
+    def test_to_a_body_that_the_kernel_holds_is_awaited_while_it_moves(self) -> None:
+        """A slow link takes its time for what libcurl has long given away."""
+        body = bytes(2_000_000)
+
+        def read(connection: socket.socket) -> None:
+            head_of(connection)
+            left = len(body)
+            while left:
+                left -= len(connection.recv(min(left, 100_000)))
+                time.sleep(0.1)
+            connection.sendall(OK)
+
+        with talking(read, kernel_bytes=65_536) as talk:
+            assert talk.ask(body, limits=replace(LIMITS, silence_s=1)).status == 200
 
     def test_that_takes_its_time_is_awaited_while_the_body_moves(self) -> None:
         """The limit is for silence, not for a whole transfer."""

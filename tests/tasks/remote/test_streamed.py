@@ -161,12 +161,12 @@ class TestBody:
 
     def test_that_is_read_slowly_is_not_the_servers_silence(self) -> None:
         def slow() -> Iterator[bytes]:
-            for _ in range(2):
-                time.sleep(1.2)
-                yield PIECE
+            for _ in range(6):
+                time.sleep(0.3)
+                yield bytes(10_000)
 
-        with talking(Server(2 * len(PIECE))) as talk:
-            answer = put(talk, slow(), 2 * len(PIECE), limits=replace(LIMITS, silence_s=0.6))
+        with talking(Server(60_000)) as talk:
+            answer = put(talk, slow(), 60_000, limits=replace(LIMITS, silence_s=0.6))
         assert answer.status == 200
 
     def test_that_is_read_slowly_holds_up_nobody_else(self) -> None:
