@@ -12,14 +12,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.request import getproxies, proxy_bypass
-
-import httpx
 
 from tasks.core.allowed_hosts import is_loopback
 from tasks.core.errors import Fault, FaultKind
 from tasks.remote.exchange import Origin
+
+if TYPE_CHECKING:
+    import httpx
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _PROXIES: Final = frozenset({"http_proxy", "https_proxy", "all_proxy"})  # those that httpx reads
@@ -50,7 +51,7 @@ def complete_environment(environ: MutableMapping[str, str], *urls: str) -> None:
     environ["NO_PROXY"] = environ["no_proxy"] = ",".join(dict.fromkeys(exceptions))
 
 
-def proxy_to(url: httpx.URL) -> str | None:
+def proxy_to(url: "httpx.URL") -> str | None:
     """The proxy for this URL; None: it is asked directly. Fault when the one that is named can't be used."""
     if is_loopback(url.host) or proxy_bypass(url.host):
         return None
@@ -145,6 +146,8 @@ def _is_unusable(proxy: str) -> bool:
     """What httpx refuses: SOCKS, too, without another package. An empty text is no proxy, and no fault."""
     if not proxy:
         return False
+    import httpx  # slow to import, and only needed where there is a proxy
+
     try:
         url = httpx.Proxy(_with_scheme(proxy)).url
     except (ValueError, httpx.InvalidURL):
@@ -167,6 +170,8 @@ def _exceptions(environ: MutableMapping[str, str]) -> Iterator[str]:
 
 
 def _is_readable(entry: str) -> bool:
+    import httpx
+
     try:
         httpx.URL(entry if "://" in entry else f"all://{_bracketed(entry)}")
     except (httpx.InvalidURL, UnicodeError):
@@ -182,6 +187,8 @@ def _bracketed(entry: str) -> str:
 
 
 def _host(url: str) -> str:
+    import httpx
+
     try:
         return httpx.URL(url).host
     except (httpx.InvalidURL, UnicodeError):

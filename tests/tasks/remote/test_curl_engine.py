@@ -453,6 +453,28 @@ class TestAnswer:
             assert (answer.status, answer.is_sent_whole) == (200, True)
             assert time.monotonic() - began > 1
 
+    @pytest.mark.parametrize("answer", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"], ids=["length", "chunks"])
+    @pytest.mark.parametrize("is_reset", [True, False])
+    def test_that_ends_at_any_byte_is_a_fault(self, answer: bytes, is_reset: bool) -> None:
+        """But the last one."""
+
+        def cut(length: int) -> Script:
+            def play(connection: socket.socket) -> None:
+                head_of(connection)
+                connection.sendall(answer[:length])
+                if is_reset:
+                    time.sleep(0.001)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+            return play
+
+        with talking(*(cut(length) for length in range(len(answer) + 1))) as talk:
+            for _ in range(len(answer)):
+                with pytest.raises(Fault) as fault:
+                    talk.ask()
+                assert fault.value.kind is FaultKind.NETWORK
+            assert said(talk.ask()) == (200, b"ok")
+
     @pytest.mark.parametrize("after", [0, 100, 20_000_000])
     def test_is_a_fault_when_the_connection_is_reset(self, after: int) -> None:
         """At any moment: at once, while the body is sent, before the answer."""
