@@ -33,6 +33,7 @@ _KINDS: Final = {
     56: (FaultKind.NETWORK, _ENDED),
     58: (FaultKind.SETTINGS, _NO_CLIENT),
     60: (FaultKind.SETTINGS, _NO_TRUST),
+    61: (FaultKind.NETWORK, NO_ANSWER),  # coded for the transfer as nobody asked
     77: (FaultKind.SETTINGS, "the certificates of DICOM_INGEST_CA_BUNDLE can't be read"),
     97: (FaultKind.NETWORK, "the proxy does not make the connection"),
     98: (FaultKind.SETTINGS, _NO_CLIENT),

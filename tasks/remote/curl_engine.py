@@ -210,9 +210,11 @@ class Engine:
 
     def _cut(self, under_way: _UnderWay) -> None:
         """The connection is closed, whatever is on the wire."""
-        if self._under_way.pop(under_way.handle.curl, None):
-            self._multi.remove_handle(under_way.handle.curl)
-            under_way.handle.curl.close()
+        curl = under_way.handle.curl
+        if self._under_way.get(curl) is under_way:  # else it is done, and its handle may be another's by now
+            del self._under_way[curl]
+            self._multi.remove_handle(curl)
+            curl.close()
 
     def _sweep_later(self, every_s: float) -> None:
         if self._sweep is None:

@@ -645,6 +645,24 @@ class TestRequest:
             assert said(talk.ask(b"body")) == (200, b"ok")
             assert talk.server.connections == 2
 
+    def test_that_is_cancelled_when_its_answer_is_there_cuts_nobody_else_off(self) -> None:
+        """Its handle is the next request's by then."""
+
+        async def cancel() -> Answer:
+            request = Request("GET", talk.server.url)
+            task = asyncio.create_task(talk.engine.send(request, LIMITS))
+            await asyncio.sleep(0)
+            while talk.engine._under_way:
+                await asyncio.sleep(0)
+            assert not task.done()
+            task.cancel()
+            async with asyncio.timeout(5):
+                return await talk.engine.send(request, LIMITS)
+
+        with talking(reply(OK, requests=2)) as talk:
+            assert said(talk.runner.run(cancel())) == (200, b"ok")
+            assert talk.server.connections == 1
+
     def test_under_way_ends_with_the_engine(self) -> None:
         begun = threading.Event()
 
