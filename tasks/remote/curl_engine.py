@@ -34,14 +34,14 @@ class _UnderWay:
     kind: Kind
     future: "asyncio.Future[Answer]"
 
-    def settle(self, outcome: Answer | Fault) -> None:
+    def settle(self, outcome: Answer | Exception) -> None:
         """Wakes who waits, unless he was cancelled meanwhile."""
         if self.future.done():
             return
-        if isinstance(outcome, Fault):
-            self.future.set_exception(outcome)
-        else:
+        if isinstance(outcome, Answer):
             self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
 
 
 class Engine:
@@ -196,9 +196,9 @@ class Engine:
         under_way = self._under_way.pop(curl)
         try:
             answer = under_way.handle.answer(number, text)
-        except Fault as fault:
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits has to learn of it
             curl.close()
-            under_way.settle(fault)
+            under_way.settle(error)
             return
         under_way.settle(answer)
         under_way.handle.rest()

@@ -196,6 +196,13 @@ class TestBody:
 
 
 class TestServer:
+    def test_in_a_private_network_is_refused_before_anything_is_read(self) -> None:
+        """As for a body that is held."""
+        with talking(Server(len(PIECE))) as talk, pytest.raises(Fault, match="private network") as fault:
+            request = Request("PUT", f"http://localhost:{talk.server.port}/", allow_private=False)
+            talk.runner.run(talk.engine.send_streamed(request, [PIECE], len(PIECE), LIMITS))
+        assert fault.value.kind is FaultKind.SETTINGS
+
     def test_may_take_its_time_for_the_body_after_it_has_asked_for_it(self) -> None:
         """The answer has a limit of its own, and 100 Continue is none."""
 
