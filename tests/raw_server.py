@@ -14,12 +14,22 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 class RawServer:
     """Accepts connections one after another; each is given to the next of its scripts, in a thread."""
 
-    def __init__(self, *scripts: Script, context: ssl.SSLContext | None = None) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0))
+    def __init__(
+        self,
+        *scripts: Script,
+        context: ssl.SSLContext | None = None,
+        family: socket.AddressFamily = socket.AF_INET,
+        kernel_bytes: int = 0,
+    ) -> None:
+        """`kernel_bytes`: how much the kernel takes of what no script has read yet; 0: as it likes."""
+        host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+        self._listening = socket.create_server((host, 0), family=family)
+        if kernel_bytes:
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kernel_bytes)
         self._context = context
         scheme = "https" if context else "http"
         self.port: int = self._listening.getsockname()[1]
-        self.url = f"{scheme}://127.0.0.1:{self.port}/"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/"
         self.connections = 0
         self.ended = threading.Event()  # let go: whatever waits for it
         self.failures: list[Exception] = []

@@ -109,6 +109,16 @@ def test_tasks_know_no_shell(module: str) -> None:
 
 
 @pytest.mark.processes
+def test_importing_what_sends_requests_brings_no_httpx() -> None:
+    """It is for what is not the hot path, and takes its time to import."""
+    code = "import sys, tasks.remote.curl_engine; print('httpx' in sys.modules)"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    assert printed.stdout.strip() == "False"
+
+
+@pytest.mark.processes
 def test_importing_the_engine_brings_neither_prefect_nor_pandas() -> None:
     """`upload` starts fast: what takes seconds to import is imported where it is used."""
     slow = {"prefect", "pandas", "pyarrow"}

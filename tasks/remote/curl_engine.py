@@ -37,14 +37,14 @@ class _UnderWay:
     kind: Kind
     future: "asyncio.Future[Answer]"
 
-    def settle(self, outcome: Answer | Fault) -> None:
+    def settle(self, outcome: Answer | Exception) -> None:
         """Wakes who waits, unless he was cancelled meanwhile."""
         if self.future.done():
             return
-        if isinstance(outcome, Fault):
-            self.future.set_exception(outcome)
-        else:
+        if isinstance(outcome, Answer):
             self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
 
 
 class Engine:
@@ -223,9 +223,9 @@ class Engine:
         under_way = self._under_way.pop(curl)
         try:
             answer = under_way.handle.answer(number, text)
-        except Fault as fault:
+        except Exception as error:  # noqa: BLE001 - whatever it is, who waits has to learn of it
             curl.close()
-            under_way.settle(fault)
+            under_way.settle(error)
             return
         under_way.settle(answer)
         under_way.handle.rest()
@@ -237,9 +237,11 @@ class Engine:
 
     def _cut(self, under_way: _UnderWay) -> None:
         """The connection is closed, whatever is on the wire."""
-        if self._under_way.pop(under_way.handle.curl, None):
-            self._multi.remove_handle(under_way.handle.curl)
-            under_way.handle.curl.close()
+        curl = under_way.handle.curl
+        if self._under_way.get(curl) is under_way:  # else it is done, and its handle may be another's by now
+            del self._under_way[curl]
+            self._multi.remove_handle(curl)
+            curl.close()
 
     def _sweep_later(self, every_s: float) -> None:
         if self._sweep is None:

@@ -1,12 +1,15 @@
-"""One handle of libcurl: what is set on it, what it makes of an answer, and what an error's number means.
+"""One handle of libcurl: what is set on it, and what it makes of an answer.
 
-libcurl is lenient where a client that asks for keys and URLs should not be: bare line feeds, folded fields, a
-length beside chunks (RFC 9112, 2.2, 5.2 and 6.3) are refused here, as is an answer without end.
+libcurl is lenient where a client that asks for keys and URLs should not be: bare line feeds and a length
+beside chunks (RFC 9112, 2.2 and 6.3) are refused here, as is an answer without end.
 """
 
+import fcntl
 import re
 import select
 import socket
+import sys
+import termios
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -15,22 +18,19 @@ from typing import Final
 import pycurl
 
 from tasks.core.allowed_hosts import is_private
+from tasks.core.curl_faults import ENDED, NO_ANSWER, NO_END, PRIVATE, fault_of
 from tasks.core.errors import Fault, FaultKind
 from tasks.remote.exchange import Answer, Limits, Request, decoded
 from tasks.remote.tls import Option
 
 _LONGEST_IDLE_S: Final = 15  # servers close idle connections: after this time a new one is opened instead
-_PIECE_BYTES: Final = (
-    64 * 1024
-)  # a server that takes less of a body while it may be silent is as good as that
+_PIECE_BYTES: Final = 64 * 1024  # who takes less of a body, as long as he may be silent, is as good as that
 _SENT_AT_ONCE_BYTES: Final = 256 * 1024
 _SUPPRESS_CONNECT_HEADERS: Final = 265  # pycurl has no name for it
 _OF_THE_ENGINE: Final = frozenset({"content-length", "transfer-encoding", "host", "expect", "connection"})
 _CONTROL: Final = re.compile(r"[^\t\x20-\x7e]")  # RFC 9110, 5.5; and no bytes that are none
 _TOKEN: Final = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+\Z")  # RFC 9110, 5.6.2
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: [^\r\n]*)?\r\n\Z")
-
-Sockets = dict[tuple[str, int], int]
 
 _ALWAYS: Final[list[Option]] = [
     (pycurl.NOSIGNAL, 1),
@@ -51,47 +51,9 @@ _ALWAYS: Final[list[Option]] = [
     (pycurl.SSL_VERIFYHOST, 2),
     (_SUPPRESS_CONNECT_HEADERS, 1),
 ]
-_NO_TRUST: Final = (
-    "the server's TLS certificate is not trusted (a private CA goes into DICOM_INGEST_CA_BUNDLE)"
-)
-_NO_CLIENT: Final = "the server refuses the TLS client certificate (DICOM_INGEST_CLIENT_CERT), or wants one"
-_IS_PRIVATE: Final = (
-    "the object store's URL leads to an address of a private network, though the API is in none"
-)
-_ENDED: Final = "the connection ended before the answer did"
-_IS_NO_ANSWER: Final = "what came is no HTTP answer"
-_HAS_NO_END: Final = "the answer has no end"
-# CURLcode, by number as libcurl's documentation lists them.
-_FAULTS: Final = {
-    0: (FaultKind.NETWORK, _ENDED),  # within the head
-    1: (FaultKind.NETWORK, _IS_NO_ANSWER),  # HTTP/0.9; other schemes never come so far
-    3: (FaultKind.SETTINGS, "the URL can't be used"),
-    5: (FaultKind.NETWORK, "the proxy's name can't be resolved"),
-    6: (FaultKind.NETWORK, "the host's name can't be resolved"),
-    7: (FaultKind.NETWORK, "the connection can't be made"),
-    8: (FaultKind.NETWORK, _IS_NO_ANSWER),
-    18: (FaultKind.NETWORK, _ENDED),
-    26: (FaultKind.CHANGED, "the file ended while it was sent"),
-    28: (FaultKind.NETWORK, "the connection can't be made in time"),  # of it alone libcurl knows a limit
-    35: (FaultKind.NETWORK, "the TLS handshake failed (does the server want DICOM_INGEST_CLIENT_CERT?)"),
-    51: (FaultKind.SETTINGS, _NO_TRUST),
-    52: (FaultKind.NETWORK, _ENDED),
-    55: (FaultKind.NETWORK, _ENDED),
-    56: (FaultKind.NETWORK, _ENDED),
-    58: (FaultKind.SETTINGS, _NO_CLIENT),
-    60: (FaultKind.SETTINGS, _NO_TRUST),
-    77: (FaultKind.SETTINGS, "the certificates of DICOM_INGEST_CA_BUNDLE can't be read"),
-    97: (FaultKind.NETWORK, "the proxy does not make the connection"),
-    98: (FaultKind.SETTINGS, _NO_CLIENT),
-    100: (FaultKind.NETWORK, _HAS_NO_END),
-}
-_OPENSSL_ERROR: Final = re.compile(r"\berror:([0-9A-F]{8})\b")  # the one thing of libcurl's text that is used
-_ALERTS: Final = 1000  # SSL_R_...: an alert of the other side is its number above this one
-# RFC 8446, 6.2: bad, unsupported, revoked, expired, unknown; unknown authority; certificate required
-_CERTIFICATE_ALERTS: Final = frozenset({42, 43, 44, 45, 46, 48, 116})
-_CLIENT_CERTIFICATE: Final = 98
 _WRITE_ERROR: Final = 23  # we wanted no more
-_SEND_ERROR: Final = 55
+
+Sockets = dict[tuple[str, int], int]  # by their own address and port
 
 
 class Handle:
@@ -144,6 +106,7 @@ class Handle:
     def _forget(self) -> None:
         self._opened: list[int] = []
         self._is_begun = False  # a connection was made or found for it
+        self._socket = -1
         self.is_stale = False  # nothing was sent: the connection had more to say than it was asked
         self._status = 0
         self._fields: list[bytes] = []
@@ -176,6 +139,7 @@ class Handle:
         """That the server is silent, or its answer takes too long. Has to be asked for now and then."""
         now = time.monotonic()
         sent = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T)) if sent_bytes is None else sent_bytes
+        sent -= _queued_bytes(self._socket)
         got = self._beside_body_bytes + len(self._body)
         piece = min(_PIECE_BYTES, self._size_bytes - self._sent_bytes)
         if got > self._got_bytes or sent - self._sent_bytes >= piece > 0:
@@ -192,9 +156,10 @@ class Handle:
             raise self.fault
         sent_bytes = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T))
         is_sent_whole = sent_bytes >= self._size_bytes
-        is_early = number == _SEND_ERROR and not is_sent_whole
-        if not self._status or (number not in (0, _WRITE_ERROR) and not is_early):
-            raise self._fault_of(_CLIENT_CERTIFICATE if _is_about_client(text) else number)
+        if not self._status or number not in (0, _WRITE_ERROR):
+            raise fault_of(number, text, int(self.curl.getinfo(pycurl.HTTP_CONNECTCODE)))
+        if self._status < 300 and not is_sent_whole:
+            raise Fault(FaultKind.NETWORK, "the server took a part for the whole", self._status)
         coding = self._headers.get("content-encoding", "")
         body, is_longer = bytes(self._body), False
         if coding:
@@ -202,23 +167,14 @@ class Handle:
         address = str(self.curl.getinfo(pycurl.PRIMARY_IP))
         return Answer(self._status, self._headers, body, address, is_sent_whole, self._is_cut or is_longer)
 
-    def _fault_of(self, number: int) -> Fault:
-        connect_status = int(self.curl.getinfo(pycurl.HTTP_CONNECTCODE))
-        if connect_status and not 200 <= connect_status < 300:
-            return Fault(FaultKind.NETWORK, f"the proxy answered {connect_status} to CONNECT")
-        kind, what = _FAULTS.get(
-            number, (FaultKind.NETWORK, f"the request failed (libcurl's error {number})")
-        )
-        return Fault(kind, what)
-
     def _take_line(self, line: bytes) -> int | None:
         """One of a head, or a trailer. 0: no more is wanted."""
         self._answered_at = self._answered_at or time.monotonic()
         self._beside_body_bytes += len(line)
         if self._beside_body_bytes > self._limits.head_bytes:
-            return self._refuse(_HAS_NO_END)
+            return self._refuse(NO_END)
         if not line.endswith(b"\r\n"):
-            return self._refuse(_IS_NO_ANSWER)
+            return self._refuse(NO_ANSWER)
         if self._status:  # a trailer
             return None
         if line != b"\r\n":
@@ -230,8 +186,9 @@ class Handle:
         first, *fields = self._fields or [b""]
         self._fields.clear()
         match = _STATUS_LINE.match(first)
-        if match is None or (status := int(match[1])) == 101:  # nobody asked for another protocol
-            return self._refuse(_IS_NO_ANSWER)
+        if match is None:
+            return self._refuse(NO_ANSWER)
+        status = int(match[1])
         if status < 200:  # RFC 9110, 15.2: the answer itself is still to come
             if status == 100 and not self._is_awaited:
                 self._is_awaited, self._answered_at = True, 0.0  # the body comes first
@@ -240,12 +197,11 @@ class Handle:
         for field in fields:
             name, colon, value = field.decode("latin-1").partition(":")
             if not colon or not _TOKEN.match(name):
-                return self._refuse(_IS_NO_ANSWER)
-            name, value = name.lower(), value.strip()
+                return self._refuse(NO_ANSWER)
+            name, value = name.lower(), value.strip(" \t\r\n")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        length = headers.get("content-length")
-        if length is not None and ("transfer-encoding" in headers or not length.isdecimal()):
-            return self._refuse(_IS_NO_ANSWER)
+        if {"content-length", "transfer-encoding"} <= headers.keys():
+            return self._refuse(NO_ANSWER)
         self._status, self._headers = status, headers
         return None
 
@@ -263,16 +219,15 @@ class Handle:
 
     def _check_connection(self, remote: str, local: str, _remote_port: int, local_port: int) -> int:
         """Of the connection that the request is about to be sent on, a new one or an idle one."""
-        if (
-            self._is_begun
-        ):  # libcurl would send it again: what follows an uncertain request is not its business
-            self.fault = Fault(FaultKind.NETWORK, _ENDED)
+        if self._is_begun:  # what follows an uncertain request is not libcurl's business
+            self.fault = Fault(FaultKind.NETWORK, ENDED)
         elif self._checks_address and is_private(remote):
-            self.fault = Fault(FaultKind.SETTINGS, _IS_PRIVATE)
+            self.fault = Fault(FaultKind.SETTINGS, PRIVATE)
         elif self._opened:
-            self._sockets[local, local_port] = _bound_to(local_port, self._opened)
+            self._socket = self._sockets[local, local_port] = _bound_to(local_port, self._opened)
         else:  # libcurl itself looks once a second
-            self.is_stale = _is_readable(self._sockets[local, local_port])
+            self._socket = self._sockets.get((local, local_port), -1)
+            self.is_stale = self._socket < 0 or _is_readable(self._socket)
         self._is_begun = True
         is_refused = self.fault is not None or self.is_stale
         return int(pycurl.PREREQFUNC_ABORT if is_refused else pycurl.PREREQFUNC_OK)
@@ -291,17 +246,19 @@ def _bound_to(port: int, opened: list[int]) -> int:
     return opened[-1]
 
 
+def _queued_bytes(opened: int) -> int:
+    """What the kernel has taken and the other side has not: megabytes, of a connection that was fast once."""
+    try:
+        return int.from_bytes(fcntl.ioctl(opened, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, ValueError):  # not Linux; or not connected yet
+        return 0
+
+
 def _is_readable(opened: int) -> bool:
     """Nothing is asked, so whatever there is to read is a close, or rubbish."""
     poll = select.poll()
     poll.register(opened, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _is_about_client(text: str) -> bool:
-    """Whether the server has said by an alert of TLS that it wants another client certificate."""
-    found = _OPENSSL_ERROR.search(text)
-    return found is not None and (int(found[1], 16) & 0x7FFFFF) - _ALERTS in _CERTIFICATE_ALERTS
 
 
 def _lines(request: Request) -> Iterator[str]:

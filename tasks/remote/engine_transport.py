@@ -46,11 +46,10 @@ class EngineTransport(httpx.AsyncBaseTransport):
             connect_s=timeouts.get("connect") or self._limits.connect_s,
             silence_s=timeouts.get("read") or self._limits.silence_s,
         )
+        headers = {**request.headers, "accept-encoding": "gzip, deflate"}  # what the engine decodes
         body = await request.aread()
-        answer = await self._engine.send(
-            Request(request.method, str(request.url), request.headers, body), limits
-        )
+        answer = await self._engine.send(Request(request.method, str(request.url), headers, body), limits)
         if answer.is_cut:
             raise Fault(FaultKind.NETWORK, "the answer has no end", answer.status)
-        headers = {name: value for name, value in answer.headers.items() if name not in _NOT_PASSED_ON}
-        return httpx.Response(answer.status, headers=headers, content=answer.body, request=request)
+        kept = {name: value for name, value in answer.headers.items() if name not in _NOT_PASSED_ON}
+        return httpx.Response(answer.status, headers=kept, content=answer.body, request=request)

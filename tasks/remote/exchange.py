@@ -53,7 +53,7 @@ class Request:
     method: str  # in capital letters
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    body: bytes = field(default=b"", repr=False)
+    body: bytes = field(default=b"", repr=False)  # of POST, PUT and PATCH
     # False: the address that plain http connects to must be in no private network. Not for https, whose
     # certificate vouches for the name, nor through a proxy, which resolves names itself.
     allow_private: bool = True
@@ -67,7 +67,7 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
     address: str = ""  # that was connected to: of the proxy, where there is one
-    is_sent_whole: bool = True  # False: it came before all of the request's body was sent
+    is_sent_whole: bool = True  # False: it came before all of the request's body was sent; never with 2xx
     is_cut: bool = False  # the body was longer than the bound
 
     def text(self) -> str:

@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,12 +57,21 @@ class Talk:
 
 
 @contextmanager
-def talking(*scripts: Script) -> Iterator[Talk]:
-    talk = Talk(RawServer(*scripts))
+def talking(*scripts: Script, **server: Any) -> Iterator[Talk]:
+    talk = Talk(RawServer(*scripts, **server))
     try:
         yield talk
     finally:
         talk.close()
+
+
+def whole(connection: socket.socket) -> None:
+    """A script: reads LARGE, then answers."""
+    head_of(connection)
+    left = len(LARGE)
+    while left:
+        left -= len(connection.recv(left))
+    connection.sendall(OK)
 
 
 def said(answer: Answer) -> tuple[int, bytes]:
@@ -211,9 +222,11 @@ class TestAnswer:
             while connection.recv(1 << 20):
                 pass
 
-        with talking(refuse) as talk:
+        with talking(refuse, whole) as talk:
             answer = talk.ask(LARGE)
             assert (answer.status, answer.is_sent_whole) == (403, False)
+            answer = talk.ask(LARGE)
+            assert (answer.status, answer.is_sent_whole) == (200, True)
 
     def test_that_comes_before_the_body_is_sent_holds_though_nothing_more_is_read(self) -> None:
         """A proxy that refuses a large object may say why, and keep the connection."""
@@ -225,6 +238,43 @@ class TestAnswer:
 
         with talking(refuse) as talk:
             assert talk.ask(LARGE).status == 413
+
+    def test_that_praises_what_was_not_sent_is_a_fault(self) -> None:
+        """No store has a file of which it saw a part."""
+
+        def praise(connection: socket.socket) -> None:
+            connection.recv(1024)
+            connection.sendall(OK)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 20):
+                if time.monotonic() > until:
+                    break
+
+        until = time.monotonic() + 0.1
+        with talking(praise) as talk, pytest.raises(Fault) as fault:
+            talk.ask(bytes(200_000_000))
+        assert fault.value.kind is FaultKind.NETWORK
+
+    def test_that_comes_after_the_next_request_is_nobodys(self) -> None:
+        """The first was given up, and its connection with it."""
+        asked_again = threading.Event()
+
+        def late(connection: socket.socket) -> None:
+            head_of(connection)
+            asked_again.wait(5)
+            with suppress(ConnectionError):
+                connection.sendall(STALE)
+
+        def second(connection: socket.socket) -> None:
+            head_of(connection)
+            asked_again.set()
+            time.sleep(0.1)
+            connection.sendall(OK)
+
+        with talking(late, second) as talk:
+            with pytest.raises(Fault, match="silent"):
+                talk.ask(limits=replace(LIMITS, silence_s=0.1))
+            assert said(talk.ask()) == (200, b"ok")
 
     @pytest.mark.parametrize("is_closed", [True, False])
     def test_that_leads_elsewhere_before_the_body_is_sent_is_the_answer(self, is_closed: bool) -> None:
@@ -359,18 +409,34 @@ class TestAnswer:
                 talk.ask(limits=replace(LIMITS, silence_s=0.2))
             assert fault.value.kind is FaultKind.NETWORK
 
-    @pytest.mark.parametrize("piece_bytes", [0, 100])
+    @pytest.mark.parametrize("piece_bytes", [0, 1000])
     def test_to_a_body_that_is_not_read_is_a_time_out(self, piece_bytes: int) -> None:
         """Or read so slowly that it is never sent."""
+        pieces: list[bytes] = []
 
         def read(connection: socket.socket) -> None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             with suppress(OSError):
-                while not talk.server.ended.wait(0.05):
-                    connection.recv(piece_bytes) if piece_bytes else None
+                while not talk.server.ended.wait(0.02):
+                    pieces.append(connection.recv(piece_bytes) if piece_bytes else b"")
 
-        with talking(read) as talk, pytest.raises(Fault, match="silent"):
-            talk.ask(LARGE, limits=replace(LIMITS, silence_s=0.5))
+        with talking(read, kernel_bytes=8192) as talk, pytest.raises(Fault, match="silent"):
+            talk.ask(bytes(200_000), limits=replace(LIMITS, silence_s=0.5))
+        assert len(b"".join(pieces)) < 150_000
+
+    def test_to_a_body_that_the_kernel_holds_is_awaited_while_it_moves(self) -> None:
+        """A slow link takes its time for what libcurl has long given away."""
+        body = bytes(2_000_000)
+
+        def read(connection: socket.socket) -> None:
+            head_of(connection)
+            left = len(body)
+            while left:
+                left -= len(connection.recv(min(left, 100_000)))
+                time.sleep(0.1)
+            connection.sendall(OK)
+
+        with talking(read, kernel_bytes=65_536) as talk:
+            assert talk.ask(body, limits=replace(LIMITS, silence_s=1)).status == 200
 
     def test_that_takes_its_time_is_awaited_while_the_body_moves(self) -> None:
         """The limit is for silence, not for a whole transfer."""
@@ -388,6 +454,28 @@ class TestAnswer:
             answer = talk.ask(LARGE, limits=replace(LIMITS, silence_s=1))
             assert (answer.status, answer.is_sent_whole) == (200, True)
             assert time.monotonic() - began > 1
+
+    @pytest.mark.parametrize("answer", [OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"], ids=["length", "chunks"])
+    @pytest.mark.parametrize("is_reset", [True, False])
+    def test_that_ends_at_any_byte_is_a_fault(self, answer: bytes, is_reset: bool) -> None:
+        """But the last one."""
+
+        def cut(length: int) -> Script:
+            def play(connection: socket.socket) -> None:
+                head_of(connection)
+                connection.sendall(answer[:length])
+                if is_reset:
+                    time.sleep(0.001)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+            return play
+
+        with talking(*(cut(length) for length in range(len(answer) + 1))) as talk:
+            for _ in range(len(answer)):
+                with pytest.raises(Fault) as fault:
+                    talk.ask()
+                assert fault.value.kind is FaultKind.NETWORK
+            assert said(talk.ask()) == (200, b"ok")
 
     @pytest.mark.parametrize("after", [0, 100, 20_000_000])
     def test_is_a_fault_when_the_connection_is_reset(self, after: int) -> None:
@@ -458,6 +546,34 @@ class TestRequest:
             "Content-Length: 4",
         }
         assert get == {"GET / HTTP/1.1", host, "Accept: application/json"}
+
+    def test_carries_neither_cookies_nor_what_netrc_says(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nor does it ask a proxy that nobody chose."""
+        (tmp_path / ".netrc").write_text("default login user password secret\n")
+        (tmp_path / ".netrc").chmod(0o600)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        heads: list[bytes] = []
+
+        def note(connection: socket.socket) -> None:
+            for _ in range(2):
+                heads.append(head_of(connection))
+                connection.sendall(OK.replace(b"OK\r\n", b"OK\r\nSet-Cookie: a=b\r\n"))
+
+        with talking(note) as talk:
+            talk.ask()
+            talk.ask()
+        assert heads == [b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % talk.server.port] * 2
+
+    def test_goes_to_addresses_of_the_sixth_version(self) -> None:
+        with talking(reply(OK, requests=2), family=socket.AF_INET6) as talk:
+            answers = [talk.ask() for _ in range(2)]
+            assert [(each.status, each.address) for each in answers] == [(200, "::1")] * 2
+            assert talk.server.connections == 1
+            with pytest.raises(Fault, match="private network"):
+                talk.ask(allow_private=False)
 
     def test_is_followed_by_another_of_another_length(self) -> None:
         def read(connection: socket.socket) -> None:
@@ -530,6 +646,24 @@ class TestRequest:
             talk.runner.run(cancel())
             assert said(talk.ask(b"body")) == (200, b"ok")
             assert talk.server.connections == 2
+
+    def test_that_is_cancelled_when_its_answer_is_there_cuts_nobody_else_off(self) -> None:
+        """Its handle is the next request's by then."""
+
+        async def cancel() -> Answer:
+            request = Request("GET", talk.server.url)
+            task = asyncio.create_task(talk.engine.send(request, LIMITS))
+            await asyncio.sleep(0)
+            while talk.engine._under_way:
+                await asyncio.sleep(0)
+            assert not task.done()
+            task.cancel()
+            async with asyncio.timeout(5):
+                return await talk.engine.send(request, LIMITS)
+
+        with talking(reply(OK, requests=2)) as talk:
+            assert said(talk.runner.run(cancel())) == (200, b"ok")
+            assert talk.server.connections == 1
 
     def test_under_way_ends_with_the_engine(self) -> None:
         begun = threading.Event()

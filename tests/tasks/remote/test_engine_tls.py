@@ -246,6 +246,27 @@ class TestClientCertificate:
         with serving(demanding, reply(OK)) as server:
             assert ask(TlsPolicy(bundle, *client, server.url), server.url)[0].status == 200
 
+    def test_is_presented_with_a_streamed_body_too(
+        self, demanding: ssl.SSLContext, bundle: Path, client: tuple[Path, Path]
+    ) -> None:
+        """One policy for both ways."""
+
+        async def send() -> Answer:
+            engine = Engine(TlsPolicy(bundle, *client, server.url), directly)
+            try:
+                return await engine.send_streamed(Request("PUT", server.url), [b"body"], 4, LIMITS)
+            finally:
+                engine.close()
+
+        def read(connection: socket.socket) -> None:
+            head_of(connection)
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            connection.recv(4)
+            connection.sendall(OK)
+
+        with serving(demanding, read) as server:
+            assert asyncio.run(send()).status == 200
+
     def test_and_key_may_be_one_file(
         self, demanding: ssl.SSLContext, bundle: Path, client: tuple[Path, Path], tmp_path: Path
     ) -> None:

@@ -73,7 +73,15 @@ def test_every_method_is_sent_as_it_is(method: str) -> None:
 def test_a_compressed_answer_is_decoded_once() -> None:
     body = gzip.compress(b"hello")
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
-    assert answered(reply(head + body), lambda client: client.get("/")).text == "hello"
+    seen: list[bytes] = []
+
+    def compressed(connection: Any) -> None:
+        seen.append(head_of(connection))
+        connection.sendall(head + body)
+
+    asked = {"Accept-Encoding": "br, zstd"}
+    assert answered(compressed, lambda client: client.get("/", headers=asked)).text == "hello"
+    assert b"accept-encoding: gzip, deflate\r\n" in seen[0], "nothing else is asked for"
 
 
 def test_a_redirect_is_an_answer() -> None:

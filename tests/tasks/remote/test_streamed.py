@@ -161,12 +161,12 @@ class TestBody:
 
     def test_that_is_read_slowly_is_not_the_servers_silence(self) -> None:
         def slow() -> Iterator[bytes]:
-            for _ in range(2):
-                time.sleep(1.2)
-                yield PIECE
+            for _ in range(6):
+                time.sleep(0.3)
+                yield bytes(10_000)
 
-        with talking(Server(2 * len(PIECE))) as talk:
-            answer = put(talk, slow(), 2 * len(PIECE), limits=replace(LIMITS, silence_s=0.6))
+        with talking(Server(60_000)) as talk:
+            answer = put(talk, slow(), 60_000, limits=replace(LIMITS, silence_s=0.6))
         assert answer.status == 200
 
     def test_that_is_read_slowly_holds_up_nobody_else(self) -> None:
@@ -196,6 +196,13 @@ class TestBody:
 
 
 class TestServer:
+    def test_in_a_private_network_is_refused_before_anything_is_read(self) -> None:
+        """As for a body that is held."""
+        with talking(Server(len(PIECE))) as talk, pytest.raises(Fault, match="private network") as fault:
+            request = Request("PUT", f"http://localhost:{talk.server.port}/", allow_private=False)
+            talk.runner.run(talk.engine.send_streamed(request, [PIECE], len(PIECE), LIMITS))
+        assert fault.value.kind is FaultKind.SETTINGS
+
     def test_may_take_its_time_for_the_body_after_it_has_asked_for_it(self) -> None:
         """The answer has a limit of its own, and 100 Continue is none."""
 
