@@ -1,11 +1,14 @@
 """What the value of a setting has to be, where its type and limits don't say it."""
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tasks.core.allowed_hosts import why_not
 from tasks.core.platform_host import host_and_port
 from tasks.core.retry import BUDGETS
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
 
 # RFC 9110, 5.1; not one that says who asks, what is asked, or where a message ends.
 _HEADER: Final = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+\Z")
@@ -21,6 +24,13 @@ WITHOUT_SECRETS: Final = (
     r"(?![^?]*://[^?]*\?(?:[\s\S]*&)?[^=&]*(?:[Pp][Aa][Ss][Ss][Ww]|[Pp][Ww][Dd]|%)[^=&]*=)"
 )
 WITHOUT_USER_OR_QUERY: Final = r"^(?!(?:[^:/?#]*:)?/*[^/?#]*@)[^?#]*$"  # of an endpoint
+
+
+def no_secret() -> "SecretStr":
+    """An empty one."""
+    from pydantic import SecretStr
+
+    return SecretStr("")
 
 
 def known_kinds(retries: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,11 +16,13 @@ from tasks.core.errors import FaultKind
 from tasks.core.models import Balance, OnConflict
 from tasks.core.retry import BUDGETS
 from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables, without_effect
+from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tasks.setting_values import (
     WITHOUT_SECRETS,
     has_password,
     is_header_for_keys,
     known_kinds,
+    no_secret,
     why_no_endpoint,
     without_upload,
 )
@@ -32,12 +34,6 @@ MOST_PARALLEL: Final = 20  # what the platform asks for
 MOST_SHARDS: Final = 1000
 
 _BUDGETS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
-
-
-def _no_secret() -> "SecretStr":
-    from pydantic import SecretStr
-
-    return SecretStr("")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,50 +79,6 @@ class ServeSettings(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SandboxSettings(Declared):
-    """Of `dicom-ingest sandbox`, which chooses for its gateway what is not given."""
-
-    prefix = f"{PREFIX}SANDBOX_"
-
-    port: Annotated[int | None, Setting("Port of the upload API; a free one when not given.")] = None
-    data_dir: Annotated[Path, Setting("Where the objects are kept.")] = Path("sandbox")
-
-
-def _of_gateway(text: str, use: Use = Use.ENVIRONMENT_ALONE, **limits: int) -> Setting:
-    return Setting(text, use, limits)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatewaySettings(Declared):
-    """Of the sandbox's gateway: environment alone, where an empty text is not given."""
-
-    prefix = SandboxSettings.prefix
-    ignores_empty = True
-
-    client_id: Annotated[str, _of_gateway("The OAuth2 client.")]
-    client_secret: Annotated["SecretStr", _of_gateway("The OAuth2 client's secret.", Use.SECRET)]
-    scope: Annotated[str, _of_gateway("What a client may ask for, space-separated.")] = "upload"
-    token_lifetime_s: Annotated[int, _of_gateway("How long a token lasts.", ge=1)] = 3600
-    url_lifetime_s: Annotated[int, _of_gateway("How long a URL does; SigV4's week.", ge=1, le=604_800)] = 900
-    key_prefix: Annotated[str, _of_gateway("What every key begins with.")] = "uploads"
-    bucket: Annotated[str, _of_gateway("The bucket; none: of an embedded store.")] = ""
-    s3_endpoint: Annotated[str, _of_gateway("Where the bucket is; empty: AWS S3, in the region.")] = ""
-    region: Annotated[str, _of_gateway("The bucket's region.")] = "us-east-1"
-    access_key_id: Annotated[str, _of_gateway("Its key; none: boto3 looks for credentials.")] = ""
-    secret_access_key: Annotated["SecretStr", _of_gateway("That key's secret.", Use.SECRET)] = field(
-        default_factory=_no_secret
-    )
-    data_dir: Annotated[Path | None, _of_gateway("Where the embedded store is.")] = None
-    host: Annotated[str, _of_gateway("Where it listens.")] = "127.0.0.1"
-    port: Annotated[int, _of_gateway("And on which port.", ge=0, le=65_535)] = 8000
-
-    def _faults(self) -> Iterator[str]:
-        yield from super()._faults()
-        if not self.bucket and (self.s3_endpoint or not self.data_dir):
-            yield "name a BUCKET (and S3_ENDPOINT unless it is AWS), or a DATA_DIR for an embedded one"
-
-
-@dataclass(frozen=True, kw_only=True)
 class PlatformSettings(Declared):
     """Where to send, and as whom."""
 
@@ -140,7 +92,7 @@ class PlatformSettings(Declared):
         ),
     ]
     token: Annotated["SecretStr", Setting("A static bearer token for the API.", Use.BLOCK | Use.SECRET)] = (
-        field(default_factory=_no_secret)
+        field(default_factory=no_secret)
     )
     token_file: Annotated[
         Path | None,
@@ -154,14 +106,14 @@ class PlatformSettings(Declared):
     )
     client_id: Annotated[str, Setting("The OAuth2 client.", Use.BLOCK)] = ""
     client_secret: Annotated["SecretStr", Setting("The OAuth2 client's secret.", Use.BLOCK | Use.SECRET)] = (
-        field(default_factory=_no_secret)
+        field(default_factory=no_secret)
     )
     client_secret_file: Annotated[
         Path | None, Setting("A file that holds the OAuth2 client's secret.", Use.ENVIRONMENT_ALONE)
     ] = None
     api_key: Annotated[
         "SecretStr", Setting("A key for the API, beside a token or in place of one.", Use.BLOCK | Use.SECRET)
-    ] = field(default_factory=_no_secret)
+    ] = field(default_factory=no_secret)
     api_key_file: Annotated[
         Path | None,
         Setting(

@@ -80,6 +80,13 @@ class StoredAs:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredWith:
+    """Stored and answered with headers that say something of the body."""
+
+    headers: Callable[[bytes], Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Minted:
     """A URL with other properties than usual."""
 
@@ -88,7 +95,7 @@ class Minted:
     lifetime_s: int = 900
 
 
-Deviation = Reply | Reset | StoredAs | Minted
+Deviation = Reply | Reset | StoredAs | StoredWith | Minted
 Script = Callable[[Request], Deviation | None]
 
 
@@ -394,6 +401,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.far_side.store(key, body)
         if isinstance(deviation, Reset):
             return Reset()
+        if isinstance(deviation, StoredWith):
+            return Reply(200, headers=deviation.headers(body))
         if isinstance(deviation, StoredAs):
             etag = {} if deviation.etag is None else {"ETag": deviation.etag}
             return Reply(deviation.status, headers={**etag, **deviation.headers})

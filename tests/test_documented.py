@@ -21,7 +21,8 @@ from tasks.core.models import OnConflict, Reason, Status, Summary
 from tasks.declaration import Declared, Use, declarations, variables
 from tasks.report.directory import FILES
 from tasks.report.studies_csv import STUDY_COLUMNS
-from tasks.settings import KINDS, VARIABLES, GatewaySettings, SandboxSettings
+from tasks.sandbox_settings import GatewaySettings, SandboxSettings
+from tasks.settings import KINDS, VARIABLES
 from tests import stopping_messages
 from tests.report_columns_table import column_table
 

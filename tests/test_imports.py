@@ -11,7 +11,7 @@ from tests.source_tree import MODULES, ROOT, imports, syntax
 
 # From the top down: a room imports those below it. A room is a package, or a module beside the packages.
 TASKS = ["run", "upload", "audit", "report", "ledger", "remote", "source"]
-TASKS += ["settings", "setting_values", "declaration", "turn", "process_memory", "core"]
+TASKS += ["settings", "sandbox_settings", "setting_values", "declaration", "turn", "process_memory", "core"]
 FLOWS = ["cli", "migrate", "backfill", "shards", "orchestration"]
 ROOMS = [*(f"flows.{name}" for name in FLOWS), "deployments.sandbox", *(f"tasks.{name}" for name in TASKS)]
 CORE = sorted(name for name in MODULES if name.startswith("tasks.core"))

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Group, Parameter
 
 from tasks.declaration import Declaration, Declared, Use, declarations
+from tasks.sandbox_settings import SandboxSettings
 from tasks.settings import (
     CommandSettings,
     DemoSettings,
     LedgerSettings,
     ManifestSettings,
     MigrationSettings,
-    SandboxSettings,
     ServeSettings,
     Settings,
 )

@@ -103,6 +103,16 @@ class OnConflict(StrEnum):
     UPLOAD = "upload"
 
 
+class Proof(StrEnum):
+    """What vouches for a stored object having the bytes that were sent; `core/checksums.py` judges."""
+
+    CRC64NVME = "crc64nvme"
+    ETAG = "etag"  # it is their MD5
+    CONTENT_MD5 = "content_md5"  # S3 checked it, and shows no checksum of its own
+    OTHER_ETAG = "other_etag"  # as CONTENT_MD5, where ETags look like MD5s and are none
+    NOTHING = "nothing"
+
+
 @dataclass(frozen=True, slots=True)
 class StudyEntry:
     """One row of a manifest, checked. `study_no` counts the rows from 1, in the manifest's order."""
@@ -177,10 +187,11 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Lower-case hex digests of one file's bytes."""
+    """Of one file's bytes: lower-case hex, the CRC in base64 as S3 has it."""
 
     sha256: str
-    md5: str
+    md5: str = ""  # empty: not computed, for nothing would be compared with it
+    crc64nvme: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +233,7 @@ class Outcome:
     read_ns: int | None = None  # when its bytes began to be read
     key: str = ""
     etag: str = ""
+    proof: str = ""  # a Proof, of what is stored
     attempts: int = 0
     http_status: int | None = None
     started_ns: int | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from tasks.core.models import ZEROS, Reason, RunFacts, Status
+from tasks.core.models import ZEROS, Proof, Reason, RunFacts, Status
 from tasks.core.words import counted
 
 
@@ -58,6 +58,22 @@ def row_problems(rows: Mapping[Verdict, int], objects_left: int) -> list[str]:
     if objects_left:
         problems.append(_LEFT.format(counted(objects_left, "object")))
     return problems
+
+
+_PROOFS: Final[tuple[tuple[Proof, str], ...]] = (
+    (Proof.NOTHING, "stored, but no checksum in the store's answers vouches for the bytes: {}"),
+    (
+        Proof.OTHER_ETAG,
+        "the store's ETags look like MD5s and are none; its check of Content-MD5 vouches for: {}",
+    ),
+)
+
+
+def proof_problems(proofs: Mapping[str, int]) -> list[str]:
+    """What is to be known of the proofs of stored objects, by their number."""
+    return [
+        sentence.format(counted(proofs[proof], "file")) for proof, sentence in _PROOFS if proofs.get(proof)
+    ]
 
 
 def run_problems(run: RunFacts) -> list[str]:

@@ -66,7 +66,7 @@ _IN_ORDER: Final = (
     SETTLED,
 )
 _NO_HEADER: Final = Header("")
-_NO_DIGESTS: Final = Digests("", "")
+_NO_DIGESTS: Final = Digests("")
 
 
 _is_stored = file.c.status.in_(_STORED_BY)

@@ -18,6 +18,7 @@ from typing import Final
 import httpx
 
 from tasks.core.allowed_hosts import is_private, why_not
+from tasks.core.checksums import Evidence
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.platform_host import host_and_port
 from tasks.remote.credentials import ApiKey, Credentials
@@ -26,7 +27,6 @@ from tasks.remote.http_pool import Answer, Connections
 CONTENT_TYPE = "application/dicom"
 _MAX_KEY_BYTES = 1024  # S3: an object key is at most 1024 bytes of UTF-8
 _MAX_REDIRECTS = 3
-_MD5 = re.compile(r"[0-9a-f]{32}\Z")
 _CODE = re.compile(r"<Code>\s*([A-Z][A-Za-z0-9]{0,63})\s*</Code>")
 # What is wrong with a presign answer: the report's word for it, and the log's clause.
 _WRONG_SHAPES: Final = {
@@ -51,6 +51,11 @@ class Ticket:
     url: httpx.URL = field(repr=False)
     expires_at: float = float("inf")  # Unix seconds by our clock; infinite when the URL does not say
 
+    @property
+    def host(self) -> str:
+        """Host and port of the object store, as the URL has them."""
+        return self.url.netloc.decode("ascii")
+
     def lives(self, now: float) -> bool:
         """Whether a PUT that starts now is in time."""
         return now < self.expires_at
@@ -62,7 +67,8 @@ class Stored:
 
     http_status: int
     etag: str
-    etag_is_md5: bool
+    evidence: Evidence  # of what is stored
+    with_content_md5: bool = False  # it was sent, and so not refused
 
 
 class UploadClient:
@@ -129,7 +135,8 @@ class UploadClient:
         if not 200 <= answer.status < 300:
             raise self._put_fault(answer, ticket)
         etag = answer.headers.get("etag", "").strip().strip('"')
-        return Stored(answer.status, etag if etag.isprintable() else "", _etag_is_md5(etag, answer.headers))
+        evidence = Evidence.of(answer.headers)
+        return Stored(answer.status, etag if etag.isprintable() else "", evidence, "Content-MD5" in headers)
 
     def _put(
         self, url: httpx.URL, headers: Mapping[str, str], body: Callable[[], bytes | Iterable[bytes]]
@@ -298,10 +305,3 @@ def expiry(url: httpx.URL) -> float:
         return float(int(query["expires"]))
     except (KeyError, ValueError, OverflowError):
         return float("inf")
-
-
-def _etag_is_md5(etag: str, headers: httpx.Headers) -> bool:
-    """Whether an ETag says the MD5 of the bytes: not with KMS or customer keys, nor after multipart."""
-    encryption = headers.get("x-amz-server-side-encryption", "")
-    customer_key = "x-amz-server-side-encryption-customer-algorithm" in headers
-    return bool(_MD5.match(etag.lower())) and not encryption.startswith("aws:kms") and not customer_key

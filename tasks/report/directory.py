@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from tasks.core.errors import StoppedError
-from tasks.core.models import RunFacts, StudyEntry, Summary
+from tasks.core.models import Proof, RunFacts, StudyEntry, Summary
 from tasks.core.report_columns import ReportRow
 from tasks.ledger.private_files import read_private, require_ours
 from tasks.report.hashing_file import HashingFile
@@ -54,6 +54,7 @@ class Written:
 
     summary: Summary
     sha256: dict[str, str]
+    unvouched: int = 0  # files that are stored, and nothing vouches for the bytes
 
 
 def require_report_files(report_dir: Path) -> None:
@@ -121,7 +122,7 @@ def _write_drafts(
     in_numbers = summary(run, totals)
     with draft(SUMMARY_JSON) as file:
         file.write(json.dumps(asdict(in_numbers), indent=2).encode() + b"\n")
-    return Written(in_numbers, sha256)
+    return Written(in_numbers, sha256, totals.proofs[Proof.NOTHING])
 
 
 @contextmanager

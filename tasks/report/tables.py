@@ -19,7 +19,7 @@ from tasks.core.completeness import StudyResult, StudyTally, exit_code
 from tasks.core.errors import InternalError
 from tasks.core.escape import escape
 from tasks.core.models import RunFacts, Status, StudyEntry, Summary
-from tasks.core.problems import Verdict, row_problems, run_problems
+from tasks.core.problems import Verdict, proof_problems, row_problems, run_problems
 from tasks.core.report_columns import COLUMNS, REPORT_COLUMNS, Escaped, Kind, ReportRow
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _TALLIED: Final = (
     "size_bytes",
     "detail",
 )
+_OWN_OBJECT: Final = frozenset((Status.UPLOADED, Status.ALREADY_UPLOADED))
 _CHUNK_ROWS: Final = 1000
 _GROUP_BYTES: Final = 4 << 20
 
@@ -152,6 +153,7 @@ class Totals:
         self.incomplete_studies = 0
         self.by_status: Counter[str] = Counter()
         self.verdicts: Counter[Verdict] = Counter()
+        self.proofs: Counter[str] = Counter()  # of what is stored; a duplicate's is another file's
         self.objects_left = 0
         self.uploaded_bytes = 0
 
@@ -160,6 +162,8 @@ class Totals:
         self.by_status.update(columns["status"])
         verdicts = zip(columns["status"], columns["reason"], columns["detail"], strict=True)
         self.verdicts.update(map(Verdict._make, verdicts))
+        proofs = zip(columns["status"], columns["proof"], strict=True)
+        self.proofs.update(proof for status, proof in proofs if status in _OWN_OBJECT)
         self.objects_left += sum(columns["objects_left"])
         sizes = zip(columns["status"], columns["size_bytes"], strict=True)
         self.uploaded_bytes += sum(size or 0 for status, size in sizes if status == Status.UPLOADED)
@@ -222,7 +226,12 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
         peak_parallel=run.peak_parallel,
         exit_code=code if run.stopped_exit_code is None else run.stopped_exit_code,
         parallel_course=list(run.parallel_course),
-        problems=[*run.problems, *row_problems(totals.verdicts, totals.objects_left), *run_problems(run)],
+        problems=[
+            *run.problems,
+            *row_problems(totals.verdicts, totals.objects_left),
+            *proof_problems(totals.proofs),
+            *run_problems(run),
+        ],
         unused_keys=list(run.unused_keys),
     )
 

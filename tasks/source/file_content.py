@@ -1,5 +1,6 @@
 """One file's bytes: read once when small, streamed when too large to hold, hashed as it is sent."""
 
+import base64
 import errno
 import hashlib
 import os
@@ -10,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from typing import BinaryIO, Protocol
+
+from awscrt.checksums import crc64nvme
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.file_times import kept_ns
@@ -30,14 +33,22 @@ class Content(Protocol):
     size_bytes: int
     mtime_ns: int
     ctime_ns: int
-    digests: Digests | None  # None until it is known: a streamed file before its first pass
 
-    def body(self) -> bytes | Iterator[bytes]:
+    @property
+    def digests(self) -> Digests | None:
+        """None until they are known: of a streamed file before its first pass."""
+        ...
+
+    def body(self, *, with_md5: bool = False) -> bytes | Iterator[bytes]:
         """The bytes for one PUT. An iterator hashes as it goes, and raises Fault when the file changed."""
         ...
 
-    def compute_digests(self) -> Digests:
+    def compute_digests(self, *, with_md5: bool = False) -> Digests:
         """The digests. Reads the file for them when no PUT has yet."""
+        ...
+
+    def known_md5(self) -> str:
+        """The MD5 where that takes no further look at the file, else empty."""
         ...
 
 
@@ -49,16 +60,27 @@ class Held:
         self.header = header
         self.size_bytes = len(data)
         self.mtime_ns, self.ctime_ns = times_ns
-        self.digests: Digests | None = _digests(data)
+        self._digests = Digests(hashlib.sha256(data).hexdigest(), crc64nvme=_base64_of(crc64nvme(data)))
 
-    def body(self) -> bytes:
+    @property
+    def digests(self) -> Digests | None:
+        """Known from the start; of the MD5, once it was asked for."""
+        return self._digests
+
+    def body(self, *, with_md5: bool = False) -> bytes:  # noqa: ARG002 - of what is streamed
         """The very bytes that were hashed."""
         return self._data
 
-    def compute_digests(self) -> Digests:
-        """Known from the start."""
-        assert self.digests is not None
-        return self.digests
+    def compute_digests(self, *, with_md5: bool = False) -> Digests:
+        """Never by the file."""
+        if with_md5 and not self._digests.md5:
+            md5 = hashlib.md5(self._data, usedforsecurity=False).hexdigest()
+            self._digests = replace(self._digests, md5=md5)
+        return self._digests
+
+    def known_md5(self) -> str:
+        """Always, by the bytes."""
+        return self.compute_digests(with_md5=True).md5
 
 
 class Streamed:
@@ -71,10 +93,10 @@ class Streamed:
         self.mtime_ns, self.ctime_ns = times_ns
         self.digests: Digests | None = None
 
-    def body(self) -> Iterator[bytes]:
+    def body(self, *, with_md5: bool = False) -> Iterator[bytes]:
         """Chunks; short, grown or touched content ends in a Fault before the last of it is sent."""
         self._file.seek(0)
-        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        sha256, md5, crc = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
         left = self.size_bytes
         while left:
             chunk = self._file.read(min(_CHUNK_BYTES, left))
@@ -82,19 +104,26 @@ class Streamed:
             if not chunk or (not left and self._touched()):
                 raise Fault(FaultKind.CHANGED, "the file changed while it was sent")
             sha256.update(chunk)
-            md5.update(chunk)
+            crc = crc64nvme(chunk, crc)
+            if with_md5:
+                md5.update(chunk)
             if not left:
-                self.digests = Digests(sha256.hexdigest(), md5.hexdigest())
+                in_hex = md5.hexdigest() if with_md5 else ""
+                self.digests = Digests(sha256.hexdigest(), in_hex, _base64_of(crc))
             yield chunk
 
-    def compute_digests(self) -> Digests:
-        """Reads the whole file when no PUT has done so yet."""
-        if self.digests is None:
+    def compute_digests(self, *, with_md5: bool = False) -> Digests:
+        """Reads the whole file when no PUT has done so yet, or none with an MD5."""
+        if self.digests is None or (with_md5 and not self.digests.md5):
             with waiting():
-                for _ in self.body():
+                for _ in self.body(with_md5=with_md5):
                     pass
         assert self.digests is not None
         return self.digests
+
+    def known_md5(self) -> str:
+        """Not before the first pass."""
+        return self.digests.md5 if self.digests else ""
 
     def _touched(self) -> bool:
         now = os.fstat(self._file.fileno())
@@ -192,8 +221,9 @@ def _read(descriptor: int, size_bytes: int) -> bytes:
     return data
 
 
-def _digests(data: bytes) -> Digests:
-    return Digests(hashlib.sha256(data).hexdigest(), hashlib.md5(data, usedforsecurity=False).hexdigest())
+def _base64_of(crc: int) -> str:
+    """As S3 shows a CRC64NVME."""
+    return base64.b64encode(crc.to_bytes(8, "big")).decode()
 
 
 def _unreadable(error: OSError) -> Rejected:

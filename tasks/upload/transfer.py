@@ -11,18 +11,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
-from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
+from tasks.core.models import OnConflict, Outcome, Proof, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
 from tasks.core.stored_content import is_altered, judge_rejected
 from tasks.remote.upload_api import Stored, Ticket, UploadClient
 from tasks.source.file_content import Budget, Content, open_content
 from tasks.source.neighbours import Neighbours
 from tasks.turn import waiting
+from tasks.upload.integrity import Integrity
 from tasks.upload.slots import Slots
 
 log = logging.getLogger("dicom_ingest")
@@ -119,6 +121,7 @@ class Carrier:
         self._clock_ns = clock_ns
         self._jitter = jitter
         self._held = Budget(held_bytes)
+        self._integrity = Integrity(stopping)
         self._neighbours = Neighbours()
         self._lock = threading.Lock()
         self._forbidden_in_a_row = 0
@@ -134,6 +137,10 @@ class Carrier:
         Raises what `ending` says when no file can do better, InterruptedRunError when the run stops before
         a PUT.
         """
+        with self._integrity.under_way():
+            return self._carry(trip)
+
+    def _carry(self, trip: Trip) -> Outcome | None:
         while True:
             try:
                 return self._try(trip)
@@ -161,15 +168,16 @@ class Carrier:
                 return None
             if verdict in _NOT_SENT:
                 return trip.ends(self._clock_ns(), *_NOT_SENT[verdict])
-            stored, earlier = self._store(trip, content), trip.todo.stored
+            (stored, proof), earlier = self._store(trip, content), trip.todo.stored
             replaced = verdict is Verdict.REPLACE or (earlier and earlier.has_own_object)
-            return self._uploaded(trip, content, stored, Reason.REPLACED if replaced else Reason.NONE)
+            return self._uploaded(trip, content, stored, proof, Reason.REPLACED if replaced else Reason.NONE)
 
     def _verdict(self, trip: Trip, claim: Claim, content: Content) -> Verdict:
         """Hashes a file that is too large to hold only when there is something to compare it with."""
         if not claim.stored_sha256:
             return judge(claim, "", self._on_conflict)
-        sha256, earlier = content.compute_digests().sha256, trip.todo.stored
+        md5_too = content.digests is None and self._integrity.wants_md5()  # by one look at the file
+        sha256, earlier = content.compute_digests(with_md5=md5_too).sha256, trip.todo.stored
         if earlier and earlier.has_own_object and earlier.sha256 == sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
         uid, size_bytes, mtime_ns = content.header.sop_instance_uid, content.size_bytes, content.mtime_ns
@@ -182,17 +190,21 @@ class Carrier:
             trip.claimed.add(uid)
         return judge_beside(beside, verdict)
 
-    def _store(self, trip: Trip, content: Content) -> Stored:
+    def _store(self, trip: Trip, content: Content) -> tuple[Stored, Proof]:
+        if trip.faults[FaultKind.INTEGRITY] and self._integrity.wants_md5():
+            content.compute_digests(with_md5=True)  # S3 is to check it now, also of what is streamed
         with self._slots.place():
             if trip.ticket is None or not trip.ticket.lives(self._clock_ns() / 1e9):
                 trip.ticket = self._mint(trip.todo, content.header.sop_instance_uid)
+            host = trip.ticket.host
+            with_md5 = self._integrity.wants_md5(host)
+            known_md5 = content.known_md5() if with_md5 else ""
+            body = partial(content.body, with_md5=with_md5)
             with self._slots.slot(trip.todo.file_id):
                 trip.attempts += 1
-                known_md5 = content.digests.md5 if content.digests else ""
-                stored = self._client.put(trip.ticket, content.body, content.size_bytes, known_md5)
-        if stored.etag_is_md5 and stored.etag.lower() != content.compute_digests().md5:
-            raise Fault(FaultKind.INTEGRITY, "the ETag is not the MD5 of what was sent", stored.http_status)
-        return stored
+                stored = self._client.put(trip.ticket, body, content.size_bytes, known_md5)
+        digests = content.compute_digests(with_md5=stored.evidence.needs_md5)
+        return stored, self._integrity.judge(trip.todo.file_id, host, stored, digests)
 
     def _mint(self, todo: Todo, sop_instance_uid: str) -> Ticket:
         """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
@@ -265,7 +277,9 @@ class Carrier:
             detail=rejected.detail,
         )
 
-    def _uploaded(self, trip: Trip, content: Content, stored: Stored, reason: Reason) -> Outcome:
+    def _uploaded(
+        self, trip: Trip, content: Content, stored: Stored, proof: Proof, reason: Reason
+    ) -> Outcome:
         assert trip.ticket is not None
         return Outcome(
             Status.UPLOADED,
@@ -278,6 +292,7 @@ class Carrier:
             read_ns=trip.read_ns,
             key=trip.ticket.key,
             etag=stored.etag,
+            proof=proof,
             attempts=trip.attempts,
             http_status=stored.http_status,
             started_ns=trip.started_ns,

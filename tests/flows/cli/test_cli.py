@@ -28,9 +28,9 @@ from tasks.declaration import Use, declarations
 from tasks.ledger.earlier_runs import Begins
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import Edges
+from tasks.sandbox_settings import GatewaySettings
 from tasks.settings import (
     VARIABLES,
-    GatewaySettings,
     MigrationSettings,
     Settings,
     load,

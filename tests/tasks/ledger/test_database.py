@@ -14,11 +14,7 @@ from alembic.migration import MigrationContext
 
 from tasks.core.errors import StoppedError, UsageError
 from tasks.core.escape import escape
-from tasks.core.models import (
-    Outcome,
-    Reason,
-    Status,
-)
+from tasks.core.models import Digests, Header, Outcome, Reason, Status
 from tasks.ledger.database import connect, prepare
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.schema import HEAD, metadata, revision
@@ -219,6 +215,39 @@ class TestDatabase:
             ("k1", "1.9", "1.2"),
             ("k2", "1.6", ""),
             ("", "", ""),
+        ]
+        ledger.close()
+
+    def test_of_an_earlier_version_has_no_crc_of_what_it_stored_until_that_is_looked_at(
+        self, where: Where, tmp_path: Path
+    ) -> None:
+        """Nor can it say what vouched for that. A look computes no MD5: the one that is known stays."""
+        engine = connect(where)
+        md5, sha256 = "cd" * 16, "ab" * 32
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)
+            upgrade(db, "0011")
+            columns = "campaign, path, status, size_bytes, sop_instance_uid, key, sha256, md5, run_id"
+            values = (
+                f"'default', '/archive/one/1.dcm', 'uploaded', 10, '1.9', 'k1', '{sha256}', '{md5}', 'r0'"
+            )
+            db.exec_driver_sql(f"INSERT INTO file ({columns}) VALUES ({values})")
+            columns = "campaign, sop_instance_uid, file_id, run_id, sha256, key"
+            db.exec_driver_sql(
+                f"INSERT INTO instance ({columns}) VALUES ('default', '1.9', 1, 'r0', '{sha256}', 'k1')"
+            )
+        engine.dispose()
+        names = ("status", "key", "md5", "crc64nvme", "proof")
+        ledger = Ledger(where, "default", "r1")
+        ledger.begin(1, tmp_path, ENTRIES, {})
+        todo, other = enrolled(ledger, listed(1), listed(2))
+        assert [report(ledger)[0][name] for name in names[2:5]] == [md5, "", ""]
+        kept = Outcome(Status.ALREADY_UPLOADED, header=Header("1.9"), digests=Digests(sha256, "", "crc"))
+        ledger.settle(todo, kept)
+        ledger.settle(other, replace(kept, status=Status.DUPLICATE))
+        assert [tuple(row[name] for name in names) for row in report(ledger)] == [
+            ("already_uploaded", "k1", md5, "crc", ""),
+            ("duplicate", "k1", "", "crc", ""),
         ]
         ledger.close()
 

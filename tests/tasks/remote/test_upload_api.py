@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.core.checksums import Evidence
 from tasks.core.errors import Fault, FaultKind, UsageError
 from tasks.remote.credentials import StaticToken
 from tasks.remote.http_pool import MAX_ANSWER_BYTES, Connections, Timeouts, transport_to, trust
@@ -243,7 +244,7 @@ class TestPut:
     def test_stores_the_bytes(self, client: UploadClient, far_side: FarSide) -> None:
         """With what S3 wants to know, and without the token."""
         ticket = client.presign()
-        assert put(client, ticket) == Stored(200, MD5, etag_is_md5=True)
+        assert put(client, ticket) == Stored(200, MD5, Evidence(md5=MD5), with_content_md5=True)
         assert far_side.objects == {ticket.key: [BODY]}
         (sent,) = far_side.asked(Step.PUT)
         assert (sent.headers["Content-Length"], sent.md5) == (str(len(BODY)), MD5)
@@ -356,32 +357,35 @@ class TestPut:
         assert FaultKind.EXPIRED in kinds
 
     @pytest.mark.parametrize(
-        ("answer", "etag", "is_md5"),
+        ("answer", "etag", "evidence"),
         [
-            (StoredAs(f'"{MD5}"'), MD5, True),
-            (StoredAs(MD5), MD5, True),
-            (StoredAs(f'"{MD5.upper()}"'), MD5.upper(), True),
-            (StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption": "AES256"}), MD5, True),
-            (StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption": "aws:kms"}), MD5, False),
-            (StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption": "aws:kms:dsse"}), MD5, False),
+            (StoredAs(f'"{MD5}"'), MD5, Evidence(md5=MD5)),
+            (StoredAs(MD5), MD5, Evidence(md5=MD5)),
+            (StoredAs(f'"{MD5.upper()}"'), MD5.upper(), Evidence(md5=MD5)),
+            (StoredAs(f'"{MD5}"', headers={"X-Amz-Server-Side-Encryption": "aws:kms"}), MD5, Evidence()),
+            (StoredAs(f'"{MD5}-2"'), f"{MD5}-2", Evidence()),
+            (StoredAs('"abc"'), "abc", Evidence()),
+            (StoredAs(f'W/"{MD5}"'), f'W/"{MD5}', Evidence()),
+            (StoredAs('""'), "", Evidence()),
+            (StoredAs(None), "", Evidence()),
+            (StoredAs(None, headers={"X-Amz-Request-Id": "4442587FB7D0A2F9"}), "", Evidence(is_s3=True)),
             (
-                StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption-customer-algorithm": "AES256"}),
-                MD5,
-                False,
+                StoredAs(None, headers={"X-Amz-Checksum-CRC64NVME": "rosUhgp5mIg="}),
+                "",
+                Evidence("rosUhgp5mIg="),
             ),
-            (StoredAs(f'"{MD5}-2"'), f"{MD5}-2", False),
-            (StoredAs('"abc"'), "abc", False),
-            (StoredAs(f'W/"{MD5}"'), f'W/"{MD5}', False),
-            (StoredAs('""'), "", False),
-            (StoredAs(None), "", False),
         ],
     )
-    def test_knows_which_etag_is_a_digest(
-        self, client: UploadClient, far_side: FarSide, answer: StoredAs, etag: str, is_md5: bool
+    def test_gives_what_the_answer_shows(
+        self, client: UploadClient, far_side: FarSide, answer: StoredAs, etag: str, evidence: Evidence
     ) -> None:
-        """32 hex digits, unless keys of KMS or a customer made them; else it is recorded as it is."""
+        """However a server writes the names; the ETag is recorded as it is."""
         far_side.script = always(Step.PUT, answer)
-        assert put(client, client.presign()) == Stored(200, etag, is_md5)
+        assert put(client, client.presign()) == Stored(200, etag, evidence, with_content_md5=True)
+
+    def test_without_content_md5_says_so(self, client: UploadClient, far_side: FarSide) -> None:
+        """What is hashed while it is sent."""
+        assert not client.put(client.presign(), lambda: BODY, len(BODY)).with_content_md5
 
     def test_is_done_with_any_2xx(self, client: UploadClient, far_side: FarSide) -> None:
         """Stores differ."""
