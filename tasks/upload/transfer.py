@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from tasks.core.brake import Brake, refused_in_a_row
 from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
-from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
+from tasks.core.errors import Fault, FaultKind, IngestError, InterruptedRunError, StoppedError, ending
 from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
 from tasks.core.stored_content import is_altered, judge_rejected
@@ -108,6 +109,7 @@ class Carrier:
         clock_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
         held_bytes: int = HELD_BYTES_IN_ALL,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._ledger = ledger
@@ -118,6 +120,9 @@ class Carrier:
         self._max_outage_s = max_outage_s
         self._clock_ns = clock_ns
         self._jitter = jitter
+        self._clock = clock
+        self._brake = Brake()
+        self._over: IngestError | None = None  # what the brake stopped the run with: no PUT begins any more
         self._held = Budget(held_bytes)
         self._neighbours = Neighbours()
         self._lock = threading.Lock()
@@ -187,11 +192,15 @@ class Carrier:
             if trip.ticket is None or not trip.ticket.lives(self._clock_ns() / 1e9):
                 trip.ticket = self._mint(trip.todo, content.header.sop_instance_uid)
             with self._slots.slot(trip.todo.file_id):
+                if self._over:
+                    raise self._over
                 trip.attempts += 1
                 known_md5 = content.digests.md5 if content.digests else ""
                 stored = self._client.put(trip.ticket, content.body, content.size_bytes, known_md5)
         if stored.etag_is_md5 and stored.etag.lower() != content.compute_digests().md5:
             raise Fault(FaultKind.INTEGRITY, "the ETag is not the MD5 of what was sent", stored.http_status)
+        with self._lock:
+            self._brake.record_stored()
         return stored
 
     def _mint(self, todo: Todo, sop_instance_uid: str) -> Ticket:
@@ -202,6 +211,7 @@ class Carrier:
         with self._lock:
             self.any_granted = True
             self._forbidden_in_a_row = 0
+            self._brake.record_granted()
         if not is_new:
             raise Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before")
         return ticket
@@ -209,6 +219,7 @@ class Carrier:
     def _after(self, trip: Trip, fault: Fault) -> Outcome | None:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
         trip.http_status, trip.detail = fault.http_status, fault.detail
+        self._stop_when_all_fail(trip, fault)
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
         trip.faults[fault.kind] += 1
@@ -232,6 +243,17 @@ class Carrier:
         if action is Action.NEW_URL:
             trip.ticket = None
         return self._pause(trip, backoff_s(fault, seen, self._jitter()))
+
+    def _stop_when_all_fail(self, trip: Trip, fault: Fault) -> None:
+        """Raises what ends the run when neither waiting nor another file would do better."""
+        with self._lock:
+            must_stop = self._brake.record_fault(fault.kind, self._clock())
+            if must_stop and not self._over:
+                is_api = fault.kind is FaultKind.PRESIGN
+                self._over = ending(fault) if is_api else refused_in_a_row(fault, str(trip.todo))
+        if must_stop and self._over:
+            trip.reason = fault.reason
+            raise self._over
 
     def _far_side_is_down(self) -> bool:
         """Whether the breaker is open. Raises StoppedError when it has been for too long."""
