@@ -87,6 +87,13 @@ ADVICE: Final = {
 KMS_ADVICE: Final = "The bucket's KMS key can't be used: ask the platform."
 EXPIRED_ADVICE: Final = "Set this machine's clock; ask the platform for URLs that live longer."
 NO_ADVICE: Final = "Ask the platform what its object store wants."
+# Of what was tried until the file's budget was spent.
+KIND_ADVICE: Final = {
+    FaultKind.THROTTLED: "Run it again, with --parallel lower or --retries throttled=30.",
+    FaultKind.NETWORK: "Run it again; if it is always a large file, a proxy or firewall cuts long requests.",
+    FaultKind.SERVER: "Run it again; then ask the platform.",
+    FaultKind.EXPIRED: EXPIRED_ADVICE,
+}
 _SAME_ADVICE: Final = {
     "AccountIsDisabled": "AllAccessDisabled",
     "AccountProblem": "AllAccessDisabled",
@@ -156,14 +163,14 @@ def kind_of_answer(status: int, code: str, text: str) -> FaultKind | None:
 
 
 def advice(code: str, kind: FaultKind | None = None, unsent_headers: Collection[str] = ()) -> str:
-    """What to do about a refused PUT, in a sentence. `unsent_headers`: see there."""
+    """What to do about a PUT that did not work, in a sentence. `unsent_headers`: see there."""
     if unsent_headers and code in _SIGNATURE_CODES:
         return (
             f"The presigned URLs sign headers that are not sent ({', '.join(unsent_headers)}): "
             "ask the platform to sign host alone."
         )
-    if kind is FaultKind.EXPIRED:
-        return EXPIRED_ADVICE
+    if kind in KIND_ADVICE:
+        return KIND_ADVICE[kind]
     if code.startswith("KMS."):
         return KMS_ADVICE
     if not code and kind is FaultKind.INTEGRITY:

@@ -71,6 +71,7 @@ class Trip:
     http_status: int | None = None
     reason: Reason = Reason.INTERRUPTED  # why it ends, if it has to end now
     detail: str = ""  # of the last fault
+    last_reason: Reason = Reason.INTERRUPTED  # that fault's
     claimed: set[str] = field(default_factory=set)  # SOP Instance UIDs
     faults: Counter[FaultKind] = field(default_factory=Counter)
 
@@ -146,6 +147,9 @@ class Carrier:
                 outcome = self._after(trip, fault)
                 if outcome is not None:
                     return outcome
+            except IngestError:
+                trip.reason = self._reason_at_the_end(trip)
+                raise
             except OSError:  # of the file: those of the network are Faults
                 return trip.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
 
@@ -218,7 +222,7 @@ class Carrier:
 
     def _after(self, trip: Trip, fault: Fault) -> Outcome | None:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
-        trip.http_status, trip.detail = fault.http_status, fault.detail
+        trip.http_status, trip.detail, trip.last_reason = fault.http_status, fault.detail, fault.reason
         self._stop_when_all_fail(trip, fault)
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
@@ -272,7 +276,11 @@ class Carrier:
             return None
         if not trip.attempts:
             raise InterruptedRunError("The run is stopping.")
-        return trip.ends(self._clock_ns(), Status.FAILED, Reason.INTERRUPTED)
+        return trip.ends(self._clock_ns(), Status.FAILED, self._reason_at_the_end(trip))
+
+    def _reason_at_the_end(self, trip: Trip) -> Reason:
+        """Of a file between two tries: what all files were refused for, or that the run ended."""
+        return trip.last_reason if self._over else Reason.INTERRUPTED
 
     def _rejected(self, trip: Trip, rejected: Rejected) -> Outcome:
         if rejected.reason is Reason.EMPTY and self._neighbours.have_image_like(trip.todo.path):

@@ -37,6 +37,9 @@ _TWIN_PAUSE_S: Final = (0.02, 2.0)  # first and longest pause before a twin's cl
 _MOST_PROCESSES: Final = 4  # more than these the ledger's one thread can't serve
 _SHORT_OF_CPU: Final = 0.8  # of a core: one interpreter has no more
 _SEEN_OVER_S: Final = 1.0
+_ADVISED: Final = frozenset(
+    {Reason.REFUSED, Reason.INTEGRITY, Reason.EXPIRED, Reason.THROTTLED, Reason.NETWORK, Reason.SERVER}
+)
 
 
 def _unknown() -> PlatformState | None:
@@ -324,8 +327,9 @@ def _what_to_do(ended: Ended) -> str:
     """In the words of the troubleshooting table, where the answer says enough."""
     if ended.detail in WRONG_SHAPES:
         return f"; {what_is_wrong(ended.detail)}"
-    is_refusal = ended.reason in (Reason.REFUSED, Reason.INTEGRITY, Reason.EXPIRED)
-    return f". {advice(ended.detail, FaultKind(ended.reason))}" if is_refusal and ended.http_status else ""
+    if ended.reason not in _ADVISED or ended.detail == "ledger":
+        return ""
+    return f". {advice(ended.detail, FaultKind(ended.reason))}"
 
 
 def processes_wanted(settings: Settings) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.core.brake import REFUSALS_IN_A_ROW
 from tasks.core.errors import FaultKind, UsageError
-from tasks.core.store_answers import ADVICE, EXPIRED_ADVICE, KMS_ADVICE, NO_ADVICE, advice
+from tasks.core.store_answers import ADVICE, KIND_ADVICE, KMS_ADVICE, NO_ADVICE, advice
 from tasks.report.reader import read_report
 from tests.conftest import Dicom, NearSide, Run, superseded
 from tests.far_side import (
@@ -52,6 +52,10 @@ def refusing_each(answers: list[Deviation], times: int) -> Script:
 
 def refusing_all(answer: Deviation, minted: Minted | None = None) -> Script:
     return lambda request: answer if request.step is Step.PUT else minted
+
+
+def pairs(run: Run) -> list[tuple[str, str]]:
+    return [(row["status"], row["reason"]) for row in run.rows.values()]
 
 
 def puts(far_side: FarSide) -> int:
@@ -138,8 +142,9 @@ class TestBrake:
         run = near_side.run()
         assert run.exit_code == 3
         assert REFUSALS_IN_A_ROW <= puts(near_side.far_side) < 80
-        assert set(run.statuses.values()) >= {"not_attempted/stopped"}
-        assert "uploaded" not in run.statuses.values()
+        reasons = {reason for status, reason in pairs(run) if status == "failed"}
+        assert reasons <= {"refused", "integrity", "expired"}
+        assert {status for status, _ in pairs(run)} == {"failed", "not_attempted"}
         assert run.keys_told == near_side.far_side.keys_handed_out
         assert near_side.archive.name not in run.summary.problems[0]
         return run
@@ -244,7 +249,7 @@ class TestStoreKnownByItsAddress:
 
 
 class TestTroubleshooting:
-    @pytest.mark.parametrize("sentence", [*ADVICE.values(), KMS_ADVICE, EXPIRED_ADVICE, NO_ADVICE])
+    @pytest.mark.parametrize("sentence", [*ADVICE.values(), *KIND_ADVICE.values(), KMS_ADVICE, NO_ADVICE])
     def test_says_the_same(self, sentence: str) -> None:
         """As the message that stops a run, and the log's line about a file."""
         assert f" {sentence} |" in OPERATIONS
@@ -261,6 +266,10 @@ class TestTroubleshooting:
         far_side.script = always(Step.PUT, s3_error(404, "NoSuchBucket"))
         near_side.run()
         said = f"study 1 file 1 failed: refused, HTTP 404 NoSuchBucket. {ADVICE['NoSuchBucket']}"
+        assert said in caplog.text
+        far_side.script = always(Step.PUT, s3_error(400, "KMS.ThrottlingException"))
+        near_side.run(retries=["throttled=0"])
+        said = f"failed: throttled, HTTP 400 KMS.ThrottlingException. {KIND_ADVICE[FaultKind.THROTTLED]}"
         assert said in caplog.text
 
 
