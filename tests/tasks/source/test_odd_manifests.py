@@ -23,7 +23,7 @@ from tasks.core.models import StudyEntry
 from tasks.run.engine import ingest
 from tasks.source.manifest_reader import load_manifest
 from tasks.source.manifest_writer import write_manifest
-from tasks.source.text_lines import MAX_ROW_BYTES
+from tasks.source.text_lines import MAX_ROW_BYTES, Lines
 from tests.conftest import Dicom, NearSide, Run
 from tests.far_side import TOKEN
 
@@ -139,6 +139,20 @@ class TestReadAsMeant:
             assert found == entries(tmp_path)
             assert found.sha256 == hashlib.sha256(content).hexdigest()
 
+    @pytest.mark.parametrize(
+        ("content", "lines"),
+        [
+            (b'a,b\r\n1,"x\ry"\r\n', ["a,b", '1,"x\ry"']),
+            (b"a\n1\r2\n", ["a", "1\r2"]),
+            (b"a\r1\r", ["a", "1"]),
+            (b"\xff\xfea\0\r\0\n\0", ["a"]),
+        ],
+    )
+    def test_lines_end_as_the_first_does(self, content: bytes, lines: list[str]) -> None:
+        """However late its second sign comes: a carriage return elsewhere is a sign like any other."""
+        for file in (io.BytesIO(content), OneByOne(content)):
+            assert [line.rstrip("\r\n") for line in Lines(io.BufferedReader(file))] == lines
+
     @given(
         st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), min_size=1, max_size=20)
     )
@@ -159,6 +173,22 @@ class TestReadAsMeant:
             (directory / "1").write_bytes(dicom("1.1"))
         write_manifest(directories, tmp_path / "m.csv")
         assert [Path(entry.study_dir) for entry in load_manifest(tmp_path / "m.csv")] == directories
+
+
+class OneByOne(io.RawIOBase):
+    """Gives a byte at a time."""
+
+    def __init__(self, content: bytes) -> None:
+        self._bytes = iter(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:
+        for byte in self._bytes:
+            buffer[0] = byte
+            return 1
+        return 0
 
 
 def write_slowly(pipe: Path, content: bytes) -> None:
