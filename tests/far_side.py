@@ -26,7 +26,7 @@ from email.utils import formatdate
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 TOKEN = "a-static-token"  # accepted from the start
 CLIENT_ID = "client"
@@ -93,6 +93,7 @@ class Minted:
     key: str = ""
     host: str = ""
     lifetime_s: int = 900
+    signed_headers: str = "host"
 
 
 Deviation = Reply | Reset | StoredAs | StoredWith | Minted
@@ -274,12 +275,12 @@ class FarSide:
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(signed)),
             "X-Amz-Expires": str(wanted.lifetime_s),
-            "X-Amz-SignedHeaders": "host",
+            "X-Amz-SignedHeaders": quote(wanted.signed_headers),
             "X-Amz-Signature": grant.signature,
         }
         host = wanted.host or f"127.0.0.1:{self._server.server_port}"
         pairs = "&".join(f"{name}={value}" for name, value in query.items())
-        return _json(200, {"url": f"{self._scheme}://{host}/bucket/{key}?{pairs}", "key": key})
+        return _json(200, {"url": f"{self._scheme}://{host}/bucket/{quote(key)}?{pairs}", "key": key})
 
     def objection(self, key: str, query: Mapping[str, list[str]], headers: Message) -> Reply | None:
         """Why S3 would refuse it, whatever is in its body."""
@@ -380,7 +381,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _put(self) -> Reply | Reset:
         parts = urlsplit(self.path)
-        key = parts.path.removeprefix("/bucket/")
+        key = unquote(parts.path).removeprefix("/bucket/")
         request = self.far_side.take_down(Step.PUT, key, self.headers)
         deviation = self.far_side.script(request)
         if deviation == Reset():

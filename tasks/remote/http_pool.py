@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from tasks.core.errors import Fault, FaultKind, UsageError
+from tasks.remote.content_coding import decoded
 from tasks.remote.proxies import proxy_to
 from tasks.remote.wire import LONGEST_ANSWER_S, DirectTransport
 from tasks.turn import waiting
@@ -49,6 +50,7 @@ class Answer:
     status: int
     headers: httpx.Headers
     body: bytes
+    coding: str = ""  # the content coding that the body still has, as nobody here can read it
 
     def text(self) -> str:
         """The body as text; what is not UTF-8 is replaced."""
@@ -96,7 +98,11 @@ class Connections:
         """One request on one connection. Raises Fault; redirects are answers like any other."""
         try:
             request = httpx.Request(
-                method, url, headers=headers, content=content, extensions={"timeout": self._timeout}
+                method,
+                url,
+                headers={"Accept-Encoding": "identity", **headers},
+                content=content,
+                extensions={"timeout": self._timeout},
             )
             idle = self._idle[request.url.scheme, request.url.host, request.url.port]
         except (httpx.InvalidURL, UnicodeError):  # of IDNA
@@ -109,7 +115,9 @@ class Connections:
             with waiting():
                 response = transport.handle_request(request)
                 try:
-                    return Answer(response.status_code, response.headers, _read_bounded(response))
+                    body = _read_bounded(response)
+                    plain = decoded(body, response.headers.get("content-encoding", ""), MAX_ANSWER_BYTES)
+                    return Answer(response.status_code, response.headers, *plain)
                 finally:
                     response.close()
         except httpx.HTTPError as error:

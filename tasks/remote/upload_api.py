@@ -7,7 +7,6 @@ Every request that does not work raises a Fault of one kind; `core/retry.py` dec
 """
 
 import base64
-import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,28 +17,19 @@ from typing import Final
 import httpx
 
 from tasks.core.allowed_hosts import is_private, why_not
+from tasks.core.api_answers import WrongAnswerError, leads_to, url_and_key, what_is_wrong
 from tasks.core.checksums import Evidence
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.platform_host import host_and_port
+from tasks.core.store_answers import advice, error_code, kind_of_answer, unsent_headers
 from tasks.remote.credentials import ApiKey, Credentials
 from tasks.remote.http_pool import Answer, Connections
 
 CONTENT_TYPE = "application/dicom"
-_MAX_KEY_BYTES = 1024  # S3: an object key is at most 1024 bytes of UTF-8
 _MAX_REDIRECTS = 3
-_CODE = re.compile(r"<Code>\s*([A-Z][A-Za-z0-9]{0,63})\s*</Code>")
-# What is wrong with a presign answer: the report's word for it, and the log's clause.
-_WRONG_SHAPES: Final = {
-    "empty_answer": "is empty",
-    "html_answer": "is HTML or XML",
-    "no_json": "is no JSON",
-    "no_json_object": "is JSON, but no object",
-    "no_url": "has no url",
-    "no_key": "has no key",
-    "no_url_no_key": "has no url and no key",
-    "bad_url": "has a url that is no absolute URL",
-    "bad_key": "has a key that can be none of S3's",
-}
+_SENT: Final = frozenset(
+    {"host", "content-type", "content-length", "content-md5", "accept-encoding"}
+)  # of a PUT
 _BEARER_ERROR = re.compile(r"""\berror\s*=\s*"?(invalid_request|invalid_token|insufficient_scope)\b""")
 
 
@@ -215,31 +205,15 @@ class UploadClient:
         return Fault(kind, what, status, detail=detail)
 
     def _put_fault(self, answer: Answer, ticket: Ticket) -> Fault:
-        status, code = answer.status, _s3_code(answer)
+        status, text = answer.status, answer.text()
+        code = error_code(text)
+        kind = kind_of_answer(status, code, text)
+        if kind is None and status in (400, 403) and not ticket.lives(self._clock()):
+            kind = FaultKind.EXPIRED
+        kind = kind or (FaultKind.REFUSED if status == 403 else FaultKind.REJECTED)
+        unsent = unsent_headers(ticket.url.params.multi_items(), _SENT)
         what = f"the object store answered {status} {code}".rstrip()
-        if common := _S3_CODES.get(code) or answer.trouble():
-            return Fault(common, what, status, answer.retry_after_s(), code)
-        if status in (400, 403) and (not ticket.lives(self._clock()) or "expired" in answer.text().lower()):
-            return Fault(FaultKind.EXPIRED, what, status, detail=code)
-        kind = FaultKind.REFUSED if status == 403 else FaultKind.REJECTED
-        return Fault(kind, what, status, detail=code)
-
-
-_S3_CODES = {
-    "RequestTimeout": FaultKind.NETWORK,
-    "SlowDown": FaultKind.THROTTLED,
-    "BadDigest": FaultKind.INTEGRITY,
-    "ExpiredToken": FaultKind.EXPIRED,
-}
-
-
-def _s3_code(answer: Answer) -> str:
-    """The error code of S3's XML answer, found by pattern: no XML parser meets bytes from outside.
-
-    Letters and digits, as all of S3's are; anything else that a server writes there is not passed on.
-    """
-    found = _CODE.search(answer.text())
-    return found.group(1) if found else ""
+        return Fault(kind, what, status, answer.retry_after_s(), code, advice(code, kind, unsent))
 
 
 def _bearer_error(answer: Answer) -> str:
@@ -250,46 +224,24 @@ def _bearer_error(answer: Answer) -> str:
 
 def _key_and_url(answer: Answer) -> tuple[str, httpx.URL]:
     try:
-        told = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        raise _wrong_shape(answer, _what_it_is(answer.body)) from None
-    if not isinstance(told, dict):
-        raise _wrong_shape(answer, "no_json_object")
-    if missing := [f"no_{name}" for name in ("url", "key") if name not in told]:
-        raise _wrong_shape(answer, "_".join(missing))
-    if (url := _url(told["url"])) is None:
-        raise _wrong_shape(answer, "bad_url")
-    if not _is_key(told["key"]):
-        raise _wrong_shape(answer, "bad_key")
-    return told["key"], url
+        text, key = url_and_key(answer.body, answer.coding)
+        return key, _url_of(key, text)
+    except WrongAnswerError as wrong:
+        raise Fault(FaultKind.PRESIGN, what_is_wrong(wrong.word), answer.status, detail=wrong.word) from None
 
 
-def _wrong_shape(answer: Answer, word: str) -> Fault:
-    what = f"the API's answer {_WRONG_SHAPES[word]}: it has to be JSON with a url and a key"
-    return Fault(FaultKind.PRESIGN, what, answer.status, detail=word)
-
-
-def _what_it_is(body: bytes) -> str:
-    """Of a body that is no JSON."""
-    if not body.strip():
-        return "empty_answer"
-    return "html_answer" if body.lstrip().startswith(b"<") else "no_json"
-
-
-def _url(told: object) -> httpx.URL | None:
+def _url_of(key: str, text: str) -> httpx.URL:
     try:
-        url = httpx.URL(told) if isinstance(told, str) else None
-        host = url.host if url is not None else ""
+        url = httpx.URL(text)
+        host = url.host
     except (httpx.InvalidURL, UnicodeError):  # of IDNA
-        return None
-    return url if host else None
-
-
-def _is_key(told: object) -> bool:
-    try:
-        return isinstance(told, str) and 0 < len(told.encode()) <= _MAX_KEY_BYTES and told.isprintable()
-    except UnicodeEncodeError:  # of a lone surrogate
-        return False
+        raise WrongAnswerError("bad_url") from None
+    if not host:
+        raise WrongAnswerError("bad_url")
+    raw_path = url.raw_path.partition(b"?")[0].decode("ascii")
+    if not leads_to(key, raw_path, url.path, url.fragment):
+        raise WrongAnswerError("unquoted_key")
+    return url
 
 
 def expiry(url: httpx.URL) -> float:

@@ -279,7 +279,13 @@ class Engine:
     def _new_uploader(self) -> Uploader:
         slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)
         transfer = file_transfer(
-            self.settings, self._client, self._ledger, slots, self._stopping, jitter=self._edges.jitter
+            self.settings,
+            self._client,
+            self._ledger,
+            slots,
+            self._stopping,
+            jitter=self._edges.jitter,
+            clock=self._edges.clock,
         )
         transfer.any_granted = bool(self._records.first.key)
         return Uploader(transfer, self._ledger, slots, self._stopping, self.progress, self.settings)

@@ -12,7 +12,7 @@ from secrets import token_hex
 from typing import BinaryIO, Final, TypeAlias
 
 from tasks.core.errors import UsageError
-from tasks.core.escape import escape
+from tasks.core.manifest import path_cell
 from tasks.source.expected_instances import Counts, Expected, expectations
 from tasks.source.manifest_reader import PARQUET_BATCH_ROWS, cause, for_suffix
 from tasks.source.study_directories import StudyDir, StudyDirFinder
@@ -35,7 +35,7 @@ def write_manifest(
 
     def rows(finder: StudyDirFinder, counts: Counts, _spool: Path) -> Generator[Cells, None, None]:
         for study_dir in _counted(finder, counts):
-            yield (escape(study_dir.path),)
+            yield (path_cell(study_dir.path),)
 
     return _write(roots, out, FOUND_COLUMNS, rows, watch, report_dir)
 
@@ -91,7 +91,7 @@ def _counted(study_dirs: Iterable[StudyDir], counts: Counts) -> Iterator[StudyDi
 
 def row_cells(study_dir: StudyDir, expected: Expected) -> Cells:
     """A row of SCANNED_COLUMNS."""
-    return escape(study_dir.path), expected.study_instance_uid, expected.instances, expected.size_bytes
+    return path_cell(study_dir.path), expected.study_instance_uid, expected.instances, expected.size_bytes
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from functools import cache
 
@@ -45,6 +46,7 @@ def file_transfer(
     stopping: threading.Event,
     held_bytes: int = HELD_BYTES_IN_ALL,
     jitter: Callable[[], float] = random.random,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Carrier:
     """What takes a file its way; all files under way hold no more than `held_bytes`."""
     client.reach = ledger.reach
@@ -58,6 +60,7 @@ def file_transfer(
         max_outage_s=settings.max_outage,
         held_bytes=held_bytes,
         jitter=jitter,
+        clock=clock,
     )
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
+from tasks.core.brake import Brake, refused_in_a_row
 from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
-from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
+from tasks.core.errors import Fault, FaultKind, IngestError, InterruptedRunError, StoppedError, ending
 from tasks.core.models import OnConflict, Outcome, Proof, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
 from tasks.core.stored_content import is_altered, judge_rejected
@@ -72,6 +73,7 @@ class Trip:
     http_status: int | None = None
     reason: Reason = Reason.INTERRUPTED  # why it ends, if it has to end now
     detail: str = ""  # of the last fault
+    last_reason: Reason = Reason.INTERRUPTED  # that fault's
     claimed: set[str] = field(default_factory=set)  # SOP Instance UIDs
     faults: Counter[FaultKind] = field(default_factory=Counter)
 
@@ -110,6 +112,7 @@ class Carrier:
         clock_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
         held_bytes: int = HELD_BYTES_IN_ALL,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._ledger = ledger
@@ -120,6 +123,9 @@ class Carrier:
         self._max_outage_s = max_outage_s
         self._clock_ns = clock_ns
         self._jitter = jitter
+        self._clock = clock
+        self._brake = Brake()
+        self._over: IngestError | None = None  # what the brake stopped the run with: no PUT begins any more
         self._held = Budget(held_bytes)
         self._integrity = Integrity(stopping)
         self._neighbours = Neighbours()
@@ -148,6 +154,9 @@ class Carrier:
                 outcome = self._after(trip, fault)
                 if outcome is not None:
                     return outcome
+            except IngestError:
+                trip.reason = self._reason_at_the_end(trip)
+                raise
             except OSError:  # of the file: those of the network are Faults
                 return trip.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
 
@@ -201,10 +210,15 @@ class Carrier:
             known_md5 = content.known_md5() if with_md5 else ""
             body = partial(content.body, with_md5=with_md5)
             with self._slots.slot(trip.todo.file_id):
+                if self._over:
+                    raise self._over
                 trip.attempts += 1
                 stored = self._client.put(trip.ticket, body, content.size_bytes, known_md5)
         digests = content.compute_digests(with_md5=stored.evidence.needs_md5)
-        return stored, self._integrity.judge(trip.todo.file_id, host, stored, digests)
+        proof = self._integrity.judge(trip.todo.file_id, host, stored, digests)
+        with self._lock:
+            self._brake.record_stored()
+        return stored, proof
 
     def _mint(self, todo: Todo, sop_instance_uid: str) -> Ticket:
         """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
@@ -214,13 +228,15 @@ class Carrier:
         with self._lock:
             self.any_granted = True
             self._forbidden_in_a_row = 0
+            self._brake.record_granted()
         if not is_new:
             raise Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before")
         return ticket
 
     def _after(self, trip: Trip, fault: Fault) -> Outcome | None:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
-        trip.http_status, trip.detail = fault.http_status, fault.detail
+        trip.http_status, trip.detail, trip.last_reason = fault.http_status, fault.detail, fault.reason
+        self._stop_when_all_fail(trip, fault)
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
         trip.faults[fault.kind] += 1
@@ -245,6 +261,17 @@ class Carrier:
             trip.ticket = None
         return self._pause(trip, backoff_s(fault, seen, self._jitter()))
 
+    def _stop_when_all_fail(self, trip: Trip, fault: Fault) -> None:
+        """Raises what ends the run when neither waiting nor another file would do better."""
+        with self._lock:
+            must_stop = self._brake.record_fault(fault.kind, self._clock())
+            if must_stop and not self._over:
+                is_api = fault.kind is FaultKind.PRESIGN
+                self._over = ending(fault) if is_api else refused_in_a_row(fault, str(trip.todo))
+        if must_stop and self._over:
+            trip.reason = fault.reason
+            raise self._over
+
     def _far_side_is_down(self) -> bool:
         """Whether the breaker is open. Raises StoppedError when it has been for too long."""
         outage_s = self._slots.outage_s
@@ -262,7 +289,11 @@ class Carrier:
             return None
         if not trip.attempts:
             raise InterruptedRunError("The run is stopping.")
-        return trip.ends(self._clock_ns(), Status.FAILED, Reason.INTERRUPTED)
+        return trip.ends(self._clock_ns(), Status.FAILED, self._reason_at_the_end(trip))
+
+    def _reason_at_the_end(self, trip: Trip) -> Reason:
+        """Of a file between two tries: what all files were refused for, or that the run ended."""
+        return trip.last_reason if self._over else Reason.INTERRUPTED
 
     def _rejected(self, trip: Trip, rejected: Rejected) -> Outcome:
         if rejected.reason is Reason.EMPTY and self._neighbours.have_image_like(trip.todo.path):

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Final, Protocol
 
-from tasks.core.errors import IngestError, InternalError, InterruptedRunError
-from tasks.core.models import EXIT_ONE, Status, Todo
+from tasks.core.api_answers import WRONG_SHAPES, what_is_wrong
+from tasks.core.errors import FaultKind, IngestError, InternalError, InterruptedRunError
+from tasks.core.models import EXIT_ONE, Reason, Status, Todo
 from tasks.core.platform_state import PlatformState, joint_state
+from tasks.core.store_answers import advice
 from tasks.core.words import counted
 from tasks.ledger.ledger import Ledger
 from tasks.settings import Settings
@@ -35,6 +37,9 @@ _TWIN_PAUSE_S: Final = (0.02, 2.0)  # first and longest pause before a twin's cl
 _MOST_PROCESSES: Final = 4  # more than these the ledger's one thread can't serve
 _SHORT_OF_CPU: Final = 0.8  # of a core: one interpreter has no more
 _SEEN_OVER_S: Final = 1.0
+_ADVISED: Final = frozenset(
+    {Reason.REFUSED, Reason.INTEGRITY, Reason.EXPIRED, Reason.THROTTLED, Reason.NETWORK, Reason.SERVER}
+)
 
 
 def _unknown() -> PlatformState | None:
@@ -238,7 +243,7 @@ class Uploader:
         self._progress.bytes_stored += ended.size_bytes if stored else 0
         if failed:
             answer = f"{ended.http_status or '-'} {ended.detail}".rstrip()
-            log.warning("%s failed: %s, HTTP %s", todo, ended.reason, answer)
+            log.warning("%s failed: %s, HTTP %s%s", todo, ended.reason, answer, _what_to_do(ended))
 
     # -- more processes ----------------------------------------------------------------------------------
 
@@ -316,6 +321,15 @@ class Uploader:
                 pass_on = free
                 for hand, slots in zip(hands, shares(free, len(hands)), strict=True):
                     hand.share(slots)
+
+
+def _what_to_do(ended: Ended) -> str:
+    """In the words of the troubleshooting table, where the answer says enough."""
+    if ended.detail in WRONG_SHAPES:
+        return f"; {what_is_wrong(ended.detail)}"
+    if ended.reason not in _ADVISED or ended.detail == "ledger":
+        return ""
+    return f". {advice(ended.detail, FaultKind(ended.reason))}"
 
 
 def processes_wanted(settings: Settings) -> int:
