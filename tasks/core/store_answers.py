@@ -169,13 +169,12 @@ def advice(code: str, kind: FaultKind | None = None, unsent_headers: Collection[
             f"The presigned URLs sign headers that are not sent ({', '.join(unsent_headers)}): "
             "ask the platform to sign host alone."
         )
-    if kind in KIND_ADVICE:
-        return KIND_ADVICE[kind]
-    if code.startswith("KMS."):
-        return KMS_ADVICE
-    if not code and kind is FaultKind.INTEGRITY:
+    if kind is FaultKind.INTEGRITY:
         code = "BadDigest"
-    return ADVICE.get(_SAME_ADVICE.get(code, code), NO_ADVICE)
+    known = ADVICE.get(_SAME_ADVICE.get(code, code), "")
+    if kind in KIND_ADVICE and (kind is FaultKind.EXPIRED or not known):
+        return KIND_ADVICE[kind]
+    return known or (KMS_ADVICE if code.startswith("KMS.") else NO_ADVICE)
 
 
 def unsent_headers(parameters: Iterable[tuple[str, str]], sent: Collection[str]) -> tuple[str, ...]:

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.store_answers import error_code, kind_of_answer, unsent_headers
+from tasks.core.errors import FaultKind
+from tasks.core.store_answers import (
+    ADVICE,
+    KIND_ADVICE,
+    KMS_ADVICE,
+    NO_ADVICE,
+    advice,
+    error_code,
+    kind_of_answer,
+    unsent_headers,
+)
 
 SENT = {"host", "content-type"}
 
@@ -45,6 +55,24 @@ def test_signed_headers_that_are_not_sent_are_named(
 )
 def test_a_code_may_have_dots(written: str, code: str) -> None:
     assert error_code(f"<Error><Code>{written}</Code></Error>") == code
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        ("NoSuchBucket", FaultKind.REJECTED, ADVICE["NoSuchBucket"]),
+        ("XMinioStorageFull", FaultKind.SERVER, ADVICE["QuotaExceeded"]),
+        ("InternalError", FaultKind.SERVER, KIND_ADVICE[FaultKind.SERVER]),
+        ("KMS.ThrottlingException", FaultKind.THROTTLED, KIND_ADVICE[FaultKind.THROTTLED]),
+        ("KMS.DisabledException", FaultKind.REJECTED, KMS_ADVICE),
+        ("AccessDenied", FaultKind.EXPIRED, KIND_ADVICE[FaultKind.EXPIRED]),
+        ("", FaultKind.INTEGRITY, ADVICE["BadDigest"]),
+        ("", FaultKind.REJECTED, NO_ADVICE),
+        ("Unheard", FaultKind.REFUSED, NO_ADVICE),
+    ],
+)
+def test_what_to_do_goes_by_the_code_and_else_by_the_kind(code: str, kind: FaultKind, said: str) -> None:
+    assert advice(code, kind) == said
 
 
 @given(st.integers(100, 599), st.text(max_size=80), st.text(max_size=80))
