@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
+from importlib import import_module
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from tasks.core.models import Digests, Header, Outcome, Status
 from tasks.ledger.schema import (
@@ -265,7 +265,7 @@ class Scope:
 
 @cache
 def _insert(dialect: str, table: sa.Table) -> Any:
-    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+    insert: Any = import_module(f"sqlalchemy.dialects.{dialect}").insert  # of the other, nothing is needed
     return insert(table).on_conflict_do_nothing()
 
 

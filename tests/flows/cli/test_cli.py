@@ -380,12 +380,14 @@ class TestImports:
         _, modules = imported_by("upload", "--help")
         assert not slow & modules
 
-    def test_upload_imports_no_prefect_and_no_pandas(self, study: Path, at_sandbox: None) -> None:
-        """pandas not before the report is written, Prefect not at all."""
+    def test_upload_imports_what_it_needs(self, study: Path, at_sandbox: None) -> None:
+        """Tables not before the report is written; what alters a ledger, or is of another's, not at all."""
         before_report, modules = imported_by("upload", "-p", str(study))
         assert "tasks.upload.uploader" in before_report
-        assert "pandas" not in before_report
-        assert not {"prefect", "boto3"} & modules
+        assert not {"pandas", "pyarrow"} & before_report
+        assert not {"prefect", "boto3", "alembic", "cryptography", "psycopg"} & modules
+        assert "sqlalchemy.dialects.postgresql" not in modules
+        assert {name for name in modules if name.startswith("awscrt")} == {"awscrt", "awscrt.checksums"}
 
 
 def imported_by(*arguments: str) -> tuple[set[str], set[str]]:

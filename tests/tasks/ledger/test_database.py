@@ -19,6 +19,7 @@ from tasks.ledger.database import connect, prepare
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.schema import HEAD, metadata, revision
 from tasks.ledger.statements import Scope, known_select
+from tests.source_tree import ROOT
 from tests.tasks.ledger.sample_rows import (
     ENTRIES,
     Where,
@@ -30,6 +31,7 @@ from tests.tasks.ledger.sample_rows import (
 )
 
 OTHER_INDICES = ("file_left", "study_by_dir")
+PARTIAL = ("file_by_uid", "listing_to_do", "instance_unstored", "other_content_unstored")
 
 
 def _is_compared(name: str | None, kind: str, _parents: object) -> bool:
@@ -37,11 +39,11 @@ def _is_compared(name: str | None, kind: str, _parents: object) -> bool:
     return not (kind == "index" and name in OTHER_INDICES)
 
 
-def index_definitions(where: Where) -> list[str]:
+def index_definitions(where: Where, names: tuple[str, ...]) -> list[str]:
     engine = connect(where)
     query = {
-        "sqlite": f"SELECT sql FROM sqlite_master WHERE name IN {OTHER_INDICES} ORDER BY 1",
-        "postgresql": f"SELECT indexdef FROM pg_indexes WHERE indexname IN {OTHER_INDICES} ORDER BY 1",
+        "sqlite": f"SELECT sql FROM sqlite_master WHERE name IN {names} ORDER BY 1",
+        "postgresql": f"SELECT indexdef FROM pg_indexes WHERE indexname IN {names} ORDER BY 1",
     }[engine.dialect.name]
     with engine.connect() as db:
         found = [str(row[0]) for row in db.exec_driver_sql(query)]
@@ -85,6 +87,29 @@ class TestDatabase:
             assert compare_metadata(context, metadata) == []
         engine.dispose()
 
+    @pytest.mark.processes
+    def test_alembic_is_imported_when_the_schema_has_to_change(self, tmp_path: Path) -> None:
+        """Neither by a new ledger nor by one that is up to date."""
+        code = """if True:
+            import sys
+            from pathlib import Path
+            from tasks.ledger.database import connect
+            from tasks.ledger.ledger import Ledger
+            from tasks.ledger.schema import revision
+            for _ in range(2):
+                Ledger(Path(sys.argv[1]), "default", "r1").close()
+                print("alembic" in sys.modules)
+            engine = connect(Path(sys.argv[2]))
+            with engine.execution_options(writes=True).begin() as db:
+                revision.create(db)
+            engine.dispose()
+            Ledger(Path(sys.argv[2]), "default", "r1").close()
+            print("alembic" in sys.modules)
+        """
+        command = [sys.executable, "-c", code, str(tmp_path / "new"), str(tmp_path / "older")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["False", "False", "True"]
+
     def test_revisions_lead_to_the_indices_of_new_ledgers(
         self, where: Where, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
@@ -97,8 +122,11 @@ class TestDatabase:
         is_file = isinstance(where, Path)
         new = tmp_path / "new" if is_file else request.getfixturevalue("postgresql").new_database()
         Ledger(new, "default", "r1").close()
-        assert index_definitions(where) == index_definitions(new)
-        assert len(index_definitions(new)) == len(OTHER_INDICES)
+        for names in (OTHER_INDICES, PARTIAL):
+            made = index_definitions(new, names)
+            assert index_definitions(where, names) == made
+            assert len(made) == len(names)
+        assert all(" WHERE " in definition for definition in made)
 
     def test_of_an_earlier_version_has_neither_modality_nor_ctime_of_what_it_stored(
         self, where: Where, tmp_path: Path
