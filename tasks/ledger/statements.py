@@ -270,12 +270,31 @@ def _insert(dialect: str, table: sa.Table) -> Any:
 
 
 def known_select(scope: Scope) -> "sa.Select[Any]":
-    """What is known of some `paths`; in PostgreSQL they are found by their digests, which have an index."""
-    columns = ("path", "file_id", "status", "size_bytes", "mtime_ns", "ctime_ns", "read_ns")
-    known = sa.select(*(file.c[name] for name in columns)).where(
+    """What is known of some `paths`; in PostgreSQL they are found by their digests, which have an index.
+
+    A duplicate of what its owner replaced by other bytes is in conflict, as the report says, and to be done.
+    """
+    times = (file.c[name] for name in ("size_bytes", "mtime_ns", "ctime_ns", "read_ns"))
+    status = sa.case((_is_displaced(), Status.CONFLICT), else_=file.c.status)
+    known = sa.select(file.c.path, file.c.file_id, status, *times).where(
         file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True))
     )
     if scope.dialect != "postgresql":
         return known
     digest = sa.literal_column(PATH_SHA256, sa.LargeBinary)
     return known.where(digest.in_(_bind("digests", expanding=True)))
+
+
+def _is_displaced() -> "sa.ColumnElement[bool]":
+    """A duplicate of bytes that are no instance's any more."""
+    has_its_bytes = (
+        sa.exists(table.c.key)
+        .where(
+            table.c.campaign == file.c.campaign,
+            table.c.sop_instance_uid == file.c.sop_instance_uid,
+            table.c.sha256 == file.c.sha256,
+        )
+        .correlate(file)
+        for table in (instance, other_content)
+    )
+    return sa.and_(file.c.status == Status.DUPLICATE, *(~each for each in has_its_bytes))
