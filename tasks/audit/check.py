@@ -105,7 +105,7 @@ def _read_trail(audited: Audited) -> None:
             audited.trail_dir, audited.certificates, course, found.add_fault, own
         ):
             event = str(facts.get("event"))
-            trail.first_at = trail.first_at or str(facts.get("at", ""))
+            trail.first = trail.first or (str(facts.get("run_id")), since_ns(str(facts.get("at"))))
             is_later = chain.lines > end
             if event == Event.RUN_STARTED:
                 run_id = str(facts.get("run_id"))
@@ -233,8 +233,7 @@ def _check_ledger(audited: Audited) -> None:
     if ledger is None or not ledger.is_on_disk or audited.is_earlier:
         return
     seen = {*trail.runs, *trail.later}
-    first_ns = 0 if ledger.lies_in(audited.trail_dir) else since_ns(trail.first_at)
-    runs = [each for each in ledger.into(audited.trail_dir) if each.started_ns >= first_ns]
+    runs = ledger.into_since(audited.trail_dir, *(trail.first or ("", math.inf)))
     for each in runs:
         if each.run_id in seen:
             continue
