@@ -105,7 +105,7 @@ def _ask_ledger(known: Known, *, is_at_end: bool) -> KnownRuns | None:
 def _certified(file: int, size: int, certificates: Sequence[Certificate]) -> _Certified:
     """Up to the last line that a certificate names. Raises Break when one of them is another."""
     last, last_end = Chain(), 0
-    placed = _ends_of_lines(file, size, {each.lines for each in certificates if not each.trail_bytes})
+    placed = _ends_oflines_of(file, size, {each.lines for each in certificates if not each.trail_bytes})
     for each in certificates:
         end = each.trail_bytes or placed.get(each.lines, size + 1)
         if end > size:
@@ -124,7 +124,7 @@ def _line_before(file: int, end: int) -> bytes:
     return tail[:-1].rpartition(b"\n")[2] if tail.endswith(b"\n") else b""
 
 
-def _ends_of_lines(file: int, size: int, numbers: set[int]) -> dict[int, int]:
+def _ends_oflines_of(file: int, size: int, numbers: set[int]) -> dict[int, int]:
     """Where the lines of these numbers end."""
     ends: dict[int, int] = {}
     lines = begin = 0
@@ -146,17 +146,18 @@ def _follow_rest(file: int, size: int, certified: _Certified, in_ledger: KnownRu
     """The runs of the lines that follow the last certified one; raises what is wrong with a line."""
     course = Course(certified.run_ids | in_ledger.run_ids if in_ledger else None)
     began: set[str] = set()
-    for chain, event, line in follow_links(_lines(file, certified.end, size), certified.chain):
+    for chain, event, line in follow_links(lines_of(file, certified.end, size), certified.chain):
         if event not in _PARSED and course.current:
             continue  # as all but a few
-        facts = _facts(line) if event in _PARSED else {}
+        facts = facts_of(line) if event in _PARSED else {}
         if what := course.follow(event, facts):
             raise Break(chain.lines, what)
         began.add(str(facts.get("run_id", "")))
     return began
 
 
-def _lines(file: int, begin: int, end: int) -> Iterator[bytes]:
+def lines_of(file: int, begin: int, end: int) -> Iterator[bytes]:
+    """The lines of an open trail between two places."""
     with os.fdopen(os.dup(file), "rb") as lines:
         lines.seek(begin)
         while begin < end and (line := lines.readline(LONGEST_LINE)):
@@ -164,7 +165,8 @@ def _lines(file: int, begin: int, end: int) -> Iterator[bytes]:
             yield line
 
 
-def _facts(line: bytes) -> dict[str, Any]:
+def facts_of(line: bytes) -> dict[str, Any]:
+    """What a line says; nothing of one that is no JSON object."""
     try:
         facts = json.loads(line)
     except (ValueError, RecursionError):
@@ -179,7 +181,7 @@ def _misses_a_run(file: int, size: int, seen: Set[str], report_dir: Path, in_led
     """
     if not in_ledger.is_on_disk:
         return False
-    first = _facts(os.pread(file, LONGEST_LINE, 0).partition(b"\n")[0])
+    first = facts_of(os.pread(file, LONGEST_LINE, 0).partition(b"\n")[0])
     since = str(first.get("run_id")), since_ns(str(first.get("at")))
     sought = [each for each in in_ledger.into_since(report_dir, *since) if each.run_id not in seen]
     in_trail = _runs_of(file, size) if sought else set()

@@ -205,6 +205,15 @@ class Files:
             self._events.record_unused(key)
         return is_new
 
+    def issue_lost(self, db: sa.Connection, keys: Sequence[tuple[str, int]]) -> None:
+        """Of these keys, and when they came: those that are not known. Nothing was sent to them."""
+        of_keys = issued_key.c.key.in_([key for key, _ in keys])
+        found = sa.select(issued_key.c.key).where(issued_key.c.campaign == self._scope.campaign, of_keys)
+        known = set(db.execute(found).scalars())
+        for key, issued_ns in keys:
+            if key not in known:
+                self.issue_unused(db, key, issued_ns)
+
     def settle(self, db: sa.Connection, requests: Sequence[Settling]) -> list[None]:
         """Keeps outcomes: each statement for all files at once, not file by file."""
         requests = self._claims.store(db, requests, [self._values(each) for each in requests])

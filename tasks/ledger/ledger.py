@@ -267,6 +267,10 @@ class Ledger:
         """Makes a key durable to which nothing is sent. False when it was issued before."""
         return self._write_alive(lambda db: self._files.issue_unused(db, key, now_ns))
 
+    def issue_lost(self, keys: Sequence[tuple[str, int]]) -> None:
+        """Makes those durable, each with when it came, that only the trail has: their commit had failed."""
+        self._writer.write(lambda db: self._files.issue_lost(db, keys))
+
     def settle(self, todo: Todo, outcome: Outcome | None, claimed: Collection[str] = ()) -> None:
         """Makes an outcome durable; only then does the file count as done. Without one it waits for another.
 
