@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from tasks.core.models import Reason, Rejected, Status, StoredContent
+from tasks.core.models import ZEROS, Reason, Rejected, Status, StoredContent
 
 _HELD_BACK: Final = frozenset({Status.NOT_DICOM, Status.INVALID})
 
@@ -27,7 +27,7 @@ def judge_rejected(rejected: Rejected, stored: StoredContent | None) -> Rejected
         status=Status.CHANGED,
         reason=Reason.DAMAGED,
         header=None,
-        detail=rejected.detail or rejected.reason,
+        detail=rejected.detail if rejected.detail == ZEROS else rejected.reason,
     )
 
 
