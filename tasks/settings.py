@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from tasks.core.errors import FaultKind
-from tasks.core.models import Balance, OnConflict
+from tasks.core.models import ACCEPTABLE, Balance, OnConflict
 from tasks.core.retry import BUDGETS
 from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables, without_effect
 from tasks.setting_values import (
+    BUDGETS_IN_WORDS,
     WITHOUT_SECRETS,
+    digest_of,
     has_password,
     is_header_for_keys,
     known_kinds,
+    no_secret,
+    reasons_in_order,
     why_no_endpoint,
     without_upload,
 )
@@ -30,14 +34,6 @@ if TYPE_CHECKING:
 
 MOST_PARALLEL: Final = 20  # what the platform asks for
 MOST_SHARDS: Final = 1000
-
-_BUDGETS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
-
-
-def _no_secret() -> "SecretStr":
-    from pydantic import SecretStr
-
-    return SecretStr("")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +110,7 @@ class GatewaySettings(Declared):
     region: Annotated[str, _of_gateway("The bucket's region.")] = "us-east-1"
     access_key_id: Annotated[str, _of_gateway("Its key; none: boto3 looks for credentials.")] = ""
     secret_access_key: Annotated["SecretStr", _of_gateway("That key's secret.", Use.SECRET)] = field(
-        default_factory=_no_secret
+        default_factory=no_secret
     )
     data_dir: Annotated[Path | None, _of_gateway("Where the embedded store is.")] = None
     host: Annotated[str, _of_gateway("Where it listens.")] = "127.0.0.1"
@@ -140,7 +136,7 @@ class PlatformSettings(Declared):
         ),
     ]
     token: Annotated["SecretStr", Setting("A static bearer token for the API.", Use.BLOCK | Use.SECRET)] = (
-        field(default_factory=_no_secret)
+        field(default_factory=no_secret)
     )
     token_file: Annotated[
         Path | None,
@@ -154,14 +150,14 @@ class PlatformSettings(Declared):
     )
     client_id: Annotated[str, Setting("The OAuth2 client.", Use.BLOCK)] = ""
     client_secret: Annotated["SecretStr", Setting("The OAuth2 client's secret.", Use.BLOCK | Use.SECRET)] = (
-        field(default_factory=_no_secret)
+        field(default_factory=no_secret)
     )
     client_secret_file: Annotated[
         Path | None, Setting("A file that holds the OAuth2 client's secret.", Use.ENVIRONMENT_ALONE)
     ] = None
     api_key: Annotated[
         "SecretStr", Setting("A key for the API, beside a token or in place of one.", Use.BLOCK | Use.SECRET)
-    ] = field(default_factory=_no_secret)
+    ] = field(default_factory=no_secret)
     api_key_file: Annotated[
         Path | None,
         Setting(
@@ -201,11 +197,10 @@ class PlatformSettings(Declared):
     @property
     def credential(self) -> str:
         """By what name the API knows us: a client's id, digests of token and API key; never a secret."""
-        token = f"client {self.client_id}" if self.token_url else _digest("token", self.token)
-        names = (
-            "token file" if self.token_file else token,
-            "API key file" if self.api_key_file else _digest("API key", self.api_key),
-        )
+        static = digest_of("token", self.token.get_secret_value())
+        token = f"client {self.client_id}" if self.token_url else static
+        key = digest_of("API key", self.api_key.get_secret_value())
+        names = ("token file" if self.token_file else token, "API key file" if self.api_key_file else key)
         return " and ".join(filter(None, names)) or "none"
 
     @property
@@ -296,6 +291,14 @@ class RunSettings(LedgerSettings):
             form={"title": "On Conflict"},
         ),
     ] = OnConflict.REPORT
+    accept: Annotated[
+        str,
+        Setting(
+            "Send as it is what is held back as malformed, no_preamble, truncated: which, comma-separated.",
+            convert=reasons_in_order,
+            form={"pattern": f"^({'|'.join(ACCEPTABLE)}|[, ])*$"},
+        ),
+    ] = ""
     same_platform: Annotated[
         bool,
         Setting(
@@ -319,7 +322,7 @@ class RunSettings(LedgerSettings):
     retries: Annotated[
         tuple[str, ...],
         Setting(
-            f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {_BUDGETS}.",
+            f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {BUDGETS_IN_WORDS}.",
             convert=known_kinds,
             form={"items": {"type": "string", "pattern": rf"^({'|'.join(BUDGETS)})=[0-9]+$"}},
         ),
@@ -334,6 +337,11 @@ class RunSettings(LedgerSettings):
     allow_http: Annotated[
         bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
     ] = False
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """The reasons for which a file is sent all the same."""
+        return frozenset(self.accept.split(",")) - {""}
 
     @property
     def budgets(self) -> dict[FaultKind, int]:
@@ -360,13 +368,8 @@ class Settings(RunSettings, ReportSettings, PlatformSettings):
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-ShardCount = Annotated[
-    int,
-    Setting(
-        "How many parts, of whole studies. More parts than workers even out their pace.",
-        limits={"ge": 1, "le": MOST_SHARDS},
-    ),
-]
+_PARTS: Final = "How many parts, of whole studies. More parts than workers even out their pace."
+ShardCount = Annotated[int, Setting(_PARTS, limits={"ge": 1, "le": MOST_SHARDS})]
 ShardBalance = Annotated[Balance, Setting("What is to be equal between shards: files, or bytes.")]
 
 
@@ -376,11 +379,6 @@ class MigrationSettings(Declared):
 
     shards: ShardCount = 4
     balance: ShardBalance = Balance.FILES
-
-
-def _digest(name: str, secret: "SecretStr") -> str:
-    text = secret.get_secret_value().encode()
-    return f"{name} {hashlib.sha256(text).hexdigest()[:16]}" if text else ""
 
 
 def load(**given: Any) -> Settings:

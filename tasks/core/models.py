@@ -116,12 +116,8 @@ class Flaw(StrEnum):
         )
 
 
-class Acceptable(StrEnum):
-    """A reason for which a file is held back, and with which an operator may send it all the same."""
-
-    MALFORMED = Reason.MALFORMED
-    NO_PREAMBLE = Reason.NO_PREAMBLE
-    TRUNCATED = Reason.TRUNCATED
+# Reasons for which a file is held back, and with which an operator may have it sent all the same.
+ACCEPTABLE: Final = (Reason.MALFORMED, Reason.NO_PREAMBLE, Reason.TRUNCATED)
 
 
 class Balance(StrEnum):
@@ -210,7 +206,7 @@ class Rejected:
     detail: str = ""  # what it is, where the reason does not say it
     reasons: frozenset[Reason] = frozenset()  # besides, where there are several
 
-    def is_sent(self, accepted: Collection[Reason]) -> bool:
+    def is_sent(self, accepted: Collection[str] = ACCEPTABLE) -> bool:
         """Whether an operator who accepts these reasons has it sent as it is, byte for byte."""
         has_uid = self.header is not None and bool(self.header.sop_instance_uid)
         return self.status is Status.INVALID and has_uid and {self.reason, *self.reasons} <= {*accepted}
