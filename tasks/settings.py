@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from tasks.core.errors import FaultKind
-from tasks.core.models import Balance, OnConflict
+from tasks.core.models import ACCEPTABLE, Balance, OnConflict
 from tasks.core.retry import BUDGETS
 from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables, without_effect
 from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tasks.setting_values import (
+    BUDGETS_IN_WORDS,
     WITHOUT_SECRETS,
+    digest_of,
     has_password,
     is_header_for_keys,
     known_kinds,
     no_secret,
+    reasons_in_order,
     why_no_endpoint,
     without_upload,
 )
@@ -32,8 +35,6 @@ if TYPE_CHECKING:
 
 MOST_PARALLEL: Final = 20  # what the platform asks for
 MOST_SHARDS: Final = 1000
-
-_BUDGETS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +154,10 @@ class PlatformSettings(Declared):
     @property
     def credential(self) -> str:
         """By what name the API knows us: a client's id, digests of token and API key; never a secret."""
-        token = f"client {self.client_id}" if self.token_url else _digest("token", self.token)
-        names = (
-            "token file" if self.token_file else token,
-            "API key file" if self.api_key_file else _digest("API key", self.api_key),
-        )
+        static = digest_of("token", self.token.get_secret_value())
+        token = f"client {self.client_id}" if self.token_url else static
+        key = digest_of("API key", self.api_key.get_secret_value())
+        names = ("token file" if self.token_file else token, "API key file" if self.api_key_file else key)
         return " and ".join(filter(None, names)) or "none"
 
     @property
@@ -248,6 +248,14 @@ class RunSettings(LedgerSettings):
             form={"title": "On Conflict"},
         ),
     ] = OnConflict.REPORT
+    accept: Annotated[
+        str,
+        Setting(
+            "Send as it is what is held back as malformed, no_preamble, truncated: which, comma-separated.",
+            convert=reasons_in_order,
+            form={"pattern": f"^({'|'.join(ACCEPTABLE)}|[, ])*$"},
+        ),
+    ] = ""
     same_platform: Annotated[
         bool,
         Setting(
@@ -271,7 +279,7 @@ class RunSettings(LedgerSettings):
     retries: Annotated[
         tuple[str, ...],
         Setting(
-            f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {_BUDGETS}.",
+            f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {BUDGETS_IN_WORDS}.",
             convert=known_kinds,
             form={"items": {"type": "string", "pattern": rf"^({'|'.join(BUDGETS)})=[0-9]+$"}},
         ),
@@ -286,6 +294,11 @@ class RunSettings(LedgerSettings):
     allow_http: Annotated[
         bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
     ] = False
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """The reasons for which a file is sent all the same."""
+        return frozenset(self.accept.split(",")) - {""}
 
     @property
     def budgets(self) -> dict[FaultKind, int]:
@@ -312,13 +325,8 @@ class Settings(RunSettings, ReportSettings, PlatformSettings):
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-ShardCount = Annotated[
-    int,
-    Setting(
-        "How many parts, of whole studies. More parts than workers even out their pace.",
-        limits={"ge": 1, "le": MOST_SHARDS},
-    ),
-]
+_PARTS: Final = "How many parts, of whole studies. More parts than workers even out their pace."
+ShardCount = Annotated[int, Setting(_PARTS, limits={"ge": 1, "le": MOST_SHARDS})]
 ShardBalance = Annotated[Balance, Setting("What is to be equal between shards: files, or bytes.")]
 
 
@@ -328,11 +336,6 @@ class MigrationSettings(Declared):
 
     shards: ShardCount = 4
     balance: ShardBalance = Balance.FILES
-
-
-def _digest(name: str, secret: "SecretStr") -> str:
-    text = secret.get_secret_value().encode()
-    return f"{name} {hashlib.sha256(text).hexdigest()[:16]}" if text else ""
 
 
 def load(**given: Any) -> Settings:

@@ -38,6 +38,7 @@ PURE |= {
     "operator",
     "posixpath",
     "re",
+    "struct",
     "typing",
     "unicodedata",
 }

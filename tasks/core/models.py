@@ -4,6 +4,7 @@ Times are Unix nanoseconds in memory and ISO 8601 UTC in a report. A path is tex
 would open it (bytes that are not UTF-8 as surrogates, PEP 383); `core/escape.py` is how it is written down.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -87,6 +88,36 @@ class Reason(StrEnum):
 
 
 ZEROS: Final = "zeros"  # of a file that is DICOM no more: what it is, in `detail`
+
+
+class Flaw(StrEnum):
+    """What is wrong with a file that is held back, in `detail` of its row; the closed list."""
+
+    NONE = ""
+    # truncated
+    IN_ELEMENT = "it ends within an element"
+    IN_SEQUENCE = "it ends within a sequence"
+    IN_PIXELS = "it ends within its pixel data"
+    BEFORE_LAST_FRAME = "it ends before its last frame"
+    IN_DEFLATED_DATA = "it ends within its deflated data"
+    # malformed
+    ENDLESS_ELEMENT = "an element has no end that can be found"
+    ENDLESS_SEQUENCE = "a sequence has no end that can be found"
+    TOO_MANY_ELEMENTS = "it has more elements than can be looked at"
+    NO_UID_AT_ALL = "what stands in place of a UID is none"
+    DAMAGED_DEFLATED_DATA = "its deflated data are damaged or too large"
+    SECOND_PREAMBLE = "its data set is another file, with a preamble of its own"
+
+    @property
+    def reason(self) -> Reason:
+        """That of the row."""
+        return (
+            Reason.NONE if not self else Reason.TRUNCATED if self.startswith("it ends") else Reason.MALFORMED
+        )
+
+
+# Reasons for which a file is held back, and with which an operator may have it sent all the same.
+ACCEPTABLE: Final = (Reason.MALFORMED, Reason.NO_PREAMBLE, Reason.TRUNCATED)
 
 
 class Balance(StrEnum):
@@ -183,6 +214,12 @@ class Rejected:
     size_bytes: int | None = None
     mtime_ns: int | None = None
     detail: str = ""  # what it is, where the reason does not say it
+    reasons: frozenset[Reason] = frozenset()  # besides, where there are several
+
+    def is_sent(self, accepted: Collection[str] = ACCEPTABLE) -> bool:
+        """Whether an operator who accepts these reasons has it sent as it is, byte for byte."""
+        has_uid = self.header is not None and bool(self.header.sop_instance_uid)
+        return self.status is Status.INVALID and has_uid and {self.reason, *self.reasons} <= {*accepted}
 
 
 @dataclass(frozen=True, slots=True)

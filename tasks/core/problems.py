@@ -3,8 +3,22 @@
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from tasks.core.models import ZEROS, Proof, Reason, RunFacts, Status
+from tasks.core.models import ACCEPTABLE, ZEROS, Proof, Reason, RunFacts, Status
 from tasks.core.words import counted
+
+# What to do with a file that is held back.
+CURES: Final = {
+    Reason.NO_PREAMBLE: "export it again, or write a preamble with a DICOM tool, or --accept no_preamble",
+    Reason.TRUNCATED: "copy it again from its source, or --accept truncated",
+    Reason.NO_UID: "export it again",
+    Reason.MALFORMED: "export it again, or --accept malformed",
+}
+
+
+def why_held_back(reason: Reason, detail: str) -> str:
+    """In a line of the log, behind the file's numbers: what is wrong with it, and what to do."""
+    what = f"{reason}, {detail}" if detail else reason
+    return f"is held back ({what}): {CURES[reason]}"
 
 
 class Verdict(NamedTuple):
@@ -27,6 +41,10 @@ def _is_hollow(row: Verdict) -> bool:
     return row.status == Status.INVALID and row.detail in (ZEROS, Reason.EMPTY)
 
 
+def _is_accepted(row: Verdict) -> bool:
+    return row.status == Status.UPLOADED and row.reason in ACCEPTABLE
+
+
 _ROWS: Final[tuple[tuple[Callable[[Verdict], bool], str], ...]] = (
     (
         _is_damaged,
@@ -39,6 +57,10 @@ _ROWS: Final[tuple[tuple[Callable[[Verdict], bool], str], ...]] = (
     (
         _is_hollow,
         "all zeros, or empty beside images of that name, and never stored: {} (invalid, truncated)",
+    ),
+    (
+        _is_accepted,
+        "sent though malformed, truncated or without preamble, as --accept says: {}",
     ),
 )
 _LEFT: Final = (

@@ -83,7 +83,8 @@ class ReportRow(NamedTuple):
         str,
         Column(
             _TEXT,
-            "of a failed file: S3's error code, or the API's complaint; of a damaged one: what it is now",
+            "of a failed file: S3's error code, or the API's complaint; of a damaged one: what it is now; of "
+            "one that is held back: what is wrong with it",
             of_the_run=True,
         ),
     ]

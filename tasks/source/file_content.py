@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO
@@ -33,6 +33,7 @@ class Content(Protocol):
     size_bytes: int
     mtime_ns: int
     ctime_ns: int
+    rejected: Rejected | None  # why it would be held back, of one that was asked for all the same
 
     @property
     def digests(self) -> Digests | None:
@@ -61,6 +62,7 @@ class Held:
         self.size_bytes = len(data)
         self.mtime_ns, self.ctime_ns = times_ns
         self._digests = Digests(hashlib.sha256(data).hexdigest(), crc64nvme=_base64_of(crc64nvme(data)))
+        self.rejected: Rejected | None = None
 
     @property
     def digests(self) -> Digests | None:
@@ -92,6 +94,7 @@ class Streamed:
         self.size_bytes = size_bytes
         self.mtime_ns, self.ctime_ns = times_ns
         self.digests: Digests | None = None
+        self.rejected: Rejected | None = None
 
     def body(self, *, with_md5: bool = False) -> Iterator[bytes]:
         """Chunks; short, grown or touched content ends in a Fault before the last of it is sent."""
@@ -153,16 +156,26 @@ class Budget:
                 self._changed.notify_all()
 
 
+Accepts = Callable[[Rejected], bool]
+
+
+def _accept_none(_rejected: Rejected) -> bool:
+    return False
+
+
 @contextmanager
-def open_content(path: str, budget: Budget) -> Iterator[Content | Rejected]:
-    """The file's content, ready to be sent, or why it is not to be. The path may be gone or not be a file."""
+def open_content(path: str, budget: Budget, accepts: Accepts = _accept_none) -> Iterator[Content | Rejected]:
+    """The file's content, ready to be sent, or why it is not to be. The path may be gone or not be a file.
+
+    `accepts`: which of those that would be held back are wanted all the same; they have a header.
+    """
     with ExitStack() as stack:
         with waiting():  # for the disk, and for room
-            content = _open(path, budget, stack)
+            content = _open(path, budget, stack, accepts)
         yield content
 
 
-def _open(path: str, budget: Budget, stack: ExitStack) -> Content | Rejected:
+def _open(path: str, budget: Budget, stack: ExitStack, accepts: Accepts) -> Content | Rejected:
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -172,17 +185,17 @@ def _open(path: str, budget: Budget, stack: ExitStack) -> Content | Rejected:
             return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
         stack.enter_context(budget.room_for(status.st_size))
         name = os.path.basename(path)  # noqa: PTH119 - a tenth of what PurePath costs
-        return _content(descriptor, name, status)
+        return _content(descriptor, name, status, accepts)
     except OSError as error:
         return _unreadable(error)
 
 
-def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
+def _content(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected:
     for _ in range(_READS):
         if status.st_size > MAX_PUT_BYTES:
             return Rejected(Status.TOO_LARGE, Reason.NONE, size_bytes=status.st_size)
         read = _stream if status.st_size > HELD_BYTES else _hold
-        content = read(descriptor, name, status)
+        content = read(descriptor, name, status, accepts)
         before, status = status, os.fstat(descriptor)
         if content is not None and (before.st_size, before.st_mtime_ns) == (
             status.st_size,
@@ -194,19 +207,31 @@ def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Re
     return Rejected(Status.CHANGED, Reason.NONE)
 
 
-def _hold(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected | None:
+def _hold(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected | None:
     data = _read(descriptor, status.st_size)
     if len(data) != status.st_size:
         return None
     found = examine(BytesIO(data), len(data), name)
-    return found if isinstance(found, Rejected) else Held(data, found, _times_ns(status))
+    return _accepted(found, accepts, lambda header: Held(data, header, _times_ns(status)))
 
 
-def _stream(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
+def _stream(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected:
     os.lseek(descriptor, 0, os.SEEK_SET)
     file = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - buffered for the header
     found = examine(file, status.st_size, name)
-    return found if isinstance(found, Rejected) else Streamed(file, found, status.st_size, _times_ns(status))
+    return _accepted(found, accepts, lambda header: Streamed(file, header, status.st_size, _times_ns(status)))
+
+
+def _accepted(
+    found: Header | Rejected, accepts: Accepts, content_of: Callable[[Header], Held | Streamed]
+) -> Content | Rejected:
+    if isinstance(found, Header):
+        return content_of(found)
+    if found.header is None or not accepts(found):
+        return found
+    content = content_of(found.header)
+    content.rejected = found
+    return content
 
 
 def _times_ns(status: os.stat_result) -> tuple[int, int]:

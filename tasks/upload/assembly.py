@@ -56,6 +56,7 @@ def file_transfer(
         slots,
         stopping,
         on_conflict=settings.on_conflict,
+        accept=settings.accepted,
         budgets=settings.budgets,
         max_outage_s=settings.max_outage,
         held_bytes=held_bytes,

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Protocol
 
@@ -18,9 +18,19 @@ from tasks.core.brake import Brake, refused_in_a_row
 from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
 from tasks.core.errors import Fault, FaultKind, IngestError, InterruptedRunError, StoppedError, ending
-from tasks.core.models import OnConflict, Outcome, Proof, Reason, Rejected, Status, Todo
+from tasks.core.models import (
+    ACCEPTABLE,
+    OnConflict,
+    Outcome,
+    Proof,
+    Reason,
+    Rejected,
+    Status,
+    StoredContent,
+    Todo,
+)
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
-from tasks.core.stored_content import is_altered, judge_rejected
+from tasks.core.stored_content import is_altered, is_cut_copy, judge_rejected
 from tasks.remote.upload_api import Stored, Ticket, UploadClient
 from tasks.source.file_content import Budget, Content, open_content
 from tasks.source.neighbours import Neighbours
@@ -107,6 +117,7 @@ class Carrier:
         slots: Slots,
         stopping: threading.Event,
         on_conflict: OnConflict = OnConflict.REPORT,
+        accept: Collection[str] = (),
         budgets: Mapping[FaultKind, int] = BUDGETS,
         max_outage_s: float = 3600.0,
         clock_ns: Callable[[], int] = time.time_ns,
@@ -119,6 +130,7 @@ class Carrier:
         self._slots = slots
         self._stopping = stopping
         self._on_conflict = on_conflict
+        self._accept = accept
         self._budgets = budgets
         self._max_outage_s = max_outage_s
         self._clock_ns = clock_ns
@@ -162,7 +174,8 @@ class Carrier:
 
     def _try(self, trip: Trip) -> Outcome | None:
         read_ns = self._clock_ns()
-        with open_content(trip.todo.path, self._held) as content:
+        with open_content(trip.todo.path, self._held, self._accepts(trip.todo)) as opened:
+            content = self._held_back(opened, trip.todo.stored)
             if isinstance(content, Rejected):
                 content = judge_rejected(content, trip.todo.stored)
                 if trip.content and content.status is Status.NOT_DICOM:  # that would end in exit code 0
@@ -179,7 +192,21 @@ class Carrier:
                 return trip.ends(self._clock_ns(), *_NOT_SENT[verdict])
             (stored, proof), earlier = self._store(trip, content), trip.todo.stored
             replaced = verdict is Verdict.REPLACE or (earlier and earlier.has_own_object)
-            return self._uploaded(trip, content, stored, proof, Reason.REPLACED if replaced else Reason.NONE)
+            accepted = content.rejected.reason if content.rejected else Reason.NONE
+            return self._uploaded(trip, content, stored, proof, Reason.REPLACED if replaced else accepted)
+
+    def _accepts(self, todo: Todo) -> Callable[[Rejected], bool]:
+        """Of files that would be held back those that may be sent, or may be what is stored of them."""
+        return lambda found: found.is_sent(ACCEPTABLE if todo.stored else self._accept)
+
+    def _held_back(self, content: Content | Rejected, stored: StoredContent | None) -> Content | Rejected:
+        """A file that would be held back goes on when it is what is stored, or its reason is accepted."""
+        if isinstance(content, Rejected) or (rejected := content.rejected) is None:
+            return content
+        if stored and stored.sha256 == content.compute_digests().sha256:
+            return content
+        rejected = replace(rejected, size_bytes=content.size_bytes, mtime_ns=content.mtime_ns)
+        return content if rejected.is_sent(self._accept) and not is_cut_copy(rejected, stored) else rejected
 
     def _verdict(self, trip: Trip, claim: Claim, content: Content) -> Verdict:
         """Hashes a file that is too large to hold only when there is something to compare it with."""
@@ -328,4 +355,5 @@ class Carrier:
             http_status=stored.http_status,
             started_ns=trip.started_ns,
             finished_ns=self._clock_ns(),
+            detail=content.rejected.detail if content.rejected else "",
         )

@@ -19,6 +19,7 @@ from tasks.core.api_answers import WRONG_SHAPES, what_is_wrong
 from tasks.core.errors import FaultKind, IngestError, InternalError, InterruptedRunError
 from tasks.core.models import EXIT_ONE, Reason, Status, Todo
 from tasks.core.platform_state import PlatformState, joint_state
+from tasks.core.problems import why_held_back
 from tasks.core.store_answers import advice
 from tasks.core.words import counted
 from tasks.ledger.ledger import Ledger
@@ -36,6 +37,7 @@ GRACE_S: Final = 10.0  # how long PUTs in flight may take after a stop
 _TWIN_PAUSE_S: Final = (0.02, 2.0)  # first and longest pause before a twin's claim is asked for again
 _MOST_PROCESSES: Final = 4  # more than these the ledger's one thread can't serve
 _SHORT_OF_CPU: Final = 0.8  # of a core: one interpreter has no more
+_MOST_NAMED: Final = 100  # of files that are held back, in the log: the report has them all
 _SEEN_OVER_S: Final = 1.0
 _ADVISED: Final = frozenset(
     {Reason.REFUSED, Reason.INTEGRITY, Reason.EXPIRED, Reason.THROTTLED, Reason.NETWORK, Reason.SERVER}
@@ -244,6 +246,8 @@ class Uploader:
         if failed:
             answer = f"{ended.http_status or '-'} {ended.detail}".rstrip()
             log.warning("%s failed: %s, HTTP %s%s", todo, ended.reason, answer, _what_to_do(ended))
+        if ended.status is Status.INVALID and self._progress.files_held_back <= _MOST_NAMED:
+            log.warning("%s %s", todo, why_held_back(ended.reason, ended.detail))
 
     # -- more processes ----------------------------------------------------------------------------------
 
