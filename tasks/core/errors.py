@@ -173,7 +173,8 @@ class Fault(Exception):  # noqa: N818 - data that travels by raise, not the end 
     """One request that did not work. `what` is a clause for the log: no path, UID, token or URL in it.
 
     `detail` is what the platform calls it, in a closed form: S3's error code, or a word for the API's answer.
-    `advice`: a sentence that says what to do about it, where one knows more than the kind.
+    `advice`: a sentence that says what to do about it, where one knows more than the kind. `is_certain`: it
+    can't turn out to be none.
     """
 
     def __init__(
@@ -184,6 +185,8 @@ class Fault(Exception):  # noqa: N818 - data that travels by raise, not the end 
         retry_after_s: float = 0.0,
         detail: str = "",
         advice: str = "",
+        *,
+        is_certain: bool = True,
     ) -> None:
         super().__init__(what)
         self.kind = kind
@@ -191,6 +194,7 @@ class Fault(Exception):  # noqa: N818 - data that travels by raise, not the end 
         self.retry_after_s = retry_after_s
         self.detail = detail
         self.advice = advice
+        self.is_certain = is_certain
 
     @property
     def reason(self) -> Reason:

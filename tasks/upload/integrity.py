@@ -50,7 +50,8 @@ class Integrity:
         if isinstance(found, Proof):
             return found
         what = "what is stored has another checksum than what was sent"
-        raise Fault(FaultKind.INTEGRITY, what, stored.http_status)
+        is_certain = bool(stored.evidence.crc64nvme) or not self._rules.is_undecided
+        raise Fault(FaultKind.INTEGRITY, what, stored.http_status, is_certain=is_certain)
 
     def _await_decision(self) -> None:
         """Until others' answers decide, or all files under way wait; a run that stops waits no longer."""

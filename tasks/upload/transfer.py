@@ -290,6 +290,8 @@ class Carrier:
 
     def _stop_when_all_fail(self, trip: Trip, fault: Fault) -> None:
         """Raises what ends the run when neither waiting nor another file would do better."""
+        if not fault.is_certain:
+            return
         with self._lock:
             must_stop = self._brake.record_fault(fault.kind, self._clock())
             if must_stop and not self._over:

@@ -22,7 +22,7 @@ from tests.far_side import (
     Request,
     Script,
     Step,
-    StoredAs,
+    StoredWith,
     always,
     s3_error,
     url_expired,
@@ -31,7 +31,7 @@ from tests.processes import Command
 from tests.proxy import API, running_proxy
 from tests.test_documented import OPERATIONS
 
-OTHER_MD5 = '"0123456789abcdef0123456789abcdef"'
+OTHER_CRC = {"x-amz-checksum-crc64nvme": "AAAAAAAAAAA="}
 MORE_SIGNED = Minted(signed_headers="host;x-amz-acl;x-amz-server-side-encryption")
 
 
@@ -172,7 +172,7 @@ class TestBrake:
             (s3_error(400, "BadDigest"), "Something on the way rewrites bodies"),
             (Reply(413, b"<html>Too large</html>"), "413. Ask the platform what its object store wants"),
             (url_expired(), "Set this machine's clock"),
-            (StoredAs(OTHER_MD5), "Something on the way rewrites bodies"),
+            (StoredWith(lambda _body: OTHER_CRC), "Something on the way rewrites bodies"),
         ],
     )
     def test_stops_and_says_what_the_store_answers(

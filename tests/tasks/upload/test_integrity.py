@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 from awscrt.checksums import crc64nvme
@@ -221,6 +222,14 @@ class TestEtagsThatAreNoMd5:
         assert "ETags look like MD5s and are none" in problem
         assert problem.endswith(f": {files} file{'s' if files > 1 else ''}")
         assert certificate(near_side)["unvouched"] == 0
+
+    def test_stop_no_run(self, near_side: NearSide, far_side: FarSide) -> None:
+        """Many files are sent for the first time before eight have come back for the second."""
+        far_side.script = answering(with_an_etag_that_is_no_md5)
+        near_side.edges = replace(near_side.edges, jitter=lambda: 0.999)
+        near_side.put_many(200)
+        run = near_side.run()
+        assert (run.exit_code, run.summary.by_status) == (0, {"uploaded": 200})
 
     @pytest.mark.parametrize("bad", [0, 1, 2])
     def test_are_faults_where_one_has_matched(self, near_side: NearSide, far_side: FarSide, bad: int) -> None:
