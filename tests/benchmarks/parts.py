@@ -38,7 +38,7 @@ def main() -> None:
     """Prints the parts as JSON."""
     url, directory = sys.argv[1], Path(sys.argv[2])
     _watch(tasks.source.file_content, "examine", "header")
-    _watch(tasks.source.file_content, "_digests", "hashes")
+    _watch(tasks.source.file_content.Held, "__init__", "hashes")
     _watch(tasks.remote.upload_api.UploadClient, "presign", "presign")
     _watch(tasks.remote.upload_api.UploadClient, "put", "PUT")
     _watch(tasks.run.records.Records, "write", "report")
