@@ -98,6 +98,19 @@ TRAVELS = {
     "an item closed as a sequence": part10(SOP + sequence(ITEM + identity() + SEQUENCE_END) + IMAGE),
     "a sequence closed by nothing": part10(SOP + sequence(ITEM + identity() + ITEM_END) + IMAGE),
     "neither item nor sequence closed": part10(SOP + sequence(ITEM + identity()) + IMAGE),
+    "no item, closed as one": part10(SOP + sequence(ITEM_END) + IMAGE),
+    "no item, closed by nothing": part10(SOP + sequence(b"") + IMAGE),
+    **{
+        f"an inner sequence, {name}": part10(
+            SOP + sequence(ITEM + sequence(value, 0x0008114A) + ITEM_END + SEQUENCE_END) + IMAGE
+        )
+        for name, value in {
+            "no item, closed as one": ITEM_END,
+            "no item, closed by nothing": b"",
+            "an item with a length, closed as one": implicit(0xFFFEE000, identity()) + ITEM_END,
+            "an item with a length, closed by nothing": implicit(0xFFFEE000, identity()),
+        }.items()
+    },
     "a sequence longer than the file": part10(
         SOP + explicit(SEQUENCE, b"SQ", ITEM + identity() + ITEM_END, length=0x7FFFFFF0) + IMAGE
     ),
