@@ -224,6 +224,16 @@ HELD_BACK = {
         implicit(0x00080010, b"ACR-NEMA 2.0", order=">") + implicit(0x00080060, b"CT", order=">"),
         "invalid/no_preamble",
     ),
+    "a data set that begins with the patient": (
+        explicit(0x00100010, b"PN", b"Doe^Jane") + explicit(0x00100020, b"LO", b"12") + size() + pixels(),
+        "invalid/no_preamble",
+    ),
+    "a data set of pixels alone": (size() + pixels(), "invalid/no_preamble"),
+    "a command's length before ACR-NEMA": (implicit(0, bytes(4)) + ACR_NEMA, "invalid/no_preamble"),
+    "two elements that are no image": (
+        explicit(0x00100010, b"PN", b"Doe^Jane") + explicit(0x00100020, b"LO", b"12"),
+        "not_dicom/other",
+    ),
     "three bytes of a tag": (b"\x08\x00\x05", "not_dicom/other"),
     "a file in a file": (bytes(128) + b"DICM" + part10(WHOLE), "invalid/malformed"),
     "a UID of dots": (part10(identity(sop=b"....") + size() + pixels()), "invalid/malformed"),
