@@ -53,6 +53,11 @@ def reasons_in_order(text: str) -> str:
     return ",".join(reason for reason in ACCEPTABLE if reason in words)
 
 
+def as_reasons(text: str) -> frozenset[str]:
+    """Those that are named, comma-separated."""
+    return frozenset(text.split(",")) - {""}
+
+
 def digest_of(name: str, secret: str) -> str:
     """What a secret is called; empty for none."""
     return f"{name} {hashlib.sha256(secret.encode()).hexdigest()[:16]}" if secret else ""

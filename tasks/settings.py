@@ -20,6 +20,7 @@ from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tasks.setting_values import (
     BUDGETS_IN_WORDS,
     WITHOUT_SECRETS,
+    as_reasons,
     digest_of,
     has_password,
     is_header_for_keys,
@@ -52,6 +53,28 @@ class DemoSettings(Declared):
 
     directory: Annotated[Path, Setting("Where everything of the demo is put.")] = Path("demo")
     slices: Annotated[int, Setting("Slices of the generated CT study.", limits={"ge": 1})] = 300
+
+
+AcceptedReasons = Annotated[
+    str,
+    Setting(
+        "Send as it is what is held back as malformed, no_preamble, truncated: which, comma-separated.",
+        convert=reasons_in_order,
+        form={"pattern": f"^({'|'.join(ACCEPTABLE)}|[, ])*$"},
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptSettings(Declared):
+    """What a run sends though it would be held back: a scan expects that, too."""
+
+    accept: AcceptedReasons = ""
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """The reasons for which a file is sent all the same."""
+        return as_reasons(self.accept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,14 +271,7 @@ class RunSettings(LedgerSettings):
             form={"title": "On Conflict"},
         ),
     ] = OnConflict.REPORT
-    accept: Annotated[
-        str,
-        Setting(
-            "Send as it is what is held back as malformed, no_preamble, truncated: which, comma-separated.",
-            convert=reasons_in_order,
-            form={"pattern": f"^({'|'.join(ACCEPTABLE)}|[, ])*$"},
-        ),
-    ] = ""
+    accept: AcceptedReasons = ""
     same_platform: Annotated[
         bool,
         Setting(
@@ -298,7 +314,7 @@ class RunSettings(LedgerSettings):
     @property
     def accepted(self) -> frozenset[str]:
         """The reasons for which a file is sent all the same."""
-        return frozenset(self.accept.split(",")) - {""}
+        return as_reasons(self.accept)
 
     @property
     def budgets(self) -> dict[FaultKind, int]:

@@ -54,19 +54,21 @@ class _Level:
     explicit_vr: bool
     last_tag: int = -1  # of an item: of its last element
     has_closed: bool = False  # of a sequence: its last item had a delimiter
-    has_items: bool = False
 
 
-def skip_items(elements: Elements, start: int, limit: int, tag: int = -1, *, lenient: bool = False) -> Items:
+def skip_items(
+    elements: Elements, start: int, limit: int, tag: int = -1, *, lenient: bool = False, inner: bool = False
+) -> Items:
     """Find the end of the value of undefined length that starts at `start`, in at most `limit` headers.
 
     Inner delimiters may be missing where the next tag shows it, and an odd fragment may be padded by a byte
     that is not counted. An item within an explicit data set may be implicit (PS3.5 6.2.2). `lenient`: a
     sequence, the element `tag`, may also end with the delimiter of an item, or with none where an element
     follows that can't be in it; so may its items, where an element is out of order, and items and sequences
-    in it whose length leads beyond the file.
+    in it whose length leads beyond the file. `inner`: so may sequences within its items, even where the
+    delimiter of the item that holds one is all that follows.
     """
-    walk = _ItemWalk(elements, tag, lenient)
+    walk = _ItemWalk(elements, tag, lenient, inner)
     at = start
     for steps in range(limit):
         head, walked = elements.head(at), steps + walk.headers
@@ -88,11 +90,12 @@ def skip_items(elements: Elements, start: int, limit: int, tag: int = -1, *, len
 class _ItemWalk:
     """Steps from header to header; `levels`: sequence, item, sequence, ..."""
 
-    def __init__(self, elements: Elements, tag: int, lenient: bool) -> None:
+    def __init__(self, elements: Elements, tag: int, lenient: bool, inner: bool) -> None:
         self.levels = [_Level(elements.encoding.explicit_vr)]
         self._elements = elements
         self._tag = tag
         self._lenient = lenient
+        self._inner = inner
         self.headers = 0  # of plain elements
 
     def step(self, at: int, head: bytes) -> int:
@@ -104,7 +107,7 @@ class _ItemWalk:
         tag = elements.tag(head)
         if tag == ITEM:
             length = elements.number(head[4:8])
-            sequence.has_items, sequence.has_closed = True, False
+            sequence.has_closed = False
             is_endless = self._lenient and at + 8 + length > elements.size_bytes
             if length != UNDEFINED_LENGTH and not is_endless:
                 return 8 + length
@@ -114,12 +117,17 @@ class _ItemWalk:
             self.levels.pop()
             return 8
         if tag == ITEM_DELIMITER:  # a stray one, after an item of defined length; or the sequence's end
-            if self._lenient and sequence.has_closed and elements.tag(head[8:12]) != ITEM:
+            if self._inner and not sequence.has_closed and len(self.levels) > 1:
+                self.levels.pop()
+                return 0
+            behind = elements.tag(head[8:12])
+            is_end = behind != ITEM if sequence.has_closed else behind not in {ITEM, SEQUENCE_DELIMITER}
+            if self._lenient and is_end:
                 self.levels.pop()
             return 8
         if elements.tag(head[1:]) in {ITEM, SEQUENCE_DELIMITER}:
             return 1
-        if self._lenient and sequence.has_items:
+        if self._lenient:
             self.levels.pop()
             return 0
         return -1

@@ -190,11 +190,12 @@ class Walk:
         self._budget -= strict.headers
         if tag in PIXELS or (strict.ending is Ending.WHOLE and self._goes_on(strict, tag)):
             return strict
-        lenient = skip_items(self._elements, start, self._budget, tag, lenient=True)
-        self._budget -= lenient.headers
-        if lenient.ending is Ending.WHOLE and self._goes_on(lenient, tag):
-            self._is_guessed = True
-            return lenient
+        for inner in (False, True):
+            lenient = skip_items(self._elements, start, self._budget, tag, lenient=True, inner=inner)
+            self._budget -= lenient.headers
+            if lenient.ending is Ending.WHOLE and self._goes_on(lenient, tag):
+                self._is_guessed = True
+                return lenient
         return strict
 
     def _goes_on(self, items: Items, tag: int) -> bool:

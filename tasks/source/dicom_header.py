@@ -7,6 +7,7 @@ reader takes odd bytes for something else without a word, and a file that ends t
 import codecs
 import re
 from dataclasses import replace
+from struct import pack
 from typing import BinaryIO, Final
 
 from tasks.core.dicom_elements import Encoding, encoding_at, is_vr
@@ -42,6 +43,9 @@ _FIRST_GROUPS: Final = (
     b"\x00\x04",
     b"\x00\x08",
 )  # the last two: big endian
+_LATER_GROUPS: Final = frozenset(  # of what lacks its first groups, or has a command's before them
+    pack(order, group) for order in ("<H", ">H") for group in (0x0000, 0x0010, 0x0018, 0x0020, 0x0028)
+)
 _SYSTEM_NAMES: Final = frozenset(
     {".ds_store", ".localized", ".apdisk", ".directory", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 )
@@ -92,9 +96,12 @@ def _judge_bare(file: BinaryIO, size_bytes: int, head: bytes) -> Rejected | None
     None: it is none. ACR-NEMA's files have neither preamble nor UIDs.
     """
     for start in _BARE_STARTS:
-        if head[start : start + 2] not in _FIRST_GROUPS:
+        first = head[start : start + 2]
+        if first not in _FIRST_GROUPS and first not in _LATER_GROUPS:
             continue
         walk = _read(file, size_bytes, start)
+        if first not in _FIRST_GROUPS and not (walk.is_image and _looks_like_data_set(walk, start)):
+            continue
         found = _judge(walk)
         header = found if isinstance(found, Header) else found.header
         if header or _looks_like_data_set(walk, start):

@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from io import TextIOWrapper
 from itertools import islice
@@ -41,18 +41,24 @@ def write_manifest(
 
 
 def scan_manifest(
-    roots: Sequence[Path], out: Path, watch: Watch = nullcontext, report_dir: Path | None = None
+    roots: Sequence[Path],
+    out: Path,
+    watch: Watch = nullcontext,
+    report_dir: Path | None = None,
+    accepted: Collection[str] = (),
 ) -> Counts:
     """The same rows, each with what a run will store of its directory (`tasks/source/expected_instances.py`).
 
     All directories are found before the first is scanned, so that it is known how many are left. Meanwhile
-    they are in a file beside the manifest.
+    they are in a file beside the manifest. `accepted`: reasons for which the run will send what it would
+    hold back.
     """
 
     def rows(finder: StudyDirFinder, counts: Counts, spool: Path) -> Generator[Cells, None, None]:
         with _spool(_counted(finder, counts), spool) as study_dirs:
             counts.finding = False
-            for study_dir, expected in expectations(study_dirs, finder.real_roots, finder.is_own, counts):
+            found = expectations(study_dirs, finder.real_roots, finder.is_own, counts, accepted=accepted)
+            for study_dir, expected in found:
                 yield row_cells(study_dir, expected)
 
     return _write(roots, out, SCANNED_COLUMNS, rows, watch, report_dir)

@@ -98,6 +98,19 @@ TRAVELS = {
     "an item closed as a sequence": part10(SOP + sequence(ITEM + identity() + SEQUENCE_END) + IMAGE),
     "a sequence closed by nothing": part10(SOP + sequence(ITEM + identity() + ITEM_END) + IMAGE),
     "neither item nor sequence closed": part10(SOP + sequence(ITEM + identity()) + IMAGE),
+    "no item, closed as one": part10(SOP + sequence(ITEM_END) + IMAGE),
+    "no item, closed by nothing": part10(SOP + sequence(b"") + IMAGE),
+    **{
+        f"an inner sequence, {name}": part10(
+            SOP + sequence(ITEM + sequence(value, 0x0008114A) + ITEM_END + SEQUENCE_END) + IMAGE
+        )
+        for name, value in {
+            "no item, closed as one": ITEM_END,
+            "no item, closed by nothing": b"",
+            "an item with a length, closed as one": implicit(0xFFFEE000, identity()) + ITEM_END,
+            "an item with a length, closed by nothing": implicit(0xFFFEE000, identity()),
+        }.items()
+    },
     "a sequence longer than the file": part10(
         SOP + explicit(SEQUENCE, b"SQ", ITEM + identity() + ITEM_END, length=0x7FFFFFF0) + IMAGE
     ),
@@ -210,6 +223,16 @@ HELD_BACK = {
     "ACR-NEMA, big endian": (
         implicit(0x00080010, b"ACR-NEMA 2.0", order=">") + implicit(0x00080060, b"CT", order=">"),
         "invalid/no_preamble",
+    ),
+    "a data set that begins with the patient": (
+        explicit(0x00100010, b"PN", b"Doe^Jane") + explicit(0x00100020, b"LO", b"12") + size() + pixels(),
+        "invalid/no_preamble",
+    ),
+    "a data set of pixels alone": (size() + pixels(), "invalid/no_preamble"),
+    "a command's length before ACR-NEMA": (implicit(0, bytes(4)) + ACR_NEMA, "invalid/no_preamble"),
+    "two elements that are no image": (
+        explicit(0x00100010, b"PN", b"Doe^Jane") + explicit(0x00100020, b"LO", b"12"),
+        "not_dicom/other",
     ),
     "three bytes of a tag": (b"\x08\x00\x05", "not_dicom/other"),
     "a file in a file": (bytes(128) + b"DICM" + part10(WHOLE), "invalid/malformed"),
