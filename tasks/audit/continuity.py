@@ -105,7 +105,7 @@ def _ask_ledger(known: Known, *, is_at_end: bool) -> KnownRuns | None:
 def _certified(file: int, size: int, certificates: Sequence[Certificate]) -> _Certified:
     """Up to the last line that a certificate names. Raises Break when one of them is another."""
     last, last_end = Chain(), 0
-    placed = _ends_oflines_of(file, size, {each.lines for each in certificates if not each.trail_bytes})
+    placed = _ends_of_lines(file, size, {each.lines for each in certificates if not each.trail_bytes})
     for each in certificates:
         end = each.trail_bytes or placed.get(each.lines, size + 1)
         if end > size:
@@ -124,7 +124,7 @@ def _line_before(file: int, end: int) -> bytes:
     return tail[:-1].rpartition(b"\n")[2] if tail.endswith(b"\n") else b""
 
 
-def _ends_oflines_of(file: int, size: int, numbers: set[int]) -> dict[int, int]:
+def _ends_of_lines(file: int, size: int, numbers: set[int]) -> dict[int, int]:
     """Where the lines of these numbers end."""
     ends: dict[int, int] = {}
     lines = begin = 0

@@ -8,6 +8,7 @@ that run says so by a line of its own.
 import fcntl
 import json
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -91,7 +92,8 @@ class Trail:
                 at_work = facts_of(line).get("run_id", "")
             elif at_work == run_id and _ISSUED in line:
                 facts = facts_of(line)
-                yield str(facts["key"]), int(since_ns(str(facts["at"])))
+                if (at_ns := since_ns(str(facts.get("at")))) < math.inf:
+                    yield str(facts.get("key", "")), int(at_ns)
 
     def flush(self) -> None:
         """Returns when every recorded line is on the disk."""

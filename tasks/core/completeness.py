@@ -148,6 +148,11 @@ class StudyTally:
         self._studies = DistinctValues()
         self._modalities = DistinctValues()
 
+    @property
+    def study_no(self) -> int:
+        """The study's."""
+        return self._entry.study_no
+
     def add(
         self,
         status: str,

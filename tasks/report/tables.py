@@ -146,7 +146,6 @@ class Totals:
         self._ahead = iter(studies)
         self._overlaps = overlaps
         self._tell = tell
-        self._study_no = -1
         self._tally: StudyTally | None = None
         self.studies = 0
         self.complete_studies = 0
@@ -179,20 +178,19 @@ class Totals:
             pass
 
     def _tally_of(self, study_no: int) -> StudyTally:
-        while self._study_no != study_no:
-            if not self._next():
-                raise InternalError("The rows of the report did not come study by study: this is a defect.")
-        assert self._tally is not None
-        return self._tally
+        while tally := self._tally or self._next():
+            if tally.study_no == study_no:
+                return tally
+            self._next()
+        raise InternalError("The rows of the report did not come study by study: this is a defect.")
 
-    def _next(self) -> bool:
+    def _next(self) -> StudyTally | None:
         """Goes on to the next study, if there is one."""
         if self._tally is not None:
             self._count(self._tally.result())
         entry = next(self._ahead, None)
-        self._study_no = -1 if entry is None else entry.study_no
         self._tally = None if entry is None else StudyTally(entry, self._overlaps.get(entry.study_no))
-        return entry is not None
+        return self._tally
 
     def _count(self, study: StudyResult) -> None:
         self.studies += 1
