@@ -206,13 +206,8 @@ class Files:
         return is_new
 
     def issue_lost(self, db: sa.Connection, keys: Sequence[tuple[str, int]]) -> None:
-        """Of these keys, and when they came: those that are not known. Nothing was sent to them."""
-        of_keys = issued_key.c.key.in_([key for key, _ in keys])
-        found = sa.select(issued_key.c.key).where(issued_key.c.campaign == self._scope.campaign, of_keys)
-        known = set(db.execute(found).scalars())
-        for key, issued_ns in keys:
-            if key not in known:
-                self.issue_unused(db, key, issued_ns)
+        """Adds those of these keys, each with when it came, that are not known. Nothing was sent to them."""
+        self._issue_keys(db, [(NO_FILE, key, issued_ns, "") for key, issued_ns in keys])
 
     def settle(self, db: sa.Connection, requests: Sequence[Settling]) -> list[None]:
         """Keeps outcomes: each statement for all files at once, not file by file."""

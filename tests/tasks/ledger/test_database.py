@@ -11,11 +11,12 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.exc import OperationalError
 
 from tasks.core.errors import StoppedError, UsageError
 from tasks.core.escape import escape
 from tasks.core.models import Digests, Header, Outcome, Reason, Status
-from tasks.ledger.database import connect, prepare
+from tasks.ledger.database import BusyError, connect, plain_errors, prepare
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.schema import HEAD, metadata, revision
 from tasks.ledger.statements import Scope, known_select
@@ -322,3 +323,11 @@ class TestDatabase:
         subprocess.run([sys.executable, "-c", looks, str(path)], check=True)
         assert log.stat().st_ino == before
         ledger.close()
+
+
+@pytest.mark.parametrize("does", ["starting up", "shutting down", "not yet accepting connections"])
+def test_a_server_that_is_not_ready_is_named_and_waited_for(does: str) -> None:
+    refusal = OperationalError("", {}, Exception(f"FATAL:  the database system is {does}"))
+    said = r"used: the database system is starting or stopping\. Mend that"
+    with pytest.raises(BusyError, match=said), plain_errors():
+        raise refusal
