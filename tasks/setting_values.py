@@ -1,12 +1,18 @@
 """What the value of a setting has to be, where its type and limits don't say it."""
 
+import hashlib
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tasks.core.allowed_hosts import why_not
+from tasks.core.models import ACCEPTABLE
 from tasks.core.platform_host import host_and_port
 from tasks.core.retry import BUDGETS
 
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+BUDGETS_IN_WORDS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
 # RFC 9110, 5.1; not one that says who asks, what is asked, or where a message ends.
 _HEADER: Final = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+\Z")
 _NOT_FOR_KEYS: Final = re.compile(
@@ -30,6 +36,13 @@ PLAIN_URL: Final = re.compile(
 WITHOUT_USER_OR_QUERY: Final = r"^(?!(?:[^:/?#]*:)?/*[^/?#]*@)[^?#]*$"  # of an endpoint
 
 
+def no_secret() -> "SecretStr":
+    """An empty one."""
+    from pydantic import SecretStr
+
+    return SecretStr("")
+
+
 def known_kinds(retries: tuple[str, ...]) -> tuple[str, ...]:
     """The same, each of the form KIND=COUNT. Raises ValueError."""
     for each in retries:
@@ -37,6 +50,24 @@ def known_kinds(retries: tuple[str, ...]) -> tuple[str, ...]:
         if kind not in BUDGETS or not count.isdecimal():
             raise ValueError(f"is KIND=COUNT, where KIND is one of {', '.join(BUDGETS)}")
     return retries
+
+
+def reasons_in_order(text: str) -> str:
+    """The same reasons, comma-separated, in one order. Raises ValueError for a word that is none."""
+    words = {word.strip() for word in text.split(",")} - {""}
+    if not words <= {*ACCEPTABLE}:
+        raise ValueError(f"names no others than {', '.join(ACCEPTABLE)}, separated by commas")
+    return ",".join(reason for reason in ACCEPTABLE if reason in words)
+
+
+def as_reasons(text: str) -> frozenset[str]:
+    """Those that are named, comma-separated."""
+    return frozenset(text.split(",")) - {""}
+
+
+def digest_of(name: str, secret: str) -> str:
+    """What a secret is called; empty for none."""
+    return f"{name} {hashlib.sha256(secret.encode()).hexdigest()[:16]}" if secret else ""
 
 
 def without_upload(url: str) -> str:

@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from tasks.core.errors import FaultKind
-from tasks.core.models import Balance, OnConflict
+from tasks.core.models import ACCEPTABLE, Balance, OnConflict
 from tasks.core.retry import BUDGETS
 from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables, without_effect
+from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tasks.setting_values import (
+    BUDGETS_IN_WORDS,
     WITHOUT_SECRETS,
+    as_reasons,
+    digest_of,
     has_password,
     is_header_for_keys,
     known_kinds,
+    no_secret,
+    reasons_in_order,
     why_no_endpoint,
     without_upload,
 )
@@ -31,14 +37,6 @@ if TYPE_CHECKING:
 
 MOST_PARALLEL: Final = 20  # what the platform asks for
 MOST_SHARDS: Final = 1000
-
-_BUDGETS: Final = ", ".join(f"{kind}={count}" for kind, count in BUDGETS.items())
-
-
-def _no_secret() -> "SecretStr":
-    from pydantic import SecretStr
-
-    return SecretStr("")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +54,28 @@ class DemoSettings(Declared):
 
     directory: Annotated[Path, Setting("Where everything of the demo is put.")] = Path("demo")
     slices: Annotated[int, Setting("Slices of the generated CT study.", limits={"ge": 1})] = 300
+
+
+AcceptedReasons = Annotated[
+    str,
+    Setting(
+        "Send as it is what is held back as malformed, no_preamble, truncated: which, comma-separated.",
+        convert=reasons_in_order,
+        form={"pattern": f"^({'|'.join(ACCEPTABLE)}|[, ])*$"},
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceptSettings(Declared):
+    """What a run sends though it would be held back: a scan expects that, too."""
+
+    accept: AcceptedReasons = ""
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """The reasons for which a file is sent all the same."""
+        return as_reasons(self.accept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,50 +104,6 @@ class ServeSettings(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SandboxSettings(Declared):
-    """Of `dicom-ingest sandbox`, which chooses for its gateway what is not given."""
-
-    prefix = f"{PREFIX}SANDBOX_"
-
-    port: Annotated[int | None, Setting("Port of the upload API; a free one when not given.")] = None
-    data_dir: Annotated[Path, Setting("Where the objects are kept.")] = Path("sandbox")
-
-
-def _of_gateway(text: str, use: Use = Use.ENVIRONMENT_ALONE, **limits: int) -> Setting:
-    return Setting(text, use, limits)
-
-
-@dataclass(frozen=True, kw_only=True)
-class GatewaySettings(Declared):
-    """Of the sandbox's gateway: environment alone, where an empty text is not given."""
-
-    prefix = SandboxSettings.prefix
-    ignores_empty = True
-
-    client_id: Annotated[str, _of_gateway("The OAuth2 client.")]
-    client_secret: Annotated["SecretStr", _of_gateway("The OAuth2 client's secret.", Use.SECRET)]
-    scope: Annotated[str, _of_gateway("What a client may ask for, space-separated.")] = "upload"
-    token_lifetime_s: Annotated[int, _of_gateway("How long a token lasts.", ge=1)] = 3600
-    url_lifetime_s: Annotated[int, _of_gateway("How long a URL does; SigV4's week.", ge=1, le=604_800)] = 900
-    key_prefix: Annotated[str, _of_gateway("What every key begins with.")] = "uploads"
-    bucket: Annotated[str, _of_gateway("The bucket; none: of an embedded store.")] = ""
-    s3_endpoint: Annotated[str, _of_gateway("Where the bucket is; empty: AWS S3, in the region.")] = ""
-    region: Annotated[str, _of_gateway("The bucket's region.")] = "us-east-1"
-    access_key_id: Annotated[str, _of_gateway("Its key; none: boto3 looks for credentials.")] = ""
-    secret_access_key: Annotated["SecretStr", _of_gateway("That key's secret.", Use.SECRET)] = field(
-        default_factory=_no_secret
-    )
-    data_dir: Annotated[Path | None, _of_gateway("Where the embedded store is.")] = None
-    host: Annotated[str, _of_gateway("Where it listens.")] = "127.0.0.1"
-    port: Annotated[int, _of_gateway("And on which port.", ge=0, le=65_535)] = 8000
-
-    def _faults(self) -> Iterator[str]:
-        yield from super()._faults()
-        if not self.bucket and (self.s3_endpoint or not self.data_dir):
-            yield "name a BUCKET (and S3_ENDPOINT unless it is AWS), or a DATA_DIR for an embedded one"
-
-
-@dataclass(frozen=True, kw_only=True)
 class PlatformSettings(Declared):
     """Where to send, and as whom."""
 
@@ -141,7 +117,7 @@ class PlatformSettings(Declared):
         ),
     ]
     token: Annotated["SecretStr", Setting("A static bearer token for the API.", Use.BLOCK | Use.SECRET)] = (
-        field(default_factory=_no_secret)
+        field(default_factory=no_secret)
     )
     token_file: Annotated[
         Path | None,
@@ -155,14 +131,14 @@ class PlatformSettings(Declared):
     )
     client_id: Annotated[str, Setting("The OAuth2 client.", Use.BLOCK)] = ""
     client_secret: Annotated["SecretStr", Setting("The OAuth2 client's secret.", Use.BLOCK | Use.SECRET)] = (
-        field(default_factory=_no_secret)
+        field(default_factory=no_secret)
     )
     client_secret_file: Annotated[
         Path | None, Setting("A file that holds the OAuth2 client's secret.", Use.ENVIRONMENT_ALONE)
     ] = None
     api_key: Annotated[
         "SecretStr", Setting("A key for the API, beside a token or in place of one.", Use.BLOCK | Use.SECRET)
-    ] = field(default_factory=_no_secret)
+    ] = field(default_factory=no_secret)
     api_key_file: Annotated[
         Path | None,
         Setting(
@@ -270,6 +246,7 @@ class RunSettings(LedgerSettings):
             form={"title": "On Conflict"},
         ),
     ] = OnConflict.REPORT
+    accept: AcceptedReasons = ""
     same_platform: Annotated[
         bool,
         Setting(
@@ -293,7 +270,7 @@ class RunSettings(LedgerSettings):
     retries: Annotated[
         tuple[str, ...],
         Setting(
-            f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {_BUDGETS}.",
+            f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {BUDGETS_IN_WORDS}.",
             convert=known_kinds,
             form={"items": {"type": "string", "pattern": rf"^({'|'.join(BUDGETS)})=[0-9]+$"}},
         ),
@@ -308,6 +285,11 @@ class RunSettings(LedgerSettings):
     allow_http: Annotated[
         bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
     ] = False
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """The reasons for which a file is sent all the same."""
+        return as_reasons(self.accept)
 
     @property
     def budgets(self) -> dict[FaultKind, int]:
@@ -329,10 +311,12 @@ class Settings(RunSettings, ReportSettings, TlsSettings, PlatformSettings):
     @property
     def credential(self) -> str:
         """By what name the API knows us: a client's id, digests of token and API key; never a secret."""
-        token = f"client {self.client_id}" if self.token_url else _digest("token", self.token)
+        static = digest_of("token", self.token.get_secret_value())
+        token = f"client {self.client_id}" if self.token_url else static
+        key = digest_of("API key", self.api_key.get_secret_value())
         names = (
             "token file" if self.token_file else token,
-            "API key file" if self.api_key_file else _digest("API key", self.api_key),
+            "API key file" if self.api_key_file else key,
             "client certificate" if self.client_cert else "",
         )
         return " and ".join(filter(None, names)) or "none"
@@ -351,13 +335,8 @@ class Settings(RunSettings, ReportSettings, TlsSettings, PlatformSettings):
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
-ShardCount = Annotated[
-    int,
-    Setting(
-        "How many parts, of whole studies. More parts than workers even out their pace.",
-        limits={"ge": 1, "le": MOST_SHARDS},
-    ),
-]
+_PARTS: Final = "How many parts, of whole studies. More parts than workers even out their pace."
+ShardCount = Annotated[int, Setting(_PARTS, limits={"ge": 1, "le": MOST_SHARDS})]
 ShardBalance = Annotated[Balance, Setting("What is to be equal between shards: files, or bytes.")]
 
 
@@ -367,11 +346,6 @@ class MigrationSettings(Declared):
 
     shards: ShardCount = 4
     balance: ShardBalance = Balance.FILES
-
-
-def _digest(name: str, secret: "SecretStr") -> str:
-    text = secret.get_secret_value().encode()
-    return f"{name} {hashlib.sha256(text).hexdigest()[:16]}" if text else ""
 
 
 def load(**given: Any) -> Settings:

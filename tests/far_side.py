@@ -26,7 +26,7 @@ from email.utils import formatdate
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 TOKEN = "a-static-token"  # accepted from the start
 CLIENT_ID = "client"
@@ -80,15 +80,23 @@ class StoredAs:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredWith:
+    """Stored and answered with headers that say something of the body."""
+
+    headers: Callable[[bytes], Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Minted:
     """A URL with other properties than usual."""
 
     key: str = ""
     host: str = ""
     lifetime_s: int = 900
+    signed_headers: str = "host"
 
 
-Deviation = Reply | Reset | StoredAs | Minted
+Deviation = Reply | Reset | StoredAs | StoredWith | Minted
 Script = Callable[[Request], Deviation | None]
 
 
@@ -267,12 +275,12 @@ class FarSide:
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Date": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(signed)),
             "X-Amz-Expires": str(wanted.lifetime_s),
-            "X-Amz-SignedHeaders": "host",
+            "X-Amz-SignedHeaders": quote(wanted.signed_headers),
             "X-Amz-Signature": grant.signature,
         }
         host = wanted.host or f"127.0.0.1:{self._server.server_port}"
         pairs = "&".join(f"{name}={value}" for name, value in query.items())
-        return _json(200, {"url": f"{self._scheme}://{host}/bucket/{key}?{pairs}", "key": key})
+        return _json(200, {"url": f"{self._scheme}://{host}/bucket/{quote(key)}?{pairs}", "key": key})
 
     def objection(self, key: str, query: Mapping[str, list[str]], headers: Message) -> Reply | None:
         """Why S3 would refuse it, whatever is in its body."""
@@ -373,7 +381,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _put(self) -> Reply | Reset:
         parts = urlsplit(self.path)
-        key = parts.path.removeprefix("/bucket/")
+        key = unquote(parts.path).removeprefix("/bucket/")
         request = self.far_side.take_down(Step.PUT, key, self.headers)
         deviation = self.far_side.script(request)
         if deviation == Reset():
@@ -394,6 +402,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.far_side.store(key, body)
         if isinstance(deviation, Reset):
             return Reset()
+        if isinstance(deviation, StoredWith):
+            return Reply(200, headers=deviation.headers(body))
         if isinstance(deviation, StoredAs):
             etag = {} if deviation.etag is None else {"ETag": deviation.etag}
             return Reply(deviation.status, headers={**etag, **deviation.headers})

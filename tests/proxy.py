@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ class Proxy(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[str] = []  # hosts
+        self.answer_to_get: Callable[[], bytes] | None = None  # in place of its own
 
     @property
     def url(self) -> str:
@@ -35,7 +36,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._note_host()
         key = f"key-{len(self.server.asked)}"
-        self._answer(200, {"url": f"{STORE}/{key}", "key": key})
+        own = {"url": f"{STORE}/{key}", "key": key}
+        self._answer(
+            200, self.server.answer_to_get() if self.server.answer_to_get else json.dumps(own).encode()
+        )
 
     def do_HEAD(self) -> None:
         self._note_host()
@@ -57,8 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _note_host(self) -> None:
         self.server.asked.append(urlsplit(self.path).hostname or DIRECTLY)
 
-    def _answer(self, status: int, body: dict[str, str] | None = None) -> None:
-        text = json.dumps(body).encode() if body else b""
+    def _answer(self, status: int, text: bytes = b"") -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

@@ -17,11 +17,13 @@ from prefect.analytics import is_telemetry_enabled
 from flows.cli.commands import app
 from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError
-from tasks.core.models import OnConflict, Reason, Status, Summary
+from tasks.core.models import ACCEPTABLE, Flaw, OnConflict, Reason, Status, Summary
+from tasks.core.problems import CURES
 from tasks.declaration import Declared, Use, declarations, variables
 from tasks.report.directory import FILES
 from tasks.report.studies_csv import STUDY_COLUMNS
-from tasks.settings import KINDS, VARIABLES, GatewaySettings, SandboxSettings
+from tasks.sandbox_settings import GatewaySettings, SandboxSettings
+from tasks.settings import KINDS, VARIABLES
 from tests import stopping_messages
 from tests.report_columns_table import column_table
 
@@ -209,7 +211,7 @@ class TestEverything:
 
     def test_every_choice_of_an_option_is_documented(self) -> None:
         """Beside the option."""
-        assert missing(set(OnConflict), section("## Settings")) == []
+        assert missing({*OnConflict, *ACCEPTABLE}, section("## Settings")) == []
 
     @pytest.mark.parametrize("code", sorted(exit_codes()))
     def test_every_exit_code_is_documented(self, code: int) -> None:
@@ -228,6 +230,16 @@ class TestTroubleshooting:
         """And none for what is no reason."""
         rows = table(section("### A row of the report"), "status", "reason")
         assert sorted(row[1].strip("`") for row in rows if row[1]) == sorted(set(Reason) - {Reason.NONE})
+
+    def test_has_every_flaw_of_a_file_beside_its_reason(self) -> None:
+        """In the words of the row's `detail`, and with what to do in those of the log."""
+        rows = {
+            row[1].strip("`"): row for row in table(section("### A row of the report"), "status", "reason")
+        }
+        for flaw in set(Flaw) - {Flaw.NONE}:
+            assert f"`{flaw}`" in rows[flaw.reason][3]
+        for reason, cure in CURES.items():
+            assert cure in rows[reason][4].replace("`", "")
 
     @pytest.mark.parametrize("key", [*stopping_messages.messages()])
     def test_has_a_row_for_every_message_that_stops_a_run(self, key: str) -> None:

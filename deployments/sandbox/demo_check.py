@@ -1,9 +1,12 @@
 """Is the report true? It is held against what was planted and, byte for byte, against the bucket."""
 
+import base64
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+
+from awscrt.checksums import crc64nvme
 
 from deployments.sandbox.samples import Expected, Pair, Planted
 from tasks.core.escape import escape
@@ -111,6 +114,7 @@ def _digests(row: Row, sent: bytes) -> Iterator[str]:
         "size_bytes": str(len(sent)),
         "sha256": hashlib.sha256(sent).hexdigest(),
         "md5": hashlib.md5(sent, usedforsecurity=False).hexdigest(),
+        "crc64nvme": base64.b64encode(crc64nvme(sent).to_bytes(8, "big")).decode(),
     }
     for column, value in true.items():
         if row[column] != value:

@@ -22,7 +22,8 @@ from typing import Final, NoReturn, Self
 from deployments.sandbox import storage
 from deployments.sandbox.storage import last_lines, open_private
 from tasks.core.errors import IngestError, StoppedError, UsageError
-from tasks.settings import SandboxSettings
+from tasks.declaration import declarations
+from tasks.sandbox_settings import SandboxSettings, StoreSettings
 
 _PREFIX: Final = SandboxSettings.prefix
 _LAST_PORT: Final = 65_535
@@ -43,18 +44,21 @@ class Sandbox:
 
     @classmethod
     @contextmanager
-    def start(cls, data_dir: Path, port: int | None = None) -> Iterator[Self]:
+    def start(
+        cls, data_dir: Path, port: int | None = None, store: StoreSettings | None = None
+    ) -> Iterator[Self]:
         """Starts it on `port` of 127.0.0.1, and stops it when the block ends.
 
         Without a `port` it takes the last one of this data directory again, for a campaign knows its platform
         by that; when another program has it, a free one.
-        `data_dir` holds the objects and the logs. DICOM_INGEST_SANDBOX_* settings choose another bucket,
+        `data_dir` holds the objects and the logs. `store` says how that answers, the environment where it
+        is not given. DICOM_INGEST_SANDBOX_* settings choose another bucket,
         client or lifetimes. Raises UsageError when the extra is not installed, the port is in use, the folder
         can't be written or a setting is wrong, and StoppedError when it does not start for another reason.
         """
         _require_extra()
         data_dir = _private_directory(data_dir)
-        environment = _environment(data_dir)
+        environment = _environment(data_dir) | _how_to_answer(store)
         log = data_dir / "gateway.log"
         with _listen(port, data_dir) as listener:
             address: tuple[str, int] = listener.getsockname()
@@ -110,12 +114,12 @@ class Sandbox:
         )
 
 
-def serve(data_dir: Path, port: int | None = None) -> None:
+def serve(data_dir: Path, port: int | None = None, store: StoreSettings | None = None) -> None:
     """`dicom-ingest sandbox`: starts it, says how to point at it, and stops it at SIGINT or SIGTERM."""
     with (
         _interrupted_by(signal.SIGINT, signal.SIGTERM),
         suppress(KeyboardInterrupt),
-        Sandbox.start(data_dir, port) as sandbox,
+        Sandbox.start(data_dir, port, store) as sandbox,
     ):
         env_file = data_dir.resolve() / "sandbox.env"
         sandbox.write_env_file(env_file)
@@ -179,6 +183,15 @@ def _environment(data_dir: Path) -> dict[str, str]:
         f"{_PREFIX}DATA_DIR": str(data_dir),
     }
     return environment if _names_a_bucket() else _without_aws(environment)
+
+
+def _how_to_answer(store: StoreSettings | None) -> dict[str, str]:
+    if store is None:
+        return {}
+    return {
+        f"{_PREFIX}{each.name.upper()}": str(getattr(store, each.name))
+        for each in declarations(StoreSettings)
+    }
 
 
 def _without_aws(environment: dict[str, str]) -> dict[str, str]:

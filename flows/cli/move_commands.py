@@ -1,5 +1,6 @@
 """Commands that move an archive: its manifest, and the runs that upload it."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -12,6 +13,7 @@ from tasks.core.words import counted
 from tasks.declaration import load_as
 from tasks.process_memory import keep_imports, share_memory_between_threads
 from tasks.settings import (
+    AcceptSettings,
     ManifestSettings,
     MigrationSettings,
     ReportDirectorySettings,
@@ -119,10 +121,11 @@ def manifest(
             "Name at least one directory to look in: dicom-ingest manifest ROOT... -o manifest.csv"
         )
     settings = load_as(ManifestSettings, **options.given(ManifestSettings))
+    accepted = load_as(AcceptSettings, **options.given(AcceptSettings)).accepted
     share_memory_between_threads()
     try:
         with safe_errors():
-            write = scan_manifest if settings.scan else write_manifest
+            write = partial(scan_manifest, accepted=accepted) if settings.scan else write_manifest
             counts = write(roots, settings.output, show_counts, _begun_report_dir())
     except KeyboardInterrupt:
         raise InterruptedRunError(_NO_MANIFEST) from None

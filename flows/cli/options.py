@@ -7,13 +7,14 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Group, Parameter
 
 from tasks.declaration import Declaration, Declared, Use, declarations
+from tasks.sandbox_settings import SandboxSettings
 from tasks.settings import (
+    AcceptSettings,
     CommandSettings,
     DemoSettings,
     LedgerSettings,
     ManifestSettings,
     MigrationSettings,
-    SandboxSettings,
     ServeSettings,
     Settings,
 )
@@ -78,7 +79,7 @@ class MigrateOptions(Given):
     """Options of what has many workers send files."""
 
 
-@_with_options(ManifestSettings, CommandSettings)
+@_with_options(ManifestSettings, AcceptSettings, CommandSettings)
 class ManifestOptions(Given):
     """Options of what writes a manifest."""
 

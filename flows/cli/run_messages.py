@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.orchestration.standard_streams import list_out, say
-from tasks.core.words import counted
+from tasks.core.words import counted, one_word
 
 if TYPE_CHECKING:
     from tasks.core.models import Summary
@@ -28,7 +28,7 @@ def list_files(report_dir: Path) -> None:
     from tasks.report.reader import read_report
 
     def line(row: dict[str, str]) -> str:
-        outcome = " ".join(part for part in (row["status"], row["reason"], row["detail"]) if part)
+        outcome = " ".join(filter(None, (row["status"], row["reason"], one_word(row["detail"]))))
         return f"{escape(row['path'])}\t{escape(row['key']) or '-'}\t{escape(outcome)}"
 
     list_out(map(line, read_report(report_dir)))

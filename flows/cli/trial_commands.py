@@ -2,7 +2,8 @@
 
 from flows.cli.options import DemoOptions, SandboxOptions
 from tasks.declaration import load_as
-from tasks.settings import DemoSettings, SandboxSettings
+from tasks.sandbox_settings import SandboxSettings
+from tasks.settings import DemoSettings
 
 
 def demo(*, options: DemoOptions = DemoOptions()) -> int:
@@ -18,5 +19,5 @@ def sandbox(*, options: SandboxOptions = SandboxOptions()) -> int:
     from deployments.sandbox.sandbox import serve
 
     settings = load_as(SandboxSettings, **options.given(SandboxSettings))
-    serve(settings.data_dir, settings.port)
+    serve(settings.data_dir, settings.port, settings)
     return 0

@@ -16,7 +16,7 @@ class TrailFacts:
     runs: set[str] = field(default_factory=set)  # whose lines it has, up to the report's end
     later: set[str] = field(default_factory=set)  # whose lines follow that
     report_sha256: dict[str, str] = field(default_factory=dict)  # by run: of report.csv, as it ended
-    first_at: str = ""
+    first: tuple[str, float] | None = None  # of its first line: the run, and when
     killed: dict[str, str] = field(default_factory=dict)  # runs without an end, before the last run's end
     issued_later: int = 0  # keys in the lines that follow the report's end
 

@@ -43,9 +43,10 @@ def write_certificate(
     """Writes it beside the report and, with a key, its signature: Ed25519 (RFC 8032) over its bytes.
 
     It has the digests of what was `written`, whatever lies in the directory by now, and where the trail ends:
-    its lines, the hash of the last, its size.
+    its lines, the hash of the last, its size. `unvouched`: for so many files no checksum of the store's does.
     """
     facts: dict[str, Any] = {name: getattr(written.summary, name) for name in (*_RUN, *_SUMMED, *_TIMED)}
+    facts["unvouched"] = written.unvouched
     facts["sha256"] = written.sha256
     facts["audit"] = {"lines": chain.lines, "head": chain.head, "bytes": trail_bytes}
     certificate = json.dumps(facts, indent=2).encode() + b"\n"

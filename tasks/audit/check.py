@@ -29,6 +29,7 @@ from tasks.audit.trail_reader import follow_trail, read_certificates
 from tasks.core.audit_chain import ENDS, Course, Event
 from tasks.core.errors import IngestError, UsageError
 from tasks.core.escape import escape
+from tasks.ledger.database import require_own_files, sqlite_file
 from tasks.ledger.known_runs import KnownRun, KnownRuns, read_known_runs
 from tasks.ledger.private_files import opened
 from tasks.report.directory import (
@@ -79,6 +80,8 @@ def _trail_dir(report_dir: Path) -> Path:
 
 
 def _ask_ledger(ledger_at: Path | str, found: Findings) -> KnownRuns | None:
+    if file := sqlite_file(ledger_at):
+        require_own_files(file)
     try:
         known = read_known_runs(ledger_at)
     except IngestError as error:
@@ -102,7 +105,7 @@ def _read_trail(audited: Audited) -> None:
             audited.trail_dir, audited.certificates, course, found.add_fault, own
         ):
             event = str(facts.get("event"))
-            trail.first_at = trail.first_at or str(facts.get("at", ""))
+            trail.first = trail.first or (str(facts.get("run_id")), since_ns(str(facts.get("at"))))
             is_later = chain.lines > end
             if event == Event.RUN_STARTED:
                 run_id = str(facts.get("run_id"))
@@ -133,21 +136,25 @@ def _known_run_ids(audited: Audited) -> frozenset[str] | None:
 
 def _add_no_trail(audited: Audited, error: OSError) -> None:
     """A fault, where there was one; UsageError where nothing says so."""
-    is_report = (audited.report_dir / SUMMARY_JSON).exists()
-    if (
-        not audited.certificates
-        and not is_report
-        and isinstance(error, FileNotFoundError | NotADirectoryError)
-    ):
+    is_report = bool(audited.certificates) or (audited.report_dir / SUMMARY_JSON).exists()
+    is_removed = is_report or _is_known_to_ledger(audited)
+    if not is_removed and isinstance(error, FileNotFoundError | NotADirectoryError):
         raise UsageError(
             "There is no run in this directory, for there is no audit.jsonl that can be read: name the "
             "report directory of a run."
         ) from None
     if isinstance(error, FileNotFoundError):
-        audited.found.add_fault(f"There is no {AUDIT_JSONL}: it was removed, for a run's report is there.")
+        why = "a run's report is there" if is_report else "the ledger knows a run into this directory"
+        audited.found.add_fault(f"There is no {AUDIT_JSONL}: it was removed, for {why}.")
     else:
         why = os.strerror(error.errno or 0)
         audited.found.add_fault(f"The audit trail can't be read: {why}.")
+
+
+def _is_known_to_ledger(audited: Audited) -> bool:
+    """Whether the ledger knows a run into this directory that had lines in its trail."""
+    ledger = audited.ledger
+    return ledger is not None and any(map(ledger.has_lines, ledger.into(audited.trail_dir)))
 
 
 def _check_end(audited: Audited, course: Course) -> None:
@@ -226,8 +233,7 @@ def _check_ledger(audited: Audited) -> None:
     if ledger is None or not ledger.is_on_disk or audited.is_earlier:
         return
     seen = {*trail.runs, *trail.later}
-    first_ns = 0 if ledger.lies_in(audited.trail_dir) else since_ns(trail.first_at)
-    runs = [each for each in ledger.into(audited.trail_dir) if each.started_ns >= first_ns]
+    runs = ledger.into_since(audited.trail_dir, *(trail.first or ("", math.inf)))
     for each in runs:
         if each.run_id in seen:
             continue

@@ -146,17 +146,18 @@ def _follow_rest(file: int, size: int, certified: _Certified, in_ledger: KnownRu
     """The runs of the lines that follow the last certified one; raises what is wrong with a line."""
     course = Course(certified.run_ids | in_ledger.run_ids if in_ledger else None)
     began: set[str] = set()
-    for chain, event, line in follow_links(_lines(file, certified.end, size), certified.chain):
+    for chain, event, line in follow_links(lines_of(file, certified.end, size), certified.chain):
         if event not in _PARSED and course.current:
             continue  # as all but a few
-        facts = _facts(line) if event in _PARSED else {}
+        facts = facts_of(line) if event in _PARSED else {}
         if what := course.follow(event, facts):
             raise Break(chain.lines, what)
         began.add(str(facts.get("run_id", "")))
     return began
 
 
-def _lines(file: int, begin: int, end: int) -> Iterator[bytes]:
+def lines_of(file: int, begin: int, end: int) -> Iterator[bytes]:
+    """The lines of an open trail between two places."""
     with os.fdopen(os.dup(file), "rb") as lines:
         lines.seek(begin)
         while begin < end and (line := lines.readline(LONGEST_LINE)):
@@ -164,7 +165,8 @@ def _lines(file: int, begin: int, end: int) -> Iterator[bytes]:
             yield line
 
 
-def _facts(line: bytes) -> dict[str, Any]:
+def facts_of(line: bytes) -> dict[str, Any]:
+    """What a line says; nothing of one that is no JSON object."""
     try:
         facts = json.loads(line)
     except (ValueError, RecursionError):
@@ -175,24 +177,15 @@ def _facts(line: bytes) -> dict[str, Any]:
 def _misses_a_run(file: int, size: int, seen: Set[str], report_dir: Path, in_ledger: KnownRuns) -> bool:
     """Whether a run into this directory should have lines here, and has none.
 
-    A directory may have been removed, and made anew, since: unless the ledger lies in it, what began before
-    the trail's first line is no run of this trail. Servers are asked by machines on which one path is many
-    directories.
+    Servers are asked by machines on which one path is many directories.
     """
     if not in_ledger.is_on_disk:
         return False
-    first_ns = 0 if in_ledger.lies_in(report_dir) else _began_ns(file)
-    sought = [
-        each for each in in_ledger.into(report_dir) if each.run_id not in seen and each.started_ns >= first_ns
-    ]
+    first = facts_of(os.pread(file, LONGEST_LINE, 0).partition(b"\n")[0])
+    since = str(first.get("run_id")), since_ns(str(first.get("at")))
+    sought = [each for each in in_ledger.into_since(report_dir, *since) if each.run_id not in seen]
     in_trail = _runs_of(file, size) if sought else set()
     return any(each.run_id not in in_trail and in_ledger.has_lines(each) for each in sought)
-
-
-def _began_ns(file: int) -> float:
-    """When the first line was written; never, for a trail without one."""
-    first = os.pread(file, LONGEST_LINE, 0).partition(b"\n")[0]
-    return since_ns(str(_facts(first).get("at")))
 
 
 def since_ns(at: str) -> float:

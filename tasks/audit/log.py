@@ -8,6 +8,7 @@ that run says so by a line of its own.
 import fcntl
 import json
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tasks.audit.continuity import Known, require_continuity
+from tasks.audit.continuity import Known, facts_of, lines_of, require_continuity, since_ns
 from tasks.core.audit_chain import ENDS, LONGEST_LINE, Chain, Event, digest
 from tasks.core.errors import StoppedError, UsageError
 from tasks.ledger.private_files import OPEN_SAFELY, require_ours, require_regular
@@ -25,6 +26,8 @@ from tasks.report.directory import AUDIT_JSONL
 log = logging.getLogger("dicom_ingest")
 
 _CHUNK: Final = 1 << 20  # bytes
+_STARTED: Final = f'"event":"{Event.RUN_STARTED}"'.encode()
+_ISSUED: Final = f'"event":"{Event.KEY_ISSUED}"'.encode()
 _FIRST: Final = b'{"no":1,'  # what a trail begins with
 
 
@@ -80,6 +83,17 @@ class Trail:
                 raise StoppedError("The run is over: nothing more becomes of its files.")
             self._is_over = event in ENDS
             self._waiting.append((at, event, facts))
+
+    def issued_to(self, run_id: str) -> Iterator[tuple[str, int]]:
+        """Each key that a run was given for a file, and when, in Unix nanoseconds."""
+        at_work = ""
+        for line in lines_of(self._file, 0, self._size):
+            if _STARTED in line:
+                at_work = facts_of(line).get("run_id", "")
+            elif at_work == run_id and _ISSUED in line:
+                facts = facts_of(line)
+                if (at_ns := since_ns(str(facts.get("at")))) < math.inf:
+                    yield str(facts.get("key", "")), int(at_ns)
 
     def flush(self) -> None:
         """Returns when every recorded line is on the disk."""

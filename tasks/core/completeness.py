@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from tasks.core.models import EXIT_ONE, Status, StudyEntry
-from tasks.core.words import counted
+from tasks.core.words import counted, one_word
 
 _MOST_DETAILS: Final = 3  # of one reason, in a sentence
 STORED: Final = frozenset({Status.UPLOADED, Status.ALREADY_UPLOADED, Status.DUPLICATE})
@@ -148,6 +148,11 @@ class StudyTally:
         self._studies = DistinctValues()
         self._modalities = DistinctValues()
 
+    @property
+    def study_no(self) -> int:
+        """The study's."""
+        return self._entry.study_no
+
     def add(
         self,
         status: str,
@@ -165,7 +170,7 @@ class StudyTally:
         self._modalities.add(modality)
         if status in EXIT_ONE:
             self._failures[reason or status] += 1
-            if detail and len(self._details[reason or status]) <= _MOST_DETAILS:
+            if one_word(detail) and len(self._details[reason or status]) <= _MOST_DETAILS:
                 self._details[reason or status].add(detail)
         elif status in STORED:
             self._stored.add(sop_instance_uid)

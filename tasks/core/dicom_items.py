@@ -1,46 +1,32 @@
 """Where a value of undefined length ends: items and fragments are jumped over, not one is read.
 
 DICOM PS3.5 7.5 (sequences) and A.4 (encapsulated pixel data). The walk is a loop with a short stack, so that
-nesting cannot exhaust it, and has a limit, so that endless input ends. Bytes come through `read_at(offset,
-count)`, which gives fewer than asked only at the end of the file.
+nesting cannot exhaust it, and has a limit, so that endless input ends.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-ReadAt = Callable[[int, int], bytes]
-
-UNDEFINED_LENGTH: Final = 0xFFFFFFFF
-ITEM: Final = 0xFFFEE000
-ITEM_DELIMITER: Final = 0xFFFEE00D
-SEQUENCE_DELIMITER: Final = 0xFFFEE0DD
+from tasks.core.dicom_elements import (
+    ITEM,
+    ITEM_DELIMITER,
+    SEQUENCE_DELIMITER,
+    UNDEFINED_LENGTH,
+    Elements,
+    Encoding,
+    ReadAt,
+    is_vr,
+)
 
 _MAX_DEPTH: Final = 256  # pydicom itself gives up at about as many sequences within sequences
-_LONG_VRS: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2: 32-bit length
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How a data set writes its elements."""
-
-    explicit_vr: bool
-    little_endian: bool
-
-    def number(self, raw: bytes) -> int:
-        """An unsigned number of any size."""
-        return int.from_bytes(raw, "little" if self.little_endian else "big")
-
-    def tag(self, raw: bytes) -> int:
-        """Group and element as one number, from the first four bytes."""
-        return self.number(raw[:2]) << 16 | self.number(raw[2:4])
 
 
 class Ending(Enum):
     """How a value of undefined length ended."""
 
-    WHOLE = auto()  # with its delimiter
+    WHOLE = auto()  # with its delimiter, or by what shows that it ended
     OPEN = auto()  # after a whole item the file ends or its zero padding starts: no delimiter, all else
     CUT = auto()  # the file ends within an item
     LOST = auto()  # neither an item nor a delimiter where one must stand, too deep, or over the limit
@@ -48,78 +34,140 @@ class Ending(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """A value of undefined length: how it ended, the offset after it, and how many headers were walked."""
+    """A value of undefined length: how it ended, the offset after it, and how many headers were walked.
+
+    `between`: whether its end, or where the walk was lost, is outside all of its items. `is_beyond`: whether
+    a length leads beyond the end of the file.
+    """
 
     ending: Ending
     end: int
     headers: int
+    between: bool = True
+    is_beyond: bool = False
 
 
-def is_vr(two_bytes: bytes) -> bool:
-    """Whether an explicit VR may stand here: two capital letters. Anything else is part of a length."""
-    return len(two_bytes) == 2 and two_bytes.isalpha() and two_bytes.isupper()
+@dataclass(slots=True)
+class _Level:
+    """A sequence, or an item in it."""
+
+    explicit_vr: bool
+    last_tag: int = -1  # of an item: of its last element
+    has_closed: bool = False  # of a sequence: its last item had a delimiter
 
 
-def skip_items(read_at: ReadAt, start: int, size_bytes: int, encoding: Encoding, limit: int) -> Items:
+def skip_items(
+    elements: Elements, start: int, limit: int, tag: int = -1, *, lenient: bool = False, inner: bool = False
+) -> Items:
     """Find the end of the value of undefined length that starts at `start`, in at most `limit` headers.
 
     Inner delimiters may be missing where the next tag shows it, and an odd fragment may be padded by a byte
-    that is not counted. An item within an explicit data set may be implicit (PS3.5 6.2.2).
+    that is not counted. An item within an explicit data set may be implicit (PS3.5 6.2.2). `lenient`: a
+    sequence, the element `tag`, may also end with the delimiter of an item, or with none where an element
+    follows that can't be in it; so may its items, where an element is out of order, and items and sequences
+    in it whose length leads beyond the file. `inner`: so may sequences within its items, even where the
+    delimiter of the item that holds one is all that follows.
     """
-    levels = [encoding.explicit_vr]  # of sequence, item, sequence, ...: whether it holds explicit VRs
+    walk = _ItemWalk(elements, tag, lenient, inner)
     at = start
-    for walked in range(limit):
-        head = read_at(at, 16)
-        if len(head) < 8 or at > size_bytes:
-            between_items = len(levels) == 1 and at <= size_bytes and not any(head)
-            return Items(Ending.OPEN if between_items else Ending.CUT, min(at, size_bytes), walked)
-        step = (_between_items if len(levels) % 2 else _within_item)(head, levels, encoding)
-        if not levels:
+    for steps in range(limit):
+        head, walked = elements.head(at), steps + walk.headers
+        between = len(walk.levels) == 1
+        if len(head) < 8 or at > elements.size_bytes:
+            is_open = between and at <= elements.size_bytes and not any(head)
+            ending = Ending.OPEN if is_open else Ending.CUT
+            return Items(ending, min(at, elements.size_bytes), walked, between, at > elements.size_bytes)
+        step = walk.step(at, head)
+        if not walk.levels:
             return Items(Ending.WHOLE, at + step, walked + 1)
-        if step < 0 or len(levels) > _MAX_DEPTH:
-            padding = len(levels) == 1 and not any(head)
-            return Items(Ending.OPEN if padding else Ending.LOST, at, walked + 1)
+        if step < 0 or len(walk.levels) > _MAX_DEPTH or elements.cost + walked > limit:
+            padding = between and not any(head)
+            return Items(Ending.OPEN if padding else Ending.LOST, at, walked + 1, between)
         at += step
-    return Items(Ending.LOST, at, limit)
+    return Items(Ending.LOST, at, limit, between=False)
 
 
-def _between_items(head: bytes, levels: list[bool], encoding: Encoding) -> int:
-    """The bytes to go on by where an item or the sequence's delimiter must stand; -1: there is neither."""
-    tag, length = encoding.tag(head), encoding.number(head[4:8])
-    if tag == ITEM:
-        if length != UNDEFINED_LENGTH:
-            return 8 + length
-        levels.append(levels[-1] and is_vr(head[12:14]))
-        return 8
-    if tag == SEQUENCE_DELIMITER:
-        levels.pop()
-        return 8
-    if tag == ITEM_DELIMITER:  # a stray one, after an item of defined length
-        return 8
-    return 1 if encoding.tag(head[1:]) in {ITEM, SEQUENCE_DELIMITER} else -1
+class _ItemWalk:
+    """Steps from header to header; `levels`: sequence, item, sequence, ..."""
 
+    def __init__(self, elements: Elements, tag: int, lenient: bool, inner: bool) -> None:
+        self.levels = [_Level(elements.encoding.explicit_vr)]
+        self._elements = elements
+        self._tag = tag
+        self._lenient = lenient
+        self._inner = inner
+        self.headers = 0  # of plain elements
 
-def _within_item(head: bytes, levels: list[bool], encoding: Encoding) -> int:
-    """The bytes to go on by where an element or the item's delimiter must stand."""
-    tag = encoding.tag(head)
-    if tag in {ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER}:
-        levels.pop()
-        return 8 if tag == ITEM_DELIMITER else 0  # 0: the item's delimiter is missing
-    header_bytes, length = _extent(head, levels[-1], encoding)
-    if length != UNDEFINED_LENGTH:
-        return header_bytes + length
-    levels.append(levels[-1])
-    return header_bytes
+    def step(self, at: int, head: bytes) -> int:
+        """The bytes to go on by; -1: neither an item nor a delimiter stands where one must."""
+        return self._between_items(at, head) if len(self.levels) % 2 else self._within_item(at, head)
 
+    def _between_items(self, at: int, head: bytes) -> int:
+        elements, sequence = self._elements, self.levels[-1]
+        tag = elements.tag(head)
+        if tag == ITEM:
+            length = elements.number(head[4:8])
+            sequence.has_closed = False
+            is_endless = self._lenient and at + 8 + length > elements.size_bytes
+            if length != UNDEFINED_LENGTH and not is_endless:
+                return 8 + length
+            self.levels.append(_Level(self._is_explicit(at + 8, sequence)))
+            return 8
+        if tag == SEQUENCE_DELIMITER:
+            self.levels.pop()
+            return 8
+        if tag == ITEM_DELIMITER:  # a stray one, after an item of defined length; or the sequence's end
+            if self._inner and not sequence.has_closed and len(self.levels) > 1:
+                self.levels.pop()
+                return 0
+            behind = elements.tag(head[8:12])
+            is_end = behind != ITEM if sequence.has_closed else behind not in {ITEM, SEQUENCE_DELIMITER}
+            if self._lenient and is_end:
+                self.levels.pop()
+            return 8
+        if elements.tag(head[1:]) in {ITEM, SEQUENCE_DELIMITER}:
+            return 1
+        if self._lenient:
+            self.levels.pop()
+            return 0
+        return -1
 
-def _extent(head: bytes, explicit_vr: bool, encoding: Encoding) -> tuple[int, int]:
-    """An element's header size and value length; as in pydicom, an impossible VR means implicit."""
-    vr = head[4:6]
-    if not explicit_vr or not is_vr(vr):
-        return 8, encoding.number(head[4:8])
-    if vr in _LONG_VRS:
-        return 12, encoding.number(head[8:12])
-    return 8, encoding.number(head[6:8])
+    def _is_explicit(self, at: int, sequence: _Level) -> bool:
+        """Whether an item has VRs: as its sequence, unless its first element shows that it has none."""
+        elements = self._elements
+        if not sequence.explicit_vr or is_vr(elements.head(at)[4:6]):
+            return sequence.explicit_vr
+        if elements.goes_on(at, -1, explicit_vr=False):
+            return False
+        return len(elements.head(at)) >= 8 and elements.element(at, explicit_vr=True).is_certain
+
+    def _within_item(self, at: int, head: bytes) -> int:
+        """The bytes to go on by where an element or the item's delimiter must stand."""
+        item, elements = self.levels[-1], self._elements
+        end, item.last_tag, count = elements.skip_plain(at, item.last_tag, item.explicit_vr, ITEM)
+        if end > at:
+            self.headers += count - 1
+            return end - at
+        tag = elements.tag(head)
+        if tag in {ITEM, ITEM_DELIMITER, SEQUENCE_DELIMITER}:
+            self.levels.pop()
+            self.levels[-1].has_closed = tag == ITEM_DELIMITER
+            return 8 if tag == ITEM_DELIMITER else 0  # 0: the item's delimiter is missing
+        if self._lenient and self._tag_above() < tag <= item.last_tag:
+            del self.levels[-2:]  # neither it nor its sequence has a delimiter
+            return 0
+        item.last_tag = tag
+        element = elements.element(at, item.explicit_vr)
+        if not element.is_certain:
+            return -1
+        is_endless = self._lenient and elements.is_endless(element)
+        if element.length == UNDEFINED_LENGTH or is_endless:
+            self.levels.append(_Level(item.explicit_vr))
+        return (element.start if is_endless else element.end) - at
+
+    def _tag_above(self) -> int:
+        """That of the sequence which holds the item where the walk is."""
+        return self.levels[-3].last_tag if len(self.levels) > 2 else self._tag
 
 
 def fragments(read_at: ReadAt, start: int, end: int, encoding: Encoding) -> Iterator[tuple[int, int]]:

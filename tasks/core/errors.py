@@ -138,8 +138,8 @@ class FaultKind(StrEnum):
     """What went wrong with one request, as DESIGN.md section 7 groups it."""
 
     NETWORK = "network"  # connect error, time-out, reset, S3's 400 RequestTimeout
-    THROTTLED = "throttled"  # 429, 503, SlowDown
-    SERVER = "server"  # 408, 500, 502, 504
+    THROTTLED = "throttled"  # 429, 503, SlowDown and its like
+    SERVER = "server"  # 408, 500, 502, 504, a 409 that says "again"
     UNAUTHORIZED = "unauthorized"  # 401 on presign, with a fresh token
     FORBIDDEN = "forbidden"  # 403 on presign, with a fresh token
     PRESIGN = "presign"  # an answer without a url and a key
@@ -173,6 +173,8 @@ class Fault(Exception):  # noqa: N818 - data that travels by raise, not the end 
     """One request that did not work. `what` is a clause for the log: no path, UID, token or URL in it.
 
     `detail` is what the platform calls it, in a closed form: S3's error code, or a word for the API's answer.
+    `advice`: a sentence that says what to do about it, where one knows more than the kind. `is_certain`: it
+    can't turn out to be none.
     """
 
     def __init__(
@@ -182,12 +184,17 @@ class Fault(Exception):  # noqa: N818 - data that travels by raise, not the end 
         http_status: int | None = None,
         retry_after_s: float = 0.0,
         detail: str = "",
+        advice: str = "",
+        *,
+        is_certain: bool = True,
     ) -> None:
         super().__init__(what)
         self.kind = kind
         self.http_status = http_status
         self.retry_after_s = retry_after_s
         self.detail = detail
+        self.advice = advice
+        self.is_certain = is_certain
 
     @property
     def reason(self) -> Reason:
@@ -213,6 +220,10 @@ _ENDINGS: Final[dict[FaultKind, tuple[type[IngestError], str]]] = {
     FaultKind.KEY_REUSED: (
         StoppedError,
         "A cache before the API would make images overwrite each other: mend that.",
+    ),
+    FaultKind.PRESIGN: (
+        WrongSettingsError,
+        "That is no upload API, or a page before it: check --api-endpoint, and a proxy or sign-in page.",
     ),
     FaultKind.SETTINGS: (
         WrongSettingsError,

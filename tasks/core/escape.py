@@ -41,6 +41,11 @@ def unescape(text: str) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+def escaped_bytes(text: str) -> str:
+    """Each of its bytes written as `\\xHH`; `unescape` undoes it."""
+    return _hex(text)
+
+
 def _written(char: str) -> str:
     if char == "\\":
         return "\\\\"

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Final, TypeVar
 
 from tasks.core.errors import ManifestError, Problem
-from tasks.core.escape import unescape
+from tasks.core.escape import escape, escaped_bytes, unescape
 from tasks.core.models import StudyEntry
 from tasks.core.study_entries import StudyEntries
 
@@ -32,6 +32,13 @@ _MAX_UID_CHARS: Final = 64
 _WHOLE: Final = re.compile(r"(-?[0-9]{1,15})(?:\.0)?")  # pandas writes 12.0 where a column has gaps
 _MAX_DIGITS: Final = 9
 _MAX_DIGITS_OF_BYTES: Final = 15  # a float has them exactly, too
+# Around a cell: white space, and what no screen shows. Spreadsheets, web pages and databases leave it behind.
+_BLANKS: Final = (
+    " \t\n\r\v\f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
+)
+# `D:\archive`, `\\nas\pacs`; an escaped byte is no share's name.
+_WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\/]+\\(?!\\|x[0-9a-fA-F]{2})")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 Row = tuple[int, Mapping[str, str]]
@@ -67,6 +74,29 @@ def check(columns: Sequence[str], rows: Iterable[Row | Problem], rules: PathRule
     if checker.problems:
         raise ManifestError(sorted(checker.problems, key=attrgetter("row")))
     return entries
+
+
+def without_blanks(text: str) -> str:
+    """A cell, or a column's name, without what a spreadsheet leaves around it."""
+    return text.strip(_BLANKS)
+
+
+def row_cells(names: Iterable[str], record: Iterable[str]) -> dict[str, str]:
+    """A row's cells by their names; those of `COLUMNS` without blanks, the others as they came."""
+    return {
+        name: without_blanks(cell) if name in COLUMNS else cell
+        for name, cell in zip(names, record, strict=False)
+    }
+
+
+def path_cell(path: str) -> str:
+    """A path as a manifest has it, so that the very same is read back: blanks around it are escaped."""
+    cell = escape(path)
+    plain = without_blanks(cell)
+    if len(plain) == len(cell):
+        return cell
+    before, _, after = cell.partition(plain) if plain else (cell, "", "")
+    return f"{escaped_bytes(before)}{plain}{escaped_bytes(after)}"
 
 
 def is_uid(text: str) -> bool:
@@ -149,6 +179,11 @@ class _Checker:
     def _study_dir(self, number: int, cells: Mapping[str, str]) -> str:
         if "study_dir" not in self._names:
             return ""  # said once, of the header
+        if _WINDOWS_PATH.match(cells.get("study_dir", "")):
+            self.fault(
+                number, "study_dir", "is a path of Windows; write it as this machine mounts it, with /"
+            )
+            return ""
         return self._read((number, cells), "study_dir", self._directory, "")
 
     def _directory(self, text: str) -> str:
@@ -214,7 +249,7 @@ def _label(text: str) -> str:
 def _separator_hint(columns: Sequence[str]) -> str:
     for name, character in (("semicolons", ";"), ("tabs", "\t")):
         if any(character in column for column in columns):
-            return f"; the header looks separated by {name}, write the file with commas"
+            return f"; the header looks separated by {name}"
     return ""
 
 

@@ -4,6 +4,7 @@ Times are Unix nanoseconds in memory and ISO 8601 UTC in a report. A path is tex
 would open it (bytes that are not UTF-8 as surrogates, PEP 383); `core/escape.py` is how it is written down.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -89,6 +90,36 @@ class Reason(StrEnum):
 ZEROS: Final = "zeros"  # of a file that is DICOM no more: what it is, in `detail`
 
 
+class Flaw(StrEnum):
+    """What is wrong with a file that is held back, in `detail` of its row; the closed list."""
+
+    NONE = ""
+    # truncated
+    IN_ELEMENT = "it ends within an element"
+    IN_SEQUENCE = "it ends within a sequence"
+    IN_PIXELS = "it ends within its pixel data"
+    BEFORE_LAST_FRAME = "it ends before its last frame"
+    IN_DEFLATED_DATA = "it ends within its deflated data"
+    # malformed
+    ENDLESS_ELEMENT = "an element has no end that can be found"
+    ENDLESS_SEQUENCE = "a sequence has no end that can be found"
+    TOO_MANY_ELEMENTS = "it has more elements than can be looked at"
+    NO_UID_AT_ALL = "what stands in place of a UID is none"
+    DAMAGED_DEFLATED_DATA = "its deflated data are damaged or too large"
+    SECOND_PREAMBLE = "its data set is another file, with a preamble of its own"
+
+    @property
+    def reason(self) -> Reason:
+        """That of the row."""
+        return (
+            Reason.NONE if not self else Reason.TRUNCATED if self.startswith("it ends") else Reason.MALFORMED
+        )
+
+
+# Reasons for which a file is held back, and with which an operator may have it sent all the same.
+ACCEPTABLE: Final = (Reason.MALFORMED, Reason.NO_PREAMBLE, Reason.TRUNCATED)
+
+
 class Balance(StrEnum):
     """What is to be equal between shards."""
 
@@ -101,6 +132,16 @@ class OnConflict(StrEnum):
 
     REPORT = "report"
     UPLOAD = "upload"
+
+
+class Proof(StrEnum):
+    """What vouches for a stored object having the bytes that were sent; `core/checksums.py` judges."""
+
+    CRC64NVME = "crc64nvme"
+    ETAG = "etag"  # it is their MD5
+    CONTENT_MD5 = "content_md5"  # S3 checked it, and shows no checksum of its own
+    OTHER_ETAG = "other_etag"  # as CONTENT_MD5, where ETags look like MD5s and are none
+    NOTHING = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +214,21 @@ class Rejected:
     size_bytes: int | None = None
     mtime_ns: int | None = None
     detail: str = ""  # what it is, where the reason does not say it
+    reasons: frozenset[Reason] = frozenset()  # besides, where there are several
+
+    def is_sent(self, accepted: Collection[str] = ACCEPTABLE) -> bool:
+        """Whether an operator who accepts these reasons has it sent as it is, byte for byte."""
+        has_uid = self.header is not None and bool(self.header.sop_instance_uid)
+        return self.status is Status.INVALID and has_uid and {self.reason, *self.reasons} <= {*accepted}
 
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """Lower-case hex digests of one file's bytes."""
+    """Of one file's bytes: lower-case hex, the CRC in base64 as S3 has it."""
 
     sha256: str
-    md5: str
+    md5: str = ""  # empty: not computed, for nothing would be compared with it
+    crc64nvme: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +270,7 @@ class Outcome:
     read_ns: int | None = None  # when its bytes began to be read
     key: str = ""
     etag: str = ""
+    proof: str = ""  # a Proof, of what is stored
     attempts: int = 0
     http_status: int | None = None
     started_ns: int | None = None

@@ -3,8 +3,38 @@
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from tasks.core.models import ZEROS, Reason, RunFacts, Status
+from tasks.core.api_answers import WRONG_SHAPES, what_is_wrong
+from tasks.core.errors import FaultKind
+from tasks.core.models import ACCEPTABLE, ZEROS, Outcome, Proof, Reason, RunFacts, Status
+from tasks.core.store_answers import advice
 from tasks.core.words import counted
+
+# What to do with a file that is held back.
+CURES: Final = {
+    Reason.NO_PREAMBLE: "export it again, or write a preamble with a DICOM tool, or --accept no_preamble",
+    Reason.TRUNCATED: "copy it again from its source, or --accept truncated",
+    Reason.NO_UID: "export it again",
+    Reason.MALFORMED: "export it again, or --accept malformed",
+}
+_ADVISED: Final = frozenset(
+    {Reason.REFUSED, Reason.INTEGRITY, Reason.EXPIRED, Reason.THROTTLED, Reason.NETWORK, Reason.SERVER}
+)
+
+
+def why_held_back(reason: Reason, detail: str) -> str:
+    """In a line of the log, behind the file's numbers: what is wrong with it, and what to do."""
+    what = f"{reason}, {detail}" if detail else reason
+    return f"is held back ({what}): {CURES[reason]}"
+
+
+def why_failed(outcome: Outcome) -> str:
+    """The same of one that failed, as far as the answer says; in the words of the troubleshooting table."""
+    answer = f"{outcome.reason}, HTTP {outcome.http_status or '-'} {outcome.detail}".rstrip()
+    if outcome.detail in WRONG_SHAPES:
+        return f"{answer}; {what_is_wrong(outcome.detail)}"
+    if outcome.reason not in _ADVISED or outcome.detail == "ledger":
+        return answer
+    return f"{answer}. {advice(outcome.detail, FaultKind(outcome.reason))}"
 
 
 class Verdict(NamedTuple):
@@ -27,6 +57,10 @@ def _is_hollow(row: Verdict) -> bool:
     return row.status == Status.INVALID and row.detail in (ZEROS, Reason.EMPTY)
 
 
+def _is_accepted(row: Verdict) -> bool:
+    return row.status == Status.UPLOADED and row.reason in ACCEPTABLE
+
+
 _ROWS: Final[tuple[tuple[Callable[[Verdict], bool], str], ...]] = (
     (
         _is_damaged,
@@ -39,6 +73,10 @@ _ROWS: Final[tuple[tuple[Callable[[Verdict], bool], str], ...]] = (
     (
         _is_hollow,
         "all zeros, or empty beside images of that name, and never stored: {} (invalid, truncated)",
+    ),
+    (
+        _is_accepted,
+        "sent though malformed, truncated or without preamble, as --accept says: {}",
     ),
 )
 _LEFT: Final = (
@@ -58,6 +96,22 @@ def row_problems(rows: Mapping[Verdict, int], objects_left: int) -> list[str]:
     if objects_left:
         problems.append(_LEFT.format(counted(objects_left, "object")))
     return problems
+
+
+_PROOFS: Final[tuple[tuple[Proof, str], ...]] = (
+    (Proof.NOTHING, "stored, but no checksum in the store's answers vouches for the bytes: {}"),
+    (
+        Proof.OTHER_ETAG,
+        "the store's ETags look like MD5s and are none; its check of Content-MD5 vouches for: {}",
+    ),
+)
+
+
+def proof_problems(proofs: Mapping[str, int]) -> list[str]:
+    """What is to be known of the proofs of stored objects, by their number."""
+    return [
+        sentence.format(counted(proofs[proof], "file")) for proof, sentence in _PROOFS if proofs.get(proof)
+    ]
 
 
 def run_problems(run: RunFacts) -> list[str]:

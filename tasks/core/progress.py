@@ -14,7 +14,7 @@ def _unknown() -> PlatformState | None:
 
 @dataclass(slots=True)
 class Progress:
-    """Written by who sends, read by anyone."""
+    """Written by the event loop's thread alone, read by anyone."""
 
     files_listed: int = 0
     files_done: int = 0  # known when they were listed, or settled
@@ -27,8 +27,14 @@ class Progress:
     waiting_for: str = ""  # what keeps the run from sending, in words, such as "upload slots"
     platform: Callable[[], PlatformState | None] = field(default=_unknown, repr=False, compare=False)
 
+    def count_listed(self, rows: int, to_do: int) -> None:
+        """What the scan found, and how much of it is to be sent or looked at."""
+        self.files_listed += rows
+        self.files_done += rows - to_do
+
     def count_sent(self, outcome: Outcome) -> None:
-        """One more file that has its outcome, by who sends; not `files_done`, which others count, too."""
+        """One more file that has its outcome, by who sends."""
+        self.files_done += 1
         stored, failed = outcome.status is Status.UPLOADED, outcome.status is Status.FAILED
         self.files_settled += 1
         self.files_stored += stored

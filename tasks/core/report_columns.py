@@ -65,7 +65,9 @@ class ReportRow(NamedTuple):
     transfer_syntax_uid: Annotated[str, Column(_TEXT, "how its data set is encoded")]
     size_bytes: Annotated[int | None, Column(_INTEGER, "its size")]
     sha256: Annotated[str, Column(_TEXT, "of the very bytes that were sent, lower-case hex")]
-    md5: Annotated[str, Column(_TEXT, "of the same bytes, lower-case hex")]
+    md5: Annotated[
+        str, Column(_TEXT, "of the same bytes, lower-case hex; empty where nothing was compared with it")
+    ]
     etag: Annotated[str, Column(_TEXT, "what the store called the object's content", Escaped.REPORT)]
     attempts: Annotated[int, Column(_INTEGER, "how many PUTs it took", of_the_run=True)]
     superseded_keys: Annotated[
@@ -76,11 +78,13 @@ class ReportRow(NamedTuple):
     finished_at: Annotated[int | None, Column(Kind.TIME, "when its outcome was known", of_the_run=True)]
     duration_s: Annotated[None, Column(Kind.SECONDS, "`finished_at` less `started_at`")]
     run_id: Annotated[str, Column(_TEXT, "the run that this outcome is of", of_the_run=True)]
+    crc64nvme: Annotated[str, Column(_TEXT, "of the same bytes, in base64 as S3 shows it")]
     detail: Annotated[
         str,
         Column(
             _TEXT,
-            "of a failed file: S3's error code, or the API's complaint; of a damaged one: what it is now",
+            "of a failed file: S3's error code, or the API's complaint; of a damaged one: what it is now; of "
+            "one that is held back: what is wrong with it",
             of_the_run=True,
         ),
     ]
@@ -88,6 +92,7 @@ class ReportRow(NamedTuple):
         str, Column(_TEXT, "of a duplicate or a conflict: the file that has its UID", Escaped.LEDGER)
     ]
     modality: str
+    proof: str  # a Proof, of what is stored
     objects_left: int  # 1: an object of the file's earlier content is its instance's still, and in no row
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Final
 
-from tasks.core.models import Reason, Rejected, Status, StoredContent
+from tasks.core.models import ZEROS, Reason, Rejected, Status, StoredContent
 
 _HELD_BACK: Final = frozenset({Status.NOT_DICOM, Status.INVALID})
 
@@ -27,7 +27,7 @@ def judge_rejected(rejected: Rejected, stored: StoredContent | None) -> Rejected
         status=Status.CHANGED,
         reason=Reason.DAMAGED,
         header=None,
-        detail=rejected.detail or rejected.reason,
+        detail=rejected.detail if rejected.detail == ZEROS else rejected.reason,
     )
 
 
@@ -44,3 +44,11 @@ def is_altered(stored: StoredContent | None, uid: str, size_bytes: int, mtime_ns
         and stored.sop_instance_uid == uid
         and is_unedited(stored, size_bytes, mtime_ns)
     )
+
+
+def is_cut_copy(rejected: Rejected, stored: StoredContent | None) -> bool:
+    """Whether a truncated file is less than what is stored of its path: that is damage, and never sent."""
+    if stored is None or rejected.reason is not Reason.TRUNCATED or rejected.header is None:
+        return False
+    is_same = rejected.header.sop_instance_uid == stored.sop_instance_uid
+    return is_same and (rejected.size_bytes or 0) < (stored.size_bytes or 0)

@@ -28,3 +28,8 @@ def _plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2] not in _VOWELS:
         return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+
+
+def one_word(detail: str) -> str:
+    """A row's `detail` where that is a word; a sentence stands in the row alone."""
+    return "" if " " in detail else detail

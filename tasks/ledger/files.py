@@ -66,7 +66,7 @@ _IN_ORDER: Final = (
     SETTLED,
 )
 _NO_HEADER: Final = Header("")
-_NO_DIGESTS: Final = Digests("", "")
+_NO_DIGESTS: Final = Digests("")
 
 
 _is_stored = file.c.status.in_(_STORED_BY)
@@ -204,6 +204,10 @@ class Files:
         if is_new and self._events:
             self._events.record_unused(key)
         return is_new
+
+    def issue_lost(self, db: sa.Connection, keys: Sequence[tuple[str, int]]) -> None:
+        """Adds those of these keys, each with when it came, that are not known. Nothing was sent to them."""
+        self._issue_keys(db, [(NO_FILE, key, issued_ns, "") for key, issued_ns in keys])
 
     def settle(self, db: sa.Connection, requests: Sequence[Settling]) -> list[None]:
         """Keeps outcomes: each statement for all files at once, not file by file."""

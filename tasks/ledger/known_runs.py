@@ -18,9 +18,7 @@ from tasks.ledger.schema import issued_key, listing, run
 from tasks.ledger.statements import NO_FILE
 
 _Read = TypeVar("_Read")
-_BEGUN: Final = sa.select(
-    run.c.run_id, run.c.report_dir, run.c.started_ns, sa.cast(run.c.end, sa.Text).label("end")
-)
+_BEGUN: Final = (run.c.run_id, run.c.report_dir, run.c.started_ns, sa.cast(run.c.end, sa.Text).label("end"))
 # Of a run that was killed before it had a row: a migration that weighs its studies.
 _WITH_UNUSED_KEY: Final = sa.select(issued_key.c.run_id).where(issued_key.c.file_id == NO_FILE)
 
@@ -33,6 +31,7 @@ class KnownRun:
     report_dir: Path
     started_ns: int  # 0: a shard that nobody has begun
     has_ended: bool
+    serial: int = 0  # grows with each run that begins, whatever clocks say; 0: of an earlier version's ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,21 @@ class KnownRuns:
             if each.report_dir not in same:
                 same[each.report_dir] = each.report_dir.resolve() == at
         found = [each for each in self.by_id.values() if each.started_ns and same[each.report_dir]]
-        return sorted(found, key=lambda each: each.started_ns)
+        return sorted(found, key=lambda each: (each.serial, each.started_ns))
+
+    def into_since(self, report_dir: Path, first_run_id: str, first_ns: float) -> list[KnownRun]:
+        """The runs into this directory that began no earlier than its trail, whose first run this is.
+
+        A directory may have been removed, and made anew, since the others: unless the ledger lies in it, they
+        are no runs of this trail. `first_ns`: when that run began, for one that the ledger does not know.
+        """
+        runs = self.into(report_dir)
+        if self.lies_in(report_dir):
+            return runs
+        first = self.by_id.get(first_run_id)
+        if first and first.serial:
+            return [each for each in runs if each.serial >= first.serial]
+        return [each for each in runs if each.started_ns >= first_ns]
 
     def has_lines(self, each: KnownRun) -> bool:
         """Whether a run cannot but have lines in its trail: it came to its end, or had a key for a file."""
@@ -97,12 +110,16 @@ def _reading(
 
 
 def _known_runs(db: sa.Connection, url: str | Path) -> KnownRuns | None:
-    tables = sa.inspect(db).get_table_names()
-    if not {run.name, issued_key.name} <= set(tables):
+    inspector = sa.inspect(db)
+    if not {run.name, issued_key.name} <= set(inspector.get_table_names()):
         return None
+    has_serial = any(column["name"] == run.c.serial.name for column in inspector.get_columns(run.name))
+    serial = run.c.serial if has_serial else sa.literal_column("0")
     by_id = {
-        row.run_id: KnownRun(row.run_id, Path(unescape(row.report_dir)), row.started_ns, _has_ended(row.end))
-        for row in db.execute(_BEGUN)
+        row.run_id: KnownRun(
+            row.run_id, Path(unescape(row.report_dir)), row.started_ns, _has_ended(row.end), row.serial
+        )
+        for row in db.execute(sa.select(*_BEGUN, serial.label("serial")))
     }
     run_ids = frozenset({*by_id, *db.scalars(_WITH_UNUSED_KEY)})
     return KnownRuns(by_id, run_ids, url)

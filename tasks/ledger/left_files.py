@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Reason, Status
 from tasks.ledger.database import fetch
-from tasks.ledger.schema import LEFT, PATH_HEAD, file, instance, listing, run, study
+from tasks.ledger.schema import LEFT, PATH_HEAD, file, instance, listing, other_content, run, study
 from tasks.ledger.statements import Scope
 
 _AT_ONCE: Final = 1000  # rows read
@@ -127,16 +127,35 @@ class LeftFiles:
 
 
 def _is_stored_elsewhere() -> Any:
-    """Its bytes, where they were read, are stored, or its SOP Instance UID is since it was looked at."""
+    """Its bytes, where they were read, are stored, or its SOP Instance UID is since it was looked at.
+
+    Under the UID of a conflict something is stored anyhow: its own bytes alone will do.
+    """
+    last_status = sa.case((file.c.status == Status.MISSING, file.c.last_status), else_=file.c.status)
+    is_since = (last_status != Status.CONFLICT) & _is_stored_since()
+    return _is_stored(instance, (file.c.sha256 == "") | is_since) | _is_stored(other_content, sa.false())
+
+
+def _is_stored(table: sa.Table, or_else: Any) -> Any:
     return (
-        sa.exists(instance.c.key)
+        sa.exists(table.c.key)
         .where(
-            instance.c.campaign == file.c.campaign,
-            instance.c.sop_instance_uid == file.c.sop_instance_uid,
-            instance.c.key != "",
-            (file.c.sha256 == "")
-            | (instance.c.sha256 == file.c.sha256)
-            | (instance.c.finished_ns > file.c.finished_ns),
+            table.c.campaign == file.c.campaign,
+            table.c.sop_instance_uid == file.c.sop_instance_uid,
+            table.c.key != "",
+            (table.c.sha256 == file.c.sha256) | or_else,
         )
         .correlate(file)
     )
+
+
+def _is_stored_since() -> Any:
+    """By a run that began later, or later in one run: clocks of two runs may differ by any time."""
+    stored, looked = (
+        sa.select(each.c.serial).where(each.c.run_id == run_id).correlate(instance, file).scalar_subquery()
+        for each, run_id in ((run.alias("storing"), instance.c.run_id), (run.alias("looking"), file.c.run_id))
+    )
+    in_one_run = (instance.c.run_id == file.c.run_id) & (
+        (instance.c.finished_ns > file.c.finished_ns) | (file.c.status == Status.MISSING)
+    )
+    return (stored > looked) | in_one_run

@@ -20,7 +20,7 @@ from tasks.ledger.file_requests import Settling
 from tasks.ledger.schema import file, instance, listing, run
 from tasks.ledger.statements import Scope
 
-_NOT_STORED: Final[dict[str, Any]] = {"reason": Reason.NONE, "key": "", "etag": "", "detail": ""}
+_NOT_STORED: Final[dict[str, Any]] = {"reason": Reason.NONE, "key": "", "etag": "", "proof": "", "detail": ""}
 
 
 def is_stored(outcome: Outcome | None) -> bool:

@@ -29,6 +29,20 @@ def require_ours(path: Path, what: str) -> None:
         )
 
 
+def require_directory_of_ours(path: Path, what: str) -> None:
+    """The same of a directory in one of ours, into which files are moved."""
+    try:
+        found = path.lstat()
+        owners = {path.parent.stat().st_uid, 0, os.geteuid()}
+    except OSError:
+        return
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners:
+        raise UsageError(
+            f"Not opened, and left as it is: {what} is a link, no directory, or another user's. Find out who "
+            "put it there and remove it, or name another directory."
+        )
+
+
 def opened(path: Path) -> BufferedReader:
     """A file to read. OSError also when it is a link, or no regular file."""
     file = os.fdopen(os.open(path, os.O_RDONLY | OPEN_SAFELY), "rb")

@@ -11,8 +11,8 @@
 | settled     | duplicate                | stored with other bytes       | conflict               |
 | settled     | any other                |                               | what the row says      |
 
-A duplicate has the key of the file that owns its SOP Instance UID; attempts, times and run_id are the storing
-run's. It, and what is in conflict, has the path of that file, whichever report that is in.
+A duplicate has the key of the file that owns its SOP Instance UID; attempts, times, checksums and run_id are
+the storing run's. It, and what is in conflict, has the path of that file, whichever report that is in.
 """
 
 import heapq
@@ -124,6 +124,7 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
         "superseded_keys": _superseded_keys(),
         "duration_s": sa.null(),
         "same_uid_path": _same_uid_path(listed),
+        **{name: _of_object(name) for name in ("md5", "crc64nvme", "proof")},
         "objects_left": _objects_left(),
     }
     columns = [
@@ -179,6 +180,11 @@ def _plain_path(path: Any) -> Any:
 def _owned(name: str) -> Any:
     """What is stored of the bytes that a duplicate has."""
     return sa.case((_is_beside, other_content.c[name]), else_=instance.c[name])
+
+
+def _of_object(name: str) -> Any:
+    """Of a stored object: what the row of a duplicate does not know, that of the object does."""
+    return sa.case((_is_duplicate & _same_bytes & (_owned(name) != ""), _owned(name)), else_=file.c[name])
 
 
 def _status(listed: "sa.Subquery", is_earlier: Any, in_report: Any) -> Any:

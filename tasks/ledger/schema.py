@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0011"  # the newest revision in migrations/versions
+HEAD: Final = "0012"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -120,6 +120,8 @@ file = sa.Table(
     sa.Column("ctime_ns", _big),  # as mtime_ns: of what was read; null: by an earlier version
     sa.Column("read_ns", _big),
     sa.Column("last_status", _text, nullable=False, server_default=""),  # of a file that is gone: its own
+    sa.Column("crc64nvme", _text, nullable=False, server_default=""),  # empty: by an earlier version
+    sa.Column("proof", _text, nullable=False, server_default=""),  # that its object has these bytes
     sa.UniqueConstraint("campaign", "path").ddl_if(dialect="sqlite"),
     sa.Index("file_by_path", "campaign", sa.text(PATH_SHA256), unique=True).ddl_if(dialect="postgresql"),
     sa.Index("file_by_end", "run_id", "finished_ns"),
@@ -152,6 +154,8 @@ stored_file = sa.Table(
     sa.Column("started_ns", _big),
     sa.Column("finished_ns", _big),
     sa.Column("run_id", _text, nullable=False),
+    sa.Column("crc64nvme", _text, nullable=False, server_default=""),
+    sa.Column("proof", _text, nullable=False, server_default=""),
 )
 listing = sa.Table(
     "listing",
@@ -188,6 +192,9 @@ instance = sa.Table(
     sa.Column("http_status", sa.Integer),
     sa.Column("started_ns", _big),
     sa.Column("finished_ns", _big),
+    sa.Column("md5", _text, nullable=False, server_default=""),
+    sa.Column("crc64nvme", _text, nullable=False, server_default=""),
+    sa.Column("proof", _text, nullable=False, server_default=""),
     sa.Index("instance_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
 )
@@ -205,6 +212,9 @@ other_content = sa.Table(
     sa.Column("http_status", sa.Integer),
     sa.Column("started_ns", _big),
     sa.Column("finished_ns", _big),
+    sa.Column("md5", _text, nullable=False, server_default=""),
+    sa.Column("crc64nvme", _text, nullable=False, server_default=""),
+    sa.Column("proof", _text, nullable=False, server_default=""),
     sa.Index("other_content_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
 )

@@ -53,8 +53,20 @@ LOOKED_AT: Final = (
     .where(file.c.file_id == _bind("at"))
     .values(**_new(*_READ, *_SENT, *_VERDICT), run_id=_bind("by"))
 )
+
+
+def _first_known(md5: "sa.ColumnElement[str]", other: "sa.ColumnElement[str]") -> "sa.ColumnElement[str]":
+    """A look that sends nothing computes no MD5: what is known of the same bytes stays."""
+    return sa.case((md5 != "", md5), else_=other)
+
+
+_md5_before = sa.case((file.c.sha256 == _bind("new_sha256"), file.c.md5), else_="")
 # Looked at, and found to be what is stored: the row says that it is, and the storing run's facts, again.
-KEPT: Final = sa.update(file).where(file.c.file_id == _bind("at")).values(**_new(*_READ))
+KEPT: Final = (
+    sa.update(file)
+    .where(file.c.file_id == _bind("at"))
+    .values(**_new(*_READ) | {"md5": _first_known(_bind("new_md5"), _md5_before)})
+)
 
 
 def _kept_key(table: sa.Table) -> sa.Update:
@@ -71,6 +83,7 @@ def _kept_key(table: sa.Table) -> sa.Update:
         .values(
             **dict.fromkeys(_VERDICT, "") | {"status": Status.UPLOADED},
             **{name: table.c[name] for name in (*_SENT, "run_id")},
+            md5=_first_known(table.c.md5, file.c.md5),
         )
     )
 
@@ -139,6 +152,7 @@ KEPT_BESIDE: Final = (
     .values(
         **dict.fromkeys(_VERDICT, "") | {"status": Status.UPLOADED},
         **{name: stored_file.c[name] for name in (*_SENT, "run_id")},
+        md5=_first_known(stored_file.c.md5, file.c.md5),
     )
 )
 SETTLED: Final = (
@@ -171,7 +185,7 @@ def _unclaim(table: sa.Table) -> sa.Delete:
 STORED: Final = (
     sa.update(instance)
     .where(*_files_own(instance), (instance.c.run_id == _bind("by")) | (instance.c.key != ""))
-    .values(**_new("sha256", *_SENT), run_id=_bind("by"))
+    .values(**_new(*DIGESTS, *_SENT), run_id=_bind("by"))
 )
 STORED_CONTENT: Final = (
     sa.update(other_content)
@@ -180,7 +194,7 @@ STORED_CONTENT: Final = (
         other_content.c.sha256 == _bind("new_sha256"),
         other_content.c.run_id == _bind("by"),
     )
-    .values(**_new(*_SENT))
+    .values(**_new("md5", "crc64nvme", *_SENT))
 )
 # What the path had under this UID before.
 FORGET_CONTENT: Final = sa.delete(other_content).where(
@@ -256,12 +270,31 @@ def _insert(dialect: str, table: sa.Table) -> Any:
 
 
 def known_select(scope: Scope) -> "sa.Select[Any]":
-    """What is known of some `paths`; in PostgreSQL they are found by their digests, which have an index."""
-    columns = ("path", "file_id", "status", "size_bytes", "mtime_ns", "ctime_ns", "read_ns")
-    known = sa.select(*(file.c[name] for name in columns)).where(
+    """What is known of some `paths`; in PostgreSQL they are found by their digests, which have an index.
+
+    A duplicate of what its owner replaced by other bytes is in conflict, as the report says, and to be done.
+    """
+    times = (file.c[name] for name in ("size_bytes", "mtime_ns", "ctime_ns", "read_ns"))
+    status = sa.case((_is_displaced(), Status.CONFLICT), else_=file.c.status)
+    known = sa.select(file.c.path, file.c.file_id, status, *times).where(
         file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True))
     )
     if scope.dialect != "postgresql":
         return known
     digest = sa.literal_column(PATH_SHA256, sa.LargeBinary)
     return known.where(digest.in_(_bind("digests", expanding=True)))
+
+
+def _is_displaced() -> "sa.ColumnElement[bool]":
+    """A duplicate of bytes that are no instance's any more."""
+    has_its_bytes = (
+        sa.exists(table.c.key)
+        .where(
+            table.c.campaign == file.c.campaign,
+            table.c.sop_instance_uid == file.c.sop_instance_uid,
+            table.c.sha256 == file.c.sha256,
+        )
+        .correlate(file)
+        for table in (instance, other_content)
+    )
+    return sa.and_(file.c.status == Status.DUPLICATE, *(~each for each in has_its_bytes))

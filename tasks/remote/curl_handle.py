@@ -20,7 +20,8 @@ import pycurl
 from tasks.core.allowed_hosts import is_private
 from tasks.core.curl_faults import ENDED, NO_ANSWER, NO_END, PRIVATE, fault_of
 from tasks.core.errors import Fault, FaultKind
-from tasks.remote.exchange import Answer, Limits, Request, decoded
+from tasks.remote.content_coding import decoded
+from tasks.remote.exchange import Answer, Limits, Request
 from tasks.remote.tls import Option
 
 _LONGEST_IDLE_S: Final = 15  # servers close idle connections: after this time a new one is opened instead
@@ -160,12 +161,11 @@ class Handle:
             raise fault_of(number, text, int(self.curl.getinfo(pycurl.HTTP_CONNECTCODE)))
         if self._status < 300 and not is_sent_whole:
             raise Fault(FaultKind.NETWORK, "the server took a part for the whole", self._status)
-        coding = self._headers.get("content-encoding", "")
-        body, is_longer = bytes(self._body), False
-        if coding:
-            body, is_longer = decoded(body, coding, self._limits.body_bytes)
+        most = self._limits.body_bytes
+        body, coding = decoded(bytes(self._body), self._headers.get("content-encoding", ""), most + 1)
         address = str(self.curl.getinfo(pycurl.PRIMARY_IP))
-        return Answer(self._status, self._headers, body, address, is_sent_whole, self._is_cut or is_longer)
+        is_cut = self._is_cut or len(body) > most
+        return Answer(self._status, self._headers, body[:most], coding, address, is_sent_whole, is_cut)
 
     def _take_line(self, line: bytes) -> int | None:
         """One of a head, or a trailer. 0: no more is wanted."""
@@ -262,6 +262,8 @@ def _is_readable(opened: int) -> bool:
 
 
 def _lines(request: Request) -> Iterator[str]:
+    if not any(name.lower() == "accept-encoding" for name in request.headers):
+        yield "Accept-Encoding: identity"
     for name, value in request.headers.items():
         if name.lower() in _OF_THE_ENGINE:
             continue

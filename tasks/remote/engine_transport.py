@@ -46,7 +46,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
             connect_s=timeouts.get("connect") or self._limits.connect_s,
             silence_s=timeouts.get("read") or self._limits.silence_s,
         )
-        headers = {**request.headers, "accept-encoding": "gzip, deflate"}  # what the engine decodes
+        headers = {**request.headers, "accept-encoding": "identity"}
         body = await request.aread()
         answer = await self._engine.send(Request(request.method, str(request.url), headers, body), limits)
         if answer.is_cut:

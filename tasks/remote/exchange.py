@@ -2,7 +2,6 @@
 
 import re
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -19,7 +18,6 @@ _LONGEST_RETRY_AFTER_S: Final = 3600.0  # nobody means to be asked again next we
 _PLAIN_URL: Final = re.compile(
     r"(https?)://([0-9a-z._-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?(?:[/?#][\x21-\x7e]*)?\Z", re.IGNORECASE
 )
-_CODINGS: Final = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}  # zlib's wbits; RFC 9110, 8.4.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +64,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
+    coding: str = ""  # the content coding that the body still has, as nobody here can read it
     address: str = ""  # that was connected to: of the proxy, where there is one
     is_sent_whole: bool = True  # False: it came before all of the request's body was sent; never with 2xx
     is_cut: bool = False  # the body was longer than the bound
@@ -114,21 +113,6 @@ def plain_url(url: str) -> tuple[str, Origin]:
     scheme, host, port = match.groups()
     is_tls = scheme.lower() == "https"
     return url, Origin("https" if is_tls else "http", host.lower(), int(port or (443 if is_tls else 80)))
-
-
-def decoded(body: bytes, coding: str, most_bytes: int) -> tuple[bytes, bool]:
-    """The body of an answer with this Content-Encoding, and whether it was longer than `most_bytes`.
-
-    One that can't be decoded, or is coded otherwise, stays as it is: what counts is the status.
-    """
-    for wbits in _CODINGS.get(coding.strip().lower(), ()):
-        inflater = zlib.decompressobj(wbits)
-        try:
-            plain = inflater.decompress(body, most_bytes + 1)
-        except zlib.error:
-            continue
-        return plain[:most_bytes], len(plain) > most_bytes
-    return body, False
 
 
 def _encoded(url: str) -> str:

@@ -8,41 +8,32 @@ Every request that does not work raises a Fault of one kind; `core/retry.py` dec
 
 import asyncio
 import base64
-import json
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tasks.core.allowed_hosts import is_private, why_not
+from tasks.core.allowed_hosts import is_named, is_private, why_not
+from tasks.core.api_answers import WrongAnswerError, leads_to, url_and_key, what_is_wrong
+from tasks.core.checksums import Evidence
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.platform_host import host_and_port
+from tasks.core.store_answers import advice, error_code, kind_of_answer, unsent_headers
 from tasks.remote.credentials import ApiKey, Credentials
 from tasks.remote.curl_engine import Engine
 from tasks.remote.exchange import Answer, Origin, Request, plain_url
 from tasks.source.file_content import Content
 
 CONTENT_TYPE = "application/dicom"
-_MAX_KEY_BYTES = 1024  # S3: an object key is at most 1024 bytes of UTF-8
 _MAX_REDIRECTS = 3
-_MD5 = re.compile(r"[0-9a-f]{32}\Z")
-_CODE = re.compile(r"<Code>\s*([A-Z][A-Za-z0-9]{0,63})\s*</Code>")
-# What is wrong with a presign answer: the report's word for it, and the log's clause.
-_WRONG_SHAPES: Final = {
-    "empty_answer": "is empty",
-    "html_answer": "is HTML or XML",
-    "no_json": "is no JSON",
-    "no_json_object": "is JSON, but no object",
-    "no_url": "has no url",
-    "no_key": "has no key",
-    "no_url_no_key": "has no url and no key",
-    "bad_url": "has a url that is no absolute URL",
-    "bad_key": "has a key that can be none of S3's",
-}
+_SENT: Final = frozenset(
+    {"host", "content-type", "content-length", "content-md5", "accept-encoding"}
+)  # of a PUT
 _DATE: Final = re.compile(r"[?&]X-Amz-Date=(\d{8}T\d{6}Z)(?:&|\Z)", re.ASCII)
 _LIFETIME: Final = re.compile(r"[?&]X-Amz-Expires=(\d{1,9})(?:&|\Z)", re.ASCII)
 _BEARER_ERROR = re.compile(r"""\berror\s*=\s*"?(invalid_request|invalid_token|insufficient_scope)\b""")
@@ -57,6 +48,11 @@ class PresignedUrl:
     origin: Origin
     expires_at: float = float("inf")  # Unix seconds by our clock; infinite when the URL does not say
 
+    @property
+    def host(self) -> str:
+        """Host and port of the object store."""
+        return f"{self.origin.host}:{self.origin.port}"
+
     def lives(self, now: float) -> bool:
         """Whether a PUT that starts now is in time."""
         return now < self.expires_at
@@ -68,7 +64,8 @@ class Stored:
 
     http_status: int
     etag: str
-    etag_is_md5: bool
+    evidence: Evidence  # of what is stored
+    with_content_md5: bool = False  # it was sent, and so not refused
 
 
 class UploadClient:
@@ -107,6 +104,7 @@ class UploadClient:
         if not 200 <= answer.status < 300:
             raise self._presign_fault(answer)
         key, url, origin = _key_and_url(answer)
+        self._allow_private = self._allow_private or (bool(answer.address) and is_private(answer.address))
         self._check_host(origin)
         now = self._clock()
         server_time = answer.server_time()
@@ -114,24 +112,30 @@ class UploadClient:
             self._skew_s = server_time - now
         return PresignedUrl(key, url, origin, expiry(url) - self._skew_s)
 
-    async def put(self, to: PresignedUrl, content: Content) -> Stored:
-        """Send the bytes, with Content-Length, to where the URL says; 307 and 308 to permitted hosts."""
+    async def put(self, to: PresignedUrl, content: Content, *, with_md5: bool = False) -> Stored:
+        """Send the bytes, with Content-Length, to where the URL says; 307 and 308 to permitted hosts.
+
+        `with_md5`: as Content-MD5 where it is known by now, else it is taken on the way of what is streamed.
+        """
         if not to.lives(self._clock()):
             raise Fault(FaultKind.EXPIRED, "the presigned URL expired before it was used")
         headers = {"Content-Type": CONTENT_TYPE}
-        if content.digests and "X-Amz-Signature=" in to.url:  # a SigV2 signature would have to cover it
-            md5 = bytes.fromhex(content.digests.md5)
-            headers["Content-MD5"] = base64.b64encode(md5).decode()
-        answer = await self._put(to, headers, content)
+        md5 = content.digests.md5 if with_md5 and content.digests else ""
+        if md5 and "X-Amz-Signature=" in to.url:  # a SigV2 signature would have to cover it
+            headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
+        answer = await self._put(to, partial(self._sent, headers, content, with_md5))
         if not 200 <= answer.status < 300:
             raise self._put_fault(answer, to)
         etag = answer.headers.get("etag", "").strip().strip('"')
-        return Stored(answer.status, etag if etag.isprintable() else "", _etag_is_md5(etag, answer.headers))
+        evidence = Evidence.of(answer.headers)
+        return Stored(answer.status, etag if etag.isprintable() else "", evidence, "Content-MD5" in headers)
 
-    async def _put(self, to: PresignedUrl, headers: Mapping[str, str], content: Content) -> Answer:
+    async def _put(
+        self, to: PresignedUrl, send: Callable[[str, Origin], Coroutine[Any, Any, Answer]]
+    ) -> Answer:
         url, origin = to.url, to.origin
         for _ in range(_MAX_REDIRECTS):
-            answer = await self._sent(url, origin, headers, content)
+            answer = await send(url, origin)
             location = answer.redirect(url)
             if not location:
                 return answer
@@ -140,13 +144,16 @@ class UploadClient:
             except Fault:
                 return answer
             self._check_host(origin)
-        return await self._sent(url, origin, headers, content)
+        return await send(url, origin)
 
-    async def _sent(self, url: str, origin: Origin, headers: Mapping[str, str], content: Content) -> Answer:
+    async def _sent(
+        self, headers: Mapping[str, str], content: Content, with_md5: bool, url: str, origin: Origin
+    ) -> Answer:
         await self._reach(origin)
-        body = content.body()
+        body = content.body(with_md5=with_md5)
         held = body if isinstance(body, bytes) else b""
-        request = Request("PUT", url, headers, held, allow_private=self._allow_private)
+        allow_private = self._allow_private or is_named(origin.host, self._storage_hosts)
+        request = Request("PUT", url, headers, held, allow_private=allow_private)
         if isinstance(body, bytes):
             return await self._engine.send(request)
         return await self._engine.send_streamed(request, body, content.size_bytes)
@@ -212,31 +219,15 @@ class UploadClient:
         return Fault(kind, what, status, detail=detail)
 
     def _put_fault(self, answer: Answer, to: PresignedUrl) -> Fault:
-        status, code = answer.status, _s3_code(answer)
+        status, text = answer.status, answer.text()
+        code = error_code(text)
+        kind = kind_of_answer(status, code, text)
+        if kind is None and status in (400, 403) and not to.lives(self._clock()):
+            kind = FaultKind.EXPIRED
+        kind = kind or (FaultKind.REFUSED if status == 403 else FaultKind.REJECTED)
+        unsent = unsent_headers(parse_qsl(urlsplit(to.url).query, keep_blank_values=True), _SENT)
         what = f"the object store answered {status} {code}".rstrip()
-        if common := _S3_CODES.get(code) or answer.trouble():
-            return Fault(common, what, status, answer.retry_after_s(), code)
-        if status in (400, 403) and (not to.lives(self._clock()) or "expired" in answer.text().lower()):
-            return Fault(FaultKind.EXPIRED, what, status, detail=code)
-        kind = FaultKind.REFUSED if status == 403 else FaultKind.REJECTED
-        return Fault(kind, what, status, detail=code)
-
-
-_S3_CODES = {
-    "RequestTimeout": FaultKind.NETWORK,
-    "SlowDown": FaultKind.THROTTLED,
-    "BadDigest": FaultKind.INTEGRITY,
-    "ExpiredToken": FaultKind.EXPIRED,
-}
-
-
-def _s3_code(answer: Answer) -> str:
-    """The error code of S3's XML answer, found by pattern: no XML parser meets bytes from outside.
-
-    Letters and digits, as all of S3's are; anything else that a server writes there is not passed on.
-    """
-    found = _CODE.search(answer.text())
-    return found.group(1) if found else ""
+        return Fault(kind, what, status, answer.retry_after_s(), code, advice(code, kind, unsent))
 
 
 def _bearer_error(answer: Answer) -> str:
@@ -247,39 +238,21 @@ def _bearer_error(answer: Answer) -> str:
 
 def _key_and_url(answer: Answer) -> tuple[str, str, Origin]:
     try:
-        parsed = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        raise _wrong_shape(answer, _what_it_is(answer.body)) from None
-    if not isinstance(parsed, dict):
-        raise _wrong_shape(answer, "no_json_object")
-    if missing := [f"no_{name}" for name in ("url", "key") if name not in parsed]:
-        raise _wrong_shape(answer, "_".join(missing))
+        text, key = url_and_key(answer.body, answer.coding)
+        return key, *_url_of(key, text)
+    except WrongAnswerError as wrong:
+        raise Fault(FaultKind.PRESIGN, what_is_wrong(wrong.word), answer.status, detail=wrong.word) from None
+
+
+def _url_of(key: str, text: str) -> tuple[str, Origin]:
     try:
-        url, origin = plain_url(parsed["url"] if isinstance(parsed["url"], str) else "")
+        url, origin = plain_url(text)
     except Fault:
-        raise _wrong_shape(answer, "bad_url") from None
-    if not _is_key(parsed["key"]):
-        raise _wrong_shape(answer, "bad_key")
-    return parsed["key"], url, origin
-
-
-def _wrong_shape(answer: Answer, word: str) -> Fault:
-    what = f"the API's answer {_WRONG_SHAPES[word]}: it has to be JSON with a url and a key"
-    return Fault(FaultKind.PRESIGN, what, answer.status, detail=word)
-
-
-def _what_it_is(body: bytes) -> str:
-    """Of a body that is no JSON."""
-    if not body.strip():
-        return "empty_answer"
-    return "html_answer" if body.lstrip().startswith(b"<") else "no_json"
-
-
-def _is_key(parsed: object) -> bool:
-    try:
-        return isinstance(parsed, str) and 0 < len(parsed.encode()) <= _MAX_KEY_BYTES and parsed.isprintable()
-    except UnicodeEncodeError:  # of a lone surrogate
-        return False
+        raise WrongAnswerError("bad_url") from None
+    parts = urlsplit(url)
+    if not leads_to(key, parts.path, unquote(parts.path), parts.fragment):
+        raise WrongAnswerError("unquoted_key")
+    return url, origin
 
 
 def expiry(url: str) -> float:
@@ -298,13 +271,6 @@ def expiry(url: str) -> float:
         return float(int(query["expires"]))
     except (KeyError, ValueError, OverflowError):
         return float("inf")
-
-
-def _etag_is_md5(etag: str, headers: Mapping[str, str]) -> bool:
-    """Whether an ETag says the MD5 of the bytes: not with KMS or customer keys, nor after multipart."""
-    encryption = headers.get("x-amz-server-side-encryption", "")
-    customer_key = "x-amz-server-side-encryption-customer-algorithm" in headers
-    return bool(_MD5.match(etag.lower())) and not encryption.startswith("aws:kms") and not customer_key
 
 
 async def _nobody_asks(_host: str) -> None:

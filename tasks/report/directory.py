@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from tasks.core.errors import StoppedError
-from tasks.core.models import RunFacts, StudyEntry, Summary
+from tasks.core.models import Proof, RunFacts, StudyEntry, Summary
 from tasks.core.report_columns import ReportRow
-from tasks.ledger.private_files import read_private, require_ours
+from tasks.ledger.private_files import read_private, require_directory_of_ours, require_ours
 from tasks.report.hashing_file import HashingFile
 from tasks.report.studies_csv import StudiesCsv
 from tasks.report.tables import Totals, summary, write_rows
@@ -54,10 +54,15 @@ class Written:
 
     summary: Summary
     sha256: dict[str, str]
+    unvouched: int = 0  # files that are stored, and nothing vouches for the bytes
 
 
 def require_report_files(report_dir: Path) -> None:
-    """UsageError when a report's file, or its draft, is a link, no regular file, or another user's."""
+    """UsageError when a report's file, or its draft, is a link, no regular file, or another user's.
+
+    So it is of `runs/`: an earlier report, which is moved there, would go elsewhere.
+    """
+    require_directory_of_ours(report_dir / RUNS, f"{RUNS} in the report directory")
     names = (*FILES, CERTIFICATE_JSON, CERTIFICATE_SIG)
     for path in (each for name in names for each in (report_dir / name, _draft(report_dir, name))):
         require_ours(path, f"{path.name} in the report directory")
@@ -121,7 +126,7 @@ def _write_drafts(
     in_numbers = summary(run, totals)
     with draft(SUMMARY_JSON) as file:
         file.write(json.dumps(asdict(in_numbers), indent=2).encode() + b"\n")
-    return Written(in_numbers, sha256)
+    return Written(in_numbers, sha256, totals.proofs[Proof.NOTHING])
 
 
 @contextmanager
@@ -200,7 +205,7 @@ def earlier_reports(report_dir: Path) -> list[Path]:
 def _is_occupied(home: Path, names: Sequence[str]) -> bool:
     """Whether another report is there, or anything that a move of these files would overwrite."""
     return any(os.path.lexists(home / name) for name in {SUMMARY_JSON, *names}) or (
-        os.path.lexists(home) and not home.is_dir()
+        os.path.lexists(home) and (home.is_symlink() or not home.is_dir())
     )
 
 

@@ -19,7 +19,7 @@ from tasks.core.completeness import StudyResult, StudyTally, exit_code
 from tasks.core.errors import InternalError
 from tasks.core.escape import escape
 from tasks.core.models import RunFacts, Status, StudyEntry, Summary
-from tasks.core.problems import Verdict, row_problems, run_problems
+from tasks.core.problems import Verdict, proof_problems, row_problems, run_problems
 from tasks.core.report_columns import COLUMNS, REPORT_COLUMNS, Escaped, Kind, ReportRow
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _TALLIED: Final = (
     "size_bytes",
     "detail",
 )
+_OWN_OBJECT: Final = frozenset((Status.UPLOADED, Status.ALREADY_UPLOADED))
 _CHUNK_ROWS: Final = 1000
 _GROUP_BYTES: Final = 4 << 20
 
@@ -145,13 +146,13 @@ class Totals:
         self._ahead = iter(studies)
         self._overlaps = overlaps
         self._tell = tell
-        self._study_no = -1
         self._tally: StudyTally | None = None
         self.studies = 0
         self.complete_studies = 0
         self.incomplete_studies = 0
         self.by_status: Counter[str] = Counter()
         self.verdicts: Counter[Verdict] = Counter()
+        self.proofs: Counter[str] = Counter()  # of what is stored; a duplicate's is another file's
         self.objects_left = 0
         self.uploaded_bytes = 0
 
@@ -160,6 +161,8 @@ class Totals:
         self.by_status.update(columns["status"])
         verdicts = zip(columns["status"], columns["reason"], columns["detail"], strict=True)
         self.verdicts.update(map(Verdict._make, verdicts))
+        proofs = zip(columns["status"], columns["proof"], strict=True)
+        self.proofs.update(proof for status, proof in proofs if status in _OWN_OBJECT)
         self.objects_left += sum(columns["objects_left"])
         sizes = zip(columns["status"], columns["size_bytes"], strict=True)
         self.uploaded_bytes += sum(size or 0 for status, size in sizes if status == Status.UPLOADED)
@@ -175,20 +178,19 @@ class Totals:
             pass
 
     def _tally_of(self, study_no: int) -> StudyTally:
-        while self._study_no != study_no:
-            if not self._next():
-                raise InternalError("The rows of the report did not come study by study: this is a defect.")
-        assert self._tally is not None
-        return self._tally
+        while tally := self._tally or self._next():
+            if tally.study_no == study_no:
+                return tally
+            self._next()
+        raise InternalError("The rows of the report did not come study by study: this is a defect.")
 
-    def _next(self) -> bool:
+    def _next(self) -> StudyTally | None:
         """Goes on to the next study, if there is one."""
         if self._tally is not None:
             self._count(self._tally.result())
         entry = next(self._ahead, None)
-        self._study_no = -1 if entry is None else entry.study_no
         self._tally = None if entry is None else StudyTally(entry, self._overlaps.get(entry.study_no))
-        return entry is not None
+        return self._tally
 
     def _count(self, study: StudyResult) -> None:
         self.studies += 1
@@ -222,7 +224,12 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
         peak_parallel=run.peak_parallel,
         exit_code=code if run.stopped_exit_code is None else run.stopped_exit_code,
         parallel_course=list(run.parallel_course),
-        problems=[*run.problems, *row_problems(totals.verdicts, totals.objects_left), *run_problems(run)],
+        problems=[
+            *run.problems,
+            *row_problems(totals.verdicts, totals.objects_left),
+            *proof_problems(totals.proofs),
+            *run_problems(run),
+        ],
         unused_keys=list(run.unused_keys),
     )
 

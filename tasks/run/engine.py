@@ -32,6 +32,7 @@ from tasks.core.study_entries import in_order
 from tasks.core.words import counted
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.earlier_runs import Begins
+from tasks.remote.platform_client import Platform
 from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
@@ -43,7 +44,7 @@ from tasks.source.gone_files import with_gone
 from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
-from tasks.upload.assembly import Platform, new_uploader
+from tasks.upload.assembly import new_uploader
 from tasks.upload.slots import Slots
 from tasks.upload.uploader import Uploader
 
@@ -140,7 +141,7 @@ class Engine:
         batch_no, todo = 1, 0
         for rows, scanned in chunks:
             to_do, touched = self._ledger.enrol(batch_no, rows, scanned, rules)
-            self._uploader.count_listed(len(rows), to_do)
+            self._platform.loop.call(self.progress.count_listed, len(rows), to_do)
             todo += to_do
             self._touched += touched
             self._uploader.raise_if_stopped()
@@ -163,7 +164,7 @@ class Engine:
 
     def permit_puts(self, may_begin: bool) -> None:
         """Whether a PUT may begin from now on; those under way go on. From any thread."""
-        self._uploader.permit_puts(may_begin)
+        self._platform.loop.call(self._slots.permit_puts, may_begin)
 
     def raise_if_stopped(self) -> None:
         """Why the run stops, when it does."""
@@ -190,8 +191,8 @@ class Engine:
             self.settings.campaign,
             self._started_ns,
             self._edges.clock_ns(),
-            peak_parallel=self._uploader.peak,
-            parallel_course=self._uploader.course,
+            peak_parallel=self._slots.peak,
+            parallel_course=self._slots.course,
             problems=([str(why)] if why else []) + self._problems(why),
             stopped_exit_code=why.exit_code if why else None,
             touched=self._touched,
@@ -276,14 +277,16 @@ class Engine:
         return NOT_ASKED
 
     def _new_uploader(self) -> Uploader:
+        self._slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)
         return new_uploader(
             self.settings,
             self._platform,
             self._ledger,
-            Slots(self.settings.parallel, self._edges.clock, began=self._began_s),
+            self._slots,
             self.progress,
+            self._edges.jitter,
+            self._edges.clock,
             any_granted=bool(self._records.first.key),
-            jitter=self._edges.jitter,
         )
 
 

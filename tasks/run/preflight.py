@@ -31,13 +31,13 @@ from tasks.core.retry import backoff_s
 from tasks.core.study_entries import manifest_sha256
 from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.private_directories import make_private, remove_empty
+from tasks.remote.platform_client import Platform, warn_without_credentials
 from tasks.report.directory import require_report_files
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.setting_values import host_of
 from tasks.settings import ReportSettings, Settings
 from tasks.source.manifest_reader import load_manifest
-from tasks.upload.assembly import Platform, warn_without_credentials
 
 log = logging.getLogger("dicom_ingest")
 

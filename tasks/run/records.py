@@ -5,8 +5,9 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tasks.audit.certificate import signing_key, write_certificate
 from tasks.audit.continuity import Known
@@ -24,6 +25,8 @@ from tasks.run.preflight import NOT_ASKED, FirstAnswer, open_trail
 from tasks.settings import Settings
 
 log = logging.getLogger("dicom_ingest")
+
+_KEYS_AT_ONCE: Final = 1000  # that are looked up
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -147,4 +150,7 @@ def report_again(
         stack.callback(trail.close)
         if not ledger.shards():  # theirs are in the report alone: one may be taken up at any moment
             ledger.enrol_unscanned()
+            in_trail = trail.issued_to(ledger.run_id)
+            while keys := list(islice(in_trail, _KEYS_AT_ONCE)):
+                ledger.issue_lost(keys)
         return Records(trail, ledger, key).write(report_dir, ledger.facts(), Event.REPORT_WRITTEN)

@@ -24,6 +24,7 @@ from tasks.ledger.database import has_ledger
 from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.shard_runs import ShardStanding, shard_run_id
+from tasks.remote.platform_client import Platform
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.run.engine import Engine, problems_of
@@ -32,7 +33,6 @@ from tasks.run.records import keep_unused, open_records
 from tasks.settings import Settings
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, decided_ownership, survey, walk_study
-from tasks.upload.assembly import Platform
 
 log = logging.getLogger("dicom_ingest")
 

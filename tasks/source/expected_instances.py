@@ -9,7 +9,7 @@ study, and the names along one path.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -70,18 +70,20 @@ def expectations(
     is_own: Callable[[str], bool],
     counts: Counts,
     read: ReadHeader = read_header,
+    accepted: Collection[str] = (),
 ) -> Iterator[tuple[StudyDir, Expected]]:
     """What is expected of each study directory, in their order.
 
     `real_roots` hold all of them: a link into one leads to another study. `is_own`: a file to pass over.
+    `accepted`: reasons for which a file that would be held back is sent all the same.
     """
-    tally = _Tally(counts)
+    tally = _Tally(counts, accepted)
     with _readers(read) as ask:
         for part in _ahead(_parts(study_dirs, real_roots, is_own, ask), _AHEAD):
             if isinstance(part, StudyDir):
                 yield part, tally.expected()
                 counts.scanned += 1
-                tally = _Tally(counts)
+                tally = _Tally(counts, accepted)
             elif isinstance(part, Unwalked):
                 counts.unreadable += 1
             else:
@@ -91,8 +93,9 @@ def expectations(
 class _Tally:
     """Counts the files of one study as they come."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, accepted: Collection[str]) -> None:
         self._counts = counts
+        self._accepted = accepted
         self._sop_instance_uids: set[str] = set()
         self._study_instance_uid: str | None = None
         self._agree = True
@@ -103,6 +106,8 @@ class _Tally:
         self._counts.files += 1
         if isinstance(found, Header):
             self._add_instance(found, size_bytes)
+        elif found.header and found.is_sent(self._accepted):
+            self._add_instance(found.header, size_bytes)
         elif found.status is Status.UNREADABLE:
             self._counts.unreadable += 1
         else:

@@ -1,15 +1,18 @@
 """One file's bytes: read once when small, streamed when too large to hold, hashed as it is sent."""
 
+import base64
 import errno
 import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from io import BytesIO
 from typing import BinaryIO, Protocol
+
+from awscrt.checksums import crc64nvme
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.file_times import kept_ns
@@ -29,19 +32,24 @@ class Content(Protocol):
     size_bytes: int
     mtime_ns: int
     ctime_ns: int
-    digests: Digests | None  # None until it is known: a streamed file before its first pass
+    rejected: Rejected | None  # why it would be held back, of one that was asked for all the same
     held_bytes: int  # of memory, until it is closed
 
-    def body(self) -> bytes | Iterator[bytes]:
+    @property
+    def digests(self) -> Digests | None:
+        """None until they are known: of a streamed file before its first pass."""
+        ...
+
+    def body(self, *, with_md5: bool = False) -> bytes | Iterator[bytes]:
         """The bytes for one PUT. An iterator hashes as it goes, and raises Fault when the file changed."""
         ...
 
-    def compute_digests(self) -> Digests:
+    def compute_digests(self, *, with_md5: bool = False) -> Digests:
         """The digests. Reads the file for them when no PUT has yet."""
         ...
 
     def close(self) -> None:
-        """Lets the bytes, or the file, go."""
+        """Lets the bytes, or the file, go; its digests stay."""
         ...
 
 
@@ -53,16 +61,26 @@ class Held:
         self.header = header
         self.size_bytes = self.held_bytes = len(data)
         self.mtime_ns, self.ctime_ns = times_ns
-        self.digests: Digests | None = _digests(data)
+        self._digests = Digests(hashlib.sha256(data).hexdigest(), crc64nvme=_base64_of(crc64nvme(data)))
+        self.rejected: Rejected | None = None
 
-    def body(self) -> bytes:
+    @property
+    def digests(self) -> Digests | None:
+        """Known from the start; of the MD5, once it was asked for."""
+        return self._digests
+
+    def body(self, *, with_md5: bool = False) -> bytes:  # noqa: ARG002 - of what is streamed
         """The very bytes that were hashed."""
         return self._data
 
-    def compute_digests(self) -> Digests:
-        """Known from the start."""
-        assert self.digests is not None
-        return self.digests
+    def compute_digests(self, *, with_md5: bool = False) -> Digests:
+        """Never by the file."""
+        if with_md5 and not self._digests.md5:
+            if not self.held_bytes:
+                raise OSError(errno.EBADF, "the file is closed")
+            md5 = hashlib.md5(self._data, usedforsecurity=False).hexdigest()
+            self._digests = replace(self._digests, md5=md5)
+        return self._digests
 
     def close(self) -> None:
         """What was found out stays."""
@@ -81,15 +99,16 @@ class Streamed:
         self.held_bytes = _CHUNK_BYTES
         self.mtime_ns, self.ctime_ns = times_ns
         self.digests: Digests | None = None
+        self.rejected: Rejected | None = None
 
-    def body(self) -> Iterator[bytes]:
+    def body(self, *, with_md5: bool = False) -> Iterator[bytes]:
         """Chunks; short, grown or touched content ends in a Fault before the last of it is sent."""
         with self._used():
-            yield from self._chunks()
+            yield from self._chunks(with_md5=with_md5)
 
-    def _chunks(self) -> Iterator[bytes]:
+    def _chunks(self, *, with_md5: bool) -> Iterator[bytes]:
         self._file.seek(0)
-        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        sha256, md5, crc = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
         left = self.size_bytes
         while left:
             chunk = self._file.read(min(_CHUNK_BYTES, left))
@@ -97,15 +116,18 @@ class Streamed:
             if not chunk or (not left and self._touched()):
                 raise Fault(FaultKind.CHANGED, "the file changed while it was sent")
             sha256.update(chunk)
-            md5.update(chunk)
+            crc = crc64nvme(chunk, crc)
+            if with_md5:
+                md5.update(chunk)
             if not left:
-                self.digests = Digests(sha256.hexdigest(), md5.hexdigest())
+                in_hex = md5.hexdigest() if with_md5 else ""
+                self.digests = Digests(sha256.hexdigest(), in_hex, _base64_of(crc))
             yield chunk
 
-    def compute_digests(self) -> Digests:
-        """Reads the whole file when no PUT has done so yet."""
-        if self.digests is None:
-            for _ in self.body():
+    def compute_digests(self, *, with_md5: bool = False) -> Digests:
+        """Reads the whole file when no PUT has done so yet, or none with an MD5."""
+        if self.digests is None or (with_md5 and not self.digests.md5):
+            for _ in self.body(with_md5=with_md5):
                 pass
         assert self.digests is not None
         return self.digests
@@ -138,8 +160,18 @@ class Streamed:
         return (now.st_size, kept_ns(now.st_mtime_ns)) != (self.size_bytes, self.mtime_ns)
 
 
-def read_content(path: str) -> Content | Rejected:
-    """The file's content, ready to be sent, or why it is not to be. The path may be gone or not be a file."""
+Accepts = Callable[[Rejected], bool]
+
+
+def _accept_none(_rejected: Rejected) -> bool:
+    return False
+
+
+def read_content(path: str, accepts: Accepts = _accept_none) -> Content | Rejected:
+    """The file's content, ready to be sent, or why it is not to be. The path may be gone or not be a file.
+
+    `accepts`: which of those that would be held back are wanted all the same; they have a header.
+    """
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -149,7 +181,7 @@ def read_content(path: str) -> Content | Rejected:
             if not stat.S_ISREG(status.st_mode):
                 return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
             name = os.path.basename(path)  # noqa: PTH119 - a tenth of what PurePath costs
-            content = _content(descriptor, name, status)
+            content = _content(descriptor, name, status, accepts)
             if isinstance(content, Streamed):
                 closing.pop_all()  # it has the file now
             return content
@@ -157,12 +189,12 @@ def read_content(path: str) -> Content | Rejected:
         return _unreadable(error)
 
 
-def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
+def _content(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected:
     for _ in range(_READS):
         if status.st_size > MAX_PUT_BYTES:
             return Rejected(Status.TOO_LARGE, Reason.NONE, size_bytes=status.st_size)
         read = _stream if status.st_size > HELD_BYTES else _hold
-        content = read(descriptor, name, status)
+        content = read(descriptor, name, status, accepts)
         before, status = status, os.fstat(descriptor)
         if content is not None and (before.st_size, before.st_mtime_ns) == (
             status.st_size,
@@ -174,19 +206,31 @@ def _content(descriptor: int, name: str, status: os.stat_result) -> Content | Re
     return Rejected(Status.CHANGED, Reason.NONE)
 
 
-def _hold(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected | None:
+def _hold(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected | None:
     data = _read(descriptor, status.st_size)
     if len(data) != status.st_size:
         return None
     found = examine(BytesIO(data), len(data), name)
-    return found if isinstance(found, Rejected) else Held(data, found, _times_ns(status))
+    return _accepted(found, accepts, lambda header: Held(data, header, _times_ns(status)))
 
 
-def _stream(descriptor: int, name: str, status: os.stat_result) -> Content | Rejected:
+def _stream(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected:
     os.lseek(descriptor, 0, os.SEEK_SET)
     file = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - buffered for the header
     found = examine(file, status.st_size, name)
-    return found if isinstance(found, Rejected) else Streamed(file, found, status.st_size, _times_ns(status))
+    return _accepted(found, accepts, lambda header: Streamed(file, header, status.st_size, _times_ns(status)))
+
+
+def _accepted(
+    found: Header | Rejected, accepts: Accepts, content_of: Callable[[Header], Held | Streamed]
+) -> Content | Rejected:
+    if isinstance(found, Header):
+        return content_of(found)
+    if found.header is None or not accepts(found):
+        return found
+    content = content_of(found.header)
+    content.rejected = found
+    return content
 
 
 def _times_ns(status: os.stat_result) -> tuple[int, int]:
@@ -201,8 +245,9 @@ def _read(descriptor: int, size_bytes: int) -> bytes:
     return data
 
 
-def _digests(data: bytes) -> Digests:
-    return Digests(hashlib.sha256(data).hexdigest(), hashlib.md5(data, usedforsecurity=False).hexdigest())
+def _base64_of(crc: int) -> str:
+    """As S3 shows a CRC64NVME."""
+    return base64.b64encode(crc.to_bytes(8, "big")).decode()
 
 
 def _unreadable(error: OSError) -> Rejected:

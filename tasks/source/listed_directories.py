@@ -66,12 +66,8 @@ class ListedDirectories:
         self._file = SpooledTemporaryFile(_IN_MEMORY, dir=str(home))  # noqa: SIM115 - until `close`
         self._is_kept = True
 
-    def note(self, study_no: int, path: bytes) -> None:
-        """A directory that is listed next."""
-        try:
-            found = os.stat(path)
-        except OSError:  # it can't be listed either, and has a row that says so
-            return
+    def note(self, study_no: int, path: bytes, found: os.stat_result) -> None:
+        """A directory that is listed next, as it was before that."""
         if not self._is_kept or (found.st_dev, found.st_ino) in self._own:
             return
         try:

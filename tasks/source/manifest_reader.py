@@ -12,26 +12,28 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tasks.core.errors import ManifestError, ManifestFileError, Problem, UsageError
-from tasks.core.manifest import PathRules, Row, check, column_label
+from tasks.core.manifest import PathRules, Row, check, column_label, row_cells, without_blanks
 from tasks.core.study_entries import StudyEntries
 from tasks.core.words import counted
+from tasks.source.text_lines import MAX_ROW_BYTES, Lines, RowTooLongError
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from _typeshed import WriteableBuffer
 
-MAX_ROW_BYTES: Final = 1 << 20
 MAX_COLUMN_CHUNK_BYTES: Final = 1 << 28  # of Parquet, uncompressed: what one read may have to hold
 PARQUET_BATCH_ROWS: Final = 512
-_UTF8_BOM: Final = b"\xef\xbb\xbf"
-_UTF16_BOMS: Final = (b"\xff\xfe", b"\xfe\xff")
-
+# Semicolons and tabs are what spreadsheets write in many countries, and databases.
+_SEPARATORS: Final = ",;\t"
+_SAYS_SEPARATOR: Final = re.compile(r'"?sep=([,;\t])"?\s*', re.IGNORECASE)
 T = TypeVar("T")
 _Table = tuple[Sequence[str], Iterable[Row | Problem]]  # columns, and rows numbered from 1
 
@@ -39,8 +41,9 @@ _Table = tuple[Sequence[str], Iterable[Row | Problem]]  # columns, and rows numb
 def load_manifest(path: Path, root: Path | None = None) -> StudyEntries:
     """The study entries, and the digest, of a CSV, JSON Lines or Parquet file; its suffix says which.
 
-    Rows are counted without blank lines. With a root, relative study directories start from it and none may
-    leave it. Raises UsageError when it can't be opened, ManifestError with every fault of its content.
+    Rows are counted without those in which nothing is written. With a root, relative study directories start
+    from it and none may leave it. Raises UsageError when it can't be opened, ManifestError with every fault
+    of its content.
     """
     read = for_suffix(READERS, path)
     if root is not None and not os.path.isdir(root):
@@ -74,10 +77,6 @@ def cause(error: OSError) -> str:
 
 
 # --- reading ---
-
-
-class _RowTooLongError(Exception):
-    pass
 
 
 class _Hashed(io.RawIOBase):
@@ -125,79 +124,80 @@ class _Hashed(io.RawIOBase):
         return digest
 
 
-class _Lines:
-    """Lines of a text manifest as an iterator that stops one row from taking all memory.
-
-    Bytes that are not UTF-8 become surrogates, which the rules refuse by row and column.
-    """
-
-    def __init__(self, file: BufferedReader) -> None:
-        start = file.peek(len(_UTF8_BOM))
-        if start.startswith(_UTF16_BOMS):
-            raise ManifestError([Problem(0, "", "it is UTF-16; write the file as UTF-8")])
-        if start.startswith(_UTF8_BOM):
-            file.read(len(_UTF8_BOM))
-        self._file = file
-        self._bytes_left = MAX_ROW_BYTES
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(self._bytes_left + 1)
-        self._bytes_left -= len(line)
-        if self._bytes_left < 0:
-            raise _RowTooLongError
-        if not line:
-            raise StopIteration
-        return line.decode("utf-8", "surrogateescape")
-
-    def start_row(self) -> None:
-        self._bytes_left = MAX_ROW_BYTES
-
-
 def _read_csv(file: BufferedReader) -> _Table:
     records = _csv_records(file)
     header = next(records, [])
     if isinstance(header, Problem):
         raise ManifestError([header])
-    columns = [name.strip() for name in header]
+    columns = [without_blanks(name) for name in header]
+    while columns and not columns[-1]:  # a spreadsheet writes as many cells as its widest row has
+        columns.pop()
     return columns, _csv_rows(columns, records)
 
 
 def _csv_records(file: BufferedReader) -> Iterator[list[str] | Problem]:
-    """Every record that is no blank line, the header as record 0. The csv module bounds a cell, too."""
-    lines = _Lines(file)
-    reader = csv.reader(lines, strict=True)
+    """Every record that is not all empty, the header as record 0. The csv module bounds a cell, too."""
+    lines = Lines(file)
     number = 0
+    try:
+        start, separator = _separator(lines)
+    except RowTooLongError:
+        yield _too_long(number)
+        return
+    reader = csv.reader(chain(start, lines), strict=True, delimiter=separator)
     while True:
         lines.start_row()
         try:
             record: list[str] | Problem = next(reader)
         except StopIteration:
             return
-        except _RowTooLongError:
+        except RowTooLongError:
             yield _too_long(number)
             return
         except csv.Error:
             record = Problem(
                 number, "", "it is not CSV (RFC 4180): look for a stray quote or an overlong cell"
             )
-        if record:
+        if isinstance(record, Problem) or any(map(without_blanks, record)):
             yield record
             number += 1
+
+
+def _separator(lines: Lines) -> tuple[list[str], str]:
+    """The lines that were read to know it, and what separates cells: what makes the header have `study_dir`.
+
+    A line `sep=;` before the header says it, too, and is no row: Excel writes and reads it.
+    """
+    line = ""
+    for line in lines:
+        if without_blanks(line.strip(_SEPARATORS + '" \r\n')):  # else nothing is written in it
+            break
+        lines.start_row()
+    if said := _SAYS_SEPARATOR.fullmatch(line):
+        return [], said.group(1)
+    found = [each for each in _SEPARATORS if "study_dir" in _names(line, each)]
+    return [line], found[0] if found else _SEPARATORS[0]
+
+
+def _names(line: str, separator: str) -> list[str]:
+    try:
+        return [without_blanks(name) for name in next(csv.reader([line], strict=True, delimiter=separator))]
+    except csv.Error:
+        return []
 
 
 def _csv_rows(columns: Sequence[str], records: Iterator[list[str] | Problem]) -> Iterator[Row | Problem]:
     for number, record in enumerate(records, 1):
         if isinstance(record, Problem):
             yield record
+        elif len(columns) < len(record) and not any(map(without_blanks, record[len(columns) :])):
+            yield number, row_cells(columns, record)
         elif len(record) != len(columns):
             yield Problem(
                 number, "", f"the header has {counted(len(columns), 'cell')}, this row {len(record)}"
             )
         else:
-            yield number, dict(zip(columns, record, strict=True))
+            yield number, row_cells(columns, record)
 
 
 def _read_json_lines(file: BufferedReader) -> _Table:
@@ -205,15 +205,15 @@ def _read_json_lines(file: BufferedReader) -> _Table:
 
 
 def _json_rows(file: BufferedReader) -> Iterator[Row | Problem]:
-    lines = _Lines(file)
+    lines = Lines(file)
     number = 0
     try:
         for line in lines:
             lines.start_row()
-            if line.strip():
+            if text := without_blanks(line):
                 number += 1
-                yield from _json_row(number, line)
-    except _RowTooLongError:
+                yield from _json_row(number, text)
+    except RowTooLongError:
         yield _too_long(number + 1)
 
 
@@ -225,7 +225,7 @@ def _json_row(number: int, line: str) -> Iterator[Row | Problem]:
     if not isinstance(pairs, tuple):
         yield Problem(number, "", "it is not a JSON object on one line")
         return
-    cells = {name: _json_cell(value) for name, value in pairs}
+    cells = {without_blanks(name): _json_cell(value) for name, value in pairs}
     faults = [
         Problem(number, column_label(name, position), "holds a list or an object")
         for position, (name, cell) in enumerate(cells.items(), 1)
@@ -236,7 +236,7 @@ def _json_row(number: int, line: str) -> Iterator[Row | Problem]:
     if faults:
         yield from faults
     else:
-        yield number, {name: cell or "" for name, cell in cells.items()}
+        yield number, row_cells(cells, [cell or "" for cell in cells.values()])
 
 
 def _json_cell(value: object) -> str | None:
@@ -264,7 +264,7 @@ def _read_parquet(file: BufferedReader) -> _Table:
     except (pa.ArrowException, OSError):
         raise ManifestError([Problem(0, "", "it can't be read as Parquet; write it again")]) from None
     faults = [*_oversized(parquet.metadata), *_unreadable_types(schema)]
-    return schema.names, faults or _parquet_rows(parquet)
+    return [*map(without_blanks, schema.names)], faults or _parquet_rows(parquet)
 
 
 def _oversized(metadata: "pa.parquet.FileMetaData") -> Iterator[Problem]:
@@ -304,10 +304,11 @@ def _parquet_rows(parquet: "pa.parquet.ParquetFile") -> Iterator[Row | Problem]:
     number = 0
     try:
         for batch in parquet.iter_batches(PARQUET_BATCH_ROWS, use_threads=False):
-            names = batch.schema.names
+            names = [*map(without_blanks, batch.schema.names)]
             for cells in zip(*map(_parquet_cells, batch.columns), strict=True):
-                number += 1
-                yield number, dict(zip(names, cells, strict=True))
+                if any(map(without_blanks, cells)):
+                    number += 1
+                    yield number, row_cells(names, cells)
     except (pa.ArrowException, OSError):
         yield Problem(number + 1, "", "it can't be read as Parquet; reading ended here")
 

@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from io import TextIOWrapper
 from itertools import islice
@@ -12,7 +12,7 @@ from secrets import token_hex
 from typing import BinaryIO, Final, TypeAlias
 
 from tasks.core.errors import UsageError
-from tasks.core.escape import escape
+from tasks.core.manifest import path_cell
 from tasks.source.expected_instances import Counts, Expected, expectations
 from tasks.source.manifest_reader import PARQUET_BATCH_ROWS, cause, for_suffix
 from tasks.source.study_directories import StudyDir, StudyDirFinder
@@ -35,24 +35,30 @@ def write_manifest(
 
     def rows(finder: StudyDirFinder, counts: Counts, _spool: Path) -> Generator[Cells, None, None]:
         for study_dir in _counted(finder, counts):
-            yield (escape(study_dir.path),)
+            yield (path_cell(study_dir.path),)
 
     return _write(roots, out, FOUND_COLUMNS, rows, watch, report_dir)
 
 
 def scan_manifest(
-    roots: Sequence[Path], out: Path, watch: Watch = nullcontext, report_dir: Path | None = None
+    roots: Sequence[Path],
+    out: Path,
+    watch: Watch = nullcontext,
+    report_dir: Path | None = None,
+    accepted: Collection[str] = (),
 ) -> Counts:
     """The same rows, each with what a run will store of its directory (`tasks/source/expected_instances.py`).
 
     All directories are found before the first is scanned, so that it is known how many are left. Meanwhile
-    they are in a file beside the manifest.
+    they are in a file beside the manifest. `accepted`: reasons for which the run will send what it would
+    hold back.
     """
 
     def rows(finder: StudyDirFinder, counts: Counts, spool: Path) -> Generator[Cells, None, None]:
         with _spool(_counted(finder, counts), spool) as study_dirs:
             counts.finding = False
-            for study_dir, expected in expectations(study_dirs, finder.real_roots, finder.is_own, counts):
+            found = expectations(study_dirs, finder.real_roots, finder.is_own, counts, accepted=accepted)
+            for study_dir, expected in found:
                 yield row_cells(study_dir, expected)
 
     return _write(roots, out, SCANNED_COLUMNS, rows, watch, report_dir)
@@ -91,7 +97,7 @@ def _counted(study_dirs: Iterable[StudyDir], counts: Counts) -> Iterator[StudyDi
 
 def row_cells(study_dir: StudyDir, expected: Expected) -> Cells:
     """A row of SCANNED_COLUMNS."""
-    return escape(study_dir.path), expected.study_instance_uid, expected.instances, expected.size_bytes
+    return path_cell(study_dir.path), expected.study_instance_uid, expected.instances, expected.size_bytes
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import os
 import re
 from typing import Final
 
-from tasks.core.models import Header, Status
+from tasks.core.models import ZEROS, Header, Status
 from tasks.source.header_reader import read_header
 
 _DIGITS: Final = re.compile(r"\d+")
@@ -42,4 +42,4 @@ def _paths(directory: str, name: str) -> list[str]:
 
 def _is_image(path: str) -> bool:
     found, _ = read_header(path)
-    return isinstance(found, Header) or (found.status is Status.INVALID and not found.detail)
+    return isinstance(found, Header) or (found.status is Status.INVALID and found.detail != ZEROS)

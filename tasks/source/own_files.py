@@ -28,11 +28,9 @@ class OwnFiles:
     ledger_names: frozenset[bytes] = frozenset()  # in that directory: the ledger, and its companions
     ledger: frozenset[_Mark] = frozenset()
 
-    def names_in(self, path: bytes, real: bytes) -> Collection[bytes] | None:
-        """The names of a directory that are left out; None when all of it is."""
-        if not self.directories and not self.ledger:
-            return ()
-        marks = _marks(path, real)
+    def names_in(self, real: bytes, status: os.stat_result | None) -> Collection[bytes] | None:
+        """The names of a directory that are left out; None when all of it is. `status`: if it is known."""
+        marks: tuple[_Mark, ...] = (real,) if status is None else (real, _identity(status))
         if not self.directories.isdisjoint(marks):
             return None
         return () if self.ledger_directory.isdisjoint(marks) else self.ledger_names
@@ -44,9 +42,9 @@ class OwnFiles:
     def has(self, real: bytes) -> bool:
         """Whether a real path, as a link's target is one, belongs to them."""
         directory, name = os.path.split(real)
-        if name in self.ledger_names and not self.ledger_directory.isdisjoint(_marks(directory, directory)):
+        if name in self.ledger_names and not self.ledger_directory.isdisjoint(_marks(directory)):
             return True
-        return any(not self.directories.isdisjoint(_marks(each, each)) for each in upwards(real))
+        return any(not self.directories.isdisjoint(_marks(each)) for each in upwards(real))
 
 
 NONE_OWN: Final = OwnFiles()
@@ -85,13 +83,12 @@ def upwards(real: bytes) -> Iterator[bytes]:
 
 
 def _marks_of(path: Path) -> frozenset[_Mark]:
-    real = os.path.realpath(os.fsencode(path))
-    return frozenset(_marks(real, real))
+    return frozenset(_marks(os.path.realpath(os.fsencode(path))))
 
 
-def _marks(path: bytes, real: bytes) -> tuple[_Mark, ...]:
+def _marks(real: bytes) -> tuple[_Mark, ...]:
     try:
-        return real, _identity(os.stat(path))  # noqa: PTH116 - pathlib has no paths of bytes
+        return real, _identity(os.stat(real))  # noqa: PTH116 - pathlib has no paths of bytes
     except OSError:
         return (real,)
 

@@ -4,8 +4,6 @@ One lstat for each, in place of one for every directory in its path; and of memo
 entries take: the real path of a directory that no link leads to is the one that its entry has.
 """
 
-# pathlib has no paths of bytes:
-
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from tasks.core.models import StudyEntry
 _MOST_PARENTS: Final = 10_000  # that are remembered: entries come directory by directory
 
 
-class Resolver:
+class _Resolver:
     """Resolves links as `os.path.realpath` does, of paths whose parents are mostly the same."""
 
     def __init__(self) -> None:
@@ -44,7 +42,7 @@ class RealDirs(Mapping[int, bytes]):
     """study_no to the real directory of its entry, in their order; without those that are not admitted."""
 
     def __init__(self, entries: Sequence[StudyEntry], admits: Callable[[bytes], bool] = bool) -> None:
-        resolve = Resolver()
+        resolve = _Resolver()
         self._entries = _in_order(entries)
         self._elsewhere: dict[int, bytes] = {}  # those that are not where their entries say
         self._left_out: set[int] = set()

@@ -62,7 +62,7 @@ class Ownership:
     real_root: bytes | None
     own: OwnFiles = NONE_OWN  # what the walk leaves out
     here: "Callable[[], Ownership] | None" = None  # what this machine says, where another one decided
-    note: Callable[[int, bytes], None] = lambda _study_no, _path: None  # a directory that is listed next
+    note: Callable[[int, bytes, os.stat_result], None] = lambda *_: None  # a directory that is listed next
 
     def covers(self, directory: bytes) -> bool:
         """Whether some entry's walk comes to this real directory without following a link."""
@@ -221,10 +221,12 @@ class _Walk:
                 yield path, found
 
     def _enter(self, directory: _Dir, stack: list[_Level]) -> Iterator[_Found]:
-        own = self._ownership.own.names_in(directory.path, directory.real)
+        status = None if self._ownership.own is NONE_OWN else _status(directory.path)
+        own = self._ownership.own.names_in(directory.real, status)
         if own is None:
             return
-        self._ownership.note(self._study_no, directory.path)
+        if status:  # none where nobody asks, and of one that can't be listed either: a row says so
+            self._ownership.note(self._study_no, directory.path, status)
         names, reason = _listing(directory.path)
         stack.append((directory, [name for name in names if name not in own] if own else names))
         if reason:
@@ -304,6 +306,13 @@ def _marked(entry: "os.DirEntry[bytes]") -> bytes | None:
     except OSError:  # its kind takes a stat here, and that fails: the row will say why
         return entry.name
     return entry.name + (_DIRECTORY_LINK if os.path.isdir(entry.path) else _LINK)
+
+
+def _status(path: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 def _file_stat(path: bytes) -> os.stat_result | Reason:

@@ -1,63 +1,18 @@
 """What sends files, put together as the settings say."""
 
 import asyncio
-import logging
-import random
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
-from tasks.core.allowed_hosts import is_loopback
 from tasks.core.progress import Progress
+from tasks.core.run_faults import RunFaults
 from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.ledger.ledger import Ledger
-from tasks.remote.credentials import api_key_of, credentials_of
-from tasks.remote.curl_engine import Engine
-from tasks.remote.tls import TlsPolicy
-from tasks.remote.upload_api import PresignedUrl, UploadClient
+from tasks.remote.platform_client import Platform
 from tasks.settings import Settings
-from tasks.upload.event_loop import EventLoop
 from tasks.upload.readers import READERS, Readers
 from tasks.upload.slots import Slots
 from tasks.upload.transfer import Transfer
 from tasks.upload.uploader import Uploader
-
-log = logging.getLogger("dicom_ingest")
-
-
-class Platform:
-    """The upload API and its object store, and the event loop in which they are talked to."""
-
-    def __init__(self, settings: Settings) -> None:
-        """UsageError for certificates that can't be used; nothing is asked yet."""
-        tls = TlsPolicy(settings.ca_bundle, settings.client_cert, settings.client_key, settings.api_endpoint)
-        self.loop = EventLoop()
-        try:
-            self.client = self.loop.run(_client(settings, tls))
-        except BaseException:
-            self.loop.close()
-            raise
-
-    def presign(self) -> PresignedUrl:
-        """One URL, for who is not in the loop's thread."""
-        return self.loop.run(self.client.presign())
-
-    def close(self) -> None:
-        """Gives connections and thread back."""
-        self.loop.call(self.client.close)
-        self.loop.close()
-
-
-async def _client(settings: Settings, tls: TlsPolicy) -> UploadClient:
-    engine, names = Engine(tls), settings.credential_settings
-    return UploadClient(
-        settings.api_endpoint,
-        credentials_of(settings, engine),
-        engine,
-        api_key=api_key_of(settings),
-        signs_in_by=f"with what {names} says" if names else "without credentials",
-        storage_hosts=settings.allow_storage_host,
-        allow_http=settings.allow_http,
-    )
 
 
 def new_uploader(
@@ -66,11 +21,12 @@ def new_uploader(
     ledger: Ledger,
     slots: Slots,
     progress: Progress,
+    jitter: Callable[[], float],
+    clock: Callable[[], float],
     *,
     any_granted: bool = False,
-    jitter: Callable[[], float] = random.random,
 ) -> Uploader:
-    """What takes files their way, with as many slots as the settings say."""
+    """What takes files their way, with these slots; `any_granted`: the run was given a key before."""
     awaited = AwaitedLedger(ledger, platform.loop.loop)
     platform.client.reach = awaited.reach
     readers, stopping = Readers(slots.most + READERS), asyncio.Event()
@@ -80,16 +36,11 @@ def new_uploader(
         slots,
         readers,
         stopping,
+        RunFaults(settings.budgets, any_granted=any_granted),
         on_conflict=settings.on_conflict,
-        budgets=settings.budgets,
+        accept=settings.accepted,
         max_outage_s=settings.max_outage,
         jitter=jitter,
+        clock=clock,
     )
-    transfer.any_granted = any_granted
-    return Uploader(platform.loop, transfer, awaited, slots, readers, stopping, progress)
-
-
-def warn_without_credentials(settings: Settings) -> None:
-    """An API on another machine that lets anybody upload is hardly what was meant."""
-    if not settings.credential_settings and not is_loopback(urlsplit(settings.api_endpoint).hostname or ""):
-        log.warning("No credentials are set: files go to an API that lets anybody upload.")
+    return Uploader(platform.loop, transfer, slots, readers, stopping, progress)

@@ -5,13 +5,13 @@ How much is held at once is bounded, not how many files are: a read begins while
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from tasks.core.models import Rejected
 from tasks.remote.daemon_threads import DaemonThreads
-from tasks.source.file_content import Content, read_content
-from tasks.upload.waiters import Waiters
+from tasks.source.file_content import Content
+from tasks.upload.gates import Gate
 
 READERS: Final = 2  # hashing lets the interpreter go, parsing does not: more are slower
 HELD_BYTES: Final = 64 * 1024 * 1024  # by all files under way; what is being read may come on top of it
@@ -28,25 +28,23 @@ class Readers:
         self._most_bytes = held_bytes
         self._least_files = held_files
         self._bytes = self._files = 0  # that are held
-        self._reading = 0
-        self._waiting = Waiters()
+        self._gate = Gate(self._has_room)
 
-    async def read(self, path: str, begun: Callable[[], None] = lambda: None) -> Content | Rejected:
-        """The file's content, which is `release`d when it is not needed any more. `begun` by the thread."""
-        if self._waiting or not self._has_room():
-            await self._waiting.wait()
-            while not self._has_room():
-                await self._waiting.wait(first=True)
-        self._reading += 1
-        self._let_in()
-        try:
-            content = await self._run_to_its_end(partial(_read, path, begun))
-        finally:
-            self._reading -= 1
-            self._let_in()
-        if not isinstance(content, Rejected):
-            self._bytes += content.held_bytes
-            self._files += 1
+    async def read(self, read: Callable[[], Content | Rejected]) -> Content | Rejected:
+        """What a reader makes of a file; who is cancelled meanwhile leaves none open.
+
+        A content is to be `release`d when it is not needed any more.
+        """
+        async with self._gate.entered():
+            reading = self._threads.run(read)
+            try:
+                content = await asyncio.shield(reading)
+            except asyncio.CancelledError:
+                reading.add_done_callback(_close)
+                raise
+            if not isinstance(content, Rejected):
+                self._bytes += content.held_bytes
+                self._files += 1
         return content
 
     async def run(self, work: Callable[[], _T]) -> _T:
@@ -59,35 +57,19 @@ class Readers:
             self._bytes -= content.held_bytes
             self._files -= 1
             content.close()
-            self._let_in()
+            self._gate.look()
 
     def close(self) -> None:
         """No read follows."""
         self._threads.close()
 
-    async def _run_to_its_end(self, work: Callable[[], Content | Rejected]) -> Content | Rejected:
-        """Who is cancelled meanwhile leaves no file open."""
-        reading = self._threads.run(work)
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            reading.add_done_callback(_close)
-            raise
-
-    def _has_room(self) -> bool:
-        is_little = self._bytes < self._most_bytes or self._files + self._reading < self._least_files
-        return self._reading < READERS and is_little
-
-    def _let_in(self) -> None:
-        if self._has_room():
-            self._waiting.wake()
-
-
-def _read(path: str, begun: Callable[[], None]) -> Content | Rejected:
-    begun()
-    return read_content(path)
+    def _has_room(self, reading: int) -> bool:
+        is_little = self._bytes < self._most_bytes or self._files + reading < self._least_files
+        return reading < READERS and is_little
 
 
 def _close(reading: "asyncio.Future[Content | Rejected]") -> None:
-    if not reading.cancelled() and not reading.exception() and not isinstance(reading.result(), Rejected):
-        reading.result().close()  # type: ignore[union-attr]
+    with suppress(Exception, asyncio.CancelledError):
+        content = reading.result()
+        if not isinstance(content, Rejected):
+            content.close()

@@ -5,8 +5,6 @@ from collections import defaultdict
 from collections.abc import Collection
 from typing import Final
 
-from tasks.upload.waiters import Waiters
-
 _LOOK_S: Final = (0.02, 2.0)  # first and longest pause before another process's claim is asked for again
 
 
@@ -14,7 +12,7 @@ class SameUid:
     """The UIDs that files of this process have claimed and not settled. For the event loop's thread alone."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, Waiters] = {}
+        self._settled: dict[str, asyncio.Event] = {}
         self._looks: defaultdict[int, int] = defaultdict(int)  # at other processes' claims, by file_id
 
     @property
@@ -24,18 +22,18 @@ class SameUid:
 
     def claimed(self, uid: str) -> None:
         """A file of this process has it now."""
-        self._waiting.setdefault(uid, Waiters())
+        self._settled.setdefault(uid, asyncio.Event())
 
     def settled(self, uids: Collection[str]) -> None:
         """The file that had them has its outcome, or has let them go."""
         for uid in uids:
-            if waiting := self._waiting.pop(uid, None):
-                waiting.wake_all()
+            if settled := self._settled.pop(uid, None):
+                settled.set()
 
     async def settlement(self, uid: str, file_id: int) -> None:
         """Until it is worth asking for the claim again."""
-        if (waiting := self._waiting.get(uid)) is not None:
-            await waiting.wait()
+        if settled := self._settled.get(uid):
+            await settled.wait()
         else:
             self._looks[file_id] += 1
             await asyncio.sleep(_pause_s(self._looks[file_id]))

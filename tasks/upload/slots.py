@@ -5,16 +5,17 @@ How many are admitted, and how many slots may be used, `core/pacing.py` decides.
 event loop's thread, but for what says that any thread may call it.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Final
 
-from tasks.core.errors import Fault, InterruptedRunError
+from tasks.core.errors import Fault
 from tasks.core.pacing import Pacing
 from tasks.core.platform_state import PlatformState, Step
-from tasks.upload.waiters import Waiters
+from tasks.upload.gates import Gate
 
 _LONGEST_COURSE: Final = 200  # changes of the limit that are kept for the summary
 
@@ -29,13 +30,13 @@ class Slots:
         self._clock = clock
         self._began = clock() if began is None else began
         self._pacing = Pacing(parallel)
-        self._for_admission = Waiters()
-        self._for_slot = Waiters()
-        self._admitted = 0
-        self._busy = 0
+        self._admitted = Gate(self._may_be_admitted, self._pacing.begin, self._end_probe)
+        self._busy = Gate(lambda busy: self._may_put and busy < self._pacing.limit)
+        self._probe_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._may_put = True
         self._resumes_at: dict[int, float] = {}  # files that pause, by file_id
+        self._puts = 0
         self.peak = 0  # most PUTs that were under way at once
         self.course = [(self._since(), parallel)]  # (seconds since the start, slots in use), at every change
 
@@ -52,41 +53,23 @@ class Slots:
     @asynccontextmanager
     async def admission(self) -> AsyncIterator[None]:
         """From asking for a URL to the end of its PUT. Waits while the platform is down."""
-        while not (self._is_closed or self._may_enter()):
-            wait_s = self._pacing.wait_s(self._clock())
-            await self._for_admission.wait(wait_s if 0 < wait_s < math.inf else None)
-        self._refuse_when_closed()
-        self._admitted += 1
-        is_probe = self._pacing.begin()
-        if self._may_enter():
-            self._for_admission.wake()
-        try:
-            yield
-        finally:
-            self._admitted -= 1
-            if is_probe:
-                self._pacing.end_probe(self._clock())
-                self._for_admission.wake_all()
-            self._for_admission.wake()
+        while True:
+            async with self._admitted.entered() as is_probe:
+                if is_probe or not self._pacing.is_down:  # as it may have been found since there was room
+                    yield
+                    return
 
     @asynccontextmanager
     async def slot(self, file_id: int) -> AsyncIterator[None]:
         """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up."""
-        if self._is_full() or self._for_slot:  # whose URLs are older
-            await self._for_slot.wait()
-            while self._is_full() and not self._is_closed:
-                await self._for_slot.wait(first=True)
-        self._refuse_when_closed()
-        self._busy += 1
-        self.peak = max(self.peak, self._busy)
-        if not self._is_full():
-            self._for_slot.wake()
-        try:
-            with self._watched(Step.PUT, file_id):
-                yield
-        finally:
-            self._busy -= 1
-            self._for_slot.wake()
+        async with self._busy.entered():
+            self._puts += 1
+            self.peak = max(self.peak, self._puts)
+            try:
+                with self._watched(Step.PUT, file_id):
+                    yield
+            finally:
+                self._puts -= 1
 
     def minting(self, file_id: int) -> AbstractContextManager[None]:
         """Around asking for a URL: learns how long that takes, and whether the API is up."""
@@ -104,14 +87,13 @@ class Slots:
     def permit_puts(self, may_begin: bool) -> None:
         """Whether a PUT may begin from now on; those under way go on."""
         self._may_put = may_begin
-        self._for_slot.wake()
-        self._for_admission.wake()
+        self._look()
 
     def close(self) -> None:
         """Let nobody in any more: whoever waits, or comes, gets InterruptedRunError."""
         self._is_closed = True
-        self._for_admission.wake_all()
-        self._for_slot.wake_all()
+        self._admitted.close()
+        self._busy.close()
 
     def state(self) -> PlatformState:
         """What a person is to know: slots in use, whether the platform fails or throttles, since when.
@@ -119,20 +101,31 @@ class Slots:
         From any thread.
         """
         if self._is_closed:  # nothing is tried any more
-            return self._pacing.usage(self._busy)
+            return self._pacing.usage(self._puts)
         resumes_at = min([*self._resumes_at.values()], default=None)
-        is_awaited = bool(self._for_admission)
-        return self._pacing.state(self._busy, self._admitted, resumes_at, is_awaited=is_awaited)
+        inside, is_awaited = self._admitted.inside, self._admitted.is_awaited
+        return self._pacing.state(self._puts, inside, resumes_at, is_awaited=is_awaited)
 
-    def _may_enter(self) -> bool:
-        return self._may_put and self._pacing.admits(self._admitted, self._clock())
+    def _may_be_admitted(self, admitted: int) -> bool:
+        if self._pacing.is_down:
+            self._look_when_probe_is_due()
+        return self._may_put and self._pacing.admits(admitted, self._clock())
 
-    def _is_full(self) -> bool:
-        return not self._may_put or self._busy >= self._pacing.limit
+    def _end_probe(self, is_probe: bool) -> None:
+        if is_probe:
+            self._pacing.end_probe(self._clock())
 
-    def _refuse_when_closed(self) -> None:
-        if self._is_closed:
-            raise InterruptedRunError("The run is stopping.")
+    def _look(self) -> None:
+        self._busy.look()
+        self._admitted.look()
+
+    def _look_when_probe_is_due(self) -> None:
+        """Nobody's end will be the occasion."""
+        if self._probe_timer:
+            self._probe_timer.cancel()
+        wait_s = self._pacing.wait_s(self._clock())
+        if 0 < wait_s < math.inf:
+            self._probe_timer = asyncio.get_running_loop().call_later(wait_s, self._admitted.look)
 
     @contextmanager
     def _watched(self, step: Step, file_id: int) -> Iterator[None]:
@@ -151,16 +144,10 @@ class Slots:
             pacing.record_success(step, now - began)
         else:
             pacing.record_fault(step, fault, file_id, now)
-        if was_down and not pacing.is_down:
-            self._for_admission.wake_all()
-        if pacing.limit != limit:
-            self._note_limit()
-
-    def _note_limit(self) -> None:
-        if len(self.course) < _LONGEST_COURSE:
-            self.course.append((self._since(), self._pacing.limit))
-        self._for_slot.wake()
-        self._for_admission.wake()
+        if pacing.limit != limit and len(self.course) < _LONGEST_COURSE:
+            self.course.append((self._since(), pacing.limit))
+        if was_down != pacing.is_down or pacing.limit != limit:
+            self._look()
 
     def _since(self) -> float:
         return round(self._clock() - self._began, 1)

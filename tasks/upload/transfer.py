@@ -8,27 +8,37 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from tasks.core.circuit_breaker import TRANSIENT
-from tasks.core.claim_order import ClaimOrder, Position
+from tasks.core.claim_order import ClaimOrder
 from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
-from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedError, ending
-from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
-from tasks.core.retry import BUDGETS, Action, backoff_s, decide
-from tasks.core.stored_content import is_altered, judge_rejected
+from tasks.core.errors import (
+    Fault,
+    FaultKind,
+    IngestError,
+    InterruptedRunError,
+    RowRefusedError,
+    StoppedError,
+    ending,
+)
+from tasks.core.models import ACCEPTABLE, Digests, OnConflict, Outcome, Proof, Reason, Rejected, Status, Todo
+from tasks.core.retry import Action, backoff_s
+from tasks.core.run_faults import RunFaults
+from tasks.core.stored_content import is_altered, is_cut_copy, judge_rejected
 from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.remote.daemon_threads import in_thread
 from tasks.remote.upload_api import PresignedUrl, Stored, UploadClient
-from tasks.source.file_content import Content
+from tasks.source.file_content import Content, Streamed, read_content
 from tasks.source.neighbours import Neighbours
+from tasks.upload.integrity import Integrity
 from tasks.upload.readers import Readers
 from tasks.upload.same_uid import SameUid
 from tasks.upload.slots import Slots
+from tasks.upload.under_way import UnderWay
 
 log = logging.getLogger("dicom_ingest")
 
@@ -41,44 +51,6 @@ _NOT_SENT: Final = {
 _EMPTY_IMAGE: Final = Rejected(Status.INVALID, Reason.TRUNCATED, size_bytes=0, detail=Reason.EMPTY)
 
 
-@dataclass(slots=True)
-class UnderWay:
-    """One file under way: what has happened to it so far."""
-
-    todo: Todo
-    position: Position  # in the order of claims
-    started_ns: int
-    content: Content | None = None
-    read_ns: int | None = None  # when that was begun to be read
-    url: PresignedUrl | None = None
-    attempts: int = 0  # PUTs
-    http_status: int | None = None
-    reason: Reason = Reason.INTERRUPTED  # why it ends, if it has to end now
-    detail: str = ""  # of the last fault
-    claimed: set[str] = field(default_factory=set)  # SOP Instance UIDs
-    faults: Counter[FaultKind] = field(default_factory=Counter)
-    is_settled: bool = False
-
-    def ends(self, now_ns: int, status: Status, reason: Reason = Reason.NONE) -> Outcome:
-        """Its outcome, as far as this is known; of a stored one there is more to say."""
-        content = self.content
-        return Outcome(
-            status=status,
-            reason=reason,
-            header=content.header if content else None,
-            digests=content.digests if content else None,
-            size_bytes=content.size_bytes if content else None,
-            mtime_ns=content.mtime_ns if content else None,
-            ctime_ns=content.ctime_ns if content else None,
-            read_ns=self.read_ns,
-            attempts=self.attempts,
-            http_status=self.http_status,
-            started_ns=self.started_ns,
-            finished_ns=now_ns,
-            detail=self.detail if status is Status.FAILED else "",
-        )
-
-
 class Transfer:
     """Takes files their way, each in a coroutine; one for all of a run."""
 
@@ -89,47 +61,52 @@ class Transfer:
         slots: Slots,
         readers: Readers,
         stopping: asyncio.Event,
+        faults: RunFaults,
         on_conflict: OnConflict = OnConflict.REPORT,
-        budgets: Mapping[FaultKind, int] = BUDGETS,
+        accept: Collection[str] = (),
         max_outage_s: float = 3600.0,
         clock_ns: Callable[[], int] = time.time_ns,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._ledger = ledger
         self._slots = slots
         self._readers = readers
         self._stopping = stopping
+        self._faults = faults
         self._on_conflict = on_conflict
-        self._budgets = budgets
+        self._accept = accept
         self._max_outage_s = max_outage_s
         self._clock_ns = clock_ns
         self._jitter = jitter
+        self._clock = clock
+        self._integrity = Integrity(stopping)
         self._neighbours = Neighbours()
-        self._forbidden_in_a_row = 0
         self.order = ClaimOrder(time.monotonic)
         self.same_uid = SameUid()
-        self.any_granted = False  # a key was handed out in this run: the credentials are good
 
     def start(self, todo: Todo) -> UnderWay:
         """The next file in the plan's order."""
         return UnderWay(todo, self.order.enter(), self._clock_ns())
 
-    async def outcome(self, file: UnderWay) -> Outcome:
-        """What becomes of it; not durable yet.
+    async def send(self, file: UnderWay) -> Outcome:
+        """What became of it, once that is durable.
 
         Raises what `ending` says when no file can do better, InterruptedRunError when the run stops before
-        a PUT.
+        a PUT. Cut off or stopped, a file that was tried has failed; one that was not is not attempted.
         """
-        while True:
+        try:
+            with self._integrity.under_way():
+                outcome = await self._outcome(file)
             try:
-                outcome = await self._attempt(file)
-            except Fault as fault:
-                outcome = await self._after(file, fault)
-            except OSError:  # of the file: those of the network are Faults
-                return file.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
-            if outcome is not None:
-                return outcome
+                return await self._settled(file, outcome)
+            except RowRefusedError:
+                return await self._settled(file, file.ends_refused(self._clock_ns()))
+        except BaseException:
+            if file.attempts and not file.is_settled:
+                await self._settled(file, file.ends(self._clock_ns(), Status.FAILED, file.reason))
+            raise
 
     def end(self, file: UnderWay) -> None:
         """It is done with: those who waited for it go on."""
@@ -137,76 +114,107 @@ class Transfer:
         self.same_uid.settled(file.claimed)
         self.same_uid.forget(file.todo.file_id)
 
-    async def _attempt(self, file: UnderWay) -> Outcome | None:
-        """None: to be read again, for it has waited for another of its UID and let its bytes go."""
-        read_ns = self._clock_ns()
-        content = await self._readers.read(file.todo.path, partial(self._begin_to_read, file))
-        if isinstance(content, Rejected):
-            return await self._rejected(file, content)
-        try:
-            file.content, file.read_ns = content, read_ns
-            verdict = await self._verdict(file, content)
-            if verdict is None or verdict is Verdict.WAIT:
-                return await self._after_another(file, content)
-            return await self._carried_out(file, content, verdict)
-        finally:
-            self._readers.release(content)
+    async def _settled(self, file: UnderWay, outcome: Outcome) -> Outcome:
+        file.is_settled = True  # as soon as the ledger comes to it, whoever waits for that
+        await self._ledger.settle(file.todo, outcome, file.claimed)
+        return outcome
 
-    def _begin_to_read(self, file: UnderWay) -> None:
-        """By the reader's thread."""
+    async def _outcome(self, file: UnderWay) -> Outcome:
+        while True:
+            try:
+                outcome = await self._attempt(file)
+            except Fault as fault:
+                outcome = await self._after(file, fault)
+            except IngestError:
+                file.reason = self._reason_at_the_end(file)
+                raise
+            except OSError:  # of the file: those of the network are Faults
+                return file.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
+            if outcome is not None:
+                return outcome
+
+    async def _attempt(self, file: UnderWay) -> Outcome | None:
+        """None: to be read again, for its bytes were let go while it waited for another of its UID."""
+        read_ns = self._clock_ns()
+        opened = await self._readers.read(partial(self._read, file))
+        if isinstance(opened, Rejected):
+            return await self._rejected(file, opened)
+        try:
+            content = await self._held_back(file.todo, opened)
+            if isinstance(content, Rejected):
+                return await self._rejected(file, content)
+            file.content, file.read_ns = content, read_ns
+            while (verdict := await self._verdict(file, content)) is Verdict.WAIT:
+                await self._wait_for_another(file, content)
+            if verdict in _NOT_SENT:
+                return file.ends(self._clock_ns(), *_NOT_SENT[verdict])
+            return await self._stored(file, content, verdict) if verdict and content.held_bytes else None
+        finally:
+            self._readers.release(opened)
+
+    def _read(self, file: UnderWay) -> Content | Rejected:
+        """By a reader's thread."""
         self._refuse_when_stopping()
         self.order.note_read(file.position)
+        wanted = ACCEPTABLE if file.todo.stored else self._accept  # it may be what is stored of it
+        content = read_content(file.todo.path, lambda found: found.is_sent(wanted))
+        if not isinstance(content, Rejected | Streamed) and self._integrity.wants_md5():
+            content.compute_digests(with_md5=True)
+        return content
 
-    async def _after_another(self, file: UnderWay, content: Content) -> Outcome | None:
+    async def _held_back(self, todo: Todo, content: Content) -> Content | Rejected:
+        """A file that would be held back goes on when it is what is stored, or its reason is accepted."""
+        if content.rejected is None:
+            return content
+        if todo.stored and todo.stored.sha256 == (await self._digests(content)).sha256:
+            return content
+        rejected = replace(content.rejected, size_bytes=content.size_bytes, mtime_ns=content.mtime_ns)
+        is_sent = rejected.is_sent(self._accept) and not is_cut_copy(rejected, todo.stored)
+        return content if is_sent else rejected
+
+    async def _rejected(self, file: UnderWay, rejected: Rejected) -> Outcome:
+        self.order.leave(file.position)
+        rejected = judge_rejected(rejected, file.todo.stored)
+        if file.content and rejected.status is Status.NOT_DICOM:  # that would end in exit code 0
+            raise Fault(FaultKind.CHANGED, "what was an image is none any more")
+        have_image_like = partial(self._neighbours.have_image_like, file.todo.path)
+        if rejected.reason is Reason.EMPTY and await self._readers.run(have_image_like):
+            rejected = _EMPTY_IMAGE
+        return file.ends_rejected(self._clock_ns(), rejected)
+
+    async def _wait_for_another(self, file: UnderWay, content: Content) -> None:
         """Neither read nor hashed again while it waits: its bytes are let go, its digests stay if known."""
         self._readers.release(content)
         if file.claimed:  # under a UID that it had before it changed
             await self._ledger.settle(file.todo, None, file.claimed)
             self.same_uid.settled(file.claimed)
             file.claimed.clear()
-        verdict: Verdict | None = Verdict.WAIT
-        while verdict is Verdict.WAIT:
+        with self._integrity.waiting():
             await self.same_uid.settlement(content.header.sop_instance_uid, file.todo.file_id)
-            self._refuse_when_stopping()
-            verdict = await self._verdict(file, content)
-        return self._not_sent(file, verdict) if verdict else None
-
-    async def _carried_out(self, file: UnderWay, content: Content, verdict: Verdict) -> Outcome:
-        if outcome := self._not_sent(file, verdict):
-            return outcome
-        stored, earlier = await self._store(file, content), file.todo.stored
-        assert file.url is not None
-        replaced = verdict is Verdict.REPLACE or (earlier and earlier.has_own_object)
-        file.http_status = stored.http_status
-        outcome = file.ends(self._clock_ns(), Status.UPLOADED, Reason.REPLACED if replaced else Reason.NONE)
-        return replace(outcome, key=file.url.key, etag=stored.etag, digests=content.compute_digests())
-
-    def _not_sent(self, file: UnderWay, verdict: Verdict) -> Outcome | None:
-        return file.ends(self._clock_ns(), *_NOT_SENT[verdict]) if verdict in _NOT_SENT else None
+        self._refuse_when_stopping()
 
     async def _verdict(self, file: UnderWay, content: Content) -> Verdict | None:
         """Hashes a file that is too large to hold only when there is something to compare it with.
 
         None: that has to be done, and it was let go.
         """
-        uid = content.header.sop_instance_uid
+        uid, earlier = content.header.sop_instance_uid, file.todo.stored
         claim = await self._claim(file, uid)
         if not claim.stored_sha256:
             return judge(claim, "", self._on_conflict)
-        if content.digests is None:
-            if not content.held_bytes:
-                return None
-            await in_thread(content.compute_digests, "hashing")
-        digests, earlier = content.compute_digests(), file.todo.stored
-        if earlier and earlier.has_own_object and earlier.sha256 == digests.sha256:
+        if content.digests is None and not content.held_bytes:
+            return None
+        # One look at a large file has to do.
+        md5_too = content.digests is None and self._integrity.wants_md5()
+        sha256 = (await self._digests(content, with_md5=md5_too)).sha256
+        if earlier and earlier.has_own_object and earlier.sha256 == sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
-        altered = is_altered(earlier, uid, content.size_bytes, content.mtime_ns, digests.sha256)
-        verdict = judge(claim, digests.sha256, self._on_conflict, is_altered=altered)
+        altered = is_altered(earlier, uid, content.size_bytes, content.mtime_ns, sha256)
+        verdict = judge(claim, sha256, self._on_conflict, is_altered=altered)
         if verdict not in (Verdict.CONFLICT, Verdict.SEND_ANYWAY):
             return verdict
-        beside = await self._ledger.claim(
-            file.todo, uid, digests.sha256, is_to_be_sent=verdict is Verdict.SEND_ANYWAY
-        )
+        is_to_be_sent = verdict is Verdict.SEND_ANYWAY
+        beside = await self._ledger.claim(file.todo, uid, sha256, is_to_be_sent=is_to_be_sent)
         self._note_claim(file, uid, beside)
         return judge_beside(beside, verdict)
 
@@ -228,43 +236,75 @@ class Transfer:
             file.claimed.add(uid)
             self.same_uid.claimed(uid)
 
-    async def _store(self, file: UnderWay, content: Content) -> Stored:
+    async def _digests(self, content: Content, *, with_md5: bool = False) -> Digests:
+        """By a reader of what is held; else in a thread of its own, for the whole file is read."""
+        known = content.digests
+        if known and (known.md5 or not with_md5):
+            return known
+        compute = partial(content.compute_digests, with_md5=with_md5)
+        if isinstance(content, Streamed):
+            return await in_thread(compute, "hashing")
+        return await self._readers.run(compute)
+
+    async def _stored(self, file: UnderWay, content: Content, verdict: Verdict) -> Outcome:
+        stored, proof = await self._store(file, content)
+        digests, earlier = await self._digests(content), file.todo.stored
+        assert file.url is not None
+        reason = content.rejected.reason if content.rejected else Reason.NONE
+        if verdict is Verdict.REPLACE or (earlier and earlier.has_own_object):
+            reason = Reason.REPLACED
+        file.http_status = stored.http_status
+        return file.ends(
+            self._clock_ns(),
+            Status.UPLOADED,
+            reason,
+            key=file.url.key,
+            etag=stored.etag,
+            proof=proof,
+            digests=digests,
+            detail=content.rejected.detail if content.rejected else "",
+        )
+
+    async def _store(self, file: UnderWay, content: Content) -> tuple[Stored, Proof]:
+        if file.faults[FaultKind.INTEGRITY] and self._integrity.wants_md5():
+            await self._digests(content, with_md5=True)  # S3 is to check it now, also of what is streamed
         async with self._slots.admission():
             if file.url is None or not file.url.lives(self._clock_ns() / 1e9):
                 file.url = await self._mint(file.todo, content.header.sop_instance_uid)
+            url = file.url
+            with_md5 = self._integrity.wants_md5(url.host)
+            if with_md5 and not isinstance(content, Streamed):
+                await self._digests(content, with_md5=True)
             async with self._slots.slot(file.todo.file_id):
+                self._faults.raise_if_over()
                 file.attempts += 1
-                stored = await self._client.put(file.url, content)
-        if stored.etag_is_md5 and stored.etag.lower() != content.compute_digests().md5:
-            raise Fault(FaultKind.INTEGRITY, "the ETag is not the MD5 of what was sent", stored.http_status)
-        return stored
+                stored = await self._client.put(url, content, with_md5=with_md5)
+        digests = await self._digests(content, with_md5=stored.evidence.needs_md5)
+        proof = await self._integrity.judge(file.todo.file_id, url.host, stored, digests)
+        self._faults.record_stored()
+        return stored, proof
 
     async def _mint(self, todo: Todo, sop_instance_uid: str) -> PresignedUrl:
         """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
         with self._slots.minting(todo.file_id):
             url = await self._client.presign()
             is_new = await self._ledger.issue(todo, sop_instance_uid, url.key, self._clock_ns())
-        self.any_granted = True
-        self._forbidden_in_a_row = 0
+        self._faults.record_granted()
         if not is_new:
             raise Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before")
         return url
 
     async def _after(self, file: UnderWay, fault: Fault) -> Outcome | None:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
-        file.http_status, file.detail = fault.http_status, fault.detail
+        file.http_status, file.detail, file.last_reason = fault.http_status, fault.detail, fault.reason
+        file.reason = fault.reason  # if that is the run's end
+        self._faults.record(fault, str(file.todo), self._clock())
+        file.reason = Reason.INTERRUPTED
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
         file.faults[fault.kind] += 1
         seen = file.faults[fault.kind]
-        self._forbidden_in_a_row += fault.kind is FaultKind.FORBIDDEN
-        action = decide(
-            fault.kind,
-            seen,
-            any_granted=self.any_granted,
-            forbidden_in_a_row=self._forbidden_in_a_row,
-            budgets=self._budgets,
-        )
+        action = self._faults.action(fault.kind, seen)
         log.info("%s: %s; %s", file.todo, fault, action)
         if action is Action.STOP:
             file.reason = fault.reason
@@ -295,27 +335,12 @@ class Transfer:
                 return None
         if not file.attempts:
             self._refuse_when_stopping()
-        return file.ends(self._clock_ns(), Status.FAILED, Reason.INTERRUPTED)
+        return file.ends(self._clock_ns(), Status.FAILED, self._reason_at_the_end(file))
+
+    def _reason_at_the_end(self, file: UnderWay) -> Reason:
+        """Of a file between two tries: what all files were refused for, or that the run ended."""
+        return file.last_reason if self._faults.over else Reason.INTERRUPTED
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping.is_set():
             raise InterruptedRunError("The run is stopping.")
-
-    async def _rejected(self, file: UnderWay, rejected: Rejected) -> Outcome:
-        self.order.leave(file.position)
-        rejected = judge_rejected(rejected, file.todo.stored)
-        if file.content and rejected.status is Status.NOT_DICOM:  # that would end in exit code 0
-            raise Fault(FaultKind.CHANGED, "what was an image is none any more")
-        if rejected.reason is Reason.EMPTY and await self._readers.run(
-            partial(self._neighbours.have_image_like, file.todo.path)
-        ):
-            rejected = _EMPTY_IMAGE
-        return Outcome(
-            rejected.status,
-            rejected.reason,
-            header=rejected.header,
-            size_bytes=rejected.size_bytes,
-            started_ns=file.started_ns,
-            finished_ns=self._clock_ns(),
-            detail=rejected.detail,
-        )

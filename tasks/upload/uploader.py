@@ -6,23 +6,23 @@ are taken up batch by batch, in the plan's order; the slots never drain at a bat
 
 import asyncio
 import logging
-import threading
-import time
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
 
-from tasks.core.errors import IngestError, InternalError, InterruptedRunError, RowRefusedError
-from tasks.core.models import Outcome, Reason, Status, Todo
+from tasks.core.errors import IngestError, InternalError, InterruptedRunError
+from tasks.core.models import Outcome, Status, Todo
+from tasks.core.problems import why_failed, why_held_back
 from tasks.core.progress import Progress
 from tasks.core.words import counted
-from tasks.ledger.awaited_ledger import AwaitedLedger
-from tasks.upload.event_loop import LOOK_UP_S, EventLoop
+from tasks.remote.event_loop import LOOK_UP_S, EventLoop
 from tasks.upload.readers import Readers
 from tasks.upload.slots import Slots
-from tasks.upload.transfer import Transfer, UnderWay
-from tasks.upload.waiters import Waiters
+from tasks.upload.transfer import Transfer
+from tasks.upload.under_way import UnderWay
 
 log = logging.getLogger("dicom_ingest")
 
@@ -30,6 +30,7 @@ GRACE_S: Final = 10.0  # how long PUTs in flight may take after a stop
 _UNDER_WAY_PER_SLOT: Final = 13  # files; where a PUT takes no time nearly all of them wait for a commit
 _AT_ONCE: Final = 16  # files that are passed on
 _BATCH_IS_LATE_S: Final = 5.0  # then the next one does not wait for it any more
+_MOST_NAMED: Final = 100  # of files that are held back, in the log: the report has them all
 
 _Files: TypeAlias = set[asyncio.Task[None]]
 
@@ -41,7 +42,6 @@ class Uploader:
         self,
         loop: EventLoop,
         transfer: Transfer,
-        ledger: AwaitedLedger,
         slots: Slots,
         readers: Readers,
         stopping: asyncio.Event,
@@ -49,49 +49,30 @@ class Uploader:
     ) -> None:
         self._loop = loop
         self._transfer = transfer
-        self._ledger = ledger
         self._slots = slots
         self._readers = readers
         self._stopping = stopping
         self._progress = progress
-        self._progress_lock = threading.Lock()
         self._stopped_by: IngestError | None = None
         self._under_way: _Files = set()
         self._room = asyncio.Semaphore(max(_AT_ONCE, _UNDER_WAY_PER_SLOT * slots.most))
         self._next_batch = 1
-        self._later_batches = Waiters()
+        self._waiting: dict[int, asyncio.Event] = {}  # of batches that came before it was theirs
+        self._waits_for = ""
         progress.platform = slots.state
         loop.call(self._look_now_and_then)
-
-    @property
-    def peak(self) -> int:
-        """Most PUTs that were under way at once."""
-        return self._slots.peak
-
-    @property
-    def course(self) -> list[tuple[float, int]]:
-        """(seconds since the start, slots in use), at each change."""
-        return self._slots.course
 
     def upload(self, batch_no: int, todos: Iterable[Todo]) -> None:
         """Sends a batch; returns when each of its files is settled, raises when the run stops before."""
         batch: _Files = set()
+        files = iter(todos)
         try:
             self._loop.run(self._await_earlier(batch_no))
-            files = iter(todos)
             while chunk := list(islice(files, _AT_ONCE)):
                 self._loop.run(self._begin(chunk, batch))
         finally:
-            self._loop.call(self._let_next_begin, batch_no)
-        while not self._loop.run(self._has_ended(batch)):
-            self._say_what_is_waited_for()
-        self._progress.waiting_for = ""
-
-    def count_listed(self, rows: int, to_do: int) -> None:
-        """What the scan found, and how much of it is to be sent or looked at."""
-        with self._progress_lock:
-            self._progress.files_listed += rows
-            self._progress.files_done += rows - to_do
+            self._loop.call(self._let_begin, batch_no + 1)
+        self._loop.run(self._all_ended(batch))
 
     def stop(self, why: IngestError) -> None:
         """Starts no file any more; what is in flight goes on until it is done or `drain` gives up on it.
@@ -100,10 +81,6 @@ class Uploader:
         """
         self._stopped_by = self._stopped_by or why
         self._loop.call(self._close)
-
-    def permit_puts(self, may_begin: bool) -> None:
-        """Whether a PUT may begin from now on; those under way go on."""
-        self._loop.call(self._slots.permit_puts, may_begin)
 
     def drain(self, grace_s: float = GRACE_S) -> None:
         """Ends all that is under way; a PUT that outlasts the grace is cut off, as `interrupted`."""
@@ -116,31 +93,21 @@ class Uploader:
         if self._stopping.is_set():
             raise InterruptedRunError("The run was stopped.")
 
-    def _say_what_is_waited_for(self) -> None:
-        """When nothing else is left: a killed run keeps its claims until it is dead."""
-        waiting = self._transfer.same_uid.waiting_for_others
-        is_all = waiting and waiting == len(self._under_way)
-        what = f"{counted(waiting, 'file')} with a SOP Instance UID that is claimed" if is_all else ""
-        self._progress.waiting_for = what
-
     # -- in the loop's thread ----------------------------------------------------------------------------
 
-    def _look_now_and_then(self) -> None:
-        """So that a read which takes too long is overtaken."""
-        if not self._stopping.is_set():
-            self._transfer.order.advance()
-            self._loop.loop.call_later(LOOK_UP_S, self._look_now_and_then)
-
     async def _await_earlier(self, batch_no: int) -> None:
-        """Until the batches before this one have passed their files on."""
-        until = time.monotonic() + _BATCH_IS_LATE_S
-        while batch_no > self._next_batch and (left_s := until - time.monotonic()) > 0:
-            self.raise_if_stopped()
-            await self._later_batches.wait(left_s)
+        """Until the batches before this one have passed their files on, or are late."""
+        if batch_no > self._next_batch:
+            began = self._waiting.setdefault(batch_no, asyncio.Event())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BATCH_IS_LATE_S):
+                    await began.wait()
+        self.raise_if_stopped()
 
-    def _let_next_begin(self, batch_no: int) -> None:
-        self._next_batch = max(self._next_batch, batch_no + 1)
-        self._later_batches.wake_all()
+    def _let_begin(self, batch_no: int) -> None:
+        self._next_batch = max(self._next_batch, batch_no)
+        for each in [each for each in self._waiting if each <= self._next_batch]:
+            self._waiting.pop(each).set()
 
     async def _begin(self, todos: list[Todo], batch: _Files) -> None:
         for todo in todos:
@@ -152,6 +119,14 @@ class Uploader:
             batch.add(task)
             task.add_done_callback(partial(self._end, file, batch))
 
+    async def _send(self, file: UnderWay) -> None:
+        try:
+            self._count(file.todo, await self._transfer.send(file))
+        except IngestError as error:
+            self.stop(error)
+        except Exception as error:  # noqa: BLE001 - a defect has to stop the run, not hang it
+            self.stop(InternalError.hiding(error))
+
     def _end(self, file: UnderWay, batch: _Files, task: asyncio.Task[None]) -> None:
         """However it ended, also before it began."""
         self._under_way.discard(task)
@@ -159,48 +134,30 @@ class Uploader:
         self._transfer.end(file)
         self._room.release()
 
-    async def _has_ended(self, batch: _Files) -> bool:
-        """Whether no file of it is under way; waits for that for a while."""
-        if batch:
+    async def _all_ended(self, batch: _Files) -> None:
+        while batch:
             await asyncio.wait(batch, timeout=LOOK_UP_S)
+            self.raise_if_stopped()
         self.raise_if_stopped()
-        return not batch
 
-    async def _send(self, file: UnderWay) -> None:
-        """One file to its durable outcome."""
-        try:
-            self._count(file.todo, await self._settled(file))
-        except asyncio.CancelledError:  # a PUT that outlasted the grace
-            await self._settle_cut_off(file)
-        except IngestError as error:
-            self.stop(error)
-        except Exception as error:  # noqa: BLE001 - a defect has to stop the run, not hang it
-            self.stop(InternalError.hiding(error))
+    def _look_now_and_then(self) -> None:
+        """So that a read which takes too long is overtaken, and that a person knows what is waited for.
 
-    async def _settled(self, file: UnderWay) -> Outcome:
-        try:
-            outcome = await self._transfer.outcome(file)
-            file.is_settled = True  # as soon as the ledger comes to it, whoever waits for that
-            await self._ledger.settle(file.todo, outcome, file.claimed)
-        except RowRefusedError:
-            outcome = _refused(file)
-            await self._ledger.settle(file.todo, outcome, file.claimed)
-        except Exception:
-            await self._settle_cut_off(file)
-            raise
-        return outcome
-
-    async def _settle_cut_off(self, file: UnderWay) -> None:
-        """A file that was tried when the run stopped has failed; one that was not is not attempted."""
-        if file.attempts and not file.is_settled:
-            file.is_settled = True
-            outcome = file.ends(time.time_ns(), Status.FAILED, file.reason)
-            await self._ledger.settle(file.todo, outcome, file.claimed)
+        When nothing else is left: a killed run keeps its claims until it is dead.
+        """
+        waiting = self._transfer.same_uid.waiting_for_others
+        is_all = waiting and waiting == len(self._under_way)
+        what = f"{counted(waiting, 'file')} with a SOP Instance UID that is claimed" if is_all else ""
+        if what != self._waits_for:  # others have their say there, too
+            self._progress.waiting_for = self._waits_for = what
+        self._transfer.order.advance()
+        if not self._stopping.is_set():
+            self._loop.loop.call_later(LOOK_UP_S, self._look_now_and_then)
 
     def _close(self) -> None:
         self._stopping.set()
         self._slots.close()
-        self._later_batches.wake_all()
+        self._let_begin(sys.maxsize)
 
     async def _drain(self, grace_s: float) -> None:
         self._close()
@@ -212,21 +169,8 @@ class Uploader:
         self._readers.close()
 
     def _count(self, todo: Todo, outcome: Outcome) -> None:
-        with self._progress_lock:
-            self._progress.files_done += 1
         self._progress.count_sent(outcome)
         if outcome.status is Status.FAILED:
-            answer = f"{outcome.http_status or '-'} {outcome.detail}".rstrip()
-            log.warning("%s failed: %s, HTTP %s", todo, outcome.reason, answer)
-
-
-def _refused(file: UnderWay) -> Outcome:
-    """A file that the ledger can't hold: it alone has failed, and what may be the cause is left out."""
-    return Outcome(
-        Status.FAILED,
-        Reason.REFUSED,
-        attempts=file.attempts,
-        started_ns=file.started_ns,
-        finished_ns=time.time_ns(),
-        detail="ledger",
-    )
+            log.warning("%s failed: %s", todo, why_failed(outcome))
+        if outcome.status is Status.INVALID and self._progress.files_held_back <= _MOST_NAMED:
+            log.warning("%s %s", todo, why_held_back(outcome.reason, outcome.detail))

@@ -18,10 +18,10 @@ import tasks.run.records
 from tasks.core.models import StudyEntry
 from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.remote.curl_engine import Engine
+from tasks.remote.event_loop import EventLoop
 from tasks.remote.upload_api import UploadClient
 from tasks.run.engine import ingest
 from tasks.settings import load
-from tasks.upload.event_loop import EventLoop
 from tests.benchmarks.senders import timed
 
 _THREADS = {"loop": "loop", "reader": "readers", "ledger": "ledger writer"}  # what their names begin with

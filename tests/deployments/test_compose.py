@@ -14,7 +14,8 @@ from prefect.settings.legacy import _get_valid_setting_names
 from prefect.settings.models.root import Settings as PrefectSettings
 
 from tasks.declaration import variables
-from tasks.settings import GatewaySettings, Settings
+from tasks.sandbox_settings import GatewaySettings
+from tasks.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = ROOT / "deployments"

@@ -1,5 +1,6 @@
 """The demo's archive is what it claims to be, and its check sees through every kind of untrue report."""
 
+import base64
 import csv
 import hashlib
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from awscrt.checksums import crc64nvme
 from pydicom.data.data_manager import DATA_ROOT
 from pydicom.errors import InvalidDicomError
 
@@ -289,6 +291,7 @@ class Told:
             size_bytes=str(len(body)),
             sha256=hashlib.sha256(body).hexdigest(),
             md5=hashlib.md5(body).hexdigest(),
+            crc64nvme=base64.b64encode(crc64nvme(body).to_bytes(8, "big")).decode(),
         )
 
     def disagreements(self, planted: Planted) -> list[str]:
@@ -298,7 +301,9 @@ class Told:
 
 
 def row(path: str, expected: Expected, **cells: str) -> dict[str, str]:
-    empty = dict.fromkeys(("key", "superseded_keys", "size_bytes", "sha256", "md5", "same_uid_path"), "")
+    empty = dict.fromkeys(
+        ("key", "superseded_keys", "size_bytes", "sha256", "md5", "crc64nvme", "same_uid_path"), ""
+    )
     outcome = {"status": str(expected.status), "reason": str(expected.reason)}
     return {**empty, "path": path, **outcome, "sop_instance_uid": expected.sop_instance_uid, **cells}
 
@@ -420,6 +425,10 @@ def tell_another_md5(told: Told, planted: Planted) -> None:
     told.rows[victim(planted)]["md5"] = "0" * 32
 
 
+def tell_another_crc(told: Told, planted: Planted) -> None:
+    told.rows[victim(planted)]["crc64nvme"] = "AAAAAAAAAAA="
+
+
 def tell_another_size(told: Told, planted: Planted) -> None:
     told.rows[victim(planted)]["size_bytes"] = "1"
 
@@ -470,6 +479,7 @@ class TestCheck:
             (leave_an_object_behind, "The object left-over is in the bucket, and no row names it"),
             (tell_another_sha256, "has another sha256"),
             (tell_another_md5, "has another md5"),
+            (tell_another_crc, "has another crc64nvme"),
             (tell_another_size, "has another size_bytes"),
             (claim_that_a_missing_directory_was_uploaded, "can't be read"),
         ],

@@ -23,8 +23,9 @@ from pydantic import SecretStr
 from deployments.sandbox.gateway.oauth2 import MAX_LIVE_TOKENS, Tokens
 from deployments.sandbox.gateway.presign import presigner
 from deployments.sandbox.sandbox import Sandbox, keep_port, last_port
+from tasks.core.checksums import Evidence
 from tasks.core.errors import StoppedError, UsageError
-from tasks.settings import GatewaySettings
+from tasks.sandbox_settings import GatewaySettings
 
 DICOM = {"Content-Type": "application/dicom"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -243,6 +244,18 @@ class TestSettings:
             assert sandbox.object_path(minted["key"]).read_bytes() == b"x"
         assert not is_listening(sandbox.api_url)
         assert not is_listening(minted["url"])
+
+    def test_say_how_the_store_answers(
+        self, tmp_path: Path, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Then PUTs go through the gateway: whatever is in a key, as it is signed it is passed on."""
+        monkeypatch.setenv("DICOM_INGEST_SANDBOX_KEY_PREFIX", "tenant (a)/site=1 + 2/ü%20&b")
+        monkeypatch.setenv("DICOM_INGEST_SANDBOX_STORE_ANSWERS", "s3")
+        with Sandbox.start(tmp_path) as sandbox:
+            url, key = presigned(sandbox, client)
+            answer = client.put(url, content=b"x" * 3_000_000, headers=DICOM)
+            assert Evidence.of(answer.headers).crc64nvme
+            assert sandbox.object_path(key).stat().st_size == 3_000_000
 
     @pytest.mark.parametrize(
         ("named", "start_of_url"),

@@ -146,7 +146,7 @@ class TestTheForm:
             *("Manifest", "API Endpoint", "Report Directory", "API Block", "Options"),
             *("Parallel", "Processes", "Campaign", "Ledger", "Root", "Rehash", "On Conflict", "Min Age"),
             *("Dead After", "Max Outage", "Retries", "Allow Storage Host", "Allow HTTP"),
-            *("Same Platform", "Trust Ctime"),
+            *("Same Platform", "Trust Ctime", "Accept"),
         }
         assert len(told) == len(backfill.parameters.properties) + len(Options.model_fields)
         assert all(told.values())

@@ -2,6 +2,7 @@
 
     POST /oauth2/token  client id and secret         ->  {"access_token", "token_type", "expires_in", "scope"}
     GET  /upload/       Authorization: Bearer TOKEN  ->  {"url": <presigned PUT URL>, "key": <object key>}
+    PUT  /store/...     where the store is to answer as another would: `answering_store.py`
 
 `python -m deployments.sandbox.gateway` runs it by DICOM_INGEST_SANDBOX_* settings alone: over a bucket of
 AWS S3 or MinIO when one is named, else over an object store of its own in a folder.
@@ -24,12 +25,13 @@ from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
 from deployments.sandbox import storage
+from deployments.sandbox.gateway.answering_store import AnsweringStore
 from deployments.sandbox.gateway.gateway_settings import settings_from_environment
 from deployments.sandbox.gateway.oauth2 import NO_STORE, Tokens, check_bearer, grant_token
 from deployments.sandbox.gateway.presign import new_key, presigner
 from tasks.core.errors import IngestError
 from tasks.process_memory import forbid_memory_dumps
-from tasks.settings import GatewaySettings
+from tasks.sandbox_settings import GatewaySettings
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -45,10 +47,15 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     async def token(request: Request) -> Response:
         return await grant_token(request, tokens, settings)
 
+    store = None if settings.is_plain else AnsweringStore(settings, presign)
+    if store:
+        store.add_to(app)
+
     @app.get("/upload/", dependencies=[Depends(bearer)])
-    async def upload() -> Response:
+    async def upload(request: Request) -> Response:
         key = new_key(settings.key_prefix)
-        return JSONResponse({"url": presign(key), "key": key}, headers=NO_STORE)
+        url = store.presigned(key, request) if store else presign(key)
+        return JSONResponse({"url": url, "key": key}, headers=NO_STORE)
 
     return app
 

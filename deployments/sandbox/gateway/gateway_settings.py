@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from tasks.core.errors import UsageError
 from tasks.declaration import validated
-from tasks.settings import GatewaySettings
+from tasks.sandbox_settings import GatewaySettings
 
 
 def settings_from_environment() -> GatewaySettings:

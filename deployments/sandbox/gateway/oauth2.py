@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote_plus
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
-from tasks.settings import GatewaySettings
+from tasks.sandbox_settings import GatewaySettings
 
 NO_STORE: Final = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 MAX_FORM_BYTES: Final = 16_384

@@ -8,7 +8,7 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 
-from tasks.settings import GatewaySettings
+from tasks.sandbox_settings import GatewaySettings
 
 CONTENT_TYPE: Final = "application/dicom"
 

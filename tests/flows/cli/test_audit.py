@@ -43,6 +43,20 @@ def test_finds_a_trail_that_was_removed_and_no_run_goes_on_there(
     assert f"which is in {stored}, could not be seen" in said
 
 
+def test_finds_that_all_was_removed_but_the_ledger(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Be it in the directory, or named."""
+    for path in stored.iterdir():
+        if path.name != "ledger.sqlite":
+            path.unlink()
+    said = "There is no audit.jsonl: it was removed, for the ledger knows a run into this directory."
+    assert execute(["audit"]) == 1
+    assert said in capsys.readouterr().err
+    (stored / "ledger.sqlite").rename(stored.parent / "ledger.sqlite")
+    assert execute(["audit", "--ledger", "ledger.sqlite"]) == 1
+    assert said in capsys.readouterr().err
+    assert execute(["audit"]) == 2  # nothing says here that there was a run
+
+
 def test_says_what_it_did_not_check(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (stored / "ledger.sqlite").rename(stored.parent / "ledger.sqlite")
     assert execute(["audit"]) == 0

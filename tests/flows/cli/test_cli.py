@@ -28,9 +28,9 @@ from tasks.declaration import Use, declarations
 from tasks.ledger.earlier_runs import Begins
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import Edges
+from tasks.sandbox_settings import GatewaySettings
 from tasks.settings import (
     VARIABLES,
-    GatewaySettings,
     MigrationSettings,
     Settings,
     load,
@@ -79,6 +79,7 @@ class TestWhatIsWrong:
             ("upload -u {api} -p study --parallel 21", "--parallel"),
             ("upload -u {api} -p study --parallel many", "--parallel"),
             ("upload -u {api} -p study --on-conflict guess", "--on-conflict"),
+            ("upload -u {api} -p study --accept truncated,no_uid", "--accept"),
             ("upload -u {api} -p study --min-age -1", "--min-age"),
             ("upload -u {api} -p study --campaign a/b", "--campaign"),
             ("upload -u {api} -p study --ledger postgresql://me:hush@db/x", "password"),
@@ -379,12 +380,14 @@ class TestImports:
         _, modules = imported_by("upload", "--help")
         assert not slow & modules
 
-    def test_upload_imports_no_prefect_and_no_pandas(self, study: Path, at_sandbox: None) -> None:
-        """pandas not before the report is written, Prefect not at all."""
+    def test_upload_imports_what_it_needs(self, study: Path, at_sandbox: None) -> None:
+        """Tables not before the report is written; what alters a ledger, or is of another's, not at all."""
         before_report, modules = imported_by("upload", "-p", str(study))
         assert "tasks.upload.uploader" in before_report
-        assert "pandas" not in before_report
-        assert not {"prefect", "boto3"} & modules
+        assert not {"pandas", "pyarrow"} & before_report
+        assert not {"prefect", "boto3", "alembic", "cryptography", "psycopg"} & modules
+        assert "sqlalchemy.dialects.postgresql" not in modules
+        assert {name for name in modules if name.startswith("awscrt")} == {"awscrt", "awscrt.checksums"}
 
 
 def imported_by(*arguments: str) -> tuple[set[str], set[str]]:
@@ -419,6 +422,7 @@ SAME = [
     ("--trust-ctime", "TRUST_CTIME", "true"),
     ("--no-trust-ctime", "TRUST_CTIME", "false"),
     ("--on-conflict upload", "ON_CONFLICT", "upload"),
+    ("--accept truncated,malformed", "ACCEPT", "malformed,truncated"),
     ("--same-platform", "SAME_PLATFORM", "true"),
     ("--min-age 2.5", "MIN_AGE", "2.5"),
     ("--dead-after 90", "DEAD_AFTER", "90"),

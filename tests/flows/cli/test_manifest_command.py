@@ -19,7 +19,7 @@ from flows.cli.__main__ import execute
 from flows.cli.manifest_progress import scan_sentences, sentence, show_lines
 from tasks.report.reader import read_report
 from tasks.source.expected_instances import Counts
-from tests.conftest import Dicom
+from tests.conftest import Dicom, Objects, Plant
 from tests.deflated import deflated_zeros
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -276,3 +276,16 @@ def read_or_end(descriptor: int) -> bytes:
         return os.read(descriptor, 4096)
     except OSError:
         return b""
+
+
+class TestSpreadsheet:
+    @pytest.mark.usefixtures("at_sandbox", "prefect_server")
+    def test_of_another_country_is_a_manifest(self, here: Path, plant: Plant, objects: Objects) -> None:
+        """Excel's Unicode text: UTF-16, with tabs, and with rows in which nothing is written."""
+        plant(here / "s1", 2)
+        plant(here / "zwei ä", 1)
+        before = objects()
+        text = "\ufeffstudy_dir\texpected_instances\r\ns1 \t2\r\n\t\r\nzwei ä\t1\r\n\t\r\n"
+        (here / "m.csv").write_bytes(text.encode("utf-16-le"))
+        assert execute(["run", "m.csv"]) == 0
+        assert len(objects() - before) == 3

@@ -75,7 +75,8 @@ class TestOfTheSandbox:
         """Where a sandbox was started: none is."""
         started: list[tuple[Path, int | None]] = []
         monkeypatch.setattr(
-            "deployments.sandbox.sandbox.serve", lambda data_dir, port: started.append((data_dir, port))
+            "deployments.sandbox.sandbox.serve",
+            lambda data_dir, port, _settings: started.append((data_dir, port)),
         )
         for name in ("PORT", "DATA_DIR"):
             monkeypatch.delenv(f"DICOM_INGEST_SANDBOX_{name}", raising=False)

@@ -1,6 +1,7 @@
 """A trail that is not as earlier runs left it: no run adds to it."""
 
 import re
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +9,7 @@ from shutil import rmtree
 
 import pytest
 
+from tasks.audit.check import audit
 from tasks.audit.log import Trail
 from tasks.core.audit_chain import Chain, Event
 from tasks.core.errors import StoppedError, UsageError
@@ -171,6 +173,24 @@ class TestTrail:
         with pytest.raises(UsageError, match=REFUSED.format("the ledger knows a run")):
             near_side.run()
         assert "The ledger knows a run into this directory that began at 20" in faults(twice)
+
+    def test_of_a_killed_run_is_missed_whatever_the_clock_said(
+        self, near_side: NearSide, dicom: Dicom
+    ) -> None:
+        """The first run's was ahead, and the ledger lies elsewhere, so that the directory might be new."""
+        ledger = near_side.directory / "ledger.sqlite"
+        near_side.put("study/1", dicom("1.1"))
+        near_side.run(ledger=str(ledger))
+        told = events(near_side.report_dir)
+        near_side.put("study/2", dicom("1.2"))
+        killed(near_side, ledger=str(ledger))
+        cut(near_side.report_dir, len(told))
+        with closing(sqlite3.connect(ledger)) as db, db:
+            db.execute("UPDATE run SET started_ns = started_ns - 86400000000000 WHERE serial > 1")
+        with pytest.raises(UsageError, match=REFUSED.format("the ledger knows a run")):
+            near_side.run(ledger=str(ledger))
+        (fault,) = audit(near_side.report_dir, ledger_at=ledger).faults
+        assert "The ledger knows a run into this directory" in fault
 
     def test_of_a_run_that_was_killed_is_gone_on_with(
         self, near_side: NearSide, twice: Path, dicom: Dicom

@@ -5,7 +5,8 @@ from struct import pack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.core.dicom_items import Encoding, Ending, Items, ReadAt, fragments, skip_items
+from tasks.core.dicom_elements import Elements, Encoding, ReadAt
+from tasks.core.dicom_items import Ending, Items, fragments, skip_items
 
 EXPLICIT = Encoding(explicit_vr=True, little_endian=True)
 IMPLICIT = Encoding(explicit_vr=False, little_endian=True)
@@ -29,7 +30,7 @@ def reader(content: bytes) -> ReadAt:
 
 
 def skip(content: bytes, encoding: Encoding = EXPLICIT, limit: int = 1000) -> Items:
-    return skip_items(reader(content), 0, len(content), encoding, limit)
+    return skip_items(Elements(reader(content), len(content), encoding), 0, limit)
 
 
 def test_a_sequence_ends_after_its_delimiter():
@@ -110,7 +111,7 @@ def test_deep_nesting_is_lost_not_followed():
 
 def test_endless_items_end_at_the_limit():
     """The walk never takes more headers than it was allowed."""
-    assert skip(item(b"") * 5000, limit=1000) == Items(Ending.LOST, 8000, 1000)
+    assert skip(item(b"") * 5000, limit=1000) == Items(Ending.LOST, 8000, 1000, between=False)
 
 
 def test_fragments_are_named_by_their_place():

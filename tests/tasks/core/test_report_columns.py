@@ -11,7 +11,8 @@ def test_are_those_that_other_people_s_scripts_rely_on() -> None:
     assert ", ".join(REPORT_COLUMNS) == (
         "study_no, file_no, study_dir, path, status, reason, key, sop_instance_uid, study_instance_uid, "
         "series_instance_uid, sop_class_uid, transfer_syntax_uid, size_bytes, sha256, md5, etag, attempts, "
-        "superseded_keys, http_status, started_at, finished_at, duration_s, run_id, detail, same_uid_path"
+        "superseded_keys, http_status, started_at, finished_at, duration_s, run_id, crc64nvme, "
+        "detail, same_uid_path"
     )
 
 

@@ -11,18 +11,16 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.exc import OperationalError
 
 from tasks.core.errors import StoppedError, UsageError
 from tasks.core.escape import escape
-from tasks.core.models import (
-    Outcome,
-    Reason,
-    Status,
-)
-from tasks.ledger.database import connect, prepare
+from tasks.core.models import Digests, Header, Outcome, Reason, Status
+from tasks.ledger.database import BusyError, connect, plain_errors, prepare
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.schema import HEAD, metadata, revision
 from tasks.ledger.statements import Scope, known_select
+from tests.source_tree import ROOT
 from tests.tasks.ledger.sample_rows import (
     ENTRIES,
     Where,
@@ -34,6 +32,7 @@ from tests.tasks.ledger.sample_rows import (
 )
 
 OTHER_INDICES = ("file_left", "study_by_dir")
+PARTIAL = ("file_by_uid", "listing_to_do", "instance_unstored", "other_content_unstored")
 
 
 def _is_compared(name: str | None, kind: str, _parents: object) -> bool:
@@ -41,11 +40,11 @@ def _is_compared(name: str | None, kind: str, _parents: object) -> bool:
     return not (kind == "index" and name in OTHER_INDICES)
 
 
-def index_definitions(where: Where) -> list[str]:
+def index_definitions(where: Where, names: tuple[str, ...]) -> list[str]:
     engine = connect(where)
     query = {
-        "sqlite": f"SELECT sql FROM sqlite_master WHERE name IN {OTHER_INDICES} ORDER BY 1",
-        "postgresql": f"SELECT indexdef FROM pg_indexes WHERE indexname IN {OTHER_INDICES} ORDER BY 1",
+        "sqlite": f"SELECT sql FROM sqlite_master WHERE name IN {names} ORDER BY 1",
+        "postgresql": f"SELECT indexdef FROM pg_indexes WHERE indexname IN {names} ORDER BY 1",
     }[engine.dialect.name]
     with engine.connect() as db:
         found = [str(row[0]) for row in db.exec_driver_sql(query)]
@@ -89,6 +88,29 @@ class TestDatabase:
             assert compare_metadata(context, metadata) == []
         engine.dispose()
 
+    @pytest.mark.processes
+    def test_alembic_is_imported_when_the_schema_has_to_change(self, tmp_path: Path) -> None:
+        """Neither by a new ledger nor by one that is up to date."""
+        code = """if True:
+            import sys
+            from pathlib import Path
+            from tasks.ledger.database import connect
+            from tasks.ledger.ledger import Ledger
+            from tasks.ledger.schema import revision
+            for _ in range(2):
+                Ledger(Path(sys.argv[1]), "default", "r1").close()
+                print("alembic" in sys.modules)
+            engine = connect(Path(sys.argv[2]))
+            with engine.execution_options(writes=True).begin() as db:
+                revision.create(db)
+            engine.dispose()
+            Ledger(Path(sys.argv[2]), "default", "r1").close()
+            print("alembic" in sys.modules)
+        """
+        command = [sys.executable, "-c", code, str(tmp_path / "new"), str(tmp_path / "older")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["False", "False", "True"]
+
     def test_revisions_lead_to_the_indices_of_new_ledgers(
         self, where: Where, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
@@ -101,8 +123,11 @@ class TestDatabase:
         is_file = isinstance(where, Path)
         new = tmp_path / "new" if is_file else request.getfixturevalue("postgresql").new_database()
         Ledger(new, "default", "r1").close()
-        assert index_definitions(where) == index_definitions(new)
-        assert len(index_definitions(new)) == len(OTHER_INDICES)
+        for names in (OTHER_INDICES, PARTIAL):
+            made = index_definitions(new, names)
+            assert index_definitions(where, names) == made
+            assert len(made) == len(names)
+        assert all(" WHERE " in definition for definition in made)
 
     def test_of_an_earlier_version_has_neither_modality_nor_ctime_of_what_it_stored(
         self, where: Where, tmp_path: Path
@@ -222,6 +247,39 @@ class TestDatabase:
         ]
         ledger.close()
 
+    def test_of_an_earlier_version_has_no_crc_of_what_it_stored_until_that_is_looked_at(
+        self, where: Where, tmp_path: Path
+    ) -> None:
+        """Nor can it say what vouched for that. A look computes no MD5: the one that is known stays."""
+        engine = connect(where)
+        md5, sha256 = "cd" * 16, "ab" * 32
+        with engine.execution_options(writes=True).begin() as db:
+            revision.create(db)
+            upgrade(db, "0011")
+            columns = "campaign, path, status, size_bytes, sop_instance_uid, key, sha256, md5, run_id"
+            values = (
+                f"'default', '/archive/one/1.dcm', 'uploaded', 10, '1.9', 'k1', '{sha256}', '{md5}', 'r0'"
+            )
+            db.exec_driver_sql(f"INSERT INTO file ({columns}) VALUES ({values})")
+            columns = "campaign, sop_instance_uid, file_id, run_id, sha256, key"
+            db.exec_driver_sql(
+                f"INSERT INTO instance ({columns}) VALUES ('default', '1.9', 1, 'r0', '{sha256}', 'k1')"
+            )
+        engine.dispose()
+        names = ("status", "key", "md5", "crc64nvme", "proof")
+        ledger = Ledger(where, "default", "r1")
+        ledger.begin(1, tmp_path, ENTRIES, {})
+        todo, other = enrolled(ledger, listed(1), listed(2))
+        assert [report(ledger)[0][name] for name in names[2:5]] == [md5, "", ""]
+        kept = Outcome(Status.ALREADY_UPLOADED, header=Header("1.9"), digests=Digests(sha256, "", "crc"))
+        ledger.settle(todo, kept)
+        ledger.settle(other, replace(kept, status=Status.DUPLICATE))
+        assert [tuple(row[name] for name in names) for row in report(ledger)] == [
+            ("already_uploaded", "k1", md5, "crc", ""),
+            ("duplicate", "k1", "", "crc", ""),
+        ]
+        ledger.close()
+
     @pytest.mark.parametrize("text", ["", "PRIVATE^PATIENT"])
     def test_what_is_no_database_is_said_to_be_none(self, tmp_path: Path, text: str) -> None:
         """A file with other content is refused, and not quoted; an empty one becomes a ledger."""
@@ -265,3 +323,11 @@ class TestDatabase:
         subprocess.run([sys.executable, "-c", looks, str(path)], check=True)
         assert log.stat().st_ino == before
         ledger.close()
+
+
+@pytest.mark.parametrize("does", ["starting up", "shutting down", "not yet accepting connections"])
+def test_a_server_that_is_not_ready_is_named_and_waited_for(does: str) -> None:
+    refusal = OperationalError("", {}, Exception(f"FATAL:  the database system is {does}"))
+    said = r"used: the database system is starting or stopping\. Mend that"
+    with pytest.raises(BusyError, match=said), plain_errors():
+        raise refusal

@@ -18,9 +18,9 @@ from tasks.remote.credentials import Credentials, StaticToken, TokenFile
 from tasks.remote.curl_engine import Engine
 from tasks.remote.engine_transport import http_client
 from tasks.remote.oauth2_client import ClientCredentials
+from tasks.remote.platform_client import Platform, warn_without_credentials
 from tasks.remote.tls import TlsPolicy
 from tasks.settings import load
-from tasks.upload.assembly import Platform, warn_without_credentials
 from tests.conftest import Dicom, NearSide
 from tests.far_side import (
     CLIENT_ID,

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.core.checksums import Evidence
 from tasks.core.errors import Fault, FaultKind
-from tasks.core.models import Digests, Header
+from tasks.core.models import Digests, Header, Rejected
 from tasks.remote.credentials import StaticToken
 from tasks.remote.curl_engine import Engine
 from tasks.remote.exchange import LIMITS, MAX_ANSWER_BYTES, Answer, Limits
@@ -57,15 +58,16 @@ class Bytes:
     mtime_ns: int = 0
     ctime_ns: int = 0
     held_bytes: int = 0
+    rejected: Rejected | None = None
 
     @property
     def size_bytes(self) -> int:
         return len(self.data)
 
-    def body(self) -> bytes | Iterator[bytes]:
+    def body(self, *, with_md5: bool = False) -> bytes | Iterator[bytes]:
         return self.pieces() if self.pieces else self.data
 
-    def compute_digests(self) -> Digests:
+    def compute_digests(self, *, with_md5: bool = False) -> Digests:
         return Digests(hashlib.sha256(self.data).hexdigest(), hashlib.md5(self.data).hexdigest())
 
     def close(self) -> None:
@@ -86,7 +88,7 @@ class Client:
         return self._runner.run(self._client.presign())
 
     def send(self, to: PresignedUrl, content: Bytes) -> Stored:
-        return self._runner.run(self._client.put(to, content))
+        return self._runner.run(self._client.put(to, content, with_md5=True))
 
     def put(self, to: PresignedUrl) -> Stored:
         """A file that was hashed before."""
@@ -304,7 +306,7 @@ class TestPut:
     def test_stores_the_bytes(self, client: Client, far_side: FarSide) -> None:
         """With what S3 wants to know, and without the token."""
         presigned = client.presign()
-        assert client.put(presigned) == Stored(200, MD5, etag_is_md5=True)
+        assert client.put(presigned) == Stored(200, MD5, Evidence(md5=MD5), with_content_md5=True)
         assert far_side.objects == {presigned.key: [BODY]}
         (sent,) = far_side.asked(Step.PUT)
         assert (sent.headers["Content-Length"], sent.md5) == (str(len(BODY)), MD5)
@@ -426,32 +428,35 @@ class TestPut:
         assert len(far_side.asked(Step.PUT)) == 1
 
     @pytest.mark.parametrize(
-        ("answer", "etag", "is_md5"),
+        ("answer", "etag", "evidence"),
         [
-            (StoredAs(f'"{MD5}"'), MD5, True),
-            (StoredAs(MD5), MD5, True),
-            (StoredAs(f'"{MD5.upper()}"'), MD5.upper(), True),
-            (StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption": "AES256"}), MD5, True),
-            (StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption": "aws:kms"}), MD5, False),
-            (StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption": "aws:kms:dsse"}), MD5, False),
+            (StoredAs(f'"{MD5}"'), MD5, Evidence(md5=MD5)),
+            (StoredAs(MD5), MD5, Evidence(md5=MD5)),
+            (StoredAs(f'"{MD5.upper()}"'), MD5.upper(), Evidence(md5=MD5)),
+            (StoredAs(f'"{MD5}"', headers={"X-Amz-Server-Side-Encryption": "aws:kms"}), MD5, Evidence()),
+            (StoredAs(f'"{MD5}-2"'), f"{MD5}-2", Evidence()),
+            (StoredAs('"abc"'), "abc", Evidence()),
+            (StoredAs(f'W/"{MD5}"'), f'W/"{MD5}', Evidence()),
+            (StoredAs('""'), "", Evidence()),
+            (StoredAs(None), "", Evidence()),
+            (StoredAs(None, headers={"X-Amz-Request-Id": "4442587FB7D0A2F9"}), "", Evidence(is_s3=True)),
             (
-                StoredAs(f'"{MD5}"', headers={"x-amz-server-side-encryption-customer-algorithm": "AES256"}),
-                MD5,
-                False,
+                StoredAs(None, headers={"X-Amz-Checksum-CRC64NVME": "rosUhgp5mIg="}),
+                "",
+                Evidence("rosUhgp5mIg="),
             ),
-            (StoredAs(f'"{MD5}-2"'), f"{MD5}-2", False),
-            (StoredAs('"abc"'), "abc", False),
-            (StoredAs(f'W/"{MD5}"'), f'W/"{MD5}', False),
-            (StoredAs('""'), "", False),
-            (StoredAs(None), "", False),
         ],
     )
-    def test_knows_which_etag_is_a_digest(
-        self, client: Client, far_side: FarSide, answer: StoredAs, etag: str, is_md5: bool
+    def test_gives_what_the_answer_shows(
+        self, client: Client, far_side: FarSide, answer: StoredAs, etag: str, evidence: Evidence
     ) -> None:
-        """32 hex digits, unless keys of KMS or a customer made them; else it is recorded as it is."""
+        """However a server writes the names; the ETag is recorded as it is."""
         far_side.script = always(Step.PUT, answer)
-        assert client.put(client.presign()) == Stored(200, etag, is_md5)
+        assert client.put(client.presign()) == Stored(200, etag, evidence, with_content_md5=True)
+
+    def test_without_content_md5_says_so(self, client: Client) -> None:
+        """What is hashed while it is sent."""
+        assert not client.send(client.presign(), Bytes()).with_content_md5
 
     def test_is_done_with_any_2xx(self, client: Client, far_side: FarSide) -> None:
         """Stores differ."""

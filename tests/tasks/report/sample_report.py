@@ -37,14 +37,17 @@ UPLOADED: dict[str, Any] = {
     "finished_at": STARTED_NS + 250_000_000,
     "duration_s": None,
     "run_id": "run-1",
+    "crc64nvme": "+e1e10e1e10=",
     "detail": "",
     "same_uid_path": "",
     "modality": "CT",
+    "proof": "etag",
     "objects_left": 0,
 }
 UNSENT: dict[str, Any] = UPLOADED | {
     **dict.fromkeys(("sop_instance_uid", "study_instance_uid", "series_instance_uid", "sop_class_uid"), ""),
     **dict.fromkeys(("transfer_syntax_uid", "key", "sha256", "md5", "etag", "run_id", "modality"), ""),
+    **dict.fromkeys(("crc64nvme", "proof"), ""),
     **dict.fromkeys(("size_bytes", "http_status", "started_at", "finished_at")),
     "attempts": 0,
 }

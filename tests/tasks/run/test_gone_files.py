@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tasks.core.models import StudyEntry
+from tasks.ledger.database import connect
+from tasks.ledger.schema import instance
 from tasks.run.engine import ingest
 from tasks.source.scan import just_file
 from tests.conftest import Dicom, NearSide, Run
@@ -37,6 +40,14 @@ LEFT: dict[str, Callable[[Path, Dicom], None]] = {
     "conflict": lambda path, dicom: write(path, dicom("1.1", "other")),
     "too_large": lambda path, _dicom: write_sparse(path, 5 * 1024**3 + 1),
 }
+
+
+def set_ahead(ledger: Path | str) -> None:
+    """As if each run that stored something had a clock that was ahead by a day."""
+    engine = connect(ledger)
+    with engine.execution_options(writes=True).begin() as db:
+        db.execute(sa.update(instance).values(finished_ns=instance.c.finished_ns + 86_400 * 10**9))
+    engine.dispose()
 
 
 def write(path: Path, body: bytes) -> None:
@@ -126,6 +137,50 @@ class TestFileThatWasLeft:
         for said in ("uploaded", "already_uploaded"):
             run = near_side.run()
             assert (run.statuses, run.exit_code) == ({"study/b": said}, 0)
+
+    def test_in_conflict_is_missing_whatever_the_clock_said(
+        self, near_side: NearSide, ledger: str, dicom: Dicom
+    ) -> None:
+        """What is stored was so before: by a run whose clock was ahead of this one's."""
+        near_side.put("study/a", dicom("1.1"))
+        near_side.run()
+        path = near_side.put("study/b", dicom("1.1", "other"))
+        assert near_side.run().statuses["study/b"] == "conflict"
+        set_ahead(ledger or near_side.report_dir / "ledger.sqlite")
+        path.unlink()
+        for _ in range(2):
+            run = near_side.run()
+            assert (run.statuses, run.exit_code) == ({"study/a": "already_uploaded", "study/b": GONE}, 1)
+
+    def test_of_an_edited_path_is_missing_whatever_the_clock_said(
+        self, near_side: NearSide, far_side: FarSide, ledger: str, dicom: Dicom
+    ) -> None:
+        """Its first bytes were stored by a run whose clock was ahead; those of the edit were refused."""
+        path = near_side.put("study/a", dicom("1.1"))
+        near_side.run()
+        near_side.put("study/a", dicom("1.1", "edited"))
+        os.utime(path, (1, 1))
+        far_side.script = always(Step.PUT, REFUSED)
+        assert near_side.run().statuses == {"study/a": "failed/refused"}
+        set_ahead(ledger or near_side.report_dir / "ledger.sqlite")
+        path.unlink()
+        for _ in range(2):
+            run = near_side.run()
+            assert (run.statuses, run.exit_code) == ({"study/a": GONE}, 1)
+
+    def test_and_whose_bytes_are_stored_beside_others_of_its_uid_has_no_row(
+        self, near_side: NearSide, dicom: Dicom
+    ) -> None:
+        near_side.put("study/a", dicom("1.1"))
+        near_side.run()
+        near_side.put("study/b", dicom("1.1", "other"))
+        path = near_side.put("study/c", dicom("1.1", "other"))
+        assert near_side.run().statuses["study/c"] == "conflict"
+        path.unlink()
+        for said in ("uploaded", "already_uploaded"):
+            run = near_side.run(on_conflict="upload")
+            assert run.statuses == {"study/a": "already_uploaded", "study/b": said}
+            assert run.exit_code == 0
 
     def test_because_it_was_too_young_has_no_row(self, near_side: NearSide, dicom: Dicom) -> None:
         """What comes and goes within a minute is some writer's own."""

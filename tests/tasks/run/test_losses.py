@@ -21,6 +21,7 @@ NAMED = (
     "sha256",
     "md5",
     "etag",
+    "crc64nvme",
 )
 
 

@@ -1,6 +1,7 @@
 """--on-conflict upload: each content of a SOP Instance UID is sent once, and no claim outlives its file."""
 
 import hashlib
+import os
 import sqlite3
 import threading
 import time
@@ -52,6 +53,24 @@ class TestEachContent:
             assert {key for row in each.rows.values() for key in superseded(row)} == set()
         assert (len(far_side.asked(Step.PUT)), run.exit_code, claims(near_side)) == (2, 0, [])
         assert run.keys_told == far_side.keys_handed_out - set(again.summary.unused_keys)
+
+    def test_is_sent_too_when_the_file_that_it_duplicates_was_edited(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
+    ) -> None:
+        """Its bytes are no instance's any more: a conflict, which `upload` sends without --rehash."""
+        near_side.put("study/1", dicom("1.1", "one"))
+        near_side.run()
+        near_side.put("study/2", dicom("1.1", "one"))
+        assert near_side.run().statuses["study/2"] == "duplicate"
+        os.utime(near_side.put("study/1", dicom("1.1", "edited")), (1, 1))
+        run = near_side.run()
+        assert run.statuses == {"study/1": "uploaded/replaced", "study/2": "conflict"}
+        assert near_side.run().statuses == {"study/1": "already_uploaded", "study/2": "conflict"}
+        for said in ("uploaded", "already_uploaded"):
+            run = near_side.run(on_conflict="upload")
+            assert run.statuses == {"study/1": "already_uploaded", "study/2": said}
+            assert far_side.bodies[run.row("study/2")["key"]] == dicom("1.1", "one")
+            assert (run.exit_code, claims(near_side)) == (0, [])
 
     def test_is_known_to_runs_that_report_conflicts(self, near_side: NearSide, dicom: Dicom) -> None:
         """These bytes are stored; those that are not are a conflict."""

@@ -15,12 +15,12 @@ from tasks.audit.check import audit
 from tasks.audit.log import Trail
 from tasks.core.errors import CredentialsRefusedError, IngestError, UsageError
 from tasks.ledger.earlier_runs import Begins, begins
+from tasks.remote.platform_client import Platform
 from tasks.report.directory import AUDIT_JSONL
 from tasks.report.reader import read_summary
 from tasks.run.edges import Edges
 from tasks.run.preflight import FirstAnswer, ask, check, pass_on, read_manifest
 from tasks.run.records import report_again
-from tasks.upload.assembly import Platform
 from tests.conftest import Dicom, NearSide
 from tests.databases import PostgreSQL, long_ago
 from tests.far_side import (

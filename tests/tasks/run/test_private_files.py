@@ -102,8 +102,38 @@ def test_commands_refuse_it_with_exit_code_2(
     given = ["--report-dir", str(report_dir)]
     assert execute(["upload", "-p", str(near_side.archive), *given]) == 2
     assert execute(["report", str(report_dir)]) == 2
-    assert execute(["audit", str(report_dir)]) == (0 if name == "ledger.sqlite" else 2)
+    capsys.readouterr()
+    assert execute(["audit", str(report_dir)]) == 2
     assert "is a link, no regular file, or another user's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("put", [put_link, put_others, put_fifo])
+def test_earlier_reports_are_moved_through_no_link(put: Put, near_side: NearSide, report_dir: Path) -> None:
+    """Nor into what is another user's, or no directory."""
+    near_side.run()
+    put(report_dir / "runs")
+    sent = dict(near_side.far_side.bodies)
+    near_side.put("study/2.dcm", instance("1.2"))
+    with pytest.raises(UsageError, match="runs in the report directory is a link, no directory, or another"):
+        near_side.run()
+    assert near_side.far_side.bodies == sent
+
+
+def test_an_earlier_report_is_moved_into_no_directory_by_a_link(
+    near_side: NearSide, report_dir: Path, tmp_path: Path
+) -> None:
+    """Of the name that it would have in `runs/`."""
+    near_side.run()
+    near_side.run()
+    (home,) = (report_dir / "runs").iterdir()
+    (tmp_path / "elsewhere").mkdir()
+    (report_dir / "runs" / home.name).rename(tmp_path / "kept")
+    (report_dir / "runs" / home.name).symlink_to(tmp_path / "elsewhere")
+    for each in (tmp_path / "kept").iterdir():
+        each.rename(report_dir / each.name)  # the first report is the one that is there
+    near_side.run()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert len(list((report_dir / "runs").iterdir())) == 2
 
 
 def test_links_in_the_path_are_no_matter(near_side: NearSide, report_dir: Path, tmp_path: Path) -> None:

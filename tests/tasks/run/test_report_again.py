@@ -1,17 +1,20 @@
 """A report that is written again is that of the directory's newest run, with what that run found."""
 
 import os
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
+from tasks.audit.check import audit
 from tasks.core.errors import UsageError
 from tasks.core.models import StudyEntry, Summary
 from tasks.report.reader import read_report
 from tasks.run.engine import ingest
 from tasks.run.records import report_again
 from tests.conftest import Dicom, NearSide, Run
-from tests.far_side import FarSide, Step, s3_error, scripted
+from tests.far_side import FarSide, Step, always, s3_error, scripted
 
 
 @pytest.fixture
@@ -110,3 +113,21 @@ class TestOwner:
         assert run.statuses == {"study/1": "uploaded/replaced", "study/2": "already_uploaded"}
         assert run.row("study/2")["key"] == before.row("study/2")["key"]
         assert (run.row("study/2")["same_uid_path"], run.exit_code) == ("", 0)
+
+
+def test_has_the_keys_of_a_commit_that_failed(near_side: NearSide, far_side: FarSide, dicom: Dicom) -> None:
+    """On a full disk the trail has them and the ledger has not; nothing was sent to them."""
+    near_side.put("study/0", dicom("1.0"))
+    stored = run_into(near_side, "one").row("study/0")["key"]
+    for number in range(1, 4):
+        near_side.put(f"study/{number}", dicom(f"1.{number}"))
+    far_side.script = always(Step.PUT, s3_error(400, "InvalidRequest"))
+    run_into(near_side, "one")
+    settings = near_side.settings()
+    with closing(sqlite3.connect(settings.ledger_at)) as db, db:
+        keys = {key for (key,) in db.execute("SELECT key FROM issued_key WHERE file_id > 0")} - {stored}
+        db.execute("DELETE FROM issued_key WHERE file_id > 0")
+    for _ in range(2):
+        unused = again(near_side, "one").summary.unused_keys
+        assert (keys <= {*unused}, stored in unused, len({*unused})) == (True, False, len(unused))
+        assert audit(settings.report_dir, ledger_at=settings.ledger_at).faults == []

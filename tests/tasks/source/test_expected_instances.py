@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flows.cli.__main__ import execute
 from tasks.core.models import Header, Listed, Reason, Rejected, Status, StudyEntry
 from tasks.run.engine import ingest
 from tasks.source.expected_instances import Counts, Expected, expectations
@@ -24,6 +25,7 @@ from tasks.source.scan import survey, walk_study
 from tasks.source.study_directories import StudyDir
 from tests.conftest import Dicom, NearSide
 from tests.deflated import deflated_zeros
+from tests.far_side import FarSide
 
 OTHER = Rejected(Status.NOT_DICOM, Reason.OTHER)
 
@@ -307,6 +309,29 @@ class TestAgreesWithARun:
             ("4", "4", "true"),
             ("1", "1", "true"),
         ]
+
+    @pytest.mark.parametrize("in_environment", [False, True])
+    def test_on_what_is_accepted(
+        self,
+        near_side: NearSide,
+        far_side: FarSide,
+        dicom: Dicom,
+        monkeypatch: pytest.MonkeyPatch,
+        in_environment: bool,
+    ) -> None:
+        """A file that --accept has sent is expected where the scan has the same option, or setting."""
+        near_side.put("study/1", dicom("1.1"))
+        near_side.put("study/2", dicom("1.2")[132:])
+        near_side.put("study/3", b"text")
+        manifest = near_side.directory / "manifest.csv"
+        command = ["manifest", str(near_side.archive), "-o", str(manifest), "--scan"]
+        for accept, complete in (("", "false"), ("truncated", "false"), ("no_preamble", "true")):
+            if in_environment:
+                monkeypatch.setenv("DICOM_INGEST_ACCEPT", accept)
+            assert execute(command if in_environment else [*command, "--accept", accept]) == 0
+            ingest(load_manifest(manifest), near_side.settings(accept="no_preamble"))
+            (study,) = studies_csv(near_side.report_dir)
+            assert (study["stored"], study["complete"]) == ("2", complete)
 
 
 def stored(rows: Iterable[Listed]) -> tuple[int, int]:

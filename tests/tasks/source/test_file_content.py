@@ -1,12 +1,15 @@
 """A file's bytes: held or streamed, hashed as they are sent, never half of one file and half of another."""
 
+import base64
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from awscrt.checksums import crc64nvme
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.models import Digests, Reason, Rejected, Status
@@ -28,13 +31,15 @@ def rejected(path: Path | str) -> tuple[Status, Reason]:
     return content.status, content.reason
 
 
-def whole(content: Content) -> bytes:
-    body = content.body()
+def whole(content: Content, *, with_md5: bool = False) -> bytes:
+    body = content.body(with_md5=with_md5)
     return body if isinstance(body, bytes) else b"".join(body)
 
 
 def digests(body: bytes) -> Digests:
-    return Digests(hashlib.sha256(body).hexdigest(), hashlib.md5(body).hexdigest())
+    """With an MD5."""
+    crc = base64.b64encode(crc64nvme(body).to_bytes(8, "big")).decode()
+    return Digests(hashlib.sha256(body).hexdigest(), hashlib.md5(body).hexdigest(), crc)
 
 
 @pytest.fixture(params=["held", "streamed"])
@@ -63,13 +68,28 @@ class TestContent:
     def test_has_the_digests_of_what_was_sent(self, image: Path) -> None:
         """Without another pass once a body went out."""
         with read(image) as content:
-            whole(content)
+            whole(content, with_md5=True)
+            assert content.compute_digests(with_md5=True) == digests(image.read_bytes())
             assert content.digests == content.compute_digests() == digests(image.read_bytes())
+
+    def test_has_no_md5_that_nobody_asked_for(self, image: Path) -> None:
+        """It takes twice as long as the other two together; it can be had later, too."""
+        with read(image) as content:
+            whole(content)
+            assert content.digests == replace(digests(image.read_bytes()), md5="")
+            assert content.compute_digests(with_md5=True) == digests(image.read_bytes())
+
+    def test_has_the_crc_that_s3_would_show(self, tmp_path: Path, dicom: Dicom) -> None:
+        """Base64 of eight bytes, the highest first: the check value of CRC-64/NVME, as every table has it."""
+        assert digests(b"123456789").crc64nvme == base64.b64encode(bytes.fromhex("ae8b14860a799888")).decode()
+        (tmp_path / "image").write_bytes(dicom("1.1"))
+        with read(tmp_path / "image") as content:
+            assert content.compute_digests().crc64nvme == digests(dicom("1.1")).crc64nvme
 
     def test_can_be_hashed_before_it_is_sent(self, image: Path) -> None:
         """A taken UID has to be compared first."""
         with read(image) as content:
-            assert content.compute_digests() == digests(image.read_bytes())
+            assert content.compute_digests(with_md5=True) == digests(image.read_bytes())
             assert whole(content) == image.read_bytes()
 
     def test_is_held_up_to_eight_mebibytes(self, tmp_path: Path, dicom: Dicom) -> None:
@@ -171,7 +191,7 @@ class TestRejected:
         with open(path, "wb") as file:
             file.write(dicom("1.1"))
         with read(os.fsdecode(path)) as content:
-            assert content.compute_digests() == digests(dicom("1.1"))
+            assert content.compute_digests(with_md5=True) == digests(dicom("1.1"))
 
 
 class TestClosed:
@@ -208,5 +228,14 @@ class TestClosed:
         path = tmp_path / "image"
         path.write_bytes(dicom("1.1"))
         with read(path) as content:
+            content.compute_digests(with_md5=True)
+        assert content.compute_digests(with_md5=True) == digests(dicom("1.1"))
+
+    def test_has_no_md5_to_be_found_out(self, tmp_path: Path, dicom: Dicom) -> None:
+        """That of no bytes would be another file's."""
+        path = tmp_path / "image"
+        path.write_bytes(dicom("1.1"))
+        with read(path) as content:
             pass
-        assert content.compute_digests() == digests(dicom("1.1"))
+        with pytest.raises(OSError, match="closed"):
+            content.compute_digests(with_md5=True)

@@ -72,18 +72,19 @@ class TestCsv:
         found = faults(put("m.csv", b'study_dir,priority\n"a"b,1\nc,high\n'))
         assert [fault.split(",")[0] for fault in found] == ["row 1", "row 2"]
 
-    def test_separated_by_semicolons_is_told_so(self, put: Put) -> None:
+    def test_that_looks_separated_by_semicolons_is_told_so(self, put: Put) -> None:
         """Not only that the column is missing."""
-        assert "semicolons" in faults(put("m.csv", b"study_dir;label\na;b\n"))[0]
+        assert "semicolons" in faults(put("m.csv", b"directory;label\na;b\n"))[0]
 
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
     def test_that_is_empty_is_refused(self, put: Put, content: bytes) -> None:
         """An empty file is no manifest of nothing."""
         assert faults(put("m.csv", content)) == ["it is empty"]
 
-    def test_in_utf16_is_told_so(self, put: Put) -> None:
-        """What a spreadsheet calls Unicode text."""
-        assert "UTF-16" in faults(put("m.csv", "study_dir\na\n".encode("utf-16")))[0]
+    def test_in_utf16_that_does_not_say_so_is_told_so(self, put: Put) -> None:
+        """What a spreadsheet calls Unicode text has a byte order mark."""
+        assert "UTF-16" in faults(put("m.csv", "study_dir\na\n".encode("utf-16-le")))[0]
+        assert "UTF-32" in faults(put("m.csv", "study_dir\na\n".encode("utf-32")))[0]
 
 
 class TestJsonLines:

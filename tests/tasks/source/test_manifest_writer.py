@@ -243,7 +243,7 @@ class TestAManifestIsWritten:
         out.write_text("old")
         there: list[set[str]] = []
 
-        def interrupted(*_: object) -> None:
+        def interrupted(*_: object, **_named: object) -> None:
             there.append({name.rpartition(".")[2] for name in os.listdir(out.parent)})
             raise KeyboardInterrupt
 

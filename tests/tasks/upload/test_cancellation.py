@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+from tasks.core.checksums import Evidence
 from tasks.core.duplicates import Claim
 from tasks.core.errors import Fault, FaultKind, StoppedError
 from tasks.core.models import Digests, Header, Outcome, Status, Todo
 from tasks.core.progress import Progress
+from tasks.core.run_faults import RunFaults
 from tasks.remote.exchange import Origin
 from tasks.remote.upload_api import PresignedUrl, Stored
 from tasks.upload.slots import Slots
-from tasks.upload.transfer import Transfer, UnderWay
+from tasks.upload.transfer import Transfer
 from tasks.upload.uploader import Uploader
 from tests import virtual_time
 
@@ -37,10 +39,11 @@ class Content:
 
     def __init__(self, number: int) -> None:
         self.header = Header(f"1.{number % UIDS}", "1", "1", "1", "1", "CT")
-        self.digests = Digests(f"{number % UIDS}", "")
+        self.digests = Digests(f"{number % UIDS}", "m")
         self.held_bytes = 100
+        self.rejected = None
 
-    def compute_digests(self) -> Digests:
+    def compute_digests(self, *, with_md5: bool = False) -> Digests:
         return self.digests
 
 
@@ -51,16 +54,16 @@ class Readers:
         self.room = asyncio.Semaphore(3)
         self.held = 0
 
-    async def read(self, path: str, begun: Any) -> Content:
+    async def read(self, read: Any) -> Content:
+        (file,) = read.args
         await self.room.acquire()
         try:
-            begun()
             await asyncio.sleep(0.01)
         except BaseException:
             self.room.release()
             raise
         self.held += 1
-        return Content(int(path))
+        return Content(int(file.todo.path))
 
     def release(self, content: Content) -> None:
         if content.held_bytes:
@@ -134,14 +137,14 @@ class Client:
         self.keys += 1
         return PresignedUrl(f"key {self.keys}", "https://a/", Origin("https", "a", 443))
 
-    async def put(self, _to: PresignedUrl, _content: Content) -> Stored:
+    async def put(self, _to: PresignedUrl, _content: Content, *, with_md5: bool) -> Stored:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
             await self._moment()
         finally:
             self.under_way -= 1
-        return Stored(200, "", etag_is_md5=False)
+        return Stored(200, "", Evidence())
 
     async def _moment(self) -> None:
         await asyncio.sleep(self._dice.choice([0.01, 0.05, 0.2]))
@@ -157,12 +160,11 @@ class Played:
         self.ledger, self.readers, self.client = Ledger(), Readers(), Client(dice)
         self.slots = Slots(3, asyncio.get_running_loop().time)
         stopping = asyncio.Event()
-        parts: Any = (self.client, self.ledger, self.slots, self.readers, stopping)
+        parts: Any = (self.client, self.ledger, self.slots, self.readers, stopping, RunFaults())
         self.transfer = Transfer(*parts, jitter=dice.random)
         loop: Any = Loop()
-        rest: Any = (self.ledger, self.slots, self.readers, stopping)
+        rest: Any = (self.slots, self.readers, stopping)
         self.uploader = Uploader(loop, self.transfer, *rest, Progress())
-        self.files: list[UnderWay] = []
         self.tasks: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
@@ -178,7 +180,7 @@ class Played:
         assert (self.readers.held, self.client.under_way, self.slots.state().slots_in_use) == (0, 0, 0)
         assert self.client.most <= 3
         assert not self.transfer.order._positions
-        assert not self.transfer.same_uid._waiting
+        assert not self.transfer.same_uid._settled
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.models import Rejected
-from tasks.source.file_content import Content
+from tasks.source.file_content import Content, read_content
 from tasks.upload.readers import READERS, Readers
 from tests.conftest import MIB, Dicom
 
@@ -27,7 +27,7 @@ def paths(tmp_path: Path, dicom: Dicom) -> list[str]:
 
 
 async def read(readers: Readers, path: str, begun: Callable[[], None] = lambda: None) -> Content:
-    content = await readers.read(path, begun)
+    content = await readers.read(lambda: begun() or read_content(path))  # type: ignore[func-returns-value]
     assert not isinstance(content, Rejected)
     return content
 
@@ -168,14 +168,14 @@ class TestTrouble:
     def test_of_a_reader_is_raised_and_the_next_file_is_read(
         self, paths: list[str], error: type[Exception]
     ) -> None:
-        def broken() -> None:
+        def broken() -> Content:
             raise error
 
         async def work() -> None:
             readers = Readers(1, 1)
             for _ in range(2 * READERS):
                 with pytest.raises(error):
-                    await readers.read(paths[0], broken)
+                    await readers.read(broken)
             readers.release(await read(readers, paths[0]))
             readers.close()
 
@@ -192,7 +192,7 @@ class TestTrouble:
             "    def hang():\n"
             "        begun.set()\n"
             "        threading.Event().wait()\n"
-            "    reading = asyncio.create_task(Readers(1).read('x', hang))\n"
+            "    reading = asyncio.create_task(Readers(1).read(hang))\n"
             "    while not begun.is_set():\n"
             "        await asyncio.sleep(0.01)\n"
             "    reading.cancel()\n"

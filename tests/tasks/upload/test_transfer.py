@@ -49,8 +49,9 @@ class Case:
     detail: str = ""
 
 
-KMS = {"x-amz-server-side-encryption": "aws:kms"}
-CUSTOMER_KEY = {"x-amz-server-side-encryption-customer-algorithm": "AES256"}
+S3 = {"x-amz-request-id": "4442587FB7D0A2F9"}
+KMS = S3 | {"x-amz-server-side-encryption": "aws:kms"}
+CUSTOMER_KEY = S3 | {"x-amz-server-side-encryption-customer-algorithm": "AES256"}
 CASES = {
     # network: same URL and key
     "reset before it was stored": Case([Reset()], attempts=2),
@@ -89,12 +90,12 @@ CASES = {
     "another MD5 once": Case([StoredAs(OTHER_MD5)], attempts=2, versions=2),
     "another MD5 too often": Case([StoredAs(OTHER_MD5)] * 3, "failed/integrity", 3, 1),
     # success, whatever the ETag is
-    "201": Case([StoredAs(None, status=201)], http_status="201", etag=""),
-    "204": Case([StoredAs(None, status=204)], http_status="204", etag=""),
-    "no ETag": Case([StoredAs(None)], etag=""),
+    "201": Case([StoredAs(None, status=201, headers=S3)], http_status="201", etag=""),
+    "204": Case([StoredAs(None, status=204, headers=S3)], http_status="204", etag=""),
+    "no ETag": Case([StoredAs(None, headers=S3)], etag=""),
     "ETag of KMS": Case([StoredAs(OTHER_MD5, headers=KMS)], etag=OTHER_MD5.strip('"')),
     "ETag of a customer key": Case([StoredAs(OTHER_MD5, headers=CUSTOMER_KEY)], etag=OTHER_MD5.strip('"')),
-    "ETag of parts": Case([StoredAs('"abc-2"')], etag="abc-2"),
+    "ETag of parts": Case([StoredAs('"abc-2"', headers=S3)], etag="abc-2"),
 }
 RETRIES = [f"{kind}=2" for kind in ("network", "throttled", "server", "expired", "integrity")]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-import tasks.upload.readers
+import tasks.upload.transfer
 from tasks.core.errors import InterruptedRunError
 from tasks.run.engine import Engine
-from tasks.source.file_content import Streamed, read_content
+from tasks.source.file_content import Accepts, Streamed, read_content
 from tests.conftest import MIB, Dicom, NearSide, superseded
 from tests.far_side import Deviation, FarSide, Request, Step, scripted, status
 from tests.processes import await_that
@@ -33,11 +33,11 @@ def of_batches(near_side: NearSide, files: int) -> tuple[Engine, list[int]]:
 def reading(monkeypatch: pytest.MonkeyPatch, before: Callable[[str], object]) -> None:
     """Has each read of a file begin with this, in the reader's thread."""
 
-    def read(path: str) -> object:
+    def read(path: str, accepts: Accepts) -> object:
         before(path)
-        return read_content(path)
+        return read_content(path, accepts)
 
-    monkeypatch.setattr(tasks.upload.readers, "read_content", read)
+    monkeypatch.setattr(tasks.upload.transfer, "read_content", read)
 
 
 class TestBatches:
@@ -158,8 +158,8 @@ class TestALargeFileOnASlowDisk:
         monkeypatch.setattr("tasks.source.file_content.HELD_BYTES", MIB)
         chunks = Streamed._chunks
 
-        def slow(content: Streamed) -> Iterator[bytes]:
-            for chunk in chunks(content):
+        def slow(content: Streamed, *, with_md5: bool) -> Iterator[bytes]:
+            for chunk in chunks(content, with_md5=with_md5):
                 await_that(lambda: len(far_side.objects) == 50)
                 yield chunk
 

@@ -1,0 +1,92 @@
+"""Settings of the sandbox and of its gateway, declared as those of a run are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tasks.declaration import PREFIX, Declared, Setting, Use
+from tasks.setting_values import no_secret
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+
+class StoreAnswers(StrEnum):
+    """What the answer to a PUT shows of the object that it stored."""
+
+    PLAIN = "plain"
+    S3 = "s3"
+    KMS = "kms"
+    KMS_WITHOUT_CRC = "kms-without-crc"
+    OTHER_CLOUD = "other-cloud"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings(Declared):
+    """How the object store is to answer, to try out what a platform's store may do."""
+
+    prefix = f"{PREFIX}SANDBOX_"
+
+    store_answers: Annotated[
+        StoreAnswers,
+        Setting(
+            "How a PUT is answered. plain: an MD5 as ETag; s3: a CRC64NVME besides; kms: an ETag that is no "
+            "MD5, and a CRC64NVME; kms-without-crc; other-cloud: an ETag that is no MD5, another cloud's "
+            "header about encryption, and nothing of S3."
+        ),
+    ] = StoreAnswers.PLAIN
+    damage_every: Annotated[
+        int,
+        Setting(
+            "The first PUT of every so many objects arrives damaged, as on a faulty network; 0: none.",
+            limits={"ge": 0},
+        ),
+    ] = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """The store itself answers: URLs lead to it."""
+        return self.store_answers is StoreAnswers.PLAIN and not self.damage_every
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxSettings(StoreSettings):
+    """Of `dicom-ingest sandbox`, which chooses for its gateway what is not given."""
+
+    port: Annotated[int | None, Setting("Port of the upload API; a free one when not given.")] = None
+    data_dir: Annotated[Path, Setting("Where the objects are kept.")] = Path("sandbox")
+
+
+def _of_gateway(text: str, use: Use = Use.ENVIRONMENT_ALONE, **limits: int) -> Setting:
+    return Setting(text, use, limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatewaySettings(StoreSettings):
+    """Of the sandbox's gateway: environment alone, where an empty text is not given."""
+
+    ignores_empty = True
+
+    client_id: Annotated[str, _of_gateway("The OAuth2 client.")]
+    client_secret: Annotated["SecretStr", _of_gateway("The OAuth2 client's secret.", Use.SECRET)]
+    scope: Annotated[str, _of_gateway("What a client may ask for, space-separated.")] = "upload"
+    token_lifetime_s: Annotated[int, _of_gateway("How long a token lasts.", ge=1)] = 3600
+    url_lifetime_s: Annotated[int, _of_gateway("How long a URL does; SigV4's week.", ge=1, le=604_800)] = 900
+    key_prefix: Annotated[str, _of_gateway("What every key begins with.")] = "uploads"
+    bucket: Annotated[str, _of_gateway("The bucket; none: of an embedded store.")] = ""
+    s3_endpoint: Annotated[str, _of_gateway("Where the bucket is; empty: AWS S3, in the region.")] = ""
+    region: Annotated[str, _of_gateway("The bucket's region.")] = "us-east-1"
+    access_key_id: Annotated[str, _of_gateway("Its key; none: boto3 looks for credentials.")] = ""
+    secret_access_key: Annotated["SecretStr", _of_gateway("That key's secret.", Use.SECRET)] = field(
+        default_factory=no_secret
+    )
+    data_dir: Annotated[Path | None, _of_gateway("Where the embedded store is.")] = None
+    host: Annotated[str, _of_gateway("Where it listens.")] = "127.0.0.1"
+    port: Annotated[int, _of_gateway("And on which port.", ge=0, le=65_535)] = 8000
+
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
+        if not self.bucket and (self.s3_endpoint or not self.data_dir):
+            yield "name a BUCKET (and S3_ENDPOINT unless it is AWS), or a DATA_DIR for an embedded one"
