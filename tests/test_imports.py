@@ -17,6 +17,7 @@ TASKS += [
     "tls_settings",
     "setting_values",
     "declaration",
+    "concurrency",
     "process_memory",
     "core",
 ]

@@ -280,7 +280,7 @@ class Ledger:
         self._ask(Reaching(storage_host))
 
     def post(self, request: FileRequest, reply: Callable[[FileAnswer | Exception], None]) -> None:
-        """Returns at once; the writer's thread calls `reply`, with the answer once it is durable or an exception."""
+        """Returns at once; the writer's thread calls `reply`, once it is durable, or with an exception."""
 
         def answered(answer: FileAnswer | Exception) -> None:
             if isinstance(request, Issuing) and isinstance(answer, Exception):

@@ -3,10 +3,10 @@
 import logging
 from urllib.parse import urlsplit
 
+from tasks.concurrency.event_loop import EventLoop
 from tasks.core.allowed_hosts import is_loopback
 from tasks.remote.credentials import api_key_of, credentials_of
 from tasks.remote.curl_engine import Engine
-from tasks.remote.event_loop import EventLoop
 from tasks.remote.tls import TlsPolicy
 from tasks.remote.upload_api import PresignedUrl, UploadClient
 from tasks.settings import Settings

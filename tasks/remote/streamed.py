@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pycurl
 
+from tasks.concurrency.daemon_threads import in_thread
 from tasks.core.errors import Fault, FaultKind
 from tasks.remote.curl_handle import Handle
-from tasks.remote.daemon_threads import in_thread
 from tasks.remote.exchange import Answer, Limits, Request
 
 if TYPE_CHECKING:

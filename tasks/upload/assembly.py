@@ -9,7 +9,7 @@ from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.ledger.ledger import Ledger
 from tasks.remote.platform_client import Platform
 from tasks.settings import Settings
-from tasks.upload.readers import READERS, Readers
+from tasks.source.readers import READERS, Readers
 from tasks.upload.slots import Slots
 from tasks.upload.transfer import Transfer
 from tasks.upload.uploader import Uploader

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Final
 
+from tasks.concurrency.gates import Gate
 from tasks.core.errors import Fault
 from tasks.core.pacing import Pacing
 from tasks.core.platform_state import PlatformState, Step
-from tasks.upload.gates import Gate
 
 _LONGEST_COURSE: Final = 200  # changes of the limit that are kept for the summary
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from tasks.concurrency.daemon_threads import in_thread
 from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.claim_order import ClaimOrder
 from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
@@ -30,12 +31,11 @@ from tasks.core.retry import Action, backoff_s
 from tasks.core.run_faults import RunFaults
 from tasks.core.stored_content import is_altered, is_cut_copy, judge_rejected
 from tasks.ledger.awaited_ledger import AwaitedLedger
-from tasks.remote.daemon_threads import in_thread
 from tasks.remote.upload_api import PresignedUrl, Stored, UploadClient
 from tasks.source.file_content import Content, Streamed, read_content
 from tasks.source.neighbours import Neighbours
+from tasks.source.readers import Readers
 from tasks.upload.integrity import Integrity
-from tasks.upload.readers import Readers
 from tasks.upload.same_uid import SameUid
 from tasks.upload.slots import Slots
 from tasks.upload.under_way import UnderWay

@@ -13,13 +13,13 @@ from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
 
+from tasks.concurrency.event_loop import LOOK_UP_S, EventLoop
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError
 from tasks.core.models import Outcome, Status, Todo
 from tasks.core.problems import why_failed, why_held_back
 from tasks.core.progress import Progress
 from tasks.core.words import counted
-from tasks.remote.event_loop import LOOK_UP_S, EventLoop
-from tasks.upload.readers import Readers
+from tasks.source.readers import Readers
 from tasks.upload.slots import Slots
 from tasks.upload.transfer import Transfer
 from tasks.upload.under_way import UnderWay

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import tasks.run.records
+from tasks.concurrency.event_loop import EventLoop
 from tasks.core.models import StudyEntry
 from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.remote.curl_engine import Engine
-from tasks.remote.event_loop import EventLoop
 from tasks.remote.upload_api import UploadClient
 from tasks.run.engine import ingest
 from tasks.settings import load

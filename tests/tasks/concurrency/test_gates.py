@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from tasks.concurrency.gates import Gate
 from tasks.core.errors import InterruptedRunError
-from tasks.upload.gates import Gate
 from tests import virtual_time
 
 

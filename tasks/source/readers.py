@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
+from tasks.concurrency.daemon_threads import DaemonThreads
+from tasks.concurrency.gates import Gate
 from tasks.core.models import Rejected
-from tasks.remote.daemon_threads import DaemonThreads
 from tasks.source.file_content import Content
-from tasks.upload.gates import Gate
 
 READERS: Final = 2  # hashing lets the interpreter go, parsing does not: more are slower
 HELD_BYTES: Final = 64 * 1024 * 1024  # by all files under way; what is being read may come on top of it

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.remote.event_loop import EventLoop
+from tasks.concurrency.event_loop import EventLoop
 from tests.processes import await_that
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.core.models import Rejected
 from tasks.source.file_content import Content, read_content
-from tasks.upload.readers import READERS, Readers
+from tasks.source.readers import READERS, Readers
 from tests.conftest import MIB, Dicom
 
 
@@ -100,7 +100,7 @@ class TestMemory:
 class TestOrder:
     def test_is_that_of_who_asks(self, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         """Of several threads each begins when it comes to it."""
-        monkeypatch.setattr("tasks.upload.readers.READERS", 1)
+        monkeypatch.setattr("tasks.source.readers.READERS", 1)
 
         async def work() -> None:
             readers, begun = Readers(1, 1), list[int]()
@@ -186,7 +186,7 @@ class TestTrouble:
         """A dead share answers nobody."""
         code = (
             "import asyncio, threading\n"
-            "from tasks.upload.readers import Readers\n"
+            "from tasks.source.readers import Readers\n"
             "async def work():\n"
             "    begun = threading.Event()\n"
             "    def hang():\n"
