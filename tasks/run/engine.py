@@ -44,9 +44,8 @@ from tasks.source.gone_files import with_gone
 from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
-from tasks.upload.assembly import new_uploader
 from tasks.upload.slots import Slots
-from tasks.upload.uploader import Uploader
+from tasks.upload.uploader import Uploader, new_uploader
 
 log = logging.getLogger("dicom_ingest")
 
@@ -284,9 +283,9 @@ class Engine:
             self._ledger,
             self._slots,
             self.progress,
-            self._edges.jitter,
-            self._edges.clock,
             any_granted=bool(self._records.first.key),
+            jitter=self._edges.jitter,
+            clock=self._edges.clock,
         )
 
 

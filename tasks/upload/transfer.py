@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -51,44 +51,32 @@ _NOT_SENT: Final = {
 _EMPTY_IMAGE: Final = Rejected(Status.INVALID, Reason.TRUNCATED, size_bytes=0, detail=Reason.EMPTY)
 
 
+@dataclass(eq=False, kw_only=True)
 class Transfer:
     """Takes files their way, each in a coroutine; one for all of a run."""
 
-    def __init__(
-        self,
-        client: UploadClient,
-        ledger: AwaitedLedger,
-        slots: Slots,
-        readers: Readers,
-        stopping: asyncio.Event,
-        faults: RunFaults,
-        on_conflict: OnConflict = OnConflict.REPORT,
-        accept: Collection[str] = (),
-        max_outage_s: float = 3600.0,
-        clock_ns: Callable[[], int] = time.time_ns,
-        jitter: Callable[[], float] = random.random,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._client = client
-        self._ledger = ledger
-        self._slots = slots
-        self._readers = readers
-        self._stopping = stopping
-        self._faults = faults
-        self._on_conflict = on_conflict
-        self._accept = accept
-        self._max_outage_s = max_outage_s
-        self._clock_ns = clock_ns
-        self._jitter = jitter
-        self._clock = clock
-        self._integrity = Integrity(stopping)
+    client: UploadClient
+    ledger: AwaitedLedger
+    slots: Slots
+    readers: Readers
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    faults: RunFaults = field(default_factory=RunFaults)
+    on_conflict: OnConflict = OnConflict.REPORT
+    accept: Collection[str] = ()  # reasons for which a file is sent that would be held back
+    max_outage_s: float = 3600.0
+    clock_ns: Callable[[], int] = time.time_ns
+    jitter: Callable[[], float] = random.random
+    clock: Callable[[], float] = time.monotonic
+    order: ClaimOrder = field(default_factory=lambda: ClaimOrder(time.monotonic))
+    same_uid: SameUid = field(default_factory=SameUid)
+
+    def __post_init__(self) -> None:
+        self._integrity = Integrity(self.stopping)
         self._neighbours = Neighbours()
-        self.order = ClaimOrder(time.monotonic)
-        self.same_uid = SameUid()
 
     def start(self, todo: Todo) -> UnderWay:
         """The next file in the plan's order."""
-        return UnderWay(todo, self.order.enter(), self._clock_ns())
+        return UnderWay(todo, self.order.enter(), self.clock_ns())
 
     async def send(self, file: UnderWay) -> Outcome:
         """What became of it, once that is durable.
@@ -102,10 +90,10 @@ class Transfer:
             try:
                 return await self._settled(file, outcome)
             except RowRefusedError:
-                return await self._settled(file, file.ends_refused(self._clock_ns()))
+                return await self._settled(file, file.ends_refused(self.clock_ns()))
         except BaseException:
             if file.attempts and not file.is_settled:
-                await self._settled(file, file.ends(self._clock_ns(), Status.FAILED, file.reason))
+                await self._settled(file, file.ends(self.clock_ns(), Status.FAILED, file.reason))
             raise
 
     def end(self, file: UnderWay) -> None:
@@ -116,7 +104,7 @@ class Transfer:
 
     async def _settled(self, file: UnderWay, outcome: Outcome) -> Outcome:
         file.is_settled = True  # as soon as the ledger comes to it, whoever waits for that
-        await self._ledger.settle(file.todo, outcome, file.claimed)
+        await self.ledger.settle(file.todo, outcome, file.claimed)
         return outcome
 
     async def _outcome(self, file: UnderWay) -> Outcome:
@@ -129,14 +117,14 @@ class Transfer:
                 file.reason = self._reason_at_the_end(file)
                 raise
             except OSError:  # of the file: those of the network are Faults
-                return file.ends(self._clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
+                return file.ends(self.clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
             if outcome is not None:
                 return outcome
 
     async def _attempt(self, file: UnderWay) -> Outcome | None:
         """None: to be read again, for its bytes were let go while it waited for another of its UID."""
-        read_ns = self._clock_ns()
-        opened = await self._readers.read(partial(self._read, file))
+        read_ns = self.clock_ns()
+        opened = await self.readers.read(partial(self._read, file))
         if isinstance(opened, Rejected):
             return await self._rejected(file, opened)
         try:
@@ -147,16 +135,16 @@ class Transfer:
             while (verdict := await self._verdict(file, content)) is Verdict.WAIT:
                 await self._wait_for_another(file, content)
             if verdict in _NOT_SENT:
-                return file.ends(self._clock_ns(), *_NOT_SENT[verdict])
+                return file.ends(self.clock_ns(), *_NOT_SENT[verdict])
             return await self._stored(file, content, verdict) if verdict and content.held_bytes else None
         finally:
-            self._readers.release(opened)
+            self.readers.release(opened)
 
     def _read(self, file: UnderWay) -> Content | Rejected:
         """By a reader's thread."""
         self._refuse_when_stopping()
         self.order.note_read(file.position)
-        wanted = ACCEPTABLE if file.todo.stored else self._accept  # it may be what is stored of it
+        wanted = ACCEPTABLE if file.todo.stored else self.accept  # it may be what is stored of it
         content = read_content(file.todo.path, lambda found: found.is_sent(wanted))
         if not isinstance(content, Rejected | Streamed) and self._integrity.wants_md5():
             content.compute_digests(with_md5=True)
@@ -169,7 +157,7 @@ class Transfer:
         if todo.stored and todo.stored.sha256 == (await self._digests(content)).sha256:
             return content
         rejected = replace(content.rejected, size_bytes=content.size_bytes, mtime_ns=content.mtime_ns)
-        is_sent = rejected.is_sent(self._accept) and not is_cut_copy(rejected, todo.stored)
+        is_sent = rejected.is_sent(self.accept) and not is_cut_copy(rejected, todo.stored)
         return content if is_sent else rejected
 
     async def _rejected(self, file: UnderWay, rejected: Rejected) -> Outcome:
@@ -178,15 +166,15 @@ class Transfer:
         if file.content and rejected.status is Status.NOT_DICOM:  # that would end in exit code 0
             raise Fault(FaultKind.CHANGED, "what was an image is none any more")
         have_image_like = partial(self._neighbours.have_image_like, file.todo.path)
-        if rejected.reason is Reason.EMPTY and await self._readers.run(have_image_like):
+        if rejected.reason is Reason.EMPTY and await self.readers.run(have_image_like):
             rejected = _EMPTY_IMAGE
-        return file.ends_rejected(self._clock_ns(), rejected)
+        return file.ends_rejected(self.clock_ns(), rejected)
 
     async def _wait_for_another(self, file: UnderWay, content: Content) -> None:
         """Neither read nor hashed again while it waits: its bytes are let go, its digests stay if known."""
-        self._readers.release(content)
+        self.readers.release(content)
         if file.claimed:  # under a UID that it had before it changed
-            await self._ledger.settle(file.todo, None, file.claimed)
+            await self.ledger.settle(file.todo, None, file.claimed)
             self.same_uid.settled(file.claimed)
             file.claimed.clear()
         with self._integrity.waiting():
@@ -201,7 +189,7 @@ class Transfer:
         uid, earlier = content.header.sop_instance_uid, file.todo.stored
         claim = await self._claim(file, uid)
         if not claim.stored_sha256:
-            return judge(claim, "", self._on_conflict)
+            return judge(claim, "", self.on_conflict)
         if content.digests is None and not content.held_bytes:
             return None
         # One look at a large file has to do.
@@ -210,11 +198,11 @@ class Transfer:
         if earlier and earlier.has_own_object and earlier.sha256 == sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
         altered = is_altered(earlier, uid, content.size_bytes, content.mtime_ns, sha256)
-        verdict = judge(claim, sha256, self._on_conflict, is_altered=altered)
+        verdict = judge(claim, sha256, self.on_conflict, is_altered=altered)
         if verdict not in (Verdict.CONFLICT, Verdict.SEND_ANYWAY):
             return verdict
         is_to_be_sent = verdict is Verdict.SEND_ANYWAY
-        beside = await self._ledger.claim(file.todo, uid, sha256, is_to_be_sent=is_to_be_sent)
+        beside = await self.ledger.claim(file.todo, uid, sha256, is_to_be_sent=is_to_be_sent)
         self._note_claim(file, uid, beside)
         return judge_beside(beside, verdict)
 
@@ -224,7 +212,7 @@ class Transfer:
 
         def claim_now() -> None:
             if not came.done():
-                came.set_result(self._ledger.claim(file.todo, uid))
+                came.set_result(self.ledger.claim(file.todo, uid))
 
         self.order.claim(file.position, claim_now)
         claim = await (await came)
@@ -244,7 +232,7 @@ class Transfer:
         compute = partial(content.compute_digests, with_md5=with_md5)
         if isinstance(content, Streamed):
             return await in_thread(compute, "hashing")
-        return await self._readers.run(compute)
+        return await self.readers.run(compute)
 
     async def _stored(self, file: UnderWay, content: Content, verdict: Verdict) -> Outcome:
         stored, proof = await self._store(file, content)
@@ -255,7 +243,7 @@ class Transfer:
             reason = Reason.REPLACED
         file.http_status = stored.http_status
         return file.ends(
-            self._clock_ns(),
+            self.clock_ns(),
             Status.UPLOADED,
             reason,
             key=file.url.key,
@@ -268,28 +256,28 @@ class Transfer:
     async def _store(self, file: UnderWay, content: Content) -> tuple[Stored, Proof]:
         if file.faults[FaultKind.INTEGRITY] and self._integrity.wants_md5():
             await self._digests(content, with_md5=True)  # S3 is to check it now, also of what is streamed
-        async with self._slots.admission():
-            if file.url is None or not file.url.lives(self._clock_ns() / 1e9):
+        async with self.slots.admission():
+            if file.url is None or not file.url.lives(self.clock_ns() / 1e9):
                 file.url = await self._mint(file.todo, content.header.sop_instance_uid)
             url = file.url
             with_md5 = self._integrity.wants_md5(url.host)
             if with_md5 and not isinstance(content, Streamed):
                 await self._digests(content, with_md5=True)
-            async with self._slots.slot(file.todo.file_id):
-                self._faults.raise_if_over()
+            async with self.slots.slot(file.todo.file_id):
+                self.faults.raise_if_over()
                 file.attempts += 1
-                stored = await self._client.put(url, content, with_md5=with_md5)
+                stored = await self.client.put(url, content, with_md5=with_md5)
         digests = await self._digests(content, with_md5=stored.evidence.needs_md5)
         proof = await self._integrity.judge(file.todo.file_id, url.host, stored, digests)
-        self._faults.record_stored()
+        self.faults.record_stored()
         return stored, proof
 
     async def _mint(self, todo: Todo, sop_instance_uid: str) -> PresignedUrl:
         """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
-        with self._slots.minting(todo.file_id):
-            url = await self._client.presign()
-            is_new = await self._ledger.issue(todo, sop_instance_uid, url.key, self._clock_ns())
-        self._faults.record_granted()
+        with self.slots.minting(todo.file_id):
+            url = await self.client.presign()
+            is_new = await self.ledger.issue(todo, sop_instance_uid, url.key, self.clock_ns())
+        self.faults.record_granted()
         if not is_new:
             raise Fault(FaultKind.KEY_REUSED, "the API handed out a key that it had handed out before")
         return url
@@ -298,28 +286,28 @@ class Transfer:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
         file.http_status, file.detail, file.last_reason = fault.http_status, fault.detail, fault.reason
         file.reason = fault.reason  # if that is the run's end
-        self._faults.record(fault, str(file.todo), self._clock())
+        self.faults.record(fault, str(file.todo), self.clock())
         file.reason = Reason.INTERRUPTED
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
         file.faults[fault.kind] += 1
         seen = file.faults[fault.kind]
-        action = self._faults.action(fault.kind, seen)
+        action = self.faults.action(fault.kind, seen)
         log.info("%s: %s; %s", file.todo, fault, action)
         if action is Action.STOP:
             file.reason = fault.reason
             raise ending(fault)
         if action is Action.FAIL:
             status = Status.CHANGED if fault.kind is FaultKind.CHANGED else Status.FAILED
-            return file.ends(self._clock_ns(), status, fault.reason)
+            return file.ends(self.clock_ns(), status, fault.reason)
         if action is Action.NEW_URL:
             file.url = None
-        return await self._pause(file, backoff_s(fault, seen, self._jitter()))
+        return await self._pause(file, backoff_s(fault, seen, self.jitter()))
 
     def _far_side_is_down(self) -> bool:
         """Whether the breaker is open. Raises StoppedError when it has been for too long."""
-        outage_s = self._slots.outage_s
-        if outage_s > self._max_outage_s:
+        outage_s = self.slots.outage_s
+        if outage_s > self.max_outage_s:
             raise StoppedError(
                 f"Stopped: the platform has been down for {outage_s:,.0f} s. When it is up again, run the "
                 "same command: it goes on from here. (--max-outage says how long to wait.)"
@@ -327,20 +315,20 @@ class Transfer:
         return outage_s > 0
 
     async def _pause(self, file: UnderWay, seconds: float) -> Outcome | None:
-        with self._slots.pausing(file.todo.file_id, seconds):
+        with self.slots.pausing(file.todo.file_id, seconds):
             try:
                 async with asyncio.timeout(seconds):
-                    await self._stopping.wait()
+                    await self.stopping.wait()
             except TimeoutError:
                 return None
         if not file.attempts:
             self._refuse_when_stopping()
-        return file.ends(self._clock_ns(), Status.FAILED, self._reason_at_the_end(file))
+        return file.ends(self.clock_ns(), Status.FAILED, self._reason_at_the_end(file))
 
     def _reason_at_the_end(self, file: UnderWay) -> Reason:
         """Of a file between two tries: what all files were refused for, or that the run ended."""
-        return file.last_reason if self._faults.over else Reason.INTERRUPTED
+        return file.last_reason if self.faults.over else Reason.INTERRUPTED
 
     def _refuse_when_stopping(self) -> None:
-        if self._stopping.is_set():
+        if self.stopping.is_set():
             raise InterruptedRunError("The run is stopping.")

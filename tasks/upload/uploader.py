@@ -11,15 +11,20 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from tasks.concurrency.event_loop import LOOK_UP_S, EventLoop
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError
 from tasks.core.models import Outcome, Status, Todo
 from tasks.core.problems import why_failed, why_held_back
 from tasks.core.progress import Progress
+from tasks.core.run_faults import RunFaults
 from tasks.core.words import counted
-from tasks.source.readers import Readers
+from tasks.ledger.awaited_ledger import AwaitedLedger
+from tasks.ledger.ledger import Ledger
+from tasks.remote.platform_client import Platform
+from tasks.settings import Settings
+from tasks.source.readers import READERS, Readers
 from tasks.upload.slots import Slots
 from tasks.upload.transfer import Transfer
 from tasks.upload.under_way import UnderWay
@@ -38,28 +43,17 @@ _Files: TypeAlias = set[asyncio.Task[None]]
 class Uploader:
     """What other threads may ask of the event loop. Call `drain` when no batch follows."""
 
-    def __init__(
-        self,
-        loop: EventLoop,
-        transfer: Transfer,
-        slots: Slots,
-        readers: Readers,
-        stopping: asyncio.Event,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, loop: EventLoop, transfer: Transfer, progress: Progress) -> None:
         self._loop = loop
         self._transfer = transfer
-        self._slots = slots
-        self._readers = readers
-        self._stopping = stopping
         self._progress = progress
         self._stopped_by: IngestError | None = None
         self._under_way: _Files = set()
-        self._room = asyncio.Semaphore(max(_AT_ONCE, _UNDER_WAY_PER_SLOT * slots.most))
+        self._room = asyncio.Semaphore(max(_AT_ONCE, _UNDER_WAY_PER_SLOT * transfer.slots.most))
         self._next_batch = 1
         self._waiting: dict[int, asyncio.Event] = {}  # of batches that came before it was theirs
         self._waits_for = ""
-        progress.platform = slots.state
+        progress.platform = transfer.slots.state
         loop.call(self._look_now_and_then)
 
     def upload(self, batch_no: int, todos: Iterable[Todo]) -> None:
@@ -90,7 +84,7 @@ class Uploader:
         """Why the run stops, when it does."""
         if self._stopped_by:
             raise self._stopped_by
-        if self._stopping.is_set():
+        if self._transfer.stopping.is_set():
             raise InterruptedRunError("The run was stopped.")
 
     # -- in the loop's thread ----------------------------------------------------------------------------
@@ -151,12 +145,12 @@ class Uploader:
         if what != self._waits_for:  # others have their say there, too
             self._progress.waiting_for = self._waits_for = what
         self._transfer.order.advance()
-        if not self._stopping.is_set():
+        if not self._transfer.stopping.is_set():
             self._loop.loop.call_later(LOOK_UP_S, self._look_now_and_then)
 
     def _close(self) -> None:
-        self._stopping.set()
-        self._slots.close()
+        self._transfer.stopping.set()
+        self._transfer.slots.close()
         self._let_begin(sys.maxsize)
 
     async def _drain(self, grace_s: float) -> None:
@@ -166,7 +160,7 @@ class Uploader:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        self._readers.close()
+        self._transfer.readers.close()
 
     def _count(self, todo: Todo, outcome: Outcome) -> None:
         self._progress.count_sent(outcome)
@@ -174,3 +168,30 @@ class Uploader:
             log.warning("%s failed: %s", todo, why_failed(outcome))
         if outcome.status is Status.INVALID and self._progress.files_held_back <= _MOST_NAMED:
             log.warning("%s %s", todo, why_held_back(outcome.reason, outcome.detail))
+
+
+def new_uploader(
+    settings: Settings,
+    platform: Platform,
+    ledger: Ledger,
+    slots: Slots,
+    progress: Progress,
+    *,
+    any_granted: bool = False,
+    **edges: Any,
+) -> Uploader:
+    """What takes files their way, as the settings say. `any_granted`: the run was given a key before."""
+    awaited = AwaitedLedger(ledger, platform.loop.loop)
+    platform.client.reach = awaited.reach
+    transfer = Transfer(
+        client=platform.client,
+        ledger=awaited,
+        slots=slots,
+        readers=Readers(slots.most + READERS),
+        faults=RunFaults(settings.budgets, any_granted=any_granted),
+        on_conflict=settings.on_conflict,
+        accept=settings.accepted,
+        max_outage_s=settings.max_outage,
+        **edges,
+    )
+    return Uploader(platform.loop, transfer, progress)

@@ -11,7 +11,6 @@ from tasks.core.duplicates import Claim
 from tasks.core.errors import Fault, FaultKind, StoppedError
 from tasks.core.models import Digests, Header, Outcome, Status, Todo
 from tasks.core.progress import Progress
-from tasks.core.run_faults import RunFaults
 from tasks.remote.exchange import Origin
 from tasks.remote.upload_api import PresignedUrl, Stored
 from tasks.upload.slots import Slots
@@ -159,12 +158,10 @@ class Played:
         dice = random.Random(seed)
         self.ledger, self.readers, self.client = Ledger(), Readers(), Client(dice)
         self.slots = Slots(3, asyncio.get_running_loop().time)
-        stopping = asyncio.Event()
-        parts: Any = (self.client, self.ledger, self.slots, self.readers, stopping, RunFaults())
-        self.transfer = Transfer(*parts, jitter=dice.random)
+        parts: Any = {"client": self.client, "ledger": self.ledger, "readers": self.readers}
+        self.transfer = Transfer(slots=self.slots, jitter=dice.random, **parts)
         loop: Any = Loop()
-        rest: Any = (self.slots, self.readers, stopping)
-        self.uploader = Uploader(loop, self.transfer, *rest, Progress())
+        self.uploader = Uploader(loop, self.transfer, Progress())
         self.tasks: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
@@ -200,7 +197,7 @@ def test_whenever_a_file_is_cut_off_the_others_come_to_their_outcome(seed: int, 
         others = {number: played.ledger.outcomes.get(number) for number in range(FILES) if number != victim}
         statuses = {outcome.status if outcome else None for outcome in others.values()}
         assert statuses <= {Status.UPLOADED, Status.DUPLICATE}
-        played.uploader._stopping.set()
+        played.transfer.stopping.set()
         return was_under_way
 
     ended: list[bool] = []
