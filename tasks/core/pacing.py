@@ -17,12 +17,16 @@ from tasks.core.platform_state import PlatformState, Step
 _SMOOTHING: Final = 0.1  # weight of the newest measurement in the moving averages
 _LONGEST_WAIT_S: Final = 0.1  # of a URL for a slot, where PUTs are shorter than that; else one PUT
 _FAILING_AFTER: Final = 3  # requests in a row, where others are under way
+_LONGEST_COURSE: Final = 200  # changes of the limit that are kept
 
 
 class Pacing:
     """Learns from each request. Times in seconds, by one monotonic clock."""
 
-    def __init__(self, parallel: int) -> None:
+    def __init__(self, parallel: int, now: float, began: float) -> None:
+        """`began`: when the run did."""
+        self._began = began
+        self.course = [(round(now - began, 1), parallel)]  # (seconds since the start, limit), at every change
         self._throttle = ConcurrencyLimit(parallel)
         self._breaker = CircuitBreaker(threshold=max(5, parallel))
         self._usual_s = dict.fromkeys(Step, 0.0)  # moving average of how long each takes
@@ -65,21 +69,25 @@ class Pacing:
         """For how long the platform has been down; 0 when it is not."""
         return self._breaker.outage_s(now)
 
-    def record_success(self, step: Step, took_s: float) -> None:
-        """A request that worked."""
+    def record_success(self, step: Step, took_s: float, now: float) -> bool:
+        """A request that worked; whether that changed how many may be under way."""
+        before = self.is_down, self.limit
         self._breaker.record_success(step)
         usual_s = self._usual_s[step]
         self._usual_s[step] = took_s if not usual_s else usual_s + _SMOOTHING * (took_s - usual_s)
         if step is Step.PUT:
             self._throttle.record_success(took_s, usual_s)
+        return self._has_changed(before, now)
 
-    def record_fault(self, step: Step, fault: Fault, file_id: int, now: float) -> None:
-        """A request that did not."""
+    def record_fault(self, step: Step, fault: Fault, file_id: int, now: float) -> bool:
+        """The same of one that did not."""
+        before = self.is_down, self.limit
         if fault.kind in TRANSIENT:
             self._last_status[step] = fault.http_status
             self._breaker.record_fault(step, file_id, now, fault.retry_after_s)
         if fault.kind is FaultKind.THROTTLED:
             self._throttle.record_throttling(now)
+        return self._has_changed(before, now)
 
     def usage(self, busy: int) -> PlatformState:
         """The slots alone; `busy`: PUTs under way."""
@@ -107,6 +115,11 @@ class Pacing:
             http_status=self._last_status[step],
             next_try_at=self._next_try_at(admitted, resumes_at, is_awaited=is_awaited),
         )
+
+    def _has_changed(self, before: tuple[bool, int], now: float) -> bool:
+        if self.limit != before[1] and len(self.course) < _LONGEST_COURSE:
+            self.course.append((round(now - self._began, 1), self.limit))
+        return (self.is_down, self.limit) != before
 
     def _failing(self, *, is_idle: bool) -> Step | None:
         step = self._breaker.failing

@@ -19,7 +19,7 @@ class Integrity:
 
     def __init__(self, stopping: asyncio.Event) -> None:
         self._stopping = stopping
-        self._rules = StoreChecksums()
+        self.rules = StoreChecksums()
         self._under_way = 0
         self._waiting = 0
         self._changed_at = 0.0  # by the loop's clock
@@ -42,31 +42,27 @@ class Integrity:
         finally:
             self._count(0, -1)
 
-    def wants_md5(self, host: str = "") -> bool:
-        """Whether the MD5 of what is sent to this host is worth its time; without one: of a file to come."""
-        return self._rules.wants_md5(host)
-
     async def judge(self, file_id: int, host: str, stored: Stored, digests: Digests) -> Proof:
         """What vouches for a file that was stored; Fault when it is to be sent again."""
         given = (file_id, host, stored.evidence, digests)
-        found = self._rules.judge(*given, with_content_md5=stored.with_content_md5)
+        found = self.rules.judge(*given, with_content_md5=stored.with_content_md5)
         if found is Doubt.UNDECIDED:
             with self.waiting():
                 await self._decision()
-            found = self._rules.judge(*given, with_content_md5=stored.with_content_md5)
+            found = self.rules.judge(*given, with_content_md5=stored.with_content_md5)
         if isinstance(found, Proof):
             return found
         what = "what is stored has another checksum than what was sent"
-        is_certain = bool(stored.evidence.crc64nvme) or not self._rules.is_undecided
+        is_certain = bool(stored.evidence.crc64nvme) or not self.rules.is_undecided
         raise Fault(FaultKind.INTEGRITY, what, stored.http_status, is_certain=is_certain)
 
     async def _decision(self) -> None:
         """Until others' answers decide, or all files under way wait; a run that stops waits no longer."""
         now = asyncio.get_running_loop().time
-        while self._rules.is_undecided and not self._stopping.is_set():
+        while self.rules.is_undecided and not self._stopping.is_set():
             await asyncio.sleep(_LOOK_S)
             if self._waiting == self._under_way and now() - self._changed_at >= _ALONE_S:
-                self._rules.decide()
+                self.rules.decide()
 
     def _count(self, under_way: int, waiting: int) -> None:
         self._under_way += under_way

@@ -10,14 +10,11 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Final
 
 from tasks.concurrency.gates import Gate
 from tasks.core.errors import Fault
 from tasks.core.pacing import Pacing
 from tasks.core.platform_state import PlatformState, Step
-
-_LONGEST_COURSE: Final = 200  # changes of the limit that are kept for the summary
 
 
 class Slots:
@@ -28,8 +25,7 @@ class Slots:
     ) -> None:
         """`began`: when the run did, by the clock; now when not given."""
         self._clock = clock
-        self._began = clock() if began is None else began
-        self._pacing = Pacing(parallel)
+        self._pacing = Pacing(parallel, clock(), clock() if began is None else began)
         self._admitted = Gate(self._may_be_admitted, self._pacing.begin, self._end_probe)
         self._busy = Gate(lambda busy: self._may_put and busy < self._pacing.limit)
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -38,12 +34,16 @@ class Slots:
         self._resumes_at: dict[int, float] = {}  # files that pause, by file_id
         self._puts = 0
         self.peak = 0  # most PUTs that were under way at once
-        self.course = [(self._since(), parallel)]  # (seconds since the start, slots in use), at every change
 
     @property
     def most(self) -> int:
         """How many there are, throttled or not."""
         return self._pacing.most
+
+    @property
+    def course(self) -> list[tuple[float, int]]:
+        """(seconds since the start, slots in use), at each change."""
+        return self._pacing.course
 
     @property
     def outage_s(self) -> float:
@@ -133,21 +133,9 @@ class Slots:
         try:
             yield
         except Fault as fault:
-            self._learn(step, file_id, began, fault)
+            if self._pacing.record_fault(step, fault, file_id, self._clock()):
+                self._look()
             raise
-        self._learn(step, file_id, began)
-
-    def _learn(self, step: Step, file_id: int, began: float, fault: Fault | None = None) -> None:
-        pacing, now = self._pacing, self._clock()
-        was_down, limit = pacing.is_down, pacing.limit
-        if fault is None:
-            pacing.record_success(step, now - began)
-        else:
-            pacing.record_fault(step, fault, file_id, now)
-        if pacing.limit != limit and len(self.course) < _LONGEST_COURSE:
-            self.course.append((self._since(), pacing.limit))
-        if was_down != pacing.is_down or pacing.limit != limit:
+        now = self._clock()
+        if self._pacing.record_success(step, now - began, now):
             self._look()
-
-    def _since(self) -> float:
-        return round(self._clock() - self._began, 1)

@@ -146,7 +146,7 @@ class Transfer:
         self.order.note_read(file.position)
         wanted = ACCEPTABLE if file.todo.stored else self.accept  # it may be what is stored of it
         content = read_content(file.todo.path, lambda found: found.is_sent(wanted))
-        if not isinstance(content, Rejected | Streamed) and self._integrity.wants_md5():
+        if not isinstance(content, Rejected | Streamed) and self._integrity.rules.wants_md5():
             content.compute_digests(with_md5=True)
         return content
 
@@ -193,7 +193,7 @@ class Transfer:
         if content.digests is None and not content.held_bytes:
             return None
         # One look at a large file has to do.
-        md5_too = content.digests is None and self._integrity.wants_md5()
+        md5_too = content.digests is None and self._integrity.rules.wants_md5()
         sha256 = (await self._digests(content, with_md5=md5_too)).sha256
         if earlier and earlier.has_own_object and earlier.sha256 == sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
@@ -254,13 +254,13 @@ class Transfer:
         )
 
     async def _store(self, file: UnderWay, content: Content) -> tuple[Stored, Proof]:
-        if file.faults[FaultKind.INTEGRITY] and self._integrity.wants_md5():
+        if file.faults[FaultKind.INTEGRITY] and self._integrity.rules.wants_md5():
             await self._digests(content, with_md5=True)  # S3 is to check it now, also of what is streamed
         async with self.slots.admission():
             if file.url is None or not file.url.lives(self.clock_ns() / 1e9):
                 file.url = await self._mint(file.todo, content.header.sop_instance_uid)
             url = file.url
-            with_md5 = self._integrity.wants_md5(url.host)
+            with_md5 = self._integrity.rules.wants_md5(url.host)
             if with_md5 and not isinstance(content, Streamed):
                 await self._digests(content, with_md5=True)
             async with self.slots.slot(file.todo.file_id):
