@@ -161,6 +161,7 @@ class Uploader:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         self._transfer.readers.close()
+        self._look_now_and_then()
 
     def _count(self, todo: Todo, outcome: Outcome) -> None:
         self._progress.count_sent(outcome)
