@@ -28,8 +28,10 @@ from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.progress import Progress
+from tasks.core.run_faults import RunFaults
 from tasks.core.study_entries import in_order
 from tasks.core.words import counted
+from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.earlier_runs import Begins
 from tasks.remote.platform_client import Platform
@@ -43,9 +45,11 @@ from tasks.settings import Settings
 from tasks.source.gone_files import with_gone
 from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.own_files import own_files, require_none_in
+from tasks.source.readers import READERS, Readers
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
 from tasks.upload.slots import Slots
-from tasks.upload.uploader import Uploader, new_uploader
+from tasks.upload.transfer import Transfer
+from tasks.upload.uploader import Uploader
 
 log = logging.getLogger("dicom_ingest")
 
@@ -277,16 +281,21 @@ class Engine:
 
     def _new_uploader(self) -> Uploader:
         self._slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)
-        return new_uploader(
-            self.settings,
-            self._platform,
-            self._ledger,
-            self._slots,
-            self.progress,
-            any_granted=bool(self._records.first.key),
+        awaited = AwaitedLedger(self._ledger, self._platform.loop.loop)
+        self._platform.client.reach = awaited.reach
+        transfer = Transfer(
+            client=self._platform.client,
+            ledger=awaited,
+            slots=self._slots,
+            readers=Readers(self._slots.most + READERS),
+            faults=RunFaults(self.settings.budgets, any_granted=bool(self._records.first.key)),
+            on_conflict=self.settings.on_conflict,
+            accept=self.settings.accepted,
+            max_outage_s=self.settings.max_outage,
             jitter=self._edges.jitter,
             clock=self._edges.clock,
         )
+        return Uploader(self._platform.loop, transfer, self.progress)
 
 
 def ingest(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from tasks.core.checksums import Doubt, StoreChecksums
@@ -24,23 +24,13 @@ class Integrity:
         self._waiting = 0
         self._changed_at = 0.0  # by the loop's clock
 
-    @contextmanager
-    def under_way(self) -> Iterator[None]:
+    def under_way(self) -> AbstractContextManager[None]:
         """Around a file of which something may be learnt."""
-        self._count(1, 0)
-        try:
-            yield
-        finally:
-            self._count(-1, 0)
+        return self._counted(1, 0)
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> AbstractContextManager[None]:
         """Around its wait for another file."""
-        self._count(0, 1)
-        try:
-            yield
-        finally:
-            self._count(0, -1)
+        return self._counted(0, 1)
 
     async def judge(self, file_id: int, host: str, stored: Stored, digests: Digests) -> Proof:
         """What vouches for a file that was stored; Fault when it is to be sent again."""
@@ -63,6 +53,14 @@ class Integrity:
             await asyncio.sleep(_LOOK_S)
             if self._waiting == self._under_way and now() - self._changed_at >= _ALONE_S:
                 self.rules.decide()
+
+    @contextmanager
+    def _counted(self, under_way: int, waiting: int) -> Iterator[None]:
+        self._count(under_way, waiting)
+        try:
+            yield
+        finally:
+            self._count(-under_way, -waiting)
 
     def _count(self, under_way: int, waiting: int) -> None:
         self._under_way += under_way

@@ -48,6 +48,8 @@ _NOT_SENT: Final = {
     Verdict.CONFLICT: (Status.CONFLICT, Reason.NONE),
     Verdict.ALTERED: (Status.CHANGED, Reason.ALTERED),
 }
+# By the ledger: what may be the cause is left out.
+_REFUSED: Final = Rejected(Status.FAILED, Reason.REFUSED, detail="ledger")
 _EMPTY_IMAGE: Final = Rejected(Status.INVALID, Reason.TRUNCATED, size_bytes=0, detail=Reason.EMPTY)
 
 
@@ -90,7 +92,7 @@ class Transfer:
             try:
                 return await self._settled(file, outcome)
             except RowRefusedError:
-                return await self._settled(file, file.ends_refused(self.clock_ns()))
+                return await self._settled(file, file.ends_rejected(self.clock_ns(), _REFUSED))
         except BaseException:
             if file.attempts and not file.is_settled:
                 await self._settled(file, file.ends(self.clock_ns(), Status.FAILED, file.reason))

@@ -46,18 +46,8 @@ class UnderWay:
             rejected.reason,
             header=rejected.header,
             size_bytes=rejected.size_bytes,
-            started_ns=self.started_ns,
-            finished_ns=now_ns,
-            detail=rejected.detail,
-        )
-
-    def ends_refused(self, now_ns: int) -> Outcome:
-        """The outcome of one that the ledger can't hold: what may be the cause is left out."""
-        return Outcome(
-            Status.FAILED,
-            Reason.REFUSED,
             attempts=self.attempts,
             started_ns=self.started_ns,
             finished_ns=now_ns,
-            detail="ledger",
+            detail=rejected.detail,
         )

@@ -11,21 +11,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from tasks.concurrency.event_loop import LOOK_UP_S, EventLoop
 from tasks.core.errors import IngestError, InternalError, InterruptedRunError
 from tasks.core.models import Outcome, Status, Todo
 from tasks.core.problems import why_failed, why_held_back
 from tasks.core.progress import Progress
-from tasks.core.run_faults import RunFaults
 from tasks.core.words import counted
-from tasks.ledger.awaited_ledger import AwaitedLedger
-from tasks.ledger.ledger import Ledger
-from tasks.remote.platform_client import Platform
-from tasks.settings import Settings
-from tasks.source.readers import READERS, Readers
-from tasks.upload.slots import Slots
 from tasks.upload.transfer import Transfer
 from tasks.upload.under_way import UnderWay
 
@@ -169,30 +162,3 @@ class Uploader:
             log.warning("%s failed: %s", todo, why_failed(outcome))
         if outcome.status is Status.INVALID and self._progress.files_held_back <= _MOST_NAMED:
             log.warning("%s %s", todo, why_held_back(outcome.reason, outcome.detail))
-
-
-def new_uploader(
-    settings: Settings,
-    platform: Platform,
-    ledger: Ledger,
-    slots: Slots,
-    progress: Progress,
-    *,
-    any_granted: bool = False,
-    **edges: Any,
-) -> Uploader:
-    """What takes files their way, as the settings say. `any_granted`: the run was given a key before."""
-    awaited = AwaitedLedger(ledger, platform.loop.loop)
-    platform.client.reach = awaited.reach
-    transfer = Transfer(
-        client=platform.client,
-        ledger=awaited,
-        slots=slots,
-        readers=Readers(slots.most + READERS),
-        faults=RunFaults(settings.budgets, any_granted=any_granted),
-        on_conflict=settings.on_conflict,
-        accept=settings.accepted,
-        max_outage_s=settings.max_outage,
-        **edges,
-    )
-    return Uploader(platform.loop, transfer, progress)

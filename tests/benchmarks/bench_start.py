@@ -12,7 +12,7 @@ from tests.benchmarks.senders import BIN, ours, rounds, timed
 from tests.benchmarks.table import Row
 
 ROUNDS = 9
-_NEEDED = "import pydicom, sqlalchemy, pydantic_settings, pycurl"
+_NEEDED = "import pydicom, sqlalchemy, pydantic_settings, pycurl, awscrt"
 
 
 def rows(scale: float) -> Iterator[Row]:
