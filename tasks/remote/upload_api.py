@@ -20,10 +20,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 from tasks.core.allowed_hosts import is_private, why_not
 from tasks.core.errors import Fault, FaultKind
+from tasks.core.http_messages import Answer, Origin, Request, plain_url
 from tasks.core.platform_host import host_and_port
 from tasks.remote.credentials import ApiKey, Credentials
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import Answer, Origin, Request, plain_url
 from tasks.source.file_content import Content
 
 CONTENT_TYPE = "application/dicom"

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from tasks.core.models import Rejected
-from tasks.remote.daemon_threads import DaemonThreads
+from tasks.daemon_threads import DaemonThreads
 from tasks.source.file_content import Content, read_content
 from tasks.upload.waiters import Waiters
 

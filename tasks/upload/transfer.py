@@ -21,8 +21,8 @@ from tasks.core.errors import Fault, FaultKind, InterruptedRunError, StoppedErro
 from tasks.core.models import OnConflict, Outcome, Reason, Rejected, Status, Todo
 from tasks.core.retry import BUDGETS, Action, backoff_s, decide
 from tasks.core.stored_content import is_altered, judge_rejected
+from tasks.daemon_threads import in_thread
 from tasks.ledger.awaited_ledger import AwaitedLedger
-from tasks.remote.daemon_threads import in_thread
 from tasks.remote.upload_api import PresignedUrl, Stored, UploadClient
 from tasks.source.file_content import Content
 from tasks.source.neighbours import Neighbours

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import Fault, FaultKind
+from tasks.core.http_messages import Answer, Limits, Origin, Request
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import Answer, Limits, Origin, Request
 from tasks.remote.tls import TlsPolicy
 from tests.raw_server import OK, RawServer, Script, head_of, reply
 
@@ -543,9 +543,10 @@ class TestRequest:
             host,
             "Content-Type: application/dicom",
             "X-Empty:",
+            "Accept-Encoding: identity",
             "Content-Length: 4",
         }
-        assert get == {"GET / HTTP/1.1", host, "Accept: application/json"}
+        assert get == {"GET / HTTP/1.1", host, "Accept: application/json", "Accept-Encoding: identity"}
 
     def test_carries_neither_cookies_nor_what_netrc_says(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -565,7 +566,8 @@ class TestRequest:
         with talking(note) as talk:
             talk.ask()
             talk.ask()
-        assert heads == [b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % talk.server.port] * 2
+        expected = "GET / HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAccept-Encoding: identity\r\n\r\n"
+        assert heads == [expected.format(talk.server.port).encode()] * 2
 
     def test_goes_to_addresses_of_the_sixth_version(self) -> None:
         with talking(reply(OK, requests=2), family=socket.AF_INET6) as talk:

@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
+from tasks.core.http_messages import Request
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import Request
 from tasks.remote.tls import TlsPolicy
 from tests.raw_server import OK, RawServer, head_of, reply
 from tests.tasks.remote.test_curl_engine import STALE, directly, said, talking

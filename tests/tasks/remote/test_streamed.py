@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from tasks.core.errors import Fault, FaultKind
-from tasks.remote.exchange import Answer, Limits, Request
+from tasks.core.http_messages import Answer, Limits, Request
 from tests.raw_server import OK, head_of
 from tests.tasks.remote.test_curl_engine import EARLY, LIMITS, Talk, talking
 
