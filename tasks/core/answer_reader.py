@@ -83,9 +83,7 @@ class AnswerReader:
         elif (status := int(match[1])) >= 200:
             self.status = status
             self._read_fields(match[2])
-        elif (
-            status == 100 and not self._is_body_asked_for
-        ):  # RFC 9110, 15.2.1: the body comes first
+        elif status == 100 and not self._is_body_asked_for:  # RFC 9110, 15.2.1: the body comes first
             self._is_body_asked_for, self.is_begun = True, False
 
     def _read_fields(self, fields: str) -> None:

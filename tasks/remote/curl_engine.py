@@ -22,8 +22,7 @@ from tasks.remote.tls import Option, TlsPolicy
 _MOST_CONNECTIONS: Final = 256  # that are kept while they are idle
 _LOOKED_AT_EVERY_S: Final = 0.25  # whether a server is silent
 
-# Of requests that differ in path, headers and body alone: method, origin, allow_private, connect_s, and
-# whether the body is streamed.
+# For what a handle is made: method, origin, allow_private, connect_s, and whether the body is streamed.
 _Kind = tuple[str, Origin, bool, float, bool]
 
 
@@ -35,7 +34,6 @@ class Engine:
         self._proxy = proxy
         self._loop = asyncio.get_running_loop()
         self._idle: defaultdict[_Kind, list[Handle]] = defaultdict(list)
-        self._proxies: dict[Origin, str] = {}
         self._sockets: Sockets = {}
         self._under_way: dict[pycurl.Curl, Handle] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -109,15 +107,12 @@ class Engine:
         finally:
             if handle.curl in self._under_way:  # it was cancelled
                 self._end(handle.curl)
-            handle.rest()
             self._idle[kind].append(handle)
 
     def _new_handle(self, kind: _Kind) -> Handle:
         """One for requests of this kind, by the one TLS and proxy policy."""
         method, origin, allow_private, connect_s, _ = kind
-        if origin not in self._proxies:
-            self._proxies[origin] = self._proxy(origin)
-        proxy = self._proxies[origin]
+        proxy = self._proxy(origin)
         is_tls = origin.scheme == "https" or proxy.startswith("https:")
         options: list[Option] = [
             (pycurl.PROXY, proxy),
@@ -180,6 +175,7 @@ class Engine:
             if (socket := curl.getinfo(pycurl.ACTIVESOCKET)) >= 0:  # it is kept
                 self._sockets[handle.connection] = socket
         self._multi.remove_handle(curl)
+        handle.rest()
         if not handle.ended.done():  # else it was cancelled
             handle.ended.set_result((number, text))
 

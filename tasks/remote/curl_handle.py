@@ -102,9 +102,10 @@ class Handle:
         self.fault: Fault | None = None
 
     def rest(self) -> None:
-        """Lets go of the body that was sent."""
-        self._streamed = None
-        if self._has_body:
+        """Lets go of the body: it was sent, or is not wanted any more."""
+        if self._streamed:
+            self._streamed.on_piece = None
+        elif self._has_body:
             self.curl.setopt(pycurl.POSTFIELDS, b"")
 
     def is_late(self) -> bool:
@@ -127,8 +128,7 @@ class Handle:
             raise self._streamed.error
         if self.fault:
             raise self.fault
-        is_read = self._reader.status and self.connection and number in (0, _WRITE_ERROR)
-        if not is_read and not self._reader.wrong:
+        if not self._reader.wrong and (not self._reader.status or number not in (0, _WRITE_ERROR)):
             raise fault_of(number, text, int(self.curl.getinfo(pycurl.HTTP_CONNECTCODE)))
         is_sent_whole = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T)) >= self._size_bytes
         address = self.connection[0] if self.connection else ""

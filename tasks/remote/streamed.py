@@ -26,20 +26,24 @@ class StreamedBody:
         self._pieces: Iterator[bytes] = filter(None, pieces)
         self._progress = progress
         self._thread = DaemonThreads(1, "streamed")
-        self._piece: memoryview | None = memoryview(b"")  # None: there are no more
+        self._piece = memoryview(b"")
+        self._next: asyncio.Future[bytes | None] | None = None  # is read ahead; it gives None at the end
         self._taken_bytes = 0
 
     def read(self, most_bytes: int) -> bytes | int:
         """READFUNCTION: the next bytes, empty at the end."""
-        if self.error:
-            return int(pycurl.READFUNC_ABORT)
-        if self._piece is None:
-            return b""
         if not self._piece:
-            if not self.is_awaited:  # libcurl may ask again before there is more
+            self._next = self._next or self._read_ahead()
+            if not self._next.done():
                 self.is_awaited = True
-                self._thread.run(partial(next, self._pieces, None)).add_done_callback(self._keep)
-            return int(pycurl.READFUNC_PAUSE)
+                return int(pycurl.READFUNC_PAUSE)
+            self.error = self._next.exception()
+            if self.error:
+                return int(pycurl.READFUNC_ABORT)
+            piece = self._next.result()
+            if piece is None:
+                return b""
+            self._piece, self._next = memoryview(piece), self._read_ahead()
         data = bytes(self._piece[:most_bytes])
         self._piece = self._piece[most_bytes:]
         self._taken_bytes += len(data)
@@ -50,13 +54,15 @@ class StreamedBody:
     def close(self) -> None:
         """Whatever the thread still reads is for nobody."""
         self._thread.close()
-        self._pieces, self._piece, self.on_piece = iter(()), None, None
+        self._pieces, self._piece, self._next = iter(()), memoryview(b""), None
 
-    def _keep(self, read: "asyncio.Future[bytes | None]") -> None:
-        self.is_awaited = False
-        self.error = read.exception()
-        if self.on_piece is None:
-            return
-        piece = None if self.error else read.result()
-        self._piece = memoryview(piece) if piece else None
-        self.on_piece()
+    def _read_ahead(self) -> "asyncio.Future[bytes | None]":
+        piece = self._thread.run(partial(next, self._pieces, None))
+        piece.add_done_callback(self._go_on)
+        return piece
+
+    def _go_on(self, read: "asyncio.Future[bytes | None]") -> None:
+        read.exception()  # is seen, also when nobody waits any more
+        if self.is_awaited and self.on_piece:
+            self.is_awaited = False
+            self.on_piece()

@@ -168,6 +168,15 @@ class TestConnection:
             assert fault.value.kind is FaultKind.NETWORK
             assert said(talk.ask(b"body")) == (200, b"ok")
 
+    @pytest.mark.parametrize("line", [b"X : y\r\n", b"X: y\n", b"Transfer-Encoding: chunked\r\n"])
+    def test_that_brought_what_is_no_answer_is_not_used_again(self, line: bytes) -> None:
+        """Where that one ends others may see elsewhere."""
+        with talking(reply(OK.replace(b"OK\r\n", b"OK\r\n" + line), requests=2), reply(OK)) as talk:
+            with pytest.raises(Fault):
+                talk.ask()
+            assert said(talk.ask()) == (200, b"ok")
+            assert talk.server.connections == 2
+
     def test_whose_answer_was_not_read_is_not_used_again(self) -> None:
         long = OK.replace(b": 2", b": 200000") + b"x" * 199_998
 

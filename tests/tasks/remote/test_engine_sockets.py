@@ -1,4 +1,4 @@
-"""How the engine and its event loop share sockets: readers stay while connections are idle, and no longer."""
+"""How the engine and its event loop share sockets: nobody watches what is idle, or closed."""
 
 import asyncio
 import selectors

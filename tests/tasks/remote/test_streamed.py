@@ -194,8 +194,66 @@ class TestBody:
         with talking(Server(len(PIECE)), small) as talk:
             assert talk.runner.run(ask()).status == 200
 
+    def test_that_is_read_slowly_is_cut_off_at_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What is read after that is for nobody, and does no harm to the next request of its handle."""
+        reading, read = threading.Event(), threading.Event()
+
+        def slow() -> Iterator[bytes]:
+            yield PIECE
+            reading.set()
+            read.wait(10)
+            yield PIECE
+
+        async def cancel() -> Answer:
+            request = Request("PUT", talk.server.url)
+            task = asyncio.create_task(talk.engine.send_streamed(request, slow(), 2 * len(PIECE), LIMITS))
+            await asyncio.to_thread(reading.wait, 10)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not read.is_set()
+            read.set()
+            return await talk.engine.send_streamed(request, [PIECE], len(PIECE), LIMITS)
+
+        server = Server(len(PIECE))
+        with talking(Server(2 * len(PIECE)), server) as talk:
+            assert talk.runner.run(cancel()).status == 200
+        assert server.digest == hashlib.sha256(PIECE).digest()
+        assert caplog.records == []
+
 
 class TestServer:
+    def test_that_refuses_while_the_disk_is_slow_is_heard_at_once(self) -> None:
+        read, sent = threading.Event(), []
+
+        def slow() -> Iterator[bytes]:
+            yield PIECE
+            sent.append(read.wait(10))
+            yield PIECE
+
+        def refuse(connection: socket.socket) -> None:
+            head_of(connection)
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            read_body(connection, len(PIECE))
+            connection.sendall(EARLY)
+            connection.shutdown(socket.SHUT_WR)
+
+        with talking(refuse) as talk:
+            answer = put(talk, slow(), 2 * len(PIECE))
+            assert (answer.status, answer.is_sent_whole, sent) == (403, False, [])
+            read.set()
+
+    def test_is_asked_again_on_the_same_connection(self) -> None:
+        server = Server(len(PIECE))
+
+        def both(connection: socket.socket) -> None:
+            server(connection)
+            server(connection)
+
+        with talking(both) as talk:
+            assert [put(talk, [PIECE], len(PIECE)).status for _ in range(2)] == [200, 200]
+            assert talk.server.connections == 1
+
     def test_in_a_private_network_is_refused_before_anything_is_read(self) -> None:
         """As for a body that is held."""
         with talking(Server(len(PIECE))) as talk, pytest.raises(Fault, match="private network") as fault:
