@@ -132,6 +132,30 @@ class TestConnection:
             assert said(talk.ask()) == (200, b"ok")
             assert talk.server.connections == 2
 
+    def test_is_a_new_one_after_the_first_that_was_tried(self) -> None:
+        """Others that are idle may be as bad."""
+        answered, all_sent = threading.Event(), threading.Barrier(3, timeout=5)
+
+        def play(connection: socket.socket) -> None:
+            head_of(connection)
+            connection.sendall(OK)
+            answered.wait(5)
+            connection.sendall(STALE)
+            all_sent.wait()
+            with suppress(ConnectionError):
+                connection.recv(4096)  # until it is closed
+
+        async def ask_twice() -> None:
+            request = Request("GET", talk.server.url)
+            await asyncio.gather(*(talk.engine.send(request, LIMITS) for _ in range(2)))
+
+        with talking(play, play, reply(OK)) as talk:
+            talk.runner.run(ask_twice())
+            answered.set()
+            all_sent.wait()
+            assert said(talk.ask()) == (200, b"ok")
+            assert talk.server.connections == 3
+
     def test_after_head_is_used_again(self) -> None:
         """Its answer says how long a body would be, and has none."""
 

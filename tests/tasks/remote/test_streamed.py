@@ -162,7 +162,7 @@ class TestBody:
     def test_that_is_read_slowly_is_not_the_servers_silence(self) -> None:
         def slow() -> Iterator[bytes]:
             for _ in range(6):
-                time.sleep(0.3)
+                time.sleep(0.3)  # the loop is busy while both come
                 yield bytes(10_000)
 
         with talking(Server(60_000)) as talk:
@@ -219,6 +219,40 @@ class TestBody:
         with talking(Server(2 * len(PIECE)), server) as talk:
             assert talk.runner.run(cancel()).status == 200
         assert server.digest == hashlib.sha256(PIECE).digest()
+        assert caplog.records == []
+
+    def test_whose_next_piece_comes_with_the_end_of_the_connection_is_a_fault(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """By then libcurl has let go of it, and nobody has heard of that yet."""
+        reading, go_on = threading.Event(), threading.Event()
+
+        def slow() -> Iterator[bytes]:
+            yield PIECE
+            reading.set()
+            go_on.wait(10)
+            yield PIECE
+
+        def reset(connection: socket.socket) -> None:
+            head_of(connection)
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            read_body(connection, len(PIECE))
+            go_on.wait(10)
+
+        async def send() -> None:
+            request = Request("PUT", talk.server.url)
+            task = asyncio.create_task(talk.engine.send_streamed(request, slow(), 2 * len(PIECE), LIMITS))
+            await asyncio.to_thread(reading.wait, 10)
+            while not talk.engine._under_way or not all(
+                handle._streamed.is_awaited for handle in talk.engine._under_way.values()
+            ):
+                await asyncio.sleep(0.01)
+            go_on.set()
+            time.sleep(0.3)  # the loop is busy while both come
+            await task
+
+        with talking(reset) as talk, pytest.raises(Fault, match="ended before"):
+            talk.runner.run(send())
         assert caplog.records == []
 
 
