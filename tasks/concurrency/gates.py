@@ -25,7 +25,7 @@ class Gate:
         self._begin = begin
         self._end = end
         self._waiting: deque[asyncio.Future[bool]] = deque()
-        self._is_closed = False
+        self.is_closed = False
         self.inside = 0
 
     @property
@@ -52,7 +52,7 @@ class Gate:
 
     def close(self) -> None:
         """Nobody enters any more."""
-        self._is_closed = True
+        self.is_closed = True
         for future in self._waiting:
             if not future.done():
                 future.set_exception(_stopping())
@@ -60,7 +60,7 @@ class Gate:
 
     async def _enter(self) -> bool:
         """Counts as inside from the moment on at which there is room: nobody else takes that meanwhile."""
-        if self._is_closed:
+        if self.is_closed:
             raise _stopping()
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
@@ -71,7 +71,7 @@ class Gate:
             if future.done() and not future.cancelled() and not future.exception():
                 self._leave(future.result())
             raise
-        if self._is_closed:  # meanwhile
+        if self.is_closed:  # meanwhile
             self._leave(begun)
             raise _stopping()
         return begun

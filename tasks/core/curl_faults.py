@@ -3,10 +3,9 @@
 import re
 from typing import Final
 
+from tasks.core.answer_reader import NO_ANSWER, NO_END
 from tasks.core.errors import Fault, FaultKind
 
-NO_ANSWER: Final = "what came is no HTTP answer"
-NO_END: Final = "the answer has no end"
 PRIVATE: Final = "the object store's URL leads to an address of a private network, though the API is in none"
 
 _NO_TRUST: Final = (

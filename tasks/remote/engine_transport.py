@@ -1,29 +1,29 @@
 """httpx's vocabulary over the engine, for everything but the hot path, where its types cost too much."""
 
 import logging
+import time
 from dataclasses import replace
 from typing import Final
 
 import httpx
 
 from tasks.core.errors import Fault, FaultKind
+from tasks.core.http_messages import LIMITS, Answer, Limits, Request
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import LIMITS, Answer, Limits, Request
 
 _NOT_PASSED_ON: Final = frozenset({"content-encoding", "content-length", "transfer-encoding", "set-cookie"})
-_DECODED: Final = {"Accept-Encoding": "gzip, deflate"}
 
 
 def http_client(engine: Engine) -> httpx.AsyncClient:
     """A client whose requests the engine sends, by its limits; it follows no redirect and keeps no cookie."""
     logging.getLogger("httpx").setLevel(logging.WARNING)  # below, it says every URL
     transport = EngineTransport(engine)
-    return httpx.AsyncClient(transport=transport, timeout=None, trust_env=False, headers=_DECODED)  # noqa: S113
+    return httpx.AsyncClient(transport=transport, timeout=None, trust_env=False)  # noqa: S113
 
 
 def answer_of(response: httpx.Response) -> Answer:
     """What its status means, and how long it asks to wait, is asked of this."""
-    return Answer(response.status_code, response.headers, response.content)
+    return Answer(response.status_code, response.headers, response.content, received_at=time.time())
 
 
 class EngineTransport(httpx.AsyncBaseTransport):
@@ -46,7 +46,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
             connect_s=timeouts.get("connect") or self._limits.connect_s,
             silence_s=timeouts.get("read") or self._limits.silence_s,
         )
-        headers = {**request.headers, "accept-encoding": "identity"}
+        headers = {**request.headers, "accept-encoding": "identity"}  # httpx asks for what it could decode
         body = await request.aread()
         answer = await self._engine.send(Request(request.method, str(request.url), headers, body), limits)
         if answer.is_cut:

@@ -14,8 +14,8 @@ import httpx
 from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
 from tasks.core.errors import CredentialsRefusedError, Fault, WrongSettingsError
+from tasks.core.http_messages import Answer
 from tasks.remote.engine_transport import answer_of
-from tasks.remote.exchange import Answer
 
 log = logging.getLogger("dicom_ingest")
 

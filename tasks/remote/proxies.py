@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from tasks.core.allowed_hosts import is_loopback
 from tasks.core.errors import Fault, FaultKind
-from tasks.remote.exchange import Origin
+from tasks.core.http_messages import Origin
 
 REMOVED: Final = "_DICOM_INGEST_REMOVED_PROXIES"  # variables as JSON, for this process and its children
 # As libcurl takes it; without a port it would take 1080 for all.

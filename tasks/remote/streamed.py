@@ -1,79 +1,60 @@
-"""A body too large to hold: read and sent in a thread of its own, where a slow disk stops nobody else."""
+"""A body too large to hold: read ahead in a thread of its own, where a slow disk stops nobody else."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pycurl
 
-from tasks.concurrency.daemon_threads import in_thread
-from tasks.core.errors import Fault, FaultKind
-from tasks.remote.curl_handle import Handle
-from tasks.remote.exchange import Answer, Limits, Request
+from tasks.concurrency.daemon_threads import DaemonThreads
 
 if TYPE_CHECKING:
     import asyncio
 
 
-class StreamedRequest:
-    """One request, whose body is asked for once, from the first piece to the last."""
+class StreamedBody:
+    """Asked for once, from the first piece to the last, by libcurl: which pauses while there is none."""
 
-    def __init__(
-        self, handle: Handle, pieces: Iterable[bytes], size_bytes: int, progress: Callable[[int], None] | None
-    ) -> None:
-        self._handle = handle
-        self._pieces = iter(pieces)
-        self._size_bytes = size_bytes
-        self._progress = progress
+    def __init__(self, pieces: Iterable[bytes], size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.is_awaited = False  # the next piece, by libcurl
+        self.error: BaseException | None = None  # that the pieces raised
+        self.on_piece: Callable[[], None] | None = None  # lets libcurl go on; None: it wants no more
+        self._pieces: Iterator[bytes] = filter(None, pieces)
+        self._thread = DaemonThreads(1, "streamed")
         self._piece = memoryview(b"")
-        self._error: BaseException | None = None
-        self._is_cut = False
+        self._next: asyncio.Future[bytes | None] | None = None  # is read ahead; it gives None at the end
 
-    def start(self, request: Request, url: str, limits: Limits) -> "asyncio.Future[Answer]":
-        """What `run` makes, in a thread of its own."""
-        return in_thread(partial(self.run, request, url, limits), "streamed")
-
-    def run(self, request: Request, url: str, limits: Limits) -> Answer:
-        """Blocks until there is an answer. Raises Fault, and what the pieces raise."""
-        curl, number, text = self._handle.curl, 0, ""
-        try:
-            self._handle.begin_streamed(request, url, limits, self._size_bytes)
-            curl.setopt(pycurl.READFUNCTION, self._read)
-            curl.setopt(pycurl.XFERINFOFUNCTION, self._look)
-            curl.setopt(pycurl.NOPROGRESS, 0)
-            try:
-                curl.perform()
-            except pycurl.error as error:
-                number, text = error.args
-            if self._error:
-                raise self._error
-            if self._is_cut:
-                raise Fault(FaultKind.NETWORK, "the transfer was cut off")
-            return self._handle.answer(number, text)
-        finally:
-            curl.close()
-
-    def cut(self) -> None:
-        """From any thread: the connection is closed within a second."""
-        self._is_cut = True
-
-    def _read(self, most_bytes: int) -> bytes | int:
-        try:
-            while not self._piece and not self._is_cut:
-                self._piece = memoryview(next(self._pieces))
-        except StopIteration:
-            return b""
-        except BaseException as error:  # noqa: BLE001 - whatever it is, whoever waits for the answer gets it
-            self._error = error
-        if self._is_cut or self._error:
-            return int(pycurl.READFUNC_ABORT)
-        self._handle.excuse()  # the disk's time is not the server's
+    def read(self, most_bytes: int) -> bytes | int:
+        """READFUNCTION: the next bytes, empty at the end."""
+        if not self._piece:
+            self._next = self._next or self._read_ahead()
+            if not self._next.done():
+                self.is_awaited = True
+                return int(pycurl.READFUNC_PAUSE)
+            self.error = self._next.exception()
+            if self.error:
+                return int(pycurl.READFUNC_ABORT)
+            piece = self._next.result()
+            if piece is None:
+                return b""
+            self._piece, self._next = memoryview(piece), self._read_ahead()
         data = bytes(self._piece[:most_bytes])
         self._piece = self._piece[most_bytes:]
         return data
 
-    def _look(self, _to_get: int, _got: int, _to_send: int, sent_bytes: int) -> int:
-        """Called about once a second, more often while something moves."""
-        if self._progress:
-            self._progress(sent_bytes)
-        return int(self._is_cut or self._handle.lateness(sent_bytes) is not None)
+    def close(self) -> None:
+        """Whatever the thread still reads is for nobody."""
+        self._thread.close()
+        self._pieces, self._piece, self._next = iter(()), memoryview(b""), None
+
+    def _read_ahead(self) -> "asyncio.Future[bytes | None]":
+        piece = self._thread.run(partial(next, self._pieces, None))
+        piece.add_done_callback(self._go_on)
+        return piece
+
+    def _go_on(self, read: "asyncio.Future[bytes | None]") -> None:
+        read.exception()  # is seen, also when nobody waits any more
+        if self.is_awaited and self.on_piece:
+            self.is_awaited = False
+            self.on_piece()

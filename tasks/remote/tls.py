@@ -13,7 +13,7 @@ from typing import Final
 import pycurl
 
 from tasks.core.errors import UsageError
-from tasks.remote.exchange import Origin, plain_url
+from tasks.core.http_messages import Origin, plain_url
 
 Option = tuple[int, int | str]
 

@@ -22,11 +22,11 @@ from tasks.core.allowed_hosts import is_named, is_private, why_not
 from tasks.core.api_answers import WrongAnswerError, leads_to, url_and_key, what_is_wrong
 from tasks.core.checksums import Evidence
 from tasks.core.errors import Fault, FaultKind
+from tasks.core.http_messages import Answer, Origin, Request, plain_url
 from tasks.core.platform_host import host_and_port
 from tasks.core.store_answers import advice, error_code, kind_of_answer, unsent_headers
 from tasks.remote.credentials import ApiKey, Credentials
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import Answer, Origin, Request, plain_url
 from tasks.source.file_content import Content
 
 CONTENT_TYPE = "application/dicom"

@@ -24,26 +24,17 @@ class Slots:
         self, parallel: int, clock: Callable[[], float] = time.monotonic, began: float | None = None
     ) -> None:
         """`began`: when the run did, by the clock; now when not given."""
+        self.most = parallel  # throttled or not
         self._clock = clock
         self._pacing = Pacing(parallel, clock(), clock() if began is None else began)
         self._admitted = Gate(self._may_be_admitted, self._pacing.begin, self._end_probe)
         self._busy = Gate(lambda busy: self._may_put and busy < self._pacing.limit)
         self._probe_timer: asyncio.TimerHandle | None = None
-        self._is_closed = False
         self._may_put = True
         self._resumes_at: dict[int, float] = {}  # files that pause, by file_id
         self._puts = 0
         self.peak = 0  # most PUTs that were under way at once
-
-    @property
-    def most(self) -> int:
-        """How many there are, throttled or not."""
-        return self._pacing.most
-
-    @property
-    def course(self) -> list[tuple[float, int]]:
-        """(seconds since the start, slots in use), at each change."""
-        return self._pacing.course
+        self.course = self._pacing.course  # (seconds since the start, slots in use), at each change
 
     @property
     def outage_s(self) -> float:
@@ -91,7 +82,6 @@ class Slots:
 
     def close(self) -> None:
         """Let nobody in any more: whoever waits, or comes, gets InterruptedRunError."""
-        self._is_closed = True
         self._admitted.close()
         self._busy.close()
 
@@ -100,7 +90,7 @@ class Slots:
 
         From any thread.
         """
-        if self._is_closed:  # nothing is tried any more
+        if self._busy.is_closed:  # nothing is tried any more
             return self._pacing.usage(self._puts)
         resumes_at = min([*self._resumes_at.values()], default=None)
         inside, is_awaited = self._admitted.inside, self._admitted.is_awaited

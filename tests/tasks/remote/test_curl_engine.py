@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tasks.core.errors import Fault, FaultKind
+from tasks.core.http_messages import Answer, Limits, Origin, Request
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import Answer, Limits, Origin, Request
 from tasks.remote.tls import TlsPolicy
 from tests.raw_server import OK, RawServer, Script, head_of, reply
 
@@ -132,6 +132,30 @@ class TestConnection:
             assert said(talk.ask()) == (200, b"ok")
             assert talk.server.connections == 2
 
+    def test_is_a_new_one_after_the_first_that_was_tried(self) -> None:
+        """Others that are idle may be as bad."""
+        answered, all_sent = threading.Event(), threading.Barrier(3, timeout=5)
+
+        def play(connection: socket.socket) -> None:
+            head_of(connection)
+            connection.sendall(OK)
+            answered.wait(5)
+            connection.sendall(STALE)
+            all_sent.wait()
+            with suppress(ConnectionError):
+                connection.recv(4096)  # until it is closed
+
+        async def ask_twice() -> None:
+            request = Request("GET", talk.server.url)
+            await asyncio.gather(*(talk.engine.send(request, LIMITS) for _ in range(2)))
+
+        with talking(play, play, reply(OK)) as talk:
+            talk.runner.run(ask_twice())
+            answered.set()
+            all_sent.wait()
+            assert said(talk.ask()) == (200, b"ok")
+            assert talk.server.connections == 3
+
     def test_after_head_is_used_again(self) -> None:
         """Its answer says how long a body would be, and has none."""
 
@@ -167,6 +191,15 @@ class TestConnection:
                 talk.ask(b"body")
             assert fault.value.kind is FaultKind.NETWORK
             assert said(talk.ask(b"body")) == (200, b"ok")
+
+    @pytest.mark.parametrize("line", [b"X : y\r\n", b"X: y\n", b"Transfer-Encoding: chunked\r\n"])
+    def test_that_brought_what_is_no_answer_is_not_used_again(self, line: bytes) -> None:
+        """Where that one ends others may see elsewhere."""
+        with talking(reply(OK.replace(b"OK\r\n", b"OK\r\n" + line), requests=2), reply(OK)) as talk:
+            with pytest.raises(Fault):
+                talk.ask()
+            assert said(talk.ask()) == (200, b"ok")
+            assert talk.server.connections == 2
 
     def test_whose_answer_was_not_read_is_not_used_again(self) -> None:
         long = OK.replace(b": 2", b": 200000") + b"x" * 199_998
@@ -543,9 +576,10 @@ class TestRequest:
             host,
             "Content-Type: application/dicom",
             "X-Empty:",
+            "Accept-Encoding: identity",
             "Content-Length: 4",
         }
-        assert get == {"GET / HTTP/1.1", host, "Accept: application/json"}
+        assert get == {"GET / HTTP/1.1", host, "Accept: application/json", "Accept-Encoding: identity"}
 
     def test_carries_neither_cookies_nor_what_netrc_says(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -565,7 +599,8 @@ class TestRequest:
         with talking(note) as talk:
             talk.ask()
             talk.ask()
-        assert heads == [b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % talk.server.port] * 2
+        expected = "GET / HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAccept-Encoding: identity\r\n\r\n"
+        assert heads == [expected.format(talk.server.port).encode()] * 2
 
     def test_goes_to_addresses_of_the_sixth_version(self) -> None:
         with talking(reply(OK, requests=2), family=socket.AF_INET6) as talk:

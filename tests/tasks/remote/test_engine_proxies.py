@@ -9,8 +9,8 @@ import pytest
 import trustme
 
 from tasks.core.errors import Fault, FaultKind
+from tasks.core.http_messages import Answer, Limits, Origin, Request, plain_url
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import Answer, Limits, Origin, Request, plain_url
 from tasks.remote.proxies import is_excepted, proxy_for
 from tasks.remote.proxy_environment import complete_environment
 from tasks.remote.tls import TlsPolicy

@@ -1,4 +1,4 @@
-"""How the engine and its event loop share sockets: readers stay while connections are idle, and no longer."""
+"""How the engine and its event loop share sockets: nobody watches what is idle, or closed."""
 
 import asyncio
 import selectors
@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import pytest
 
+from tasks.core.http_messages import Request
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import Request
 from tasks.remote.tls import TlsPolicy
 from tests.raw_server import OK, RawServer, head_of, reply
 from tests.tasks.remote.test_curl_engine import STALE, directly, said, talking

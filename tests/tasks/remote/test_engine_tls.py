@@ -12,8 +12,8 @@ import pytest
 import trustme
 
 from tasks.core.errors import Fault, FaultKind, UsageError
+from tasks.core.http_messages import Answer, Limits, Request
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import Answer, Limits, Request
 from tasks.remote.tls import TlsPolicy
 from tests.raw_server import OK, RawServer, Script, head_of, reply
 from tests.tasks.remote.test_curl_engine import EARLY, LARGE, directly

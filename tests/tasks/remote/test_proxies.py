@@ -10,7 +10,7 @@ from botocore.utils import should_bypass_proxies
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
-from tasks.remote.exchange import plain_url
+from tasks.core.http_messages import plain_url
 from tasks.remote.proxies import proxy_for
 from tasks.remote.proxy_environment import complete_environment
 from tests.proxy import DEAD, DIRECTLY, SPELLINGS, Proxy, running_proxy, through

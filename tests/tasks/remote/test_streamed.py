@@ -6,14 +6,14 @@ import socket
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
 from tasks.core.errors import Fault, FaultKind
-from tasks.remote.exchange import Answer, Limits, Request
+from tasks.core.http_messages import Answer, Limits, Request
 from tests.raw_server import OK, head_of
 from tests.tasks.remote.test_curl_engine import EARLY, LIMITS, Talk, talking
 
@@ -25,10 +25,9 @@ def put(
     pieces: Iterable[bytes],
     size_bytes: int,
     limits: Limits = LIMITS,
-    progress: Callable[[int], None] | None = None,
 ) -> Answer:
     request = Request("PUT", talk.server.url, {"Content-Type": "application/dicom"})
-    return talk.runner.run(talk.engine.send_streamed(request, pieces, size_bytes, limits, progress))
+    return talk.runner.run(talk.engine.send_streamed(request, pieces, size_bytes, limits))
 
 
 def read_body(connection: socket.socket, size_bytes: int) -> bytes:
@@ -61,7 +60,7 @@ class Server:
 class TestBody:
     def test_is_sent_with_its_length_piece_by_piece(self) -> None:
         """The pieces may hash what passes; what arrives is the same."""
-        sha256, progress = hashlib.sha256(), [0]
+        sha256 = hashlib.sha256()
         size_bytes = 40 * len(PIECE) + 3
 
         def pieces() -> Iterator[bytes]:
@@ -71,14 +70,12 @@ class TestBody:
 
         server = Server(size_bytes)
         with talking(server) as talk:
-            answer = put(talk, pieces(), size_bytes, progress=progress.append)
+            answer = put(talk, pieces(), size_bytes)
         assert (answer.status, answer.body, answer.is_sent_whole) == (200, b"ok", True)
         assert server.digest == sha256.digest()
         assert b"Content-Length: %d\r\n" % size_bytes in server.head
         assert b"Expect: 100-continue\r\n" in server.head
         assert b"Transfer-Encoding" not in server.head
-        assert progress == sorted(progress)
-        assert progress[-1] == size_bytes
 
     def test_is_not_held(self) -> None:
         """However large it is."""
@@ -162,7 +159,7 @@ class TestBody:
     def test_that_is_read_slowly_is_not_the_servers_silence(self) -> None:
         def slow() -> Iterator[bytes]:
             for _ in range(6):
-                time.sleep(0.3)
+                time.sleep(0.3)  # the loop is busy while both come
                 yield bytes(10_000)
 
         with talking(Server(60_000)) as talk:
@@ -194,8 +191,100 @@ class TestBody:
         with talking(Server(len(PIECE)), small) as talk:
             assert talk.runner.run(ask()).status == 200
 
+    def test_that_is_read_slowly_is_cut_off_at_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        """What is read after that is for nobody, and does no harm to the next request of its handle."""
+        reading, read = threading.Event(), threading.Event()
+
+        def slow() -> Iterator[bytes]:
+            yield PIECE
+            reading.set()
+            read.wait(10)
+            yield PIECE
+
+        async def cancel() -> Answer:
+            request = Request("PUT", talk.server.url)
+            task = asyncio.create_task(talk.engine.send_streamed(request, slow(), 2 * len(PIECE), LIMITS))
+            await asyncio.to_thread(reading.wait, 10)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not read.is_set()
+            read.set()
+            return await talk.engine.send_streamed(request, [PIECE], len(PIECE), LIMITS)
+
+        server = Server(len(PIECE))
+        with talking(Server(2 * len(PIECE)), server) as talk:
+            assert talk.runner.run(cancel()).status == 200
+        assert server.digest == hashlib.sha256(PIECE).digest()
+        assert caplog.records == []
+
+    def test_whose_next_piece_comes_with_the_end_of_the_connection_is_a_fault(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """By then libcurl has let go of it, and nobody has heard of that yet."""
+        reading, go_on = threading.Event(), threading.Event()
+
+        def slow() -> Iterator[bytes]:
+            yield PIECE
+            reading.set()
+            go_on.wait(10)
+            yield PIECE
+
+        def reset(connection: socket.socket) -> None:
+            head_of(connection)
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            read_body(connection, len(PIECE))
+            go_on.wait(10)
+
+        async def send() -> None:
+            request = Request("PUT", talk.server.url)
+            task = asyncio.create_task(talk.engine.send_streamed(request, slow(), 2 * len(PIECE), LIMITS))
+            await asyncio.to_thread(reading.wait, 10)
+            while not talk.engine._under_way or not all(
+                handle._streamed.is_awaited for handle in talk.engine._under_way.values()
+            ):
+                await asyncio.sleep(0.01)
+            go_on.set()
+            time.sleep(0.3)  # the loop is busy while both come
+            await task
+
+        with talking(reset) as talk, pytest.raises(Fault, match="ended before"):
+            talk.runner.run(send())
+        assert caplog.records == []
+
 
 class TestServer:
+    def test_that_refuses_while_the_disk_is_slow_is_heard_at_once(self) -> None:
+        read, sent = threading.Event(), []
+
+        def slow() -> Iterator[bytes]:
+            yield PIECE
+            sent.append(read.wait(10))
+            yield PIECE
+
+        def refuse(connection: socket.socket) -> None:
+            head_of(connection)
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            read_body(connection, len(PIECE))
+            connection.sendall(EARLY)
+            connection.shutdown(socket.SHUT_WR)
+
+        with talking(refuse) as talk:
+            answer = put(talk, slow(), 2 * len(PIECE))
+            assert (answer.status, answer.is_sent_whole, sent) == (403, False, [])
+            read.set()
+
+    def test_is_asked_again_on_the_same_connection(self) -> None:
+        server = Server(len(PIECE))
+
+        def both(connection: socket.socket) -> None:
+            server(connection)
+            server(connection)
+
+        with talking(both) as talk:
+            assert [put(talk, [PIECE], len(PIECE)).status for _ in range(2)] == [200, 200]
+            assert talk.server.connections == 1
+
     def test_in_a_private_network_is_refused_before_anything_is_read(self) -> None:
         """As for a body that is held."""
         with talking(Server(len(PIECE))) as talk, pytest.raises(Fault, match="private network") as fault:

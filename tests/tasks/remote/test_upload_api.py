@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from tasks.core.checksums import Evidence
 from tasks.core.errors import Fault, FaultKind
+from tasks.core.http_messages import LIMITS, MAX_ANSWER_BYTES, Answer, Limits
+from tasks.core.http_messages import Request as Exchanged
 from tasks.core.models import Digests, Header, Rejected
 from tasks.remote.credentials import StaticToken
 from tasks.remote.curl_engine import Engine
-from tasks.remote.exchange import LIMITS, MAX_ANSWER_BYTES, Answer, Limits
-from tasks.remote.exchange import Request as Exchanged
 from tasks.remote.tls import TlsPolicy
 from tasks.remote.upload_api import PresignedUrl, Stored, UploadClient, expiry
 from tests.far_side import (

@@ -9,9 +9,9 @@ import pytest
 from tasks.core.checksums import Evidence
 from tasks.core.duplicates import Claim
 from tasks.core.errors import Fault, FaultKind, StoppedError
+from tasks.core.http_messages import Origin
 from tasks.core.models import Digests, Header, Outcome, Status, Todo
 from tasks.core.progress import Progress
-from tasks.remote.exchange import Origin
 from tasks.remote.upload_api import PresignedUrl, Stored
 from tasks.upload.slots import Slots
 from tasks.upload.transfer import Transfer

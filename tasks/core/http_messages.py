@@ -1,23 +1,30 @@
-"""One request and its answer, as the engine takes and gives them: small types, for there are many of them."""
+"""One request and its answer, as the HTTP engine takes and gives them: small types, for they are many."""
 
 import re
-import time
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final, NamedTuple
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from tasks.core.errors import Fault, FaultKind
 
 MAX_ANSWER_BYTES: Final = 64 * 1024  # more than any presign, token or S3 error answer needs
 
 _LONGEST_RETRY_AFTER_S: Final = 3600.0  # nobody means to be asked again next week
-# All that libcurl and we read alike: one host, and after it nothing that could be another.
+# All that libcurl and we read alike: one host, and after it nothing that could be another. To ignore case
+# everywhere would take a long URL five times as long.
 _PLAIN_URL: Final = re.compile(
-    r"(https?)://([0-9a-z._-]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?(?:[/?#][\x21-\x7e]*)?\Z", re.IGNORECASE
+    r"((?i:https?))://([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:[/?#][\x21-\x7e]*)?\Z"
 )
+_HOST: Final = re.compile(r"(https?://)([^/?#:@\\[\]]*)(.*)\Z", re.IGNORECASE)
+_HOST_NAME: Final = re.compile(r"[0-9a-z._-]*", re.IGNORECASE)  # empty before an IPv6 address
+_IN_NO_URL: Final = re.compile(r"[^\x21-\x7e]")
+_OF_THE_ENGINE: Final = frozenset({"content-length", "transfer-encoding", "host", "expect", "connection"})
+NAME: Final = r"[0-9A-Za-z!#$%&'*+.^_`|~-]+"  # of a header: RFC 9110, 5.6.2
+_HEADER_LINE: Final = re.compile(rf"{NAME}(?:;|: [\t\x20-\x7e]+)")  # 5.5, of ASCII alone; `;`: empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +33,7 @@ class Limits:
 
     connect_s: float = 10.0  # name, TCP, proxy and TLS
     silence_s: float = 60.0  # without a sign of the server
-    answer_s: float = (
-        120.0  # from the first line of the answer to its last byte: one that drips is not silent
-    )
+    answer_s: float = 120.0  # from the answer's first line to its last byte: one that drips is not silent
     head_bytes: int = 64 * 1024  # head and trailers
     body_bytes: int = MAX_ANSWER_BYTES  # of a longer body no more is read; also when it is decoded
 
@@ -46,7 +51,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Sent as it is: Content-Length and Host are added, nothing else."""
+    """Sent as it is. Content-Length, Host and Accept-Encoding (identity) are added, nothing else."""
 
     method: str  # in capital letters
     url: str = field(repr=False)
@@ -55,6 +60,19 @@ class Request:
     # False: the address that plain http connects to must be in no private network. Not for https, whose
     # certificate vouches for the name, nor through a proxy, which resolves names itself.
     allow_private: bool = True
+
+    def header_lines(self) -> list[str]:
+        """Its headers as libcurl takes them. Raises Fault for one that can't be sent."""
+        lines = [
+            f"{name}: {value}" if value else f"{name};"
+            for name, value in self.headers.items()
+            if name.lower() not in _OF_THE_ENGINE
+        ]
+        if not all(map(_HEADER_LINE.fullmatch, lines)):
+            raise Fault(FaultKind.SETTINGS, "a header of the request can't be sent")
+        if "accept-encoding" not in map(str.lower, self.headers):  # some compress what nobody asked them to
+            lines.append("Accept-Encoding: identity")
+        return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +83,10 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
     coding: str = ""  # the content coding that the body still has, as nobody here can read it
-    address: str = ""  # that was connected to: of the proxy, where there is one
+    address: str = ""  # the server's that was connected to; empty through a proxy
     is_sent_whole: bool = True  # False: it came before all of the request's body was sent; never with 2xx
     is_cut: bool = False  # the body was longer than the bound
+    received_at: float = 0.0  # Unix seconds by our clock
 
     def text(self) -> str:
         """The body as text; what is not UTF-8 is replaced."""
@@ -86,7 +105,7 @@ class Answer:
         value = self.headers.get("retry-after", "").strip()
         if value.isascii() and value.isdigit():
             return min(float(value[:6]), _LONGEST_RETRY_AFTER_S)
-        now = self.server_time() or time.time()  # the date is by the server's clock
+        now = self.server_time() or self.received_at  # the date is by the server's clock
         return min(max(0.0, (_http_date(value) or now) - now), _LONGEST_RETRY_AFTER_S)
 
     def trouble(self) -> FaultKind | None:
@@ -116,13 +135,26 @@ def plain_url(url: str) -> tuple[str, Origin]:
 
 
 def _encoded(url: str) -> str:
-    """Spaces and letters that a URL must not have, and international host names, as browsers write them."""
-    from httpx import URL, InvalidURL
+    """Spaces and letters that a URL must not have, and international host names, as browsers write them.
 
-    try:
-        return str(URL(url))
-    except (InvalidURL, UnicodeError):  # of IDNA
+    Empty when a host's name is read otherwise by some (RFC 5894, 7.2: what IDNA 2003 made of a sharp s).
+    """
+    match = _HOST.match(url)
+    if match is None or not url.isprintable():
         return ""
+    scheme, host, rest = match.groups()
+    try:
+        name = host.encode("idna").decode()
+        is_clear = name.encode().decode("idna") == unicodedata.normalize("NFKC", host.lower())
+    except UnicodeError:
+        return ""
+    if not is_clear or not _HOST_NAME.fullmatch(name):
+        return ""
+    return f"{scheme}{name}{_IN_NO_URL.sub(_quoted, rest)}"
+
+
+def _quoted(character: re.Match[str]) -> str:
+    return quote(character[0])
 
 
 @lru_cache(maxsize=8)  # the answers of one second say the same
