@@ -285,7 +285,6 @@ class TestEtagsThatAreNoMd5:
         stopping.join()
         assert sorted(run.statuses.values()) == ["failed/interrupted", "uploaded"]
 
-
     def test_are_found_though_others_look_now_and_then_at_another_processs_claims(self) -> None:
         """That process may wait for this one's."""
 
