@@ -59,6 +59,13 @@ def in_thread(work: Callable[[], _T], name: str) -> "asyncio.Future[_T]":
         threads.close()
 
 
+def wait_at_most(seconds: float, work: Callable[[], object], name: str) -> None:
+    """Work that can't fail, in a thread of its own; what takes longer goes on until the process ends."""
+    thread = Thread(target=work, name=name, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
 def _serve(jobs: _Jobs) -> None:
     while (job := jobs.get()) is not None:
         work, future = job

@@ -12,6 +12,7 @@ from typing import Final
 
 import pycurl
 
+from tasks.concurrency.daemon_threads import wait_at_most
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.http_messages import LIMITS, Answer, Limits, Origin, Request, plain_url
 from tasks.remote.curl_handle import Handle, Sockets
@@ -77,11 +78,12 @@ class Engine:
         for timer in (self._soon, self._timer, self._sweep):
             if timer:
                 timer.cancel()
-        self._multi.close()
         self._idle.clear()
+        self._watched.clear()
         if self._selector.get_map() is not None:  # not closed yet
             self._loop.remove_reader(self._selector.fileno())
             self._selector.close()
+            wait_at_most(1.0, self._multi.close, "closing")  # it waits for resolvers whom nobody needs
         self._tls.close()
 
     async def _send(self, request: Request, limits: Limits, streamed: StreamedBody | None) -> Answer:

@@ -748,6 +748,31 @@ class TestRequest:
         assert fault.value.kind is FaultKind.NETWORK
 
 
+def test_the_end_does_not_wait_for_a_resolver_that_does_not_answer() -> None:
+    """As libcurl does, once for each name that it has been asked for."""
+    may_end, has_ended = threading.Event(), threading.Event()
+
+    class Waiting:
+        def __init__(self, multi: Any) -> None:
+            self.multi = multi
+
+        def close(self) -> None:
+            may_end.wait(60)
+            self.multi.close()
+            has_ended.set()
+
+    async def close() -> None:
+        engine: Any = Engine(TlsPolicy())
+        engine._multi = Waiting(engine._multi)
+        engine.close()
+        engine.close()
+
+    asyncio.run(close())
+    assert not has_ended.is_set()
+    may_end.set()
+    assert has_ended.wait(60)
+
+
 class TestAddress:
     """Of plain http to a name: whoever answers for it."""
 
