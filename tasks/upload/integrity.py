@@ -55,7 +55,7 @@ class Integrity:
         if isinstance(found, Proof):
             return found
         what = "what is stored has another checksum than what was sent"
-        is_certain = bool(stored.evidence.crc64nvme) or not self.rules.is_undecided
+        is_certain = bool(stored.evidence.crc64nvme) or self.rules.is_certain(file_id)
         raise Fault(FaultKind.INTEGRITY, what, stored.http_status, is_certain=is_certain)
 
     async def _decision(self) -> None:

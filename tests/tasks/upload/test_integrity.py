@@ -311,6 +311,21 @@ class TestEtagsThatAreNoMd5:
 
         virtual_time.run(work())
 
+    def test_are_certain_faults_where_no_content_md5_can_be_sent(self) -> None:
+        """To SigV2 URLs: from a file's second PUT on, so that the brake stops a run in which all differ."""
+
+        async def work() -> None:
+            integrity = Integrity(asyncio.Event())
+            answered = Stored(200, "", Evidence(md5="0" * 32))
+            certain = []
+            for file_id in (1, 2, 1, 2):
+                with pytest.raises(Fault) as fault:
+                    await integrity.judge(file_id, "h", answered, Digests("", "f" * 32, ""))
+                certain.append(fault.value.is_certain)
+            assert certain == [False, False, True, True]
+
+        virtual_time.run(work())
+
 
 class TestReport:
     def test_has_the_checksums_of_what_was_sent_for_whoever_shares_it(
