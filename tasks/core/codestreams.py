@@ -1,10 +1,11 @@
 """Whether encapsulated pixel data without its last delimiter has every frame (DICOM PS3.5 A.4).
 
 A fragment is whole by its length; that the last one was not followed by others only the frames can say. A
-frame of the JPEG family ends with the marker EOI (FFD9), after which a fragment may be padded with any number
-of zeros. RLE, and native frames that are encapsulated, have one fragment for each frame. A JPEG XL codestream
-has no marker for its end, but one for its start: there each frame that is due must have begun, and the file
-must not end within a fragment. Of anything else, as of video, nothing is known.
+frame of the JPEG family ends with the marker EOI (FFD9), after which a fragment may be padded: with any
+number of zeros, FF or blanks, or of another byte. RLE, and native frames that are encapsulated, have one
+fragment for each frame. A JPEG XL codestream has no marker for its end, but one for its start: there each
+frame that is due must have begun, and the file must not end within a fragment. Of anything else, as of
+video, nothing is known.
 """
 
 import re
@@ -18,6 +19,7 @@ _JPEG_XL: Final = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.11[0-2]")
 _FRAME_BY_FRAME: Final = frozenset({"1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.98"})
 END_OF_IMAGE: Final = b"\xff\xd9"
 _STARTS_OF_JPEG_XL: Final = (b"\xff\x0a", b"\0\0\0\x0cJXL ")  # bare, and in a container
+_PADDING: Final = b"\0\xff "
 _MOST_AT_ONCE: Final = 1 << 16
 
 Fragment = tuple[int, int]  # offsets of its first byte, and after its last
@@ -43,15 +45,20 @@ def _marks(read_at: ReadAt, syntax: str) -> Callable[[Fragment], bool]:
 
 
 def _ends_image(read_at: ReadAt, start: int, end: int) -> bool:
-    """Whether the marker is the last but zeros, and perhaps one byte that pads it."""
+    """Whether the marker is the last but what pads it: a run of bytes, and perhaps one more before them.
+
+    A picture within the image (APP1 has them) ends with the marker, too: there, no padding follows.
+    """
+    last = read_at(end - 1, 1) if start < end else b""
+    padding = _PADDING if last == END_OF_IMAGE[1:] else _PADDING + last
     count = 4
     while start < end:
         at = max(start, end - count)
         tail = read_at(at, end - at)
-        if kept := tail.rstrip(b"\0"):
+        if kept := tail.rstrip(padding):
             if len(kept) < 3 and at > start:  # the marker may begin in what was not read
                 at = max(start, at - 4)
-                kept = read_at(at, end - at).rstrip(b"\0")
+                kept = read_at(at, end - at).rstrip(padding)
             return END_OF_IMAGE in kept[-3:]
         end, count = at, min(count * 16, _MOST_AT_ONCE)
     return False

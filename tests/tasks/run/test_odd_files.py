@@ -50,7 +50,11 @@ SEQUENCE = 0x00081115
 JPEG_FRAME = b"\xff\xd8 image \xff\xd9"
 XL_FRAME = b"\xff\x0a image"
 TWO_FRAMES = explicit(0x00280008, b"IS", b"2 ")
-FLAT = (ITEM + identity() + ITEM_END, UNDEFINED)
+REFERENCE = ITEM + explicit(0x00081155, b"UI", padded("1.2.9"))
+UNITS = explicit(0x00400007, b"LO", b"ab")
+PATIENT = explicit(0x00100010, b"PN", b"Doe^Joan") + explicit(0x00100020, b"LO", b"12")
+ICON = ITEM + size() + pixels() + ITEM_END + SEQUENCE_END
+LAST_UIDS = len(implicit(0x0020000D, padded("1.2.3.5"))) * 2
 
 
 def sequence(value: bytes, tag: int = SEQUENCE) -> bytes:
@@ -98,6 +102,38 @@ TRAVELS = {
     "an item closed as a sequence": part10(SOP + sequence(ITEM + identity() + SEQUENCE_END) + IMAGE),
     "a sequence closed by nothing": part10(SOP + sequence(ITEM + identity() + ITEM_END) + IMAGE),
     "neither item nor sequence closed": part10(SOP + sequence(ITEM + identity()) + IMAGE),
+    **{
+        f"neither item nor sequence closed, {name}": part10(SOP + value + IMAGE)
+        for name, value in {
+            "and greater tags behind it": sequence(REFERENCE),
+            "of two items": sequence(REFERENCE * 2),
+            "nor those in it": sequence(REFERENCE + sequence(REFERENCE, 0x0008114A)),
+            "of a creator's own": sequence(REFERENCE, 0x00091001),
+            "twice": sequence(REFERENCE) + sequence(ITEM + UNITS, 0x00181001),
+        }.items()
+    },
+    "neither item nor sequence closed, right before the rows": part10(
+        SOP + REST + sequence(ITEM + UNITS, 0x00209222) + size() + pixels()
+    ),
+    "neither item nor sequence closed, right before the pixels": part10(
+        SOP + REST + size() + sequence(ITEM + UNITS, 0x00400275) + pixels()
+    ),
+    "neither item nor sequence closed, and an icon behind it": part10(
+        SOP + REST + size() + sequence(ITEM + UNITS, 0x00400275) + sequence(ICON, 0x00880200) + pixels()
+    ),
+    "neither item nor sequence of an icon closed": part10(
+        SOP + REST + size() + sequence(ITEM + size() + pixels(), 0x00880200) + pixels()
+    ),
+    "neither item nor sequence closed, implicit": part10(
+        IMPLICIT_IDENTITY[:-LAST_UIDS]
+        + implicit(SEQUENCE, ITEM + implicit(0x00081155, b"1.22"), length=UNDEFINED)
+        + IMPLICIT_IDENTITY[-LAST_UIDS:]
+        + IMPLICIT_PIXELS,
+        IMPLICIT,
+    ),
+    "neither item nor sequence closed, in a report": part10(
+        SOP + sequence(REFERENCE) + PATIENT + REST + sequence(implicit(0xFFFEE000, UNITS), 0x0040A730)
+    ),
     "no item, closed as one": part10(SOP + sequence(ITEM_END) + IMAGE),
     "no item, closed by nothing": part10(SOP + sequence(b"") + IMAGE),
     **{
@@ -134,6 +170,18 @@ TRAVELS = {
     "no delimiter after a padded frame": part10(
         WHOLE[:0] + identity() + size() + fragments(JPEG_FRAME.ljust(32, b"\0")), JPEG
     ),
+    **{
+        f"no delimiter after a frame padded with {name}": part10(
+            identity() + TWO_FRAMES + size() + fragments(JPEG_FRAME + padding, JPEG_FRAME + padding), JPEG
+        )
+        for name, padding in {
+            "FF": b"\xff" * 20,
+            "blanks": b" " * 20,
+            "zeros and FF": bytes(5) + b"\xff" * 5,
+            "a hundred kilobytes of FF": b"\xff" * 100_000,
+            "another byte": b"\x01" + b"\xaa" * 31,
+        }.items()
+    },
     "a frame padded with a kilobyte": part10(
         identity() + size() + fragments(JPEG_FRAME.ljust(1024, b"\0")), JPEG
     ),
@@ -165,6 +213,21 @@ CUT = {
     "VR --": part10(SOP + explicit(0x00091001, b"--", b"abcd") + IMAGE)[:-3],
     "nested delimiters": TRAVELS["an inner sequence closed as an item"][:-1],
     "neither item nor sequence closed": TRAVELS["neither item nor sequence closed"][:-1],
+    # That a sequence has ended of which nothing is closed, only the data set's own elements tell. Without any
+    # it is as DCMTK and pydicom say, who read neither kind: cut within an item.
+    "a report within an item": part10(SOP + PATIENT + REST + sequence(ITEM + UNITS, 0x0040A730)),
+    "an image within an item": part10(SOP + sequence(REFERENCE)),
+    "an icon": part10(SOP + REST + size() + sequence(ITEM + size() + pixels(), 0x00880200)),
+    "a related series": part10(
+        SOP + sequence(ITEM + REST + sequence(implicit(0xFFFEE000, UNITS), 0x0040A170), 0x00081250)
+    ),
+    "pixels behind a sequence of which nothing is closed": part10(SOP + sequence(REFERENCE) + IMAGE)[:-1],
+    "a frame that is filled up with FF": part10(
+        identity() + size() + fragments(JPEG_FRAME[:-2] + b"\xff" * 20), JPEG
+    ),
+    "a frame behind the picture in it": part10(
+        identity() + size() + fragments(b"\xff\xd8" + JPEG_FRAME + b" image" + b"\xff" * 20), JPEG
+    ),
     "little endian, big by name": part10(WHOLE, BIG_ENDIAN)[:-1],
     "deflated with a zlib header": part10(zlib.compress(WHOLE), DEFLATED)[:-6],
     "deflated with a gzip header": part10(gzip.compress(WHOLE), DEFLATED)[:-12],
@@ -268,6 +331,12 @@ class TestOddFile:
         assert row["detail"].startswith("it ends ")
         why = f"study 1 file 1 is held back (truncated, {row['detail']}): copy it again from its source, or"
         assert f"{why} --accept truncated" in caplog.messages
+
+    def test_that_is_cut_within_a_reference_does_not_have_its_uids(self, near_side: NearSide) -> None:
+        """The study of a related series is another one."""
+        near_side.put("study/IM1", CUT["a related series"])
+        row = near_side.run().row("study/IM1")
+        assert (row["study_instance_uid"], row["series_instance_uid"]) == ("", "")
 
     @pytest.mark.parametrize("name", HELD_BACK)
     def test_that_is_not_sent_has_the_true_reason(
