@@ -7,6 +7,7 @@ nesting cannot exhaust it, and has a limit, so that endless input ends.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from struct import pack
 from typing import Final
 
 from tasks.core.dicom_elements import (
@@ -85,8 +86,7 @@ def skip_items(
         head, walked = elements.head(at), steps + walk.headers
         between = len(walk.levels) == 1
         if len(head) < 8 or at > elements.size_bytes:
-            is_open = between and at <= elements.size_bytes and not any(head)
-            ending = Ending.OPEN if is_open else Ending.CUT
+            ending = _ending_at(head, elements) if between and at <= elements.size_bytes else Ending.CUT
             return Items(ending, min(at, elements.size_bytes), walked, between, at > elements.size_bytes)
         step = walk.step(at, head)
         if not walk.levels:
@@ -96,6 +96,15 @@ def skip_items(
             return Items(Ending.OPEN if padding else Ending.LOST, at, walked + 1, between)
         at += step
     return Items(Ending.LOST, at, limit, between=False)
+
+
+def _ending_at(head: bytes, elements: Elements) -> Ending:
+    """Of fewer bytes than a header has, in place of an item or of the delimiter."""
+    order = "<" if elements.encoding.little_endian else ">"
+    may_be = (pack(f"{order}HH", tag >> 16, tag & 0xFFFF) for tag in (ITEM, SEQUENCE_DELIMITER))
+    if not any(head):
+        return Ending.OPEN
+    return Ending.CUT if any(tag.startswith(head[:4]) for tag in may_be) else Ending.LOST
 
 
 class _ItemWalk:

@@ -14,7 +14,7 @@ from itertools import islice
 from struct import pack
 from typing import BinaryIO, Final
 
-from tasks.core.codestreams import END_OF_IMAGE, has_all_frames, has_marked_ends
+from tasks.core.codestreams import END_OF_IMAGE, has_all_frames
 from tasks.core.dicom_elements import (
     DELIMITERS,
     HEADER_BYTES,
@@ -228,10 +228,8 @@ class Walk:
 
     def _has_all_frames(self, element: Element, items: Items) -> bool:
         found = islice(fragments(self.read_at, element.start, items.end, self._encoding), 1, None)
-        syntax = self.uid(TRANSFER_SYNTAX)
-        if not has_marked_ends(syntax) and self._is_filled(items):
-            return False
-        return has_all_frames(self.read_at, syntax, found, self._frames())
+        syntax, is_filled = self.uid(TRANSFER_SYNTAX), self._is_filled(items)
+        return has_all_frames(self.read_at, syntax, found, self._frames(), is_filled=is_filled)
 
     def _is_filled(self, items: Items) -> bool:
         """Whether zeros stand before and behind what should be the end: an interrupted copy leaves that."""
@@ -331,7 +329,9 @@ class Walk:
 
     def text(self, tag: int) -> str:
         """A value that was read, without white space and zeros around it."""
-        return self.values.get(tag, b"").decode("latin-1").strip(_AROUND)
+        raw = self.values.get(tag, b"")
+        text = raw.decode("latin-1").strip(_AROUND)
+        return text if text.isascii() else raw.decode("utf-8", "replace").strip(_AROUND)
 
     def uid(self, tag: int) -> str:
         """A UID that was read; empty when it is missing or none (PS3.5 9.1, but for leading zeros).
@@ -343,7 +343,11 @@ class Walk:
         return text if len(text) <= 64 and form.fullmatch(text) else ""
 
 
-_AROUND: Final = "\0" + "".join(map(chr, filter(lambda code: chr(code).isspace(), range(256))))
+# White space as `str.isspace` knows it, in Latin-1 or UTF-8, and what no screen shows.
+_AROUND: Final = (
+    "\0 \t\n\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
+)
 _UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _DIGITS_AND_DOTS: Final = re.compile(r"[0-9.]+")
 

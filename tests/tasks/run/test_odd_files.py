@@ -41,6 +41,7 @@ from tests.odd_files import (
     part10,
     pixels,
     size,
+    uids,
 )
 
 WHOLE = identity() + size() + pixels()
@@ -81,6 +82,21 @@ TRAVELS = {
     "VR ?? throughout": part10(
         SOP + b"".join(explicit(0x00091000 | number, b"??", b"abcd") for number in range(1, 12)) + IMAGE
     ),
+    **{
+        f"VR {vr!r} first, twice{', long' * long}": part10(
+            b"".join(explicit(tag, vr, value, long=long) for tag, value in uids()[:2]) + IMAGE
+        )
+        for vr in ODD_VRS
+        for long in (False, True)
+    },
+    **{
+        f"VR {vr!r} alone": part10(
+            b"".join(explicit(tag, vr, value) for tag, value in uids())
+            + explicit(0x00280010, vr, b"\4\0")
+            + explicit(0x7FE00010, vr, bytes(32))
+        )
+        for vr in (b"--", b"  ", b"??", b"lo")
+    },
     "VR -- within an item": part10(
         SOP
         + sequence(ITEM + explicit(0x00080008, b"--", b"ab") + identity() + ITEM_END + SEQUENCE_END)
@@ -185,6 +201,21 @@ TRAVELS = {
     "a frame padded with a kilobyte": part10(
         identity() + size() + fragments(JPEG_FRAME.ljust(1024, b"\0")), JPEG
     ),
+    **{
+        f"{len(surplus)} surplus bytes in place of the delimiter": part10(
+            identity() + size() + fragments(JPEG_FRAME) + surplus, JPEG
+        )
+        for surplus in (b"\1", b"\xfa\xff\1", b"\r\n\x1a\0\0\0\0")
+    },
+    **{
+        f"JPEG by its bytes, {syntax!r} by name, without delimiter": part10(
+            identity() + size() + fragments(b"\xff\xd8\xff image", b"the rest \xff\xd9\xff"), syntax
+        )
+        for syntax in (EXPLICIT, "1.2.3.4.5", JPEG_XL, "")
+    },
+    "deflated frames without delimiter": part10(
+        identity() + TWO_FRAMES + size() + fragments(b"abcd", b"efgh"), "1.2.840.10008.1.2.8.1"
+    ),
     "garbage in place of the delimiter": part10(
         identity() + size() + fragments(JPEG_FRAME) + b"garbage!" * 3, JPEG
     ),
@@ -203,6 +234,13 @@ TRAVELS = {
         identity(sop=b"\t1.2.3.4\r\n") + size() + pixels(),
         meta=explicit(0x00020010, b"UI", b" \v" + EXPLICIT.encode() + b"\xa0\0"),
     ),
+    **{
+        f"white space {blank!r} around UIDs": part10(
+            identity(sop=blank + b"1.2.3.4" + blank) + size() + fragments(JPEG_FRAME),
+            meta=explicit(0x00020010, b"UI", blank + JPEG.encode() + blank),
+        )
+        for blank in ("\u00a0".encode(), "\ufeff".encode(), "\u3000".encode(), b"\x1f ", b"\x85\0")
+    },
     "identity behind the pixels": part10(size() + pixels() + identity()),
     "an image that says it is a DICOMDIR": part10(
         WHOLE, meta=explicit(0x00020002, b"UI", padded("1.2.840.10008.1.3.10"))
@@ -242,6 +280,9 @@ CUT = {
         IMPLICIT,
     )[:-1],
     "a fragment": part10(identity() + size() + fragments(JPEG_FRAME.ljust(32, b"\0")), JPEG)[:-24],
+    "a delimiter": part10(identity() + size() + fragments(JPEG_FRAME) + SEQUENCE_END, JPEG)[:-5],
+    "deflated frames": part10(identity() + TWO_FRAMES + size() + fragments(b"abcd"), "1.2.840.10008.1.2.8.1"),
+    "no frame": part10(identity() + size() + fragments(), RLE),
     "a lost frame": part10(identity() + TWO_FRAMES + size() + fragments(JPEG_FRAME.ljust(32, b"\0")), JPEG),
     "a lost frame of JPEG XL": part10(
         identity() + TWO_FRAMES + size() + fragments(XL_FRAME + b"\0"), JPEG_XL
