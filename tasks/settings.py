@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MOST_PARALLEL: Final = 20  # what the platform asks for
 MOST_SHARDS: Final = 1000
+# Settings of earlier versions, and why they are none: schedules, deployments and environments keep them.
+GONE: Final = {"processes": "one process sends all files"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,4 +364,15 @@ VARIABLES: Final = frozenset((*(name for kind in KINDS for name in variables(kin
 def unknown_variables(names: Iterable[str]) -> list[str]:
     """A sentence for each name of an environment variable that looks like a setting and is none."""
     ours = sorted(name for name in names if name.upper().startswith(PREFIX))
-    return [without_effect(name, VARIABLES) for name in ours if name.upper() not in VARIABLES]
+    return [
+        no_setting_any_more(name, gone)
+        if (gone := name.upper().removeprefix(PREFIX).lower()) in GONE
+        else without_effect(name, VARIABLES)
+        for name in ours
+        if name.upper() not in VARIABLES
+    ]
+
+
+def no_setting_any_more(name: str, gone: str) -> str:
+    """What is said of a name under which somebody still gives one of GONE."""
+    return f"{name} is no setting any more and changes nothing: {GONE[gone]}. Leave it out."

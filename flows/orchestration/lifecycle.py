@@ -48,6 +48,8 @@ def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options)
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker has started this process, for this run alone
         forbid_memory_dumps()
+    for sentence in options.without_effect():
+        get_run_logger().warning(sentence)
     block = settings_of(api) if api else {}
     parameters = (
         ({"report_dir": report_dir} if report_dir else {})

@@ -2,10 +2,15 @@
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
+
+from tasks.core.errors import IngestError, InternalError
+
+log = logging.getLogger("dicom_ingest")
 
 # Who waits looks up so often: a signal that comes in the moment before a wait interrupts nothing.
 LOOK_UP_S: Final = 0.5
@@ -18,6 +23,7 @@ class EventLoop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(_note_unseen)
         self._thread = threading.Thread(target=self._run, name="loop", daemon=True)
         self._thread.start()
 
@@ -48,6 +54,16 @@ class EventLoop:
             self.loop.run_until_complete(_cut_off_all())
         finally:
             self.loop.close()
+
+
+def _note_unseen(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Of what was raised where nobody waits any more. asyncio would show its text, and the repr of arguments.
+
+    An error of ours has stopped the run already, or comes after its end.
+    """
+    error = context.get("exception")
+    if isinstance(error, Exception) and not isinstance(error, IngestError):
+        log.warning("%s", InternalError.hiding(error))
 
 
 async def _cut_off_all() -> None:

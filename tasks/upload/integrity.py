@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
 from tasks.core.checksums import Doubt, StoreChecksums
@@ -10,7 +10,7 @@ from tasks.core.errors import Fault, FaultKind
 from tasks.core.models import Digests, Proof
 from tasks.remote.upload_api import Stored
 
-_ALONE_S: Final = 1.0  # for so long nothing happens but that files wait: no other comes
+_ALONE_S: Final = 1.0  # for so long no file has come or ended: all that wait are all there are
 _LOOK_S: Final = 0.1
 
 
@@ -24,13 +24,25 @@ class Integrity:
         self._waiting = 0
         self._changed_at = 0.0  # by the loop's clock
 
-    def under_way(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
         """Around a file of which something may be learnt."""
-        return self._counted(1, 0)
+        self._under_way += 1
+        self._changed_at = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._changed_at = asyncio.get_running_loop().time()
 
-    def waiting(self) -> AbstractContextManager[None]:
-        """Around its wait for another file."""
-        return self._counted(0, 1)
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around its wait for another file; one that looks now and then is the same file as before."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     async def judge(self, file_id: int, host: str, stored: Stored, digests: Digests) -> Proof:
         """What vouches for a file that was stored; Fault when it is to be sent again."""
@@ -53,16 +65,3 @@ class Integrity:
             await asyncio.sleep(_LOOK_S)
             if self._waiting == self._under_way and now() - self._changed_at >= _ALONE_S:
                 self.rules.decide()
-
-    @contextmanager
-    def _counted(self, under_way: int, waiting: int) -> Iterator[None]:
-        self._count(under_way, waiting)
-        try:
-            yield
-        finally:
-            self._count(-under_way, -waiting)
-
-    def _count(self, under_way: int, waiting: int) -> None:
-        self._under_way += under_way
-        self._waiting += waiting
-        self._changed_at = asyncio.get_running_loop().time()

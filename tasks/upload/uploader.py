@@ -27,7 +27,7 @@ log = logging.getLogger("dicom_ingest")
 GRACE_S: Final = 10.0  # how long PUTs in flight may take after a stop
 _UNDER_WAY_PER_SLOT: Final = 13  # files; where a PUT takes no time nearly all of them wait for a commit
 _AT_ONCE: Final = 16  # files that are passed on
-_BATCH_IS_LATE_S: Final = 5.0  # then the next one does not wait for it any more
+_BATCH_IS_LATE_S: Final = 5.0  # that has not come: then the next one does not wait for it any more
 _MOST_NAMED: Final = 100  # of files that are held back, in the log: the report has them all
 
 _Files: TypeAlias = set[asyncio.Task[None]]
@@ -45,6 +45,7 @@ class Uploader:
         self._room = asyncio.Semaphore(max(_AT_ONCE, _UNDER_WAY_PER_SLOT * transfer.slots.most))
         self._next_batch = 1
         self._waiting: dict[int, asyncio.Event] = {}  # of batches that came before it was theirs
+        self._passing_on: set[int] = set()  # batches that have begun, and may wait for room
         self._waits_for = ""
         progress.platform = transfer.slots.state
         loop.call(self._look_now_and_then)
@@ -84,14 +85,18 @@ class Uploader:
 
     async def _await_earlier(self, batch_no: int) -> None:
         """Until the batches before this one have passed their files on, or are late."""
-        if batch_no > self._next_batch:
+        while batch_no > self._next_batch:
             began = self._waiting.setdefault(batch_no, asyncio.Event())
             with suppress(TimeoutError):
                 async with asyncio.timeout(_BATCH_IS_LATE_S):
                     await began.wait()
+            if not any(each < batch_no for each in self._passing_on):
+                break
+        self._passing_on.add(batch_no)
         self.raise_if_stopped()
 
     def _let_begin(self, batch_no: int) -> None:
+        self._passing_on.discard(batch_no - 1)
         self._next_batch = max(self._next_batch, batch_no)
         for each in [each for each in self._waiting if each <= self._next_batch]:
             self._waiting.pop(each).set()

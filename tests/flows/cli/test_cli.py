@@ -576,7 +576,10 @@ class TestUnknownVariable:
     def test_is_one_that_an_earlier_version_had(self) -> None:
         """Whoever has set it is told that it changes nothing."""
         (sentence,) = unknown_variables(["DICOM_INGEST_PROCESSES"])
-        assert "DICOM_INGEST_PROCESSES is no setting and changes nothing" in sentence
+        assert sentence == (
+            "DICOM_INGEST_PROCESSES is no setting any more and changes nothing: one process sends all files. "
+            "Leave it out."
+        )
 
     def test_is_none_of_those_that_something_reads(
         self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

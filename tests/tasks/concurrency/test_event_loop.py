@@ -1,6 +1,7 @@
 """The event loop as other threads reach it: answers, errors, Ctrl-C while they wait, the end."""
 
 import asyncio
+import gc
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tasks.concurrency.event_loop import EventLoop
+from tasks.core.errors import StoppedError
 from tests.processes import await_that
 
 
@@ -83,6 +85,36 @@ def test_the_end_cuts_off_what_is_under_way() -> None:
     assert sorted(ended) == [0, 1, 2]
     assert all(task.cancelled() for task in tasks)
     assert "loop" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_said"),
+    [(ValueError("1.2.840.7 in /archive"), True), (StoppedError("The disk is full."), False)],
+)
+def test_what_is_raised_where_nobody_waits_is_said_without_its_text(
+    loop: EventLoop, caplog: pytest.LogCaptureFixture, error: Exception, is_said: bool
+) -> None:
+    """By a future, a task, a callback. An error of ours has had its say."""
+
+    async def fail(_argument: str) -> None:
+        raise error
+
+    def call(_argument: str) -> None:
+        raise error
+
+    async def leave() -> None:
+        asyncio.get_running_loop().create_future().set_exception(error)
+        task = asyncio.create_task(fail("1.2.840.7"))
+        await asyncio.wait([task])
+        asyncio.get_running_loop().call_soon(call, "1.2.840.7")
+
+    loop.run(leave())
+    loop.run(echo(1))
+    gc.collect()
+    loop.run(echo(1))
+    assert ["Unexpected ValueError" in said for said in caplog.messages] == [True] * 3 * is_said
+    assert "1.2.840.7" not in caplog.text
+    assert "/archive" not in caplog.text
 
 
 def test_after_the_end_nothing_is_called_and_nothing_raised() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from email.utils import formatdate
 from typing import Any
 from urllib.parse import urlencode
 
+import pycurl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from tasks.core.http_messages import Request as Exchanged
 from tasks.core.models import Digests, Header, Rejected
 from tasks.remote.credentials import StaticToken
 from tasks.remote.curl_engine import Engine
+from tasks.remote.curl_handle import Handle
 from tasks.remote.tls import TlsPolicy
 from tasks.remote.upload_api import PresignedUrl, Stored, UploadClient, expiry
 from tests.far_side import (
@@ -41,6 +44,7 @@ from tests.far_side import (
     scripted,
     status,
 )
+from tests.proxy import API, running_proxy
 
 BODY = b"not much of an image"
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -614,3 +618,64 @@ class TestHost:
             assert client.presign().key == "key"
         else:
             assert kind_of(client.presign) is FaultKind.SETTINGS
+
+
+class Resolving(Engine):
+    """Knows the API by name on this machine, and the store by name on another of these networks."""
+
+    addresses = "127.0.0.1", "127.0.0.2"  # of the API, of the store
+
+    def _new_handle(self, kind: Any) -> Handle:
+        handle, port = super()._new_handle(kind), kind[1].port
+        names = zip(("api.example.org", "store.example.org"), self.addresses, strict=True)
+        handle.curl.setopt(pycurl.RESOLVE, [f"{name}:{port}:{address}" for name, address in names])
+        return handle
+
+
+class TestPlainHttpToAName:
+    """What the store's name leads to is known when the connection is made, and no sooner."""
+
+    @pytest.fixture
+    def named(self, opened: Open, far_side: FarSide, monkeypatch: pytest.MonkeyPatch) -> Client:
+        port = far_side.url.rpartition(":")[2]
+        monkeypatch.setenv("no_proxy", "*")
+        far_side.script = lambda request: (
+            Minted(host=f"store.example.org:{port}") if request.step is Step.PRESIGN else None
+        )
+        return opened(f"http://api.example.org:{port}", engine=Resolving, allow_http=True)
+
+    def test_in_the_network_of_the_api_is_permitted(
+        self, named: Client, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As services of one compose file are."""
+        monkeypatch.setattr(Resolving, "addresses", ("127.0.0.1", "127.0.0.1"))
+        named.put(named.presign())
+        assert list(far_side.bodies.values()) == [BODY]
+
+    @pytest.mark.parametrize("is_in_pieces", [False, True])
+    def test_in_a_private_network_is_refused_when_the_api_is_public(
+        self, named: Client, far_side: FarSide, monkeypatch: pytest.MonkeyPatch, is_in_pieces: bool
+    ) -> None:
+        """Before a byte of the request is sent."""
+        for module in ("upload_api", "curl_handle"):
+            monkeypatch.setattr(f"tasks.remote.{module}.is_private", "127.0.0.2".__eq__)
+        with socket.create_server(("127.0.0.2", int(far_side.url.rpartition(":")[2]))) as store:
+            url = named.presign()
+            sent = Bytes(pieces=lambda: iter([BODY])) if is_in_pieces else Bytes()
+            with pytest.raises(Fault, match="private network") as fault:
+                named.send(url, sent)
+            connection, _ = store.accept()
+            connection.settimeout(10)
+            assert (fault.value.kind, connection.recv(100)) == (FaultKind.SETTINGS, b"")
+            connection.close()
+
+    def test_through_a_proxy_is_the_proxys_business(
+        self, opened: Open, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It resolves names itself; its own address says nothing of either."""
+        with running_proxy() as proxy:
+            proxy.answer_to_get = lambda: far_side.mint(Minted(host="store.example.org")).body
+            monkeypatch.setenv("http_proxy", proxy.url)
+            client = opened(API, allow_http=True)
+            client.put(client.presign())
+            assert proxy.asked == ["api.example.org", "store.example.org"]

@@ -206,7 +206,7 @@ class TestBrake:
         far_side.script = lambda request: (
             None if request.step is not Step.PUT or request.n in good else denied
         )
-        run = near_side.run(parallel=1, processes=1)
+        run = near_side.run(parallel=1)
         assert run.exit_code == 1
         assert set(run.statuses.values()) == {"failed/refused", "uploaded"}
 

@@ -71,6 +71,26 @@ class TestBatches:
         engine.upload(batches[0])
         assert near_side.told(engine.finish()).summary.by_status == {"uploaded": 20}
 
+    def test_wait_for_one_that_takes_long_to_pass_on_its_files(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On a slow link that is minutes: it has come, so it is not late."""
+        monkeypatch.setattr("tasks.upload.uploader._BATCH_IS_LATE_S", 0.05)
+        near_side.put_many(60)
+        near_side.put("study/0059", dicom("1.7", "the first"))
+        near_side.put("study/0060", dicom("1.7", "the second"))
+        far_side.script = lambda _request: time.sleep(0.01)
+        near_side.options = {"parallel": 1}
+        engine, batches = of_batches(near_side, 60)
+        threads = [threading.Thread(target=engine.upload, args=(batch_no,)) for batch_no in batches]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        run = near_side.told(engine.finish())
+        assert len(batches) == 2
+        assert [run.statuses[f"study/{number:04}"] for number in (59, 60)] == ["uploaded", "conflict"]
+
     def test_that_wait_for_another_end_when_the_run_stops(self, near_side: NearSide) -> None:
         near_side.put_many(20)
         engine, batches = of_batches(near_side, 10)
