@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from flows.cli.help import FIRST_PAGE
 from flows.cli.termination import terminated_like_interrupted
 from flows.orchestration.standard_streams import discard_unread_output, list_out, say
-from tasks.process_memory import defer_collection, forbid_memory_dumps
+from tasks.process_memory import defer_collection, forbid_memory_dumps, skip_last_collection
 
 if TYPE_CHECKING:
     from tasks.core.errors import IngestError
@@ -27,7 +27,9 @@ def main() -> None:
     forbid_memory_dumps()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here computes matrices
     defer_collection()
-    sys.exit(execute(sys.argv[1:]))
+    exit_code = execute(sys.argv[1:])
+    skip_last_collection()
+    sys.exit(exit_code)
 
 
 def _open_standard_streams() -> None:

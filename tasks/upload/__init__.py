@@ -2,7 +2,7 @@
 
     batches' threads      Uploader.upload passes files on in the plan's order, as long as there is room
                           |  EventLoop.run and .call are the only ways in
-    the loop's thread     Transfer.outcome, once for each file under way (13 for each slot):
+    the loop's thread     Transfer.send, once for each file under way (13 for each slot):
                               Readers.read          while fewer bytes are held than may be
                               ClaimOrder.claim      once all before it have claimed
                               AwaitedLedger.claim   durable: its SOP Instance UID is its own, or SameUid waits
@@ -11,11 +11,13 @@
                               AwaitedLedger.issue   durable: the key, before the first byte leaves
                               Slots.slot            one of at most `parallel`
                               UploadClient.put
-                          AwaitedLedger.settle      durable: its outcome
+                              Integrity.judge       what its answer proves of the bytes
+                              AwaitedLedger.settle  durable: its outcome
     two readers           open, read, DICOM header, hashes
     the ledger's writer   commits for all who wait, and wakes the loop once
     one for each file too large to hold, while it is sent or hashed
 
 A fault starts the way anew after a pause. A stop lets nobody in any more; PUTs get their grace, then they are
 cancelled, which cuts their connection. Threads are daemons: a disk that hangs keeps no process from its end.
+Whoever waits does so at a gate (`tasks/concurrency/gates.py`), and is let in as he came.
 """

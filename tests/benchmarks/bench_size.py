@@ -30,6 +30,7 @@ from tests.benchmarks.nginx import nginx
 from tests.benchmarks.senders import PEAK_OF, timed
 from tests.benchmarks.table import Row
 from tests.conftest import instance
+from tests.tasks.ledger.sample_rows import answered
 
 LARGE_BYTES = 4 * 1024**3
 MANY = 10_000, 100_000  # small files
@@ -140,7 +141,7 @@ def seed(directory: Path, studies: int) -> None:
             [Issuing(todo, _uid(todo), _key(todo), 1) for todo in todos],
             [Settling(todo, _outcome(todo)) for todo in todos],
         ):
-            ledger.answer(requests)
+            answered(ledger, requests)
     ledger.end(RunFacts("seed", "default", 1, 2, peak_parallel=20))
     ledger.close()
 

@@ -8,11 +8,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -28,7 +26,7 @@ from tasks.ledger.ledger import Ledger
 from tests.databases import PostgreSQL
 from tests.processes import await_that
 from tests.tasks.audit.report_dirs import events
-from tests.tasks.ledger.sample_rows import ENTRIES, Where, enrolled, listed, report, store, uploaded
+from tests.tasks.ledger.sample_rows import ENTRIES, Where, answered, enrolled, listed, report, store, uploaded
 
 
 class TestTrouble:
@@ -110,14 +108,6 @@ class TestTrouble:
             sa.event.remove(sa.Engine, "begin", fill_disk)
         assert len(report(ledger)) == 1
         ledger.close()
-
-
-def answered(ledger: Ledger, requests: Sequence[FileRequest]) -> list[Any]:
-    """Of many in one commit, or two, an answer or an exception for each."""
-    replies: list[SimpleQueue[Any]] = [SimpleQueue() for _ in requests]
-    for request, reply in zip(requests, replies, strict=True):
-        ledger.post(request, reply.put)
-    return [reply.get() for reply in replies]
 
 
 class TestRefused:
