@@ -62,11 +62,13 @@ class Gate:
         """Counts as inside from the moment on at which there is room: nobody else takes that meanwhile."""
         if self.is_closed:
             raise _stopping()
+        if not self._waiting and self._has_room(self.inside):
+            self.inside += 1
+            return self._begin()
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        self.look()
         try:
-            begun = future.result() if future.done() else await future
+            begun = await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and not future.exception():
                 self._leave(future.result())

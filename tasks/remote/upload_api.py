@@ -249,8 +249,10 @@ def _url_of(key: str, text: str) -> tuple[str, Origin]:
         url, origin = plain_url(text)
     except Fault:
         raise WrongAnswerError("bad_url") from None
-    parts = urlsplit(url)
-    if not leads_to(key, parts.path, unquote(parts.path), parts.fragment):
+    before_fragment, _, fragment = url.partition("#")
+    before_query = before_fragment.partition("?")[0]
+    path = before_query[before_query.find("/", len("https://")) :]
+    if not leads_to(key, path, unquote(path), fragment):
         raise WrongAnswerError("unquoted_key")
     return url, origin
 
