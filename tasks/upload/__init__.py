@@ -19,5 +19,4 @@
 
 A fault starts the way anew after a pause. A stop lets nobody in any more; PUTs get their grace, then they are
 cancelled, which cuts their connection. Threads are daemons: a disk that hangs keeps no process from its end.
-Whoever waits does so at a gate (`tasks/concurrency/gates.py`), and is let in as he came.
 """

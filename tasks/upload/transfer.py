@@ -194,8 +194,7 @@ class Transfer:
             return judge(claim, "", self.on_conflict)
         if content.digests is None and not content.held_bytes:
             return None
-        # One look at a large file has to do.
-        md5_too = content.digests is None and self._integrity.rules.wants_md5()
+        md5_too = content.digests is None and self._integrity.rules.wants_md5()  # by one look at the file
         sha256 = (await self._digests(content, with_md5=md5_too)).sha256
         if earlier and earlier.has_own_object and earlier.sha256 == sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for

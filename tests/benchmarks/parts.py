@@ -49,7 +49,8 @@ def main() -> None:
     settings = load(api_endpoint=url, report_dir=Path(directory) / "report-of-parts")
     began = time.process_time()
     with _ThreadClocks() as clocks:
-        ingest([StudyEntry(1, str(Path(directory) / "study"))], settings)
+        summary = ingest([StudyEntry(1, str(Path(directory) / "study"))], settings)
+    assert summary.exit_code == 0, summary.problems
     all_s = time.process_time() - began
     report_s = _spent.pop("report")
     parts = {part: clocks.seen_s[name] for name, part in _THREADS.items()} | {"report": report_s}
@@ -83,8 +84,8 @@ def _watch_coroutine(owner: Any, name: str, part: str) -> None:
     function: Callable[..., Any] = getattr(owner, name)
 
     class Steps:
-        def __init__(self, *given: Any) -> None:
-            self._coroutine = function(*given)
+        def __init__(self, *given: Any, **named: Any) -> None:
+            self._coroutine = function(*given, **named)
 
         def __await__(self) -> Generator[Any, Any, Any]:
             while True:
@@ -97,8 +98,8 @@ def _watch_coroutine(owner: Any, name: str, part: str) -> None:
                 except BaseException as error:  # noqa: BLE001 - it is the coroutine's
                     self._coroutine.throw(error)
 
-    async def watched(*given: Any) -> Any:
-        return await Steps(*given)
+    async def watched(*given: Any, **named: Any) -> Any:
+        return await Steps(*given, **named)
 
     setattr(owner, name, watched)
 
