@@ -75,9 +75,8 @@ class Engine:
         for handle in [*self._under_way.values()]:
             handle.fault = Fault(FaultKind.NETWORK, "the client was closed")
             self._end(handle.curl)
-        for timer in (self._soon, self._timer, self._sweep):
-            if timer:
-                timer.cancel()
+        for timer in filter(None, (self._soon, self._timer, self._sweep)):
+            timer.cancel()
         self._idle.clear()
         self._watched.clear()
         if self._selector.get_map() is not None:  # not closed yet

@@ -11,7 +11,6 @@ from tasks.core.models import Digests, Proof
 from tasks.remote.upload_api import Stored
 
 _ALONE_S: Final = 1.0  # for so long no file has come or ended: all that wait are all there are
-_LOOK_S: Final = 0.1
 
 
 class Integrity:
@@ -60,8 +59,8 @@ class Integrity:
 
     async def _decision(self) -> None:
         """Until others' answers decide, or all files under way wait; a run that stops waits no longer."""
-        now = asyncio.get_running_loop().time
         while self.rules.is_undecided and not self._stopping.is_set():
-            await asyncio.sleep(_LOOK_S)
-            if self._waiting == self._under_way and now() - self._changed_at >= _ALONE_S:
+            await asyncio.sleep(_ALONE_S / 10)
+            now = asyncio.get_running_loop().time()
+            if self._waiting == self._under_way and now - self._changed_at >= _ALONE_S:
                 self.rules.decide()
