@@ -45,7 +45,7 @@ from tasks.settings import Settings
 from tasks.source.gone_files import with_gone
 from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.own_files import own_files, require_none_in
-from tasks.source.readers import READERS, Readers
+from tasks.source.readers import MOST_READERS, Readers
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
 from tasks.upload.slots import Slots
 from tasks.upload.transfer import Transfer
@@ -287,7 +287,7 @@ class Engine:
             client=self._platform.client,
             ledger=awaited,
             slots=self._slots,
-            readers=Readers(self._slots.most + READERS),
+            readers=Readers(self._slots.most + MOST_READERS),
             faults=RunFaults(self.settings.budgets, any_granted=bool(self._records.first.key)),
             on_conflict=self.settings.on_conflict,
             accept=self.settings.accepted,

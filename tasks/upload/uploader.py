@@ -133,7 +133,7 @@ class Uploader:
         self.raise_if_stopped()
 
     def _look_now_and_then(self) -> None:
-        """So that a read which takes too long is overtaken, and that a person knows what is waited for.
+        """So that a read which takes long holds up nobody, and that a person knows what is waited for.
 
         When nothing else is left: a killed run keeps its claims until it is dead.
         """
@@ -143,6 +143,7 @@ class Uploader:
         if what != self._waits_for:  # others have their say there, too
             self._progress.waiting_for = self._waits_for = what
         self._transfer.order.advance()
+        self._transfer.readers.look()
         if not self._transfer.stopping.is_set():
             self._loop.loop.call_later(LOOK_UP_S, self._look_now_and_then)
 

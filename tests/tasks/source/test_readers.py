@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tasks.core.models import Rejected
 from tasks.source.file_content import Content, read_content
-from tasks.source.readers import READERS, Readers
+from tasks.source.readers import MOST_READERS, READERS, Readers
 from tests.conftest import MIB, Dicom
 
 
@@ -26,8 +27,8 @@ def paths(tmp_path: Path, dicom: Dicom) -> list[str]:
     return found
 
 
-async def read(readers: Readers, path: str, begun: Callable[[], None] = lambda: None) -> Content:
-    content = await readers.read(lambda: begun() or read_content(path))  # type: ignore[func-returns-value]
+async def read(readers: Readers, path: str, begun: Callable[[], object] = lambda: None) -> Content:
+    content = await readers.read(lambda: (begun() and None) or read_content(path))
     assert not isinstance(content, Rejected)
     return content
 
@@ -110,6 +111,52 @@ class TestOrder:
 
             await asyncio.gather(*(once(number) for number in range(30)))
             assert begun == sorted(begun)
+            readers.close()
+
+        asyncio.run(work())
+
+
+class TestSlowDisk:
+    def test_that_makes_readers_wait_gets_more_of_them(self, paths: list[str]) -> None:
+        """A share that answers after a while answers many at once."""
+
+        async def work() -> None:
+            readers, now, most = Readers(100), [0], [0]
+
+            def slow() -> Content:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+                time.sleep(0.05)
+                now[0] -= 1
+                content = read_content(paths[0])
+                assert not isinstance(content, Rejected)
+                return content
+
+            for content in await asyncio.gather(*(readers.read(slow) for _ in range(24))):
+                assert not isinstance(content, Rejected)
+                readers.release(content)
+            assert most[0] == MOST_READERS
+            readers.close()
+
+        asyncio.run(work())
+
+    def test_that_hangs_under_some_files_leaves_the_others_room(self, paths: list[str]) -> None:
+        """As soon as somebody looks."""
+
+        async def work() -> None:
+            readers, goes_on = Readers(100), threading.Event()
+            hanging = [asyncio.create_task(read(readers, paths[0], goes_on.wait)) for _ in range(READERS)]
+            other = asyncio.create_task(read(readers, paths[1]))
+            await settled()
+            assert not other.done()
+            async with asyncio.timeout(60):
+                while not other.done():
+                    readers.look()
+                    await asyncio.sleep(0.05)
+            readers.release(await other)
+            goes_on.set()
+            for content in await asyncio.gather(*hanging):
+                readers.release(content)
             readers.close()
 
         asyncio.run(work())
