@@ -13,8 +13,8 @@ from tasks.concurrency.gates import Gate
 from tasks.core.models import Rejected
 from tasks.source.file_content import Content
 
-READERS: Final = 2  # hashing lets the interpreter go, parsing does not: more are slower ...
-MOST_READERS: Final = 4  # ... but where they wait for the disk
+READERS: Final = 1  # each more takes the interpreter from the loop, a dozen times for each file ...
+MOST_READERS: Final = 4  # ... which is worth it where they wait for the disk, or hash for long
 _SLOW_S: Final = 0.01  # a read that takes longer than this has waited, or hashed long
 _SMOOTHING: Final = 0.1  # weight of the newest read in the moving average
 HELD_BYTES: Final = 64 * 1024 * 1024  # by all files under way; what is being read may come on top of it
