@@ -48,14 +48,15 @@ from flows.orchestration.run_names import prefix_label, run_name
 from flows.shards.run_slots import lease_holder
 from flows.shards.slot_lease import hold_fixed_slots, slots_of_platform
 from flows.shards.supervisor import Supervisor
+from tasks.core.concurrency_limit import shares
 from tasks.core.errors import UsageError
+from tasks.core.progress import Progress
 from tasks.core.words import counted
 from tasks.run.early_end import early_end
 from tasks.run.preflight import read_manifest
 from tasks.run.shards import Migration, begin_migration, shard_engine
 from tasks.run.windows import BATCHES_IN_FLIGHT
 from tasks.settings import MigrationSettings, ShardBalance
-from tasks.upload.uploader import Progress, shares
 
 SHARD_DEPLOYMENT: Final = "migrate-shard/worker"
 _DEFAULTS: Final = Options()

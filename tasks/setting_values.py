@@ -26,6 +26,13 @@ WITHOUT_SECRETS: Final = (
     r"^(?![^:]+://[^:/]*:[^@]*@)"
     r"(?![^?]*://[^?]*\?(?:[\s\S]*&)?[^=&]*(?:[Pp][Aa][Ss][Ss][Ww]|[Pp][Ww][Dd]|%)[^=&]*=)"
 )
+# What httpx, which says what a URL is, leaves as it is written: it is not imported for the usual ones.
+_OCTET: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+PLAIN_URL: Final = re.compile(
+    rf"(?P<scheme>https?)://(?P<host>{_OCTET}(?:\.{_OCTET}){{3}}|(?!xn--)(?:[a-z\d-]+\.)*[a-z][a-z\d-]*)"
+    r"(?::(?!(?:80|443)(?:/|\Z))(?P<port>[1-9]\d{0,4}))?(?P<path>(?:/[\w-][\w.-]*)*/?)\Z",
+    re.ASCII,
+)
 WITHOUT_USER_OR_QUERY: Final = r"^(?!(?:[^:/?#]*:)?/*[^/?#]*@)[^?#]*$"  # of an endpoint
 
 
@@ -68,10 +75,12 @@ def without_upload(url: str) -> str:
 
     Raises ValueError for a query, of which nothing would reach the API.
     """
-    from httpx import URL, InvalidURL
-
     if "?" in url or "#" in url:
         raise ValueError("must not contain a query: credentials have settings of their own")
+    if plain := PLAIN_URL.match(url):
+        return url[: plain.start("path")] + plain["path"].rstrip("/").removesuffix("/upload").rstrip("/")
+    from httpx import URL, InvalidURL
+
     try:
         parsed = URL(url)
         if not parsed.host:
@@ -85,6 +94,8 @@ def without_upload(url: str) -> str:
 
 def why_no_endpoint(url: str, *, allow_http: bool) -> str:
     """What keeps a URL from being one that requests go to; empty when nothing does."""
+    if plain := PLAIN_URL.match(url):
+        return why_not(plain["scheme"], plain["host"], allow_http=allow_http)
     from httpx import URL, InvalidURL
 
     try:
@@ -101,6 +112,8 @@ def why_no_endpoint(url: str, *, allow_http: bool) -> str:
 
 def host_of(url: str) -> str:
     """host:port of an endpoint, in one spelling (`tasks/core/platform_host.py`)."""
+    if plain := PLAIN_URL.match(url):
+        return host_and_port(plain["scheme"], plain["host"], int(plain["port"] or 0))
     from httpx import URL
 
     parsed = URL(url)

@@ -30,12 +30,15 @@ from tasks.setting_values import (
     why_no_endpoint,
     without_upload,
 )
+from tasks.tls_settings import TlsSettings
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
 MOST_PARALLEL: Final = 20  # what the platform asks for
 MOST_SHARDS: Final = 1000
+# Settings of earlier versions, and why they are none: schedules, deployments and environments keep them.
+GONE: Final = {"processes": "one process sends all files"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +155,6 @@ class PlatformSettings(Declared):
     audience: Annotated[
         str, Setting("The audience to ask a token for, where the token endpoint wants one.", Use.BLOCK)
     ] = ""
-    ca_bundle: Annotated[
-        Path | None,
-        Setting("PEM certificates of a private certificate authority, beside the system's.", Use.BLOCK),
-    ] = None
     user_id: Annotated[
         str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)
     ] = ""
@@ -173,21 +172,6 @@ class PlatformSettings(Declared):
             yield "API_KEY is not one line of ASCII text"
         if not is_header_for_keys(self.api_key_header):
             yield "API_KEY_HEADER is no name of a header that an API key can be sent in, such as x-api-key"
-
-    @property
-    def credential(self) -> str:
-        """By what name the API knows us: a client's id, digests of token and API key; never a secret."""
-        static = digest_of("token", self.token.get_secret_value())
-        token = f"client {self.client_id}" if self.token_url else static
-        key = digest_of("API key", self.api_key.get_secret_value())
-        names = ("token file" if self.token_file else token, "API key file" if self.api_key_file else key)
-        return " and ".join(filter(None, names)) or "none"
-
-    @property
-    def credential_settings(self) -> str:
-        """Which settings hold the credentials, in words; empty without any."""
-        names = ("token", "token_file", "token_url", "api_key", "api_key_file")
-        return " and ".join(f"{PREFIX}{name.upper()}" for name in names if getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,13 +236,6 @@ class RunSettings(LedgerSettings):
             limits={"ge": 1, "le": MOST_PARALLEL},
         ),
     ] = MOST_PARALLEL
-    processes: Annotated[
-        int,
-        Setting(
-            "Processes that send. 0: one, and more when it is short of CPU and there are cores.",
-            limits={"ge": 0, "le": 20},
-        ),
-    ] = 0
     root: Annotated[
         str, Setting("A directory that every study directory, and every link in one, has to stay in.")
     ] = ""
@@ -324,7 +301,7 @@ class RunSettings(LedgerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(RunSettings, ReportSettings, PlatformSettings):
+class Settings(RunSettings, ReportSettings, TlsSettings, PlatformSettings):
     """All settings of a run."""
 
     def _faults(self) -> Iterator[str]:
@@ -332,6 +309,25 @@ class Settings(RunSettings, ReportSettings, PlatformSettings):
         for name, url in (("API_ENDPOINT", self.api_endpoint), ("TOKEN_URL", self.token_url)):
             if url and (objection := why_no_endpoint(url, allow_http=self.allow_http)):
                 yield f"{name} {objection}"
+
+    @property
+    def credential(self) -> str:
+        """By what name the API knows us: a client's id, digests of token and API key; never a secret."""
+        static = digest_of("token", self.token.get_secret_value())
+        token = f"client {self.client_id}" if self.token_url else static
+        key = digest_of("API key", self.api_key.get_secret_value())
+        names = (
+            "token file" if self.token_file else token,
+            "API key file" if self.api_key_file else key,
+            "client certificate" if self.client_cert else "",
+        )
+        return " and ".join(filter(None, names)) or "none"
+
+    @property
+    def credential_settings(self) -> str:
+        """Which settings hold the credentials, in words; empty without any."""
+        names = ("token", "token_file", "token_url", "api_key", "api_key_file", "client_cert")
+        return " and ".join(f"{PREFIX}{name.upper()}" for name in names if getattr(self, name))
 
     @property
     def digest(self) -> str:
@@ -368,4 +364,15 @@ VARIABLES: Final = frozenset((*(name for kind in KINDS for name in variables(kin
 def unknown_variables(names: Iterable[str]) -> list[str]:
     """A sentence for each name of an environment variable that looks like a setting and is none."""
     ours = sorted(name for name in names if name.upper().startswith(PREFIX))
-    return [without_effect(name, VARIABLES) for name in ours if name.upper() not in VARIABLES]
+    return [
+        no_setting_any_more(name, gone)
+        if (gone := name.upper().removeprefix(PREFIX).lower()) in GONE
+        else without_effect(name, VARIABLES)
+        for name in ours
+        if name.upper() not in VARIABLES
+    ]
+
+
+def no_setting_any_more(name: str, gone: str) -> str:
+    """What is said of a name under which somebody still gives one of GONE."""
+    return f"{name} is no setting any more and changes nothing: {GONE[gone]}. Leave it out."

@@ -10,16 +10,6 @@ import tasks
 
 ROOT: Final = Path(tasks.__file__).parents[1]
 TOPS: Final = ("flows", "tasks", "deployments")
-_UPLOAD: Final = ("assembly", "hand", "slots", "transfer", "uploader", "workers")
-_REMOTE: Final = ("http_pool", "upload_api", "wire")
-# How bytes leave today. One event loop will take its place; until then the rules below pass it over.
-SEND_PATH: Final = frozenset(
-    {
-        "tasks.turn",
-        *(f"tasks.upload.{name}" for name in _UPLOAD),
-        *(f"tasks.remote.{name}" for name in _REMOTE),
-    }
-)
 
 
 def _name(path: Path) -> str:
@@ -27,7 +17,7 @@ def _name(path: Path) -> str:
 
 
 MODULES: Final = {_name(path): path for top in TOPS for path in sorted((ROOT / top).rglob("*.py"))}
-OURS: Final = sorted(MODULES.keys() - SEND_PATH)
+OURS: Final = sorted(MODULES)
 
 
 @cache

@@ -1,6 +1,5 @@
 """dicom-ingest: the console script. From arguments to an exit code, whatever happens in between."""
 
-import gc
 import os
 import signal
 import sys
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from flows.cli.help import FIRST_PAGE
 from flows.cli.termination import terminated_like_interrupted
 from flows.orchestration.standard_streams import discard_unread_output, list_out, say
-from tasks.process_memory import forbid_memory_dumps
+from tasks.process_memory import defer_collection, forbid_memory_dumps, skip_last_collection
 
 if TYPE_CHECKING:
     from tasks.core.errors import IngestError
@@ -19,8 +18,6 @@ _INTERRUPTED: Final = (
     "until now."
 )
 _ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"])
-# Objects; 700 is usual. Imports make a few hundred thousand, and among them is no garbage.
-_COLLECTED_AFTER: Final = 50_000
 _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that SIGPIPE ended
 
 
@@ -28,9 +25,11 @@ def main() -> None:
     """The console script."""
     _open_standard_streams()
     forbid_memory_dumps()
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in the processes that send
-    gc.set_threshold(_COLLECTED_AFTER)
-    sys.exit(execute(sys.argv[1:]))
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here computes matrices
+    defer_collection()
+    exit_code = execute(sys.argv[1:])
+    skip_last_collection()
+    sys.exit(exit_code)
 
 
 def _open_standard_streams() -> None:
@@ -43,7 +42,7 @@ def _open_standard_streams() -> None:
 def _ask_this_machine_directly() -> None:
     """Before any library reads the environment, and for all processes that follow from this one."""
     if any(name.lower().endswith("_proxy") for name in os.environ):
-        from tasks.remote.proxies import complete_environment
+        from tasks.remote.proxy_environment import complete_environment
 
         complete_environment(os.environ, os.environ.get("PREFECT_API_URL", ""))
 

@@ -13,7 +13,7 @@ from flows.cli.prefect_server import NO_TELEMETRY, START_TIMEOUT_S, Server
 from flows.cli.termination import raise_if_terminated
 from flows.orchestration.prefect_api import has_own_server, use_own_server
 from flows.orchestration.standard_streams import say
-from tasks.remote.proxies import complete_environment
+from tasks.remote.proxy_environment import complete_environment
 
 if TYPE_CHECKING:
     from tasks.core.models import Summary

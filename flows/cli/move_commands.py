@@ -11,7 +11,7 @@ from flows.cli.run_messages import list_files, say_summary, say_what_begins
 from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
 from tasks.declaration import load_as
-from tasks.process_memory import share_memory_between_threads
+from tasks.process_memory import keep_imports, share_memory_between_threads
 from tasks.settings import (
     AcceptSettings,
     ManifestSettings,
@@ -49,6 +49,7 @@ def upload(
     from tasks.run.early_end import safe_errors
     from tasks.run.engine import ingest
 
+    keep_imports()
     with safe_errors():
         entry, scan = _what_to_upload(path)
         settings = load(**options.given(Settings))
@@ -171,6 +172,7 @@ def _run_flow(
         require(settings)
         entries = read_manifest(manifest, settings)
         checked = _check(settings, manifest, entries)
+    keep_imports()
     with checked:
         summary = run_flow(
             name,

@@ -24,9 +24,9 @@ from flows.orchestration.incomplete import in_words, not_complete
 from flows.orchestration.run_progress import Sampler, sentence
 from tasks.core.errors import IngestError
 from tasks.core.models import Summary
+from tasks.core.progress import Progress
 from tasks.core.words import counted
 from tasks.report.reader import NotComplete, read_not_complete
-from tasks.upload.uploader import Progress
 
 log = logging.getLogger("dicom_ingest")
 

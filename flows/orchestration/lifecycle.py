@@ -28,6 +28,7 @@ from tasks.core.errors import (
     NotAllStoredError,
 )
 from tasks.core.models import EXIT_ONE, Summary
+from tasks.core.progress import Progress
 from tasks.core.words import counted
 from tasks.process_memory import forbid_memory_dumps
 from tasks.run.early_end import safe_errors
@@ -35,7 +36,6 @@ from tasks.run.engine import Engine
 from tasks.run.shards import Migration
 from tasks.run.worker_bounds import load_bounded
 from tasks.settings import Settings, load, unknown_variables
-from tasks.upload.uploader import Progress
 
 _Run = TypeVar("_Run", Engine, Migration)
 
@@ -48,6 +48,8 @@ def settings_for(api_endpoint: str, report_dir: str, api: str, options: Options)
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker has started this process, for this run alone
         forbid_memory_dumps()
+    for sentence in options.without_effect():
+        get_run_logger().warning(sentence)
     block = settings_of(api) if api else {}
     parameters = (
         ({"report_dir": report_dir} if report_dir else {})

@@ -5,12 +5,12 @@ empty, and only what a person filled in is a parameter of the run. The server ch
 patterns before it keeps them: a password in a URL gets no further.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 from tasks.setting_values import WITHOUT_USER_OR_QUERY
-from tasks.settings import RunSettings, ShardCount
+from tasks.settings import GONE, RunSettings, ShardCount, no_setting_any_more
 
 
 def _empty_fields(schema: dict[str, Any]) -> None:
@@ -25,6 +25,21 @@ class Options(BaseModel, RunSettings):
     """How a run behaves: nothing secret, so it may be a flow parameter."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_empty_fields)
+    _gone: tuple[str, ...] = PrivateAttr(())
+
+    def without_effect(self) -> list[str]:
+        """A sentence for each setting that is none any more, and was given."""
+        return [no_setting_any_more(f"The option {name}", name) for name in self._gone]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _leave_out_what_is_gone(cls, given: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        """A schedule or deployment that an earlier version saved goes on."""
+        if not isinstance(given, dict) or not (gone := GONE.keys() & given.keys()):
+            return make(given)
+        options = make({name: value for name, value in given.items() if name not in gone})
+        options._gone = tuple(sorted(gone))
+        return options
 
 
 def _titled(title: str, **schema: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from flows.orchestration.background import running_beside
 from flows.orchestration.run_progress import SAMPLED_EVERY_S, Sampler, Snapshot, sentence
 from flows.orchestration.standard_streams import say
-from tasks.upload.uploader import Progress
+from tasks.core.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from tasks.core.platform_state import PlatformState, Step
+from tasks.core.progress import Progress
 from tasks.core.words import counted, duration
-from tasks.upload.uploader import Progress
 
 SAMPLED_EVERY_S: Final = 1.0
 _RECENT_S: Final = 60.0  # what the pace is taken from
@@ -149,12 +149,10 @@ def _trouble(seen: Snapshot, platform: PlatformState, step: str) -> str:
     since = f"since {_time(seen, platform.failing_since)}"
     status = platform.http_status
     answer = f"(it answers {status})" if status else "(no answer)"
-    part = platform.processes_failing < platform.processes
-    of_whom = f" for {platform.processes_failing} of {counted(platform.processes, 'process')}" if part else ""
     if not platform.is_down:
-        return f"no request to {step} has worked{of_whom} {since} {answer}"
+        return f"no request to {step} has worked {since} {answer}"
     what = "has throttled every request" if status == _TOO_MANY_REQUESTS else "has been down"
-    return f"{step} {what}{of_whom} {since} {answer}"
+    return f"{step} {what} {since} {answer}"
 
 
 def _next(seen: Snapshot, at: float) -> str:

@@ -73,17 +73,21 @@ def why_not(
     `patterns` are shell patterns of permitted hosts (`*.amazonaws.com`); none given permits every host. One
     that names a host as it is permits it in a private network, too.
     """
-    is_named = any(_is_same(host, pattern) for pattern in patterns)
-    if not allow_private and is_private(host) and not is_named:
+    if not allow_private and is_private(host) and not is_named(host, patterns):
         return "leads to an address of a private network, though the API is in none"
     if scheme not in ("http", "https"):
         return "is neither https nor http"
     if scheme == "http" and not (allow_http or is_loopback(host)):
         return "is plain http on another machine (--allow-http permits it)"
-    is_permitted = (
-        is_named or not patterns or any(fnmatchcase(host.lower(), each.lower()) for each in patterns)
-    )
-    return "" if is_permitted else "has a host that no --allow-storage-host permits"
+    is_like_one = any(fnmatchcase(host.lower(), each.lower()) for each in patterns)
+    if not patterns or is_like_one or is_named(host, patterns):
+        return ""
+    return "has a host that no --allow-storage-host permits"
+
+
+def is_named(host: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns is this very host."""
+    return any(_is_same(host, pattern) for pattern in patterns)
 
 
 def _is_same(host: str, other: str) -> bool:

@@ -29,6 +29,7 @@ _NAMES: Final = ("url", "key")
 _DEEPEST: Final = 3  # objects within one another that are searched
 _MOST_MEMBERS: Final = 100
 _NEEDS_CARE: Final = re.compile(r"[#?%\\]|(?:^|/)\.{1,2}(?:/|$)")
+_DOT_SEGMENT: Final = re.compile(r"/\.{1,2}(?:/|\Z)")  # which a proxy may remove (RFC 3986, 6.2.2.3)
 _LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -68,7 +69,7 @@ def leads_to(key: str, raw_path: str, path: str, fragment: str) -> bool:
 
     A key of plain signs may be anywhere; one with signs that end or change a path has to be at its end.
     """
-    if fragment or _LONE_PERCENT.search(raw_path):
+    if fragment or _LONE_PERCENT.search(raw_path) or _DOT_SEGMENT.search(raw_path):
         return False
     return not _NEEDS_CARE.search(key) or path.endswith(key)
 

@@ -83,6 +83,7 @@ class StoreChecksums:
         self._matched = False  # an ETag of the run
         self._no_md5 = False  # ETags look like MD5s, and are none
         self._differing: Counter[int] = Counter()  # PUTs with Content-MD5, by file, while that is undecided
+        self._unchecked: Counter[int] = Counter()  # the same of those without
 
     def wants_md5(self, host: str = "") -> bool:
         """Whether an MD5 of what is sent to this host is worth taking; without one: of a file to come."""
@@ -92,6 +93,10 @@ class StoreChecksums:
     def is_undecided(self) -> bool:
         """Whether an UNDECIDED file has to wait."""
         return not self._matched and not self._no_md5
+
+    def is_certain(self, file_id: int) -> bool:
+        """Whether what DIFFERS for this file can't turn out to be no fault."""
+        return not self.is_undecided or self._unchecked[file_id] >= _PUTS
 
     def decide(self) -> None:
         """No file is under way but those that wait: they are all that there are."""
@@ -122,7 +127,8 @@ class StoreChecksums:
 
     def _judge_other_etag(self, file_id: int, *, with_content_md5: bool) -> Proof | Doubt:
         if self.is_undecided:
-            if not with_content_md5:
+            if not with_content_md5:  # again and again, as to SigV2 URLs: nothing will decide that
+                self._unchecked[file_id] += 1
                 return Doubt.DIFFERS
             self._differing[file_id] += 1
             if self._differing[file_id] < _PUTS:
@@ -131,6 +137,7 @@ class StoreChecksums:
             if self.is_undecided:
                 return Doubt.UNDECIDED
         self._differing.clear()
+        self._unchecked.clear()
         if self._matched:
             return Doubt.DIFFERS
         return Proof.OTHER_ETAG if with_content_md5 else Proof.NOTHING

@@ -1,5 +1,6 @@
 """How many uploads the platform bears at once: halved when it throttles, grown back by success. Pure."""
 
+from collections.abc import Sequence
 from typing import Final
 
 _HALVE_EVERY_S: Final = 1.0  # one burst of refusals is one reason to halve, not twenty
@@ -24,11 +25,6 @@ class ConcurrencyLimit:
         self.throttled_since: float | None = None  # until all slots may be used again
         self._successes = 0
         self._halved_at = float("-inf")
-
-    def resize(self, most: int) -> None:
-        """Changes `most`; slots that are withheld stay withheld."""
-        self.limit = most if self.limit == self.most else min(self.limit, most)
-        self.most = most
 
     def record_throttling(self, now: float) -> bool:
         """Counts an answer that asks for less. Whether the limit changed."""
@@ -55,3 +51,24 @@ class ConcurrencyLimit:
         if self.limit == self.most:
             self.throttled_since = None
         return True
+
+
+def shares(slots: int, workers: int) -> list[int]:
+    """The slots of each of several workers: as equal as can be."""
+    return [slots // workers + (number < slots % workers) for number in range(workers)]
+
+
+def summed(courses: Sequence[list[tuple[float, int]]]) -> list[tuple[float, int]]:
+    """What several workers used together: (seconds, slots in use) at each change, of what each one did."""
+    changes = [(at, number, limit) for number, course in enumerate(courses) for at, limit in course]
+    changes.sort(key=lambda change: change[0])
+    limits = dict.fromkeys(range(len(courses)), 0)
+    together: dict[float, int] = {}
+    for at, number, limit in changes:
+        limits[number] = limit
+        together[at] = sum(limits.values())
+    return [
+        (at, limit)
+        for (at, limit), (_, before) in zip(together.items(), [(0.0, -1), *together.items()], strict=False)
+        if limit != before
+    ]

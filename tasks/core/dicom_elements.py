@@ -8,6 +8,7 @@ Bytes come through `read_at(offset, count)`, which gives fewer than asked only a
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from struct import Struct
 from typing import Final, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ ITEM: Final = 0xFFFEE000
 ITEM_DELIMITER: Final = 0xFFFEE00D
 SEQUENCE_DELIMITER: Final = 0xFFFEE0DD
 DELIMITERS: Final = frozenset({ITEM_DELIMITER, SEQUENCE_DELIMITER})
+ROWS: Final = 0x00280010
 PIXELS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 
 _SHORT_VRS: Final = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
@@ -198,19 +200,24 @@ class Elements:
             for element in self._candidates(at, head, explicit_vr)
         )
 
-    def starts(self, at: int) -> bool:
+    def starts(self, at: int, *, any_vr: bool = False) -> bool:
         """Whether two elements of a data set stand here, one after the other, or one and no more.
 
-        With explicit VRs, one of the two has to be known.
+        With explicit VRs, one of the two has to be known; with `any_vr` the first may also be two characters,
+        or both the same bytes.
         """
         explicit_vr = self.encoding.explicit_vr
         if not self.goes_on(at, -1, explicit_vr):
             return False
         first = self.element(at, explicit_vr)
-        is_known = not explicit_vr or self._is_plain(at, self.head(at))
-        return self._goes_on_after(first, explicit_vr) and (
-            is_known or (first.end + 8 <= self.size_bytes and self._is_plain(first.end, self.head(first.end)))
-        )
+        if not self._goes_on_after(first, explicit_vr):
+            return False
+        head = self.head(at)
+        if not explicit_vr or self._is_plain(at, head) or (any_vr and _is_printable(head[4:6])):
+            return True
+        second = self.head(first.end) if first.end + 8 <= self.size_bytes else b""
+        is_known = bool(second) and self._is_plain(first.end, second)
+        return is_known or (any_vr and head[4:6] == second[4:6])
 
     def seems_to_start(self, at: int) -> bool:
         """Whether two elements with VRs stand here, in whatever order."""
@@ -307,10 +314,13 @@ def encoding_at(
     size_bytes: int,
     likeliest: Encoding | None = None,
     held_bytes: int | None = None,
+    *,
+    any_vr: bool = False,
 ) -> Encoding | None:
     """How the data set that starts here is written, known by its first elements; None: by none of them.
 
     The bytes decide; where they may be read in two ways, the group's number does, then what is likeliest.
+    `any_vr`: where nothing else explains them, also elements with VRs that are none.
     """
     head = read_at(at, 8)
     little = likeliest is None or likeliest.little_endian
@@ -318,11 +328,13 @@ def encoding_at(
     each = [Elements(read_at, size_bytes, encoding, held_bytes) for encoding in found if len(head) == 8]
     natural = [elements for elements in each if elements.tag(head) >> 16 <= 0xFF]
     swapped = [elements for elements in each if elements.tag(head) >> 16 > 0xFF]
-    for elements, starts in (
+    attempts: tuple[tuple[Elements, Callable[[int], bool]], ...] = (
         *((elements, elements.starts) for elements in natural),
         *((elements, elements.seems_to_start) for elements in natural),
         *((elements, elements.starts) for elements in swapped),
-    ):
+        *((elements, partial(elements.starts, any_vr=True)) for elements in natural if any_vr),
+    )
+    for elements, starts in attempts:
         if starts(at):
             return elements.encoding
     return None

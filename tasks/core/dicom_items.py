@@ -7,11 +7,14 @@ nesting cannot exhaust it, and has a limit, so that endless input ends.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from struct import pack
 from typing import Final
 
 from tasks.core.dicom_elements import (
     ITEM,
     ITEM_DELIMITER,
+    PIXELS,
+    ROWS,
     SEQUENCE_DELIMITER,
     UNDEFINED_LENGTH,
     Elements,
@@ -54,10 +57,18 @@ class _Level:
     explicit_vr: bool
     last_tag: int = -1  # of an item: of its last element
     has_closed: bool = False  # of a sequence: its last item had a delimiter
+    has_rows: bool = False  # of an item: it is an image of its own
 
 
 def skip_items(
-    elements: Elements, start: int, limit: int, tag: int = -1, *, lenient: bool = False, inner: bool = False
+    elements: Elements,
+    start: int,
+    limit: int,
+    tag: int = -1,
+    *,
+    lenient: bool = False,
+    inner: bool = False,
+    due: frozenset[int] = frozenset(),
 ) -> Items:
     """Find the end of the value of undefined length that starts at `start`, in at most `limit` headers.
 
@@ -66,16 +77,16 @@ def skip_items(
     sequence, the element `tag`, may also end with the delimiter of an item, or with none where an element
     follows that can't be in it; so may its items, where an element is out of order, and items and sequences
     in it whose length leads beyond the file. `inner`: so may sequences within its items, even where the
-    delimiter of the item that holds one is all that follows.
+    delimiter of the item that holds one is all that follows. `due`: elements with which the data set goes on,
+    whatever is open; not with the pixels of an item that has rows of its own.
     """
-    walk = _ItemWalk(elements, tag, lenient, inner)
+    walk = _ItemWalk(elements, tag, lenient, inner, due)
     at = start
     for steps in range(limit):
         head, walked = elements.head(at), steps + walk.headers
         between = len(walk.levels) == 1
         if len(head) < 8 or at > elements.size_bytes:
-            is_open = between and at <= elements.size_bytes and not any(head)
-            ending = Ending.OPEN if is_open else Ending.CUT
+            ending = _ending_at(head, elements) if between and at <= elements.size_bytes else Ending.CUT
             return Items(ending, min(at, elements.size_bytes), walked, between, at > elements.size_bytes)
         step = walk.step(at, head)
         if not walk.levels:
@@ -87,15 +98,26 @@ def skip_items(
     return Items(Ending.LOST, at, limit, between=False)
 
 
+def _ending_at(head: bytes, elements: Elements) -> Ending:
+    """Of fewer bytes than a header has, in place of an item or of the delimiter."""
+    order = "<" if elements.encoding.little_endian else ">"
+    may_be = (pack(f"{order}HH", tag >> 16, tag & 0xFFFF) for tag in (ITEM, SEQUENCE_DELIMITER))
+    if not any(head):
+        return Ending.OPEN
+    return Ending.CUT if any(tag.startswith(head[:4]) for tag in may_be) else Ending.LOST
+
+
 class _ItemWalk:
     """Steps from header to header; `levels`: sequence, item, sequence, ..."""
 
-    def __init__(self, elements: Elements, tag: int, lenient: bool, inner: bool) -> None:
+    def __init__(self, elements: Elements, tag: int, lenient: bool, inner: bool, due: frozenset[int]) -> None:
         self.levels = [_Level(elements.encoding.explicit_vr)]
         self._elements = elements
         self._tag = tag
         self._lenient = lenient
         self._inner = inner
+        self._due = due
+        self._stops = sorted(due | {ROWS}) if due else []
         self.headers = 0  # of plain elements
 
     def step(self, at: int, head: bytes) -> int:
@@ -144,7 +166,10 @@ class _ItemWalk:
     def _within_item(self, at: int, head: bytes) -> int:
         """The bytes to go on by where an element or the item's delimiter must stand."""
         item, elements = self.levels[-1], self._elements
-        end, item.last_tag, count = elements.skip_plain(at, item.last_tag, item.explicit_vr, ITEM)
+        until = ITEM
+        if self._stops:
+            until = next((each for each in self._stops if each > item.last_tag), ITEM)
+        end, item.last_tag, count = elements.skip_plain(at, item.last_tag, item.explicit_vr, until)
         if end > at:
             self.headers += count - 1
             return end - at
@@ -153,10 +178,14 @@ class _ItemWalk:
             self.levels.pop()
             self.levels[-1].has_closed = tag == ITEM_DELIMITER
             return 8 if tag == ITEM_DELIMITER else 0  # 0: the item's delimiter is missing
+        if tag in self._due and not (tag in PIXELS and any(level.has_rows for level in self.levels)):
+            self.levels.clear()
+            return 0
         if self._lenient and self._tag_above() < tag <= item.last_tag:
             del self.levels[-2:]  # neither it nor its sequence has a delimiter
             return 0
         item.last_tag = tag
+        item.has_rows |= tag == ROWS
         element = elements.element(at, item.explicit_vr)
         if not element.is_certain:
             return -1

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from tasks.core.models import ACCEPTABLE, ZEROS, Proof, Reason, RunFacts, Status
+from tasks.core.api_answers import WRONG_SHAPES, what_is_wrong
+from tasks.core.errors import FaultKind
+from tasks.core.models import ACCEPTABLE, ZEROS, Outcome, Proof, Reason, RunFacts, Status
+from tasks.core.store_answers import advice
 from tasks.core.words import counted
 
 # What to do with a file that is held back.
@@ -13,12 +16,25 @@ CURES: Final = {
     Reason.NO_UID: "export it again",
     Reason.MALFORMED: "export it again, or --accept malformed",
 }
+_ADVISED: Final = frozenset(
+    {Reason.REFUSED, Reason.INTEGRITY, Reason.EXPIRED, Reason.THROTTLED, Reason.NETWORK, Reason.SERVER}
+)
 
 
 def why_held_back(reason: Reason, detail: str) -> str:
     """In a line of the log, behind the file's numbers: what is wrong with it, and what to do."""
     what = f"{reason}, {detail}" if detail else reason
     return f"is held back ({what}): {CURES[reason]}"
+
+
+def why_failed(outcome: Outcome) -> str:
+    """The same of one that failed, as far as the answer says; in the words of the troubleshooting table."""
+    answer = f"{outcome.reason}, HTTP {outcome.http_status or '-'} {outcome.detail}".rstrip()
+    if outcome.detail in WRONG_SHAPES:
+        return f"{answer}; {what_is_wrong(outcome.detail)}"
+    if outcome.reason not in _ADVISED or outcome.detail == "ledger":
+        return answer
+    return f"{answer}. {advice(outcome.detail, FaultKind(outcome.reason))}"
 
 
 class Verdict(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Final
 from tasks.core.errors import FaultKind
 
 _CODE: Final = re.compile(r"<Code>\s*([A-Z][A-Za-z0-9]*(?:\.[A-Z][A-Za-z0-9]*)*)\s*</Code>")
+_ANY_CODE: Final = re.compile(r"<Code>\s*([\w.-]{1,64})\s*</Code>")  # to be understood, not to be shown
 _LONGEST_CODE: Final = 64
 _THROTTLING: Final = frozenset(
     {
@@ -32,10 +33,12 @@ _THROTTLING: Final = frozenset(
         "UserRateLimitExceeded",
     }
 )
-_ANY_THROTTLING: Final = re.compile("throttl", re.IGNORECASE)  # Throttling, RequestThrottledException, ...
+# Throttling, RequestThrottledException, SLOW_DOWN, rateLimitExceeded, ResourceBusy, ...
+_ANY_THROTTLING: Final = re.compile(r"throttl|slow_?down|rate_?limit|too_?many_?requests|busy", re.IGNORECASE)
 _REDUCE: Final = re.compile(r"reduce your (request|upload|write)?\s*rate", re.IGNORECASE)
 _SAYS_AGAIN: Final = re.compile(r"\b(again|retry|later)\b", re.IGNORECASE)
 _KINDS: Final = {
+    "ClientDisconnected": FaultKind.NETWORK,  # MinIO
     "RequestTimeout": FaultKind.NETWORK,
     "RequestTimeoutException": FaultKind.NETWORK,
     "IncompleteBody": FaultKind.NETWORK,
@@ -146,20 +149,28 @@ def kind_of_answer(status: int, code: str, text: str) -> FaultKind | None:
     | the answer                                                      | kind      |
     | --------------------------------------------------------------- | --------- |
     | 429, 503, a code of throttling, "reduce your request rate"      | throttled |
-    | a code that stands in `_KINDS`, with KMS's prefix or without it | that      |
-    | 408, 5xx, a 409 that says "again", "retry" or "later"           | server    |
+    | a code that stands in `_KINDS`, also as a part between dots     | that      |
+    | 408, 423, 425, 499, 5xx, a 409 that says "again", "retry" or    |           |
+    | "later"; 501 and 505 are no trouble that passes                 | server    |
     | 400, 401, 403 that says "expired"                               | expired   |
     """
-    plain = code.removeprefix("KMS.")
-    if status in (429, 503) or plain in _THROTTLING or _ANY_THROTTLING.search(plain) or _REDUCE.search(text):
+    parts = code.split(".")
+    said = _ANY_CODE.search(text)
+    is_throttling = not _THROTTLING.isdisjoint(parts) or _ANY_THROTTLING.search(said[1] if said else code)
+    if status in (429, 503) or is_throttling or _REDUCE.search(text):
         return FaultKind.THROTTLED
-    if known := _KINDS.get(plain):
+    if known := next((_KINDS[part] for part in parts if part in _KINDS), None):
         return known
-    if status == 408 or 500 <= status < 600 or (status == 409 and _SAYS_AGAIN.search(text)):
+    if _is_passing(status) or (status == 409 and _SAYS_AGAIN.search(text)):
         return FaultKind.SERVER
     if status in (400, 401, 403) and "expired" in text.lower():
         return FaultKind.EXPIRED
     return None
+
+
+def _is_passing(status: int) -> bool:
+    """Whether a store that answers so may answer otherwise in a while."""
+    return status in (408, 423, 425, 499) or (500 <= status < 600 and status not in (501, 505))
 
 
 def advice(code: str, kind: FaultKind | None = None, unsent_headers: Collection[str] = ()) -> str:

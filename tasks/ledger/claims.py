@@ -4,7 +4,7 @@ What takes a connection writes by it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
@@ -24,6 +24,16 @@ from tasks.ledger.statements import (
 )
 
 _Asked: TypeAlias = tuple[str, str]  # SOP Instance UID; and SHA-256, of bytes beside those that are stored
+
+_HELD: Final = {  # composed once: that takes longer than the database
+    table: sa.select(
+        *(table.c[name] for name in ("sop_instance_uid", "file_id", "run_id", "sha256", "key"))
+    ).where(
+        table.c.campaign == sa.bindparam("in_campaign"),
+        table.c.sop_instance_uid.in_(sa.bindparam("uids", expanding=True)),
+    )
+    for table in (instance, other_content)
+}
 
 
 class Claims:
@@ -81,13 +91,10 @@ class Claims:
         rows = [self._claim_values(each) for each in sorted(requests, key=_asked) if each.is_to_be_sent]
         if rows:  # sorted: two runs can't deadlock
             execute_many(db, self._scope.insert(table), rows)
-        columns = (table.c[name] for name in ("sop_instance_uid", "file_id", "run_id", "sha256", "key"))
-        query = sa.select(*columns).where(
-            table.c.campaign == self._scope.campaign,
-            table.c.sop_instance_uid.in_({each.sop_instance_uid for each in requests}),
-        )
+        uids = {each.sop_instance_uid for each in requests}
+        found = db.execute(_HELD[table], {"in_campaign": self._scope.campaign, "uids": [*uids]})
         of_content = table is other_content
-        return {(row.sop_instance_uid, row.sha256 if of_content else ""): row for row in db.execute(query)}
+        return {(row.sop_instance_uid, row.sha256 if of_content else ""): row for row in found}
 
     def _claim_values(self, request: Claiming) -> dict[str, Any]:
         values = {

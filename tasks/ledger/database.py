@@ -223,7 +223,7 @@ def _sqlite(path: Path) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         _require_opened(connection, path)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-32768"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-8192"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")

@@ -1,4 +1,4 @@
-"""What is asked of the ledger for one file. No database comes with it: processes that send pass it on."""
+"""What is asked of the ledger for one file. No database comes with it."""
 
 from collections.abc import Collection
 from typing import NamedTuple, TypeAlias

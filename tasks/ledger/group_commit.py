@@ -18,7 +18,6 @@ import sqlalchemy as sa
 
 from tasks.core.errors import IngestError, RowRefusedError, StoppedError
 from tasks.ledger.database import retry_while_busy
-from tasks.turn import waiting
 
 _GATHER_S: Final = 0.02  # while many write, a commit waits so long for company: it costs the same for all
 
@@ -29,8 +28,8 @@ _Answer = TypeVar("_Answer")
 # Takes all items that wait for it, and answers each.
 Handler: TypeAlias = Callable[[sa.Connection, list[_Item]], list[_Answer]]
 Request: TypeAlias = tuple[Handler[Any, Any], Any]
-_Reply: TypeAlias = "queue.SimpleQueue[Any]"  # for one answer; a Future costs the writer four times as much
-_Entry: TypeAlias = tuple[Handler[Any, Any], Any, _Reply]
+Reply: TypeAlias = Callable[[Any], None]  # takes the answer, or an exception, in the writer's thread
+_Entry: TypeAlias = tuple[Handler[Any, Any], Any, Reply]
 
 
 class Writer:
@@ -80,16 +79,20 @@ class Writer:
 
     def submit_all(self, requests: Sequence[Request]) -> list[Any]:
         """Blocks until all are durable, in one commit or two; returns an answer, or an exception, to each."""
-        entries: list[_Entry] = [(handler, item, queue.SimpleQueue()) for handler, item in requests]
+        replies: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in requests]
+        for request, reply in zip(requests, replies, strict=True):
+            self.post(request, reply.put)
+        return [reply.get() for reply in replies]
+
+    def post(self, request: Request, reply: Reply) -> None:
+        """Returns at once; `reply` is called once it is durable. Commits are in the order of the calls."""
         with self._gate:
-            if self._closed:  # a worker that outlived the run's end
-                return [StoppedError(_CLOSED)] * len(entries)
-            if not self._thread.ident:
-                self._thread.start()
-            for entry in entries:
-                self._waiting.put(entry)
-        with waiting():
-            return [reply.get() for _, _, reply in entries]
+            if not self._closed:
+                if not self._thread.ident:
+                    self._thread.start()
+                self._waiting.put((*request, reply))
+                return
+        reply(StoppedError(_CLOSED))  # to who outlived the run's end
 
     def close(self) -> None:
         """Commits what waits, then ends the thread."""
@@ -117,7 +120,7 @@ class Writer:
                 while True:
                     group.append(self._waiting.get_nowait())
         for entry in filter(None, group):
-            entry[2].put(StoppedError(_CLOSED))
+            entry[2](StoppedError(_CLOSED))
 
     def _next_group(self) -> list[_Entry | None]:
         group: list[_Entry | None] = []
@@ -132,9 +135,9 @@ class Writer:
     def _serve(self, group: list[_Entry]) -> None:
         self._crowded = len(group) > 1
         for reply, answer in self._answers(group):
-            reply.put(answer)
+            reply(answer)
 
-    def _answers(self, group: list[_Entry]) -> list[tuple[_Reply, Any]]:
+    def _answers(self, group: list[_Entry]) -> list[tuple[Reply, Any]]:
         """An answer for each. What can't be executed fails alone: its neighbours are committed without it."""
         try:
             return retry_while_busy(lambda: self._commit(group), self._patience_s)
@@ -145,11 +148,11 @@ class Writer:
         half = len(group) // 2
         return self._answers(group[:half]) + self._answers(group[half:])
 
-    def _commit(self, group: list[_Entry]) -> list[tuple[_Reply, Any]]:
-        by_handler: dict[Handler[Any, Any], list[tuple[Any, _Reply]]] = defaultdict(list)
+    def _commit(self, group: list[_Entry]) -> list[tuple[Reply, Any]]:
+        by_handler: dict[Handler[Any, Any], list[tuple[Any, Reply]]] = defaultdict(list)
         for handler, item, reply in group:
             by_handler[handler].append((item, reply))
-        answers: list[tuple[_Reply, Any]] = []
+        answers: list[tuple[Reply, Any]] = []
         self._at_begin()
         with self._engine.begin() as db:
             has_beaten = self._beat(db, self._clock() - self._last_beat)

@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
@@ -252,16 +253,12 @@ class Ledger:
         With `sha256` it is about these bytes beside others that are stored under the UID; a file that is not
         to be sent claims nothing.
         """
-        request = Claiming(todo, sop_instance_uid, sha256, is_to_be_sent)
-        claim: Claim = self._writer.submit(self._claim, request)
+        claim: Claim = self._ask(Claiming(todo, sop_instance_uid, sha256, is_to_be_sent))
         return claim
 
     def issue(self, todo: Todo, sop_instance_uid: str, key: str, now_ns: int) -> bool:
         """Makes the intent to send durable. False when the key was issued before: it must not be used."""
-        (answer,) = self.answer([Issuing(todo, sop_instance_uid, key, now_ns)])
-        if isinstance(answer, Exception):
-            raise answer
-        return bool(answer)
+        return bool(self._ask(Issuing(todo, sop_instance_uid, key, now_ns)))
 
     def issue_unused(self, key: str, now_ns: int) -> bool:
         """Makes a key durable to which nothing is sent. False when it was issued before."""
@@ -274,22 +271,30 @@ class Ledger:
     def settle(self, todo: Todo, outcome: Outcome | None, claimed: Collection[str] = ()) -> None:
         """Makes an outcome durable; only then does the file count as done. Without one it waits for another.
 
-        `claimed` are the SOP Instance UIDs that were claimed for it: those under which it did not store
-        anything are free again.
+        Of the SOP Instance UIDs that it has `claimed`, those under which it stored nothing are free again.
         """
-        self._writer.submit(self._settle, Settling(todo, outcome, claimed))
+        self._ask(Settling(todo, outcome, claimed))
 
     def reach(self, storage_host: str) -> None:
         """Makes durable that files of this run go to a host, host:port, before the first does."""
-        self._writer.submit(self._runs.reach, Reaching(storage_host))
+        self._ask(Reaching(storage_host))
 
-    def answer(self, requests: Sequence[FileRequest]) -> list[FileAnswer | Exception]:
-        """Many of claim, issue, settle and reach in one commit: an answer, or an exception, for each."""
-        answers = self._writer.submit_all([self._handled(request) for request in requests])
-        for request, answer in zip(requests, answers, strict=True):
+    def post(self, request: FileRequest, reply: Callable[[FileAnswer | Exception], None]) -> None:
+        """Returns at once; the writer's thread calls `reply`, once it is durable, or with an exception."""
+
+        def answered(answer: FileAnswer | Exception) -> None:
             if isinstance(request, Issuing) and isinstance(answer, Exception):
                 self._not_issued.append(request)
-        return answers
+            reply(answer)
+
+        self._writer.post(self._handled(request), answered)
+
+    def _ask(self, request: FileRequest) -> Any:
+        reply: SimpleQueue[FileAnswer | Exception] = SimpleQueue()
+        self.post(request, reply.put)
+        if isinstance(answer := reply.get(), Exception):
+            raise answer
+        return answer
 
     def _handled(self, request: FileRequest) -> Request:
         match request:

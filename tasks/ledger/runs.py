@@ -68,6 +68,7 @@ class Runs:
         self._locked = locked
         # Set once that is durable: whoever only looks at a run gives no sign of life for it.
         self.at_work_since_ns: int | None = None
+        self._composed: tuple[int, sa.Select[Any]] | None = None  # since when it is for, and `_own_row`
         # Silent for too long, or declared dead by another: it may claim and settle nothing, but end.
         self.counts_as_dead = False
 
@@ -302,7 +303,7 @@ class Runs:
         """
         if self.at_work_since_ns is None:
             return True
-        its = db.execute(self._own_row).one_or_none()
+        its = db.execute(self._own_row(self.at_work_since_ns)).one_or_none()
         if its is None:
             raise StoppedError(_TAKEN_UP)
         if self.counts_as_dead or its.heartbeat_s <= 0 or silent_s > self._scope.dead_after_s:
@@ -313,14 +314,16 @@ class Runs:
         self._update_ours(db, heartbeat_s=self._scope.now_s)
         return True
 
-    @property
-    def _own_row(self) -> "sa.Select[Any]":
+    def _own_row(self, since_ns: int) -> "sa.Select[Any]":
         """Locked until the commit: by PostgreSQL no longer than this process may be silent."""
+        if self._composed and self._composed[0] == since_ns:
+            return self._composed[1]
         columns: list[Any] = [run.c.heartbeat_s]
         if self._scope.dialect == "postgresql":
             most_ms = str(int(1000 * patience_s(self._scope.dead_after_s)))
             columns.append(sa.func.set_config("idle_in_transaction_session_timeout", most_ms, sa.true()))
-        return sa.select(*columns).where(*self._ours).with_for_update()
+        self._composed = (since_ns, sa.select(*columns).where(*self._ours).with_for_update())
+        return self._composed[1]
 
     @property
     def _ours(self) -> "tuple[sa.ColumnElement[bool], ...]":

@@ -1,20 +1,21 @@
 """OAuth2 client credentials (RFC 6749, 4.4): a token that is fetched, and renewed."""
 
+import asyncio
 import base64
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
+import httpx
 from oauthlib.oauth2 import BackendApplicationClient, OAuth2Error
 
 from tasks.core.errors import CredentialsRefusedError, Fault, WrongSettingsError
-from tasks.remote.http_pool import Answer, Connections
-from tasks.turn import waiting
+from tasks.core.http_messages import Answer
+from tasks.remote.engine_transport import answer_of
 
 log = logging.getLogger("dicom_ingest")
 
@@ -44,7 +45,7 @@ class ClientCredentials:
 
     def __init__(
         self,
-        connections: Connections,
+        client: httpx.AsyncClient,
         token_url: str,
         client_id: str,
         client_secret: str,
@@ -52,7 +53,7 @@ class ClientCredentials:
         audience: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._connections = connections
+        self._client = client
         self._token_url = token_url
         self._scope = scope or None
         self._more = {"audience": audience} if audience else {}  # not in RFC 6749, yet many ask for it
@@ -61,42 +62,45 @@ class ClientCredentials:
         pair = f"{quote(client_id, safe='')}:{quote(client_secret, safe='')}"
         self._basic = "Basic " + base64.b64encode(pair.encode()).decode()
         self._clock = clock
-        self._fetched = threading.Condition()
-        self._is_fetching = False
+        self._fetching: asyncio.Task[str] | None = None
         self._token = _Token("", -math.inf, -math.inf)
         self._replaced = ""  # the last token that was refused, and when the current one took its place
         self._replaced_at = -math.inf
         self._tried_at = -math.inf  # to renew early, in vain
 
-    def authorization(self, refused: str = "", http_status: int = 401) -> str:
+    async def authorization(self, refused: str = "", http_status: int = 401) -> str:
         """The current token; the first caller who finds it dying or refused fetches the next one for all.
 
         Until it expires, a token that can't be renewed is used. Raises Fault when the token endpoint does not
         answer, CredentialsRefusedError when it refuses the client, WrongSettingsError when its answer is that
         of no token endpoint.
         """
-        with waiting():
-            with self._fetched:
-                while (is_due := self._has_to_be_fetched(refused, http_status)) and self._is_fetching:
-                    self._fetched.wait()
-                token = self._token
-                if self._is_fetching or not (is_due or self._is_dying()):
-                    return token.value
-                self._is_fetching, is_first_try = True, self._tried_at == -math.inf
-            try:
-                return self._renewed(refused)
-            except (Fault, CredentialsRefusedError, WrongSettingsError) as error:
-                if is_due:
-                    raise
-                if is_first_try:
-                    log.warning(
-                        "The OAuth2 token could not be renewed yet, and is used to its end: %s", error
-                    )
-                return token.value
-            finally:
-                with self._fetched:
-                    self._is_fetching = False
-                    self._fetched.notify_all()
+        while self._has_to_be_fetched(refused, http_status):
+            if self._fetching is None:
+                return await self._fetched(refused)
+            await asyncio.wait([self._fetching])
+        if self._fetching is None and self._is_dying():
+            return await self._renewed_early()
+        return self._token.value
+
+    async def _fetched(self, refused: str) -> str:
+        """By one for all; who waits for it may be cut off, it goes on."""
+        self._fetching = asyncio.create_task(self._renewed(refused))
+        self._fetching.add_done_callback(self._forget_fetching)
+        return await asyncio.shield(self._fetching)
+
+    def _forget_fetching(self, task: "asyncio.Task[str]") -> None:
+        self._fetching = None
+        task.cancelled() or task.exception()  # it has been seen
+
+    async def _renewed_early(self) -> str:
+        token, is_first_try = self._token, self._tried_at == -math.inf
+        try:
+            return await self._fetched("")
+        except (Fault, CredentialsRefusedError, WrongSettingsError) as error:
+            if is_first_try:
+                log.warning("The OAuth2 token could not be renewed yet, and is used to its end: %s", error)
+            return token.value
 
     def _has_to_be_fetched(self, refused: str, http_status: int) -> bool:
         """Whether there is no token that may be used, for a caller who had this one refused."""
@@ -111,25 +115,24 @@ class ClientCredentials:
         now = self._clock()
         return now >= self._token.renew_at and now >= self._tried_at + _TRIED_AGAIN_S
 
-    def _renewed(self, refused: str) -> str:
+    async def _renewed(self, refused: str) -> str:
         began = self._clock()
         self._tried_at = began
-        token = self._fetch(began)
-        with self._fetched:
-            if refused and refused == self._token.value:
-                self._replaced, self._replaced_at = refused, began
-            self._token = token
-            self._tried_at = -math.inf
+        token = await self._fetch(began)
+        if refused and refused == self._token.value:
+            self._replaced, self._replaced_at = refused, began
+        self._token = token
+        self._tried_at = -math.inf
         return token.value
 
-    def _fetch(self, began: float) -> _Token:
+    async def _fetch(self, began: float) -> _Token:
         body = self._oauth.prepare_request_body(scope=self._scope, include_client_id=False, **self._more)
         headers = {
             "Authorization": self._basic,
             "Content-Type": "application/x-www-form-urlencoded",
             "Accept": "application/json",
         }
-        answer = self._connections.send("POST", self._token_url, headers, str(body).encode())
+        answer = answer_of(await self._client.post(self._token_url, headers=headers, content=str(body)))
         if trouble := answer.trouble():
             what = f"the token endpoint answered {answer.status}"
             raise Fault(trouble, what, answer.status, answer.retry_after_s())

@@ -40,7 +40,9 @@ _TALLIED: Final = (
 )
 _OWN_OBJECT: Final = frozenset((Status.UPLOADED, Status.ALREADY_UPLOADED))
 _CHUNK_ROWS: Final = 1000
-_GROUP_BYTES: Final = 4 << 20
+# A row group of Parquet, as CSV. Writing one takes 25 times as much memory; each is kept track of to the end.
+_GROUP_BYTES: Final = 512 << 10, 4 << 20  # the first ones, the last ones of a large report
+_GROUPS: Final = 256  # from so many on they grow
 
 
 def write_rows(
@@ -74,10 +76,12 @@ def _texts(rows: Iterable[ReportRow], totals: "Totals") -> Iterator[bytes]:
 
 def _grouped(texts: Iterable[bytes]) -> Iterator[bytes]:
     """Joined to what makes a row group of Parquet."""
-    group = b""
+    group, written_bytes = b"", 0
+    least, most = _GROUP_BYTES
     for text in texts:
         group += text
-        if len(group) >= _GROUP_BYTES:
+        if len(group) >= min(most, max(least, written_bytes // _GROUPS)):
+            written_bytes += len(group)
             yield group
             group = b""
     if group:

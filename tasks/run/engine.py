@@ -13,7 +13,6 @@ StoppedError when no report could be written.
 """
 
 import logging
-import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -28,10 +27,14 @@ from tasks.core.errors import IngestError, InterruptedRunError, UsageError
 from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
+from tasks.core.progress import Progress
+from tasks.core.run_faults import RunFaults
 from tasks.core.study_entries import in_order
 from tasks.core.words import counted
+from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.earlier_runs import Begins
+from tasks.remote.platform_client import Platform
 from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
@@ -42,10 +45,11 @@ from tasks.settings import Settings
 from tasks.source.gone_files import with_gone
 from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.own_files import own_files, require_none_in
+from tasks.source.readers import MOST_READERS, Readers
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
-from tasks.upload.assembly import connect, file_transfer
 from tasks.upload.slots import Slots
-from tasks.upload.uploader import Progress, Uploader
+from tasks.upload.transfer import Transfer
+from tasks.upload.uploader import Uploader
 
 log = logging.getLogger("dicom_ingest")
 
@@ -89,14 +93,13 @@ class Engine:
         self._edges = edges or all_edges.REAL
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()
-        self._stopping = threading.Event()
         self._touched = 0  # files that are read for their ctime alone
         self._ownership = ownership or survey(entries, settings.root or None)
         report_dirs = list(filter(None, (settings.report_dir, whole_report_dir)))
         require_none_in(self._ownership.real_dirs, report_dirs)
         with ExitStack() as undo:
-            self._client = connect(settings)
-            undo.callback(self._client.close)
+            self._platform = Platform(settings)
+            undo.callback(self._platform.close)
             refusal = self._open_records(undo, entries, report_dirs, is_shard=shard is not None)
             undo.pop_all()
         self._uploader = self._new_uploader()
@@ -141,7 +144,7 @@ class Engine:
         batch_no, todo = 1, 0
         for rows, scanned in chunks:
             to_do, touched = self._ledger.enrol(batch_no, rows, scanned, rules)
-            self._uploader.count_listed(len(rows), to_do)
+            self._platform.loop.call(self.progress.count_listed, len(rows), to_do)
             todo += to_do
             self._touched += touched
             self._uploader.raise_if_stopped()
@@ -156,7 +159,7 @@ class Engine:
     def upload(self, batch_no: int) -> None:
         """Sends what is not settled of a batch; raises IngestError when the run stops."""
         self._records.trail.record(Event.BATCH_STARTED, batch_no=batch_no)
-        self._uploader.upload(self._ledger.todo(batch_no))
+        self._uploader.upload(batch_no, self._ledger.todo(batch_no))
 
     def stop(self, why: IngestError) -> None:
         """Starts no file any more. Safe from any thread, and from a signal handler's."""
@@ -164,7 +167,7 @@ class Engine:
 
     def permit_puts(self, may_begin: bool) -> None:
         """Whether a PUT may begin from now on; those under way go on. From any thread."""
-        self._uploader.permit_puts(may_begin)
+        self._platform.loop.call(self._slots.permit_puts, may_begin)
 
     def raise_if_stopped(self) -> None:
         """Why the run stops, when it does."""
@@ -191,8 +194,8 @@ class Engine:
             self.settings.campaign,
             self._started_ns,
             self._edges.clock_ns(),
-            peak_parallel=self._uploader.peak,
-            parallel_course=self._uploader.course,
+            peak_parallel=self._slots.peak,
+            parallel_course=self._slots.course,
             problems=([str(why)] if why else []) + self._problems(why),
             stopped_exit_code=why.exit_code if why else None,
             touched=self._touched,
@@ -216,7 +219,7 @@ class Engine:
             self._listed.close()
             self._records.close()
         finally:
-            self._client.close()
+            self._platform.close()
 
     def _problems(self, why: IngestError | None) -> list[str]:
         """Who interrupts a run does not wait for a second look at all directories."""
@@ -271,24 +274,28 @@ class Engine:
         self._ownership = replace(self._ownership, real_dirs={}, owners={})
 
     def _first_answer(self) -> FirstAnswer:
-        return first_answer(self.settings, self._client, self._edges)
+        return first_answer(self.settings, self._platform, self._edges)
 
     def _not_asked(self) -> FirstAnswer:
         return NOT_ASKED
 
     def _new_uploader(self) -> Uploader:
-        slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)
-        transfer = file_transfer(
-            self.settings,
-            self._client,
-            self._ledger,
-            slots,
-            self._stopping,
+        self._slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)
+        awaited = AwaitedLedger(self._ledger, self._platform.loop.loop)
+        self._platform.client.reach = awaited.reach
+        transfer = Transfer(
+            client=self._platform.client,
+            ledger=awaited,
+            slots=self._slots,
+            readers=Readers(self._slots.most + MOST_READERS),
+            faults=RunFaults(self.settings.budgets, any_granted=bool(self._records.first.key)),
+            on_conflict=self.settings.on_conflict,
+            accept=self.settings.accepted,
+            max_outage_s=self.settings.max_outage,
             jitter=self._edges.jitter,
             clock=self._edges.clock,
         )
-        transfer.any_granted = bool(self._records.first.key)
-        return Uploader(transfer, self._ledger, slots, self._stopping, self.progress, self.settings)
+        return Uploader(self._platform.loop, transfer, self.progress)
 
 
 def ingest(

@@ -31,14 +31,13 @@ from tasks.core.retry import backoff_s
 from tasks.core.study_entries import manifest_sha256
 from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.private_directories import make_private, remove_empty
-from tasks.remote.upload_api import UploadClient
+from tasks.remote.platform_client import Platform, warn_without_credentials
 from tasks.report.directory import require_report_files
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.setting_values import host_of
 from tasks.settings import ReportSettings, Settings
 from tasks.source.manifest_reader import load_manifest
-from tasks.upload.assembly import connect, warn_without_credentials
 
 log = logging.getLogger("dicom_ingest")
 
@@ -82,8 +81,8 @@ def check(settings: Settings, edges: Edges | None = None) -> FirstAnswer:
         require_same_platform(settings.ledger_at, settings.campaign, target_of(settings))
         open_trail(undo, settings)
         warn_without_credentials(settings)
-        client = undo.enter_context(closing(connect(settings)))
-        return ask(client, edges)
+        platform = undo.enter_context(closing(Platform(settings)))
+        return ask(platform, edges)
 
 
 def open_trail(undo: ExitStack, settings: Settings) -> Trail:
@@ -105,7 +104,7 @@ def known_beside(settings: ReportSettings) -> Known:
     return Known(settings.ledger_at, key.public_key() if key else None)
 
 
-def ask(client: UploadClient, edges: Edges | None = None) -> FirstAnswer:
+def ask(platform: Platform, edges: Edges | None = None) -> FirstAnswer:
     """Asks for one URL, a few times when there is no good answer.
 
     | the last answer                                     | what follows                     |
@@ -121,7 +120,7 @@ def ask(client: UploadClient, edges: Edges | None = None) -> FirstAnswer:
         began, tries = edges.clock(), 0
         while True:
             tries += 1
-            answer = _try_once(client, edges)
+            answer = _try_once(platform, edges)
             if isinstance(answer, FirstAnswer):
                 return answer
             pause_s = min(edges.longest_pause_s, backoff_s(answer, tries + 1, 1.0))
@@ -130,9 +129,9 @@ def ask(client: UploadClient, edges: Edges | None = None) -> FirstAnswer:
             edges.sleep(pause_s)
 
 
-def _try_once(client: UploadClient, edges: Edges) -> FirstAnswer | Fault:
+def _try_once(platform: Platform, edges: Edges) -> FirstAnswer | Fault:
     try:
-        return FirstAnswer(client.presign().key, edges.clock_ns())
+        return FirstAnswer(platform.presign().key, edges.clock_ns())
     except (CredentialsRefusedError, WrongSettingsError) as error:
         raise _at_the_start(error) from None
     except Fault as fault:
@@ -183,13 +182,13 @@ def pass_on(
         _found.reset(token)
 
 
-def first_answer(settings: Settings, client: UploadClient, edges: Edges | None = None) -> FirstAnswer:
+def first_answer(settings: Settings, platform: Platform, edges: Edges | None = None) -> FirstAnswer:
     """What the command of this process was answered, once; else the API is asked now."""
     if (found := _found.get()) and (answer := found.answer):
         found.answer = None
         return answer
     warn_without_credentials(settings)
-    return ask(client, edges)
+    return ask(platform, edges)
 
 
 # A flow's parameters are kept by Prefect's server, and a key names an object: it goes around them.

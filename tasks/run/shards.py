@@ -14,14 +14,17 @@ from typing import Final
 from uuid import uuid4
 
 from tasks.core.audit_chain import Event
+from tasks.core.concurrency_limit import summed
 from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
 from tasks.core.models import Balance, Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
+from tasks.core.progress import COUNTERS, Progress
 from tasks.core.study_entries import StudyEntries
 from tasks.ledger.database import has_ledger
 from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.shard_runs import ShardStanding, shard_run_id
+from tasks.remote.platform_client import Platform
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.run.engine import Engine, problems_of
@@ -30,9 +33,6 @@ from tasks.run.records import keep_unused, open_records
 from tasks.settings import Settings
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, decided_ownership, survey, walk_study
-from tasks.upload.assembly import connect
-from tasks.upload.slots import summed
-from tasks.upload.uploader import COUNTERS, Progress
 
 log = logging.getLogger("dicom_ingest")
 
@@ -67,8 +67,8 @@ class Migration:
         require_none_in(ownership.real_dirs, [settings.report_dir])
         target = target_of(settings, entries)
         self._problems = problems_of(ownership)
-        with closing(connect(settings)) as client, ExitStack() as undo:
-            ask = partial(first_answer, settings, client, edges)
+        with closing(Platform(settings)) as platform, ExitStack() as undo:
+            ask = partial(first_answer, settings, platform, edges)
             self._records = open_records(undo, settings, run_id, target, ask)
             self._ledger, self.begins = self._records.ledger, self._records.begins
             ownership = replace(ownership, own=own_files([settings.report_dir], None))

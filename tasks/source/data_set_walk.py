@@ -4,7 +4,8 @@ Each element's length says where the next one is (`core/dicom_elements.py`). Val
 jumped over (`core/dicom_items.py`), pixel data is never read. What is missing shows in one of two ways: the
 file ends before a length says, or no reading of a header leads to an end. A missing final delimiter is
 tolerated where it is seen that nothing else is missing: in encapsulated pixel data with all of its frames
-(`core/codestreams.py`), and after a whole item in the last sequence of an object without pixels.
+(`core/codestreams.py`), and after a whole item in the last sequence of an object without pixels. Sequences
+and items may lack theirs wherever what follows can't be in them.
 """
 
 import re
@@ -13,11 +14,12 @@ from itertools import islice
 from struct import pack
 from typing import BinaryIO, Final
 
-from tasks.core.codestreams import END_OF_IMAGE, has_all_frames, has_marked_ends
+from tasks.core.codestreams import END_OF_IMAGE, has_all_frames
 from tasks.core.dicom_elements import (
     DELIMITERS,
     HEADER_BYTES,
     PIXELS,
+    ROWS,
     SEQUENCE_DELIMITER,
     UNDEFINED_LENGTH,
     Element,
@@ -38,9 +40,11 @@ MODALITY: Final = 0x00080060
 STUDY: Final = 0x0020000D
 SERIES: Final = 0x0020000E
 _FRAMES: Final = 0x00280008
-_ROWS: Final = 0x00280010
 IDENTITY: Final = (SOP_INSTANCE, STUDY, SERIES, SOP_CLASS, TRANSFER_SYNTAX)  # as in `Header`
-_NEEDED: Final = frozenset({*IDENTITY, MEDIA_STORAGE_SOP_CLASS, _FRAMES, _ROWS})  # what it is judged by
+_NEEDED: Final = frozenset({*IDENTITY, MEDIA_STORAGE_SOP_CLASS, _FRAMES, ROWS})  # what it is judged by
+_PATIENT: Final = frozenset({0x00100010, 0x00100020})  # name and ID
+# What every data set has, or every image, and hardly an item: where one of these comes, the data set goes on.
+_OWN: Final = frozenset({SOP_CLASS, SOP_INSTANCE, MODALITY, STUDY, _FRAMES, ROWS}) | _PATIENT | PIXELS
 _KEPT: Final = _NEEDED | {MODALITY, RECOGNITION_CODE, DIRECTORY_RECORDS, META_LENGTH}
 _TRAILERS: Final = frozenset({0xFFFAFFFA, 0xFFFCFFFC})  # digital signatures, data set trailing padding
 
@@ -71,6 +75,7 @@ class Walk:
         self._creators: set[int] = set()  # groups behind the pixels
         self._goes_on_behind_pixels = False
         self._is_guessed = False  # a sequence's end was found, though not by its own delimiter
+        self._is_by_study = False  # ... but by a Study Instance UID, which may be that of another instance
         self._done = False
 
     def run(self, encoding: Encoding, group: int | None = None) -> None:
@@ -154,6 +159,9 @@ class Walk:
             self.values[tag] = b""
 
     def _finish(self, flaw: Flaw = Flaw.NONE) -> None:
+        if flaw and self._is_by_study and ROWS not in self.values:
+            self.values.pop(STUDY, None)
+            self.values.pop(SERIES, None)
         self.flaw = flaw
         self._done = True
 
@@ -196,17 +204,32 @@ class Walk:
             if lenient.ending is Ending.WHOLE and self._goes_on(lenient, tag):
                 self._is_guessed = True
                 return lenient
-        return strict
+        return self._items_before_own(tag, start) or strict
+
+    def _items_before_own(self, tag: int, start: int) -> Items | None:
+        """A value of which neither item nor sequence is closed, to the first element of the data set itself.
+
+        Only there it can be seen that they have ended: greater tags may be in an item, too. In some, a Study
+        Instance UID names the study of other instances: whose it is, rows and pixels behind it tell.
+        """
+        due = frozenset(own for own in _OWN if own > tag)
+        if tag == DIRECTORY_RECORDS or not due:
+            return None
+        items = skip_items(self._elements, start, self._budget, tag, lenient=True, due=due)
+        self._budget -= items.headers
+        if items.ending is not Ending.WHOLE or not self._goes_on(items, tag):
+            return None
+        self._is_guessed = True
+        self._is_by_study |= self._elements.tag(self._elements.head(items.end)) == STUDY
+        return items
 
     def _goes_on(self, items: Items, tag: int) -> bool:
         return self._elements.goes_on(items.end, tag, self._encoding.explicit_vr)
 
     def _has_all_frames(self, element: Element, items: Items) -> bool:
         found = islice(fragments(self.read_at, element.start, items.end, self._encoding), 1, None)
-        syntax = self.uid(TRANSFER_SYNTAX)
-        if not has_marked_ends(syntax) and self._is_filled(items):
-            return False
-        return has_all_frames(self.read_at, syntax, found, self._frames())
+        syntax, is_filled = self.uid(TRANSFER_SYNTAX), self._is_filled(items)
+        return has_all_frames(self.read_at, syntax, found, self._frames(), is_filled=is_filled)
 
     def _is_filled(self, items: Items) -> bool:
         """Whether zeros stand before and behind what should be the end: an interrupted copy leaves that."""
@@ -232,7 +255,9 @@ class Walk:
 
     def may_end(self) -> bool:
         """Whether all may be there: the pixels are, or none are due and we are past where images say so."""
-        return self.past_pixels or (self._last_tag > _ROWS and _ROWS not in self.values)
+        if self.past_pixels or self._is_by_study:
+            return self.past_pixels
+        return self._last_tag > ROWS and ROWS not in self.values
 
     def _flaw_of_tail(self) -> Flaw:
         """What the bytes after the last whole element are: padding, or the start of another element."""
@@ -300,11 +325,13 @@ class Walk:
     @property
     def is_image(self) -> bool:
         """Whether there are pixels, or rows of them are due."""
-        return self.past_pixels or _ROWS in self.values or self.flaw is Flaw.IN_PIXELS
+        return self.past_pixels or ROWS in self.values or self.flaw is Flaw.IN_PIXELS
 
     def text(self, tag: int) -> str:
         """A value that was read, without white space and zeros around it."""
-        return self.values.get(tag, b"").decode("latin-1").strip(_AROUND)
+        raw = self.values.get(tag, b"")
+        text = raw.decode("latin-1").strip(_AROUND)
+        return text if text.isascii() else raw.decode("utf-8", "replace").strip(_AROUND)
 
     def uid(self, tag: int) -> str:
         """A UID that was read; empty when it is missing or none (PS3.5 9.1, but for leading zeros).
@@ -316,7 +343,11 @@ class Walk:
         return text if len(text) <= 64 and form.fullmatch(text) else ""
 
 
-_AROUND: Final = "\0" + "".join(map(chr, filter(lambda code: chr(code).isspace(), range(256))))
+# White space as `str.isspace` knows it, in Latin-1 or UTF-8, and what no screen shows.
+_AROUND: Final = (
+    "\0 \t\n\r\v\f\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009"
+    "\u200a\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
+)
 _UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _DIGITS_AND_DOTS: Final = re.compile(r"[0-9.]+")
 

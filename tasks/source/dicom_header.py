@@ -189,7 +189,7 @@ def _encoding(walk: Walk) -> Encoding:
     head = walk.read_at(walk.end, 8)
     syntax = walk.uid(TRANSFER_SYNTAX)
     named = Encoding(explicit_vr=is_vr(head[4:6]), little_endian=syntax != _BIG_ENDIAN)
-    if found := encoding_at(walk.read_at, walk.end, walk.size_bytes, named):
+    if found := encoding_at(walk.read_at, walk.end, walk.size_bytes, named, any_vr=True):
         return found
     group = int.from_bytes(head[:2], "little")
     if group & 0xFF and not group >> 8:

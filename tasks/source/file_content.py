@@ -18,7 +18,6 @@ from tasks.core.errors import Fault, FaultKind
 from tasks.core.file_times import kept_ns
 from tasks.core.models import Digests, Header, Reason, Rejected, Status
 from tasks.source.dicom_header import examine
-from tasks.turn import waiting
 
 HELD_BYTES = 8 * 1024 * 1024  # a file up to this size is held while it is sent
 MAX_PUT_BYTES = 5 * 1024**3  # S3: the most that one PUT stores
@@ -34,6 +33,7 @@ class Content(Protocol):
     mtime_ns: int
     ctime_ns: int
     rejected: Rejected | None  # why it would be held back, of one that was asked for all the same
+    held_bytes: int  # of memory, until it is closed
 
     @property
     def digests(self) -> Digests | None:
@@ -48,8 +48,8 @@ class Content(Protocol):
         """The digests. Reads the file for them when no PUT has yet."""
         ...
 
-    def known_md5(self) -> str:
-        """The MD5 where that takes no further look at the file, else empty."""
+    def close(self) -> None:
+        """Lets the bytes, or the file, go; its digests stay."""
         ...
 
 
@@ -59,7 +59,7 @@ class Held:
     def __init__(self, data: bytes, header: Header, times_ns: tuple[int, int]) -> None:
         self._data = data
         self.header = header
-        self.size_bytes = len(data)
+        self.size_bytes = self.held_bytes = len(data)
         self.mtime_ns, self.ctime_ns = times_ns
         self._digests = Digests(hashlib.sha256(data).hexdigest(), crc64nvme=_base64_of(crc64nvme(data)))
         self.rejected: Rejected | None = None
@@ -76,13 +76,15 @@ class Held:
     def compute_digests(self, *, with_md5: bool = False) -> Digests:
         """Never by the file."""
         if with_md5 and not self._digests.md5:
+            if not self.held_bytes:
+                raise OSError(errno.EBADF, "the file is closed")
             md5 = hashlib.md5(self._data, usedforsecurity=False).hexdigest()
             self._digests = replace(self._digests, md5=md5)
         return self._digests
 
-    def known_md5(self) -> str:
-        """Always, by the bytes."""
-        return self.compute_digests(with_md5=True).md5
+    def close(self) -> None:
+        """What was found out stays."""
+        self._data, self.held_bytes = b"", 0
 
 
 class Streamed:
@@ -90,19 +92,26 @@ class Streamed:
 
     def __init__(self, file: BinaryIO, header: Header, size_bytes: int, times_ns: tuple[int, int]) -> None:
         self._file = file
+        self._users = 1  # the owner, and each body that is being read: the last one closes the file
+        self._lock = threading.Lock()
         self.header = header
         self.size_bytes = size_bytes
+        self.held_bytes = _CHUNK_BYTES
         self.mtime_ns, self.ctime_ns = times_ns
         self.digests: Digests | None = None
         self.rejected: Rejected | None = None
 
     def body(self, *, with_md5: bool = False) -> Iterator[bytes]:
         """Chunks; short, grown or touched content ends in a Fault before the last of it is sent."""
-        self._file.seek(0)
+        with self._used():
+            yield from self._chunks(with_md5=with_md5)
+
+    def _chunks(self, *, with_md5: bool) -> Iterator[bytes]:
         sha256, md5, crc = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
         left = self.size_bytes
         while left:
-            chunk = self._file.read(min(_CHUNK_BYTES, left))
+            # At a place of its own: one that a slow disk holds up may still read while the next has begun.
+            chunk = os.pread(self._file.fileno(), min(_CHUNK_BYTES, left), self.size_bytes - left)
             left -= len(chunk)
             if not chunk or (not left and self._touched()):
                 raise Fault(FaultKind.CHANGED, "the file changed while it was sent")
@@ -118,42 +127,37 @@ class Streamed:
     def compute_digests(self, *, with_md5: bool = False) -> Digests:
         """Reads the whole file when no PUT has done so yet, or none with an MD5."""
         if self.digests is None or (with_md5 and not self.digests.md5):
-            with waiting():
-                for _ in self.body(with_md5=with_md5):
-                    pass
+            for _ in self.body(with_md5=with_md5):
+                pass
         assert self.digests is not None
         return self.digests
 
-    def known_md5(self) -> str:
-        """Not before the first pass."""
-        return self.digests.md5 if self.digests else ""
+    def close(self) -> None:
+        """Closes the file, once no thread reads it: its descriptor will be another file's."""
+        if self.held_bytes:
+            self.held_bytes = 0
+            self._let_go()
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                raise OSError(errno.EBADF, "the file is closed")
+            self._users += 1
+        try:
+            yield
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                os.close(self._file.fileno())
 
     def _touched(self) -> bool:
         now = os.fstat(self._file.fileno())
         return (now.st_size, kept_ns(now.st_mtime_ns)) != (self.size_bytes, self.mtime_ns)
-
-
-class Budget:
-    """How many bytes may be held at once, by all workers together."""
-
-    def __init__(self, total_bytes: int) -> None:
-        self._free = total_bytes
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def room_for(self, size_bytes: int) -> Iterator[None]:
-        """Waits for room for the file, for one chunk if it is streamed; keeps it while the block lasts."""
-        reserved = size_bytes if size_bytes <= HELD_BYTES else _CHUNK_BYTES
-        with self._changed:
-            while self._free < reserved:
-                self._changed.wait()
-            self._free -= reserved
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += reserved
-                self._changed.notify_all()
 
 
 Accepts = Callable[[Rejected], bool]
@@ -163,29 +167,24 @@ def _accept_none(_rejected: Rejected) -> bool:
     return False
 
 
-@contextmanager
-def open_content(path: str, budget: Budget, accepts: Accepts = _accept_none) -> Iterator[Content | Rejected]:
+def read_content(path: str, accepts: Accepts = _accept_none) -> Content | Rejected:
     """The file's content, ready to be sent, or why it is not to be. The path may be gone or not be a file.
 
     `accepts`: which of those that would be held back are wanted all the same; they have a header.
     """
-    with ExitStack() as stack:
-        with waiting():  # for the disk, and for room
-            content = _open(path, budget, stack, accepts)
-        yield content
-
-
-def _open(path: str, budget: Budget, stack: ExitStack, accepts: Accepts) -> Content | Rejected:
     try:
         # O_NONBLOCK: opening a FIFO would wait for its writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        stack.callback(os.close, descriptor)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
-        stack.enter_context(budget.room_for(status.st_size))
-        name = os.path.basename(path)  # noqa: PTH119 - a tenth of what PurePath costs
-        return _content(descriptor, name, status, accepts)
+        with ExitStack() as closing:
+            closing.callback(os.close, descriptor)
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return Rejected(Status.UNREADABLE, Reason.IO_ERROR)
+            name = os.path.basename(path)  # noqa: PTH119 - a tenth of what PurePath costs
+            content = _content(descriptor, name, status, accepts)
+            if isinstance(content, Streamed):
+                closing.pop_all()  # it has the file now
+            return content
     except OSError as error:
         return _unreadable(error)
 

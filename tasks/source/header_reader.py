@@ -11,7 +11,6 @@ from typing import Final, TypeAlias
 from tasks.core.models import Header, Reason, Rejected, Status
 from tasks.source.dicom_header import examine
 from tasks.source.file_content import MAX_PUT_BYTES
-from tasks.turn import waiting
 
 _HEAD_BYTES: Final = 1 << 15
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # opening a FIFO would wait for its writer
@@ -22,8 +21,7 @@ Examined: TypeAlias = tuple[Header | Rejected, int]  # a file's header, or why i
 def read_header(path: str) -> Examined:
     """What a run would find of this file. Memory is bounded; no content and no path raises."""
     try:
-        with waiting():
-            descriptor = os.open(path, _FLAGS)
+        descriptor = os.open(path, _FLAGS)
         try:
             status = os.fstat(descriptor)
             return _judge(descriptor, status, os.path.basename(path)), status.st_size
@@ -53,10 +51,9 @@ class _BufferedFile(BytesIO):
 
 def _read_at(descriptor: int, size: int, start: int) -> bytes:
     """So many bytes, fewer only at the end of the file: one read may give less."""
-    with waiting():
-        data = os.pread(descriptor, size, start)
-        while 0 < len(data) < size and (more := os.pread(descriptor, size - len(data), start + len(data))):
-            data += more
+    data = os.pread(descriptor, size, start)
+    while 0 < len(data) < size and (more := os.pread(descriptor, size - len(data), start + len(data))):
+        data += more
     return data
 
 

@@ -13,7 +13,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import BufferedReader
 from itertools import chain
 from pathlib import Path
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 MAX_COLUMN_CHUNK_BYTES: Final = 1 << 28  # of Parquet, uncompressed: what one read may have to hold
 PARQUET_BATCH_ROWS: Final = 512
+_WRITTEN_OUT: Final = frozenset({"study_dir", "study_instance_uid"})  # each of their digits counts
 # Semicolons and tabs are what spreadsheets write in many countries, and databases.
 _SEPARATORS: Final = ",;\t"
 _SAYS_SEPARATOR: Final = re.compile(r'"?sep=([,;\t])"?\s*', re.IGNORECASE)
+_IS_NUMBER: Final = "is a number, not text, and may have lost digits (1.20 is 1.2): write the column as text"
 T = TypeVar("T")
 _Table = tuple[Sequence[str], Iterable[Row | Problem]]  # columns, and rows numbered from 1
 
@@ -292,6 +294,12 @@ def _is_plain(kind: "pa.DataType") -> bool:
     )
 
 
+def _is_fraction(kind: "pa.DataType") -> bool:
+    from pyarrow import types
+
+    return bool(types.is_floating(kind.value_type if types.is_dictionary(kind) else kind))
+
+
 def _is_text(kind: "pa.DataType") -> bool:
     from pyarrow import types
 
@@ -302,15 +310,22 @@ def _parquet_rows(parquet: "pa.parquet.ParquetFile") -> Iterator[Row | Problem]:
     import pyarrow as pa
 
     number = 0
+    names = [*map(without_blanks, parquet.schema_arrow.names)]
+    kinds = zip(names, parquet.schema_arrow.types, strict=True)
+    numeric = {name for name, kind in kinds if name in _WRITTEN_OUT and _is_fraction(kind)}
     try:
         for batch in parquet.iter_batches(PARQUET_BATCH_ROWS, use_threads=False):
-            names = [*map(without_blanks, batch.schema.names)]
             for cells in zip(*map(_parquet_cells, batch.columns), strict=True):
                 if any(map(without_blanks, cells)):
                     number += 1
-                    yield number, row_cells(names, cells)
+                    row = row_cells(names, cells)
+                    yield from _numbers_for_text(number, row, numeric) or [(number, row)]
     except (pa.ArrowException, OSError):
         yield Problem(number + 1, "", "it can't be read as Parquet; reading ended here")
+
+
+def _numbers_for_text(number: int, row: Mapping[str, str], numeric: Collection[str]) -> list[Row | Problem]:
+    return [Problem(number, name, _IS_NUMBER) for name in row if name in numeric and row[name]]
 
 
 def _parquet_cells(column: "pa.Array") -> list[str]:

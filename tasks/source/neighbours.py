@@ -10,7 +10,6 @@ from typing import Final
 
 from tasks.core.models import ZEROS, Header, Status
 from tasks.source.header_reader import read_header
-from tasks.turn import waiting
 
 _DIGITS: Final = re.compile(r"\d+")
 _MOST_KEPT: Final = 4096  # names, digits aside, whose answer is kept
@@ -35,7 +34,7 @@ class Neighbours:
 
 def _paths(directory: str, name: str) -> list[str]:
     try:
-        with waiting(), os.scandir(directory) as listing:
+        with os.scandir(directory) as listing:
             return [entry.path for entry in listing if _DIGITS.sub("", entry.name) == name]
     except OSError:
         return []

@@ -21,6 +21,7 @@ _BLOCK_BYTES: Final = 1 << 16
 _UTF8_BOM: Final = b"\xef\xbb\xbf"
 _UTF32_BOMS: Final = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _UTF16_BOMS: Final = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+_END_OF_FILE: Final = b"\x1a"  # Ctrl-Z: DOS writes it behind the last line, or fills the last block with it
 _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _LEFT_OVER: Final = b"\xff"  # a piece of a character at the end: no UTF-8, so its row is refused
 
@@ -37,7 +38,7 @@ class Lines:
     """
 
     def __init__(self, file: BufferedReader) -> None:
-        self._file = BufferedReader(_Blocks(_with_line_feeds(_utf8_blocks(file))))
+        self._file = BufferedReader(_Blocks(_with_line_feeds(_to_end_of_file(_utf8_blocks(file)))))
         self._bytes_left = MAX_ROW_BYTES
 
     def __iter__(self) -> Iterator[str]:
@@ -102,6 +103,20 @@ def _from_utf16(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
         yield decoder.decode(block).encode("utf-8", "surrogatepass")
     if decoder.getstate()[0]:
         yield _LEFT_OVER
+
+
+def _to_end_of_file(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Without the signs that end it; before anything but padding it is one like any other."""
+    held = b""
+    for block in blocks:
+        text = held + block
+        rest = text.rstrip(_END_OF_FILE + b"\r\n \t\0")
+        end = text.find(_END_OF_FILE, len(rest))
+        end = len(text) if end < 0 else end
+        held = text[end:]
+        if len(held) > MAX_ROW_BYTES:
+            end, held = len(text), b""
+        yield text[:end]
 
 
 def _with_line_feeds(blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Size does not matter: a file of 4 GiB, and a finished campaign of a million files, in flat memory.
+"""Size does not matter: a file of 4 GiB, many files, a finished campaign of a million, in flat memory.
 
 The campaign's files are a scan that is made up; its rows are put in through the ledger's own interface. Each
 run is a process of its own, and says its largest memory itself: that of a child counts its parent's.
@@ -30,14 +30,17 @@ from tests.benchmarks.nginx import nginx
 from tests.benchmarks.senders import PEAK_OF, timed
 from tests.benchmarks.table import Row
 from tests.conftest import instance
+from tests.tasks.ledger.sample_rows import answered
 
 LARGE_BYTES = 4 * 1024**3
+MANY = 10_000, 100_000  # small files
 STUDIES, FILES_IN_A_STUDY = 20_000, 50
 SMALL = 100  # a campaign with so many times fewer studies is what a million is compared with
 
 
 def rows(scale: float) -> Iterator[Row]:
     yield _large_file(int(LARGE_BYTES * scale))
+    yield _many_files([max(20, int(count * scale)) for count in MANY])
     yield from _large_campaign(max(200, int(STUDIES * scale)))
 
 
@@ -54,6 +57,16 @@ def _large_file(size_bytes: int) -> Row:
     more = peak - idle
     what = f"one sparse file of {size_bytes / 1024**3:.2g} GiB"
     return Row(what, f"{peak:.0f} MiB", f"one of 33 KB {idle:.0f}", bar=f"64 MiB more: {more:.0f}")
+
+
+def _many_files(counts: list[int]) -> Row:
+    peaks = []
+    for count in counts:
+        with archive(count, 2048) as directory, nginx() as (url, _sink):
+            peaks.append(_upload_peak(url, directory))
+    what = f"upload of {counts[-1]:,} files, memory"
+    beside = f"{counts[0]:,} files {peaks[0]:.0f}"
+    return Row(what, f"{peaks[-1]:.0f} MiB", beside, peaks[-1] / peaks[0], "flat, below 200 MiB")
 
 
 def _upload_peak(url: str, directory: Path) -> float:
@@ -128,7 +141,7 @@ def seed(directory: Path, studies: int) -> None:
             [Issuing(todo, _uid(todo), _key(todo), 1) for todo in todos],
             [Settling(todo, _outcome(todo)) for todo in todos],
         ):
-            ledger.answer(requests)
+            answered(ledger, requests)
     ledger.end(RunFacts("seed", "default", 1, 2, peak_parallel=20))
     ledger.close()
 

@@ -5,13 +5,10 @@ script is timed on a sample.
 """
 
 from collections.abc import Iterator
-from datetime import datetime
-from pathlib import Path
 
-from tasks.report.reader import read_report
 from tests.benchmarks.archives import SIZES, archive
 from tests.benchmarks.far_process import far_process
-from tests.benchmarks.senders import ours, script, timed
+from tests.benchmarks.senders import ours, script, steady_rate, timed
 from tests.benchmarks.table import Row
 
 PRESIGN_S, PUT_S, SLOTS = 0.04, 0.12, 20
@@ -26,11 +23,11 @@ def rows(scale: float) -> Iterator[Row]:
         with archive(count, SIZES[name]) as directory:
             with far_process(PRESIGN_S, PUT_S) as far:
                 timed(ours(far.url, directory))
-            steady = _steady_rate(directory / "report")
+            steady = steady_rate(directory / "report", 0.1, 0.9)
             with far_process(PRESIGN_S, PUT_S) as other:
                 sequential = sample / timed(script(other.url, directory, sample)).wall_s
         what = f"slow link, {name}"
-        bar = "0.95 of 20 / PUT time"
+        bar = "0.97 of 20 / PUT time"
         yield Row(f"{what}, steady", f"{steady:.0f} files/s", f"bound {bound:.0f}", steady / bound, bar)
         beside = f"script {sequential:.1f}"
         yield Row(what, f"{steady:.0f} files/s", beside, steady / sequential, "25 x the script")
@@ -40,13 +37,3 @@ def rows(scale: float) -> Iterator[Row]:
         age = f"median {saw['median_age_s'] * 1e3:.0f} ms, oldest {saw['oldest_s'] * 1e3:.0f}"
         ratio = saw["oldest_s"] / PRESIGN_S
         yield Row(f"{what}, age of a URL when used", age, "presign 40 ms", ratio, "a few presign times")
-
-
-def _steady_rate(report_dir: Path) -> float:
-    ends = sorted(
-        datetime.fromisoformat(row["finished_at"]).timestamp()
-        for row in read_report(report_dir)
-        if row["status"] == "uploaded"
-    )
-    first, last = len(ends) // 10, len(ends) * 9 // 10
-    return (last - first) / (ends[last] - ends[first])

@@ -1,7 +1,8 @@
 """A far side in a process of its own, so that its CPU is not ours.
 
 It waits so many seconds per presign and per PUT, prints its URL, serves until its standard input ends, and
-then prints what it saw: the most PUTs at once, and how old URLs were when they were used.
+then prints what it saw: the most PUTs at once, how old URLs were when they were used, and when the first PUT
+came, by the machine's monotonic clock.
 """
 
 import json
@@ -79,6 +80,7 @@ def main() -> None:
                     "most_puts": far_side.most_puts_under_way,
                     "median_age_s": ages[len(ages) // 2],
                     "oldest_s": ages[-1],
+                    "first_put_at": min(far_side.begun_at.values(), default=0.0),
                 }
             )
         )

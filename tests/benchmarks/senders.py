@@ -1,16 +1,17 @@
 """Who sends: ours, and what people would use instead, each a process of its own, timed as a whole."""
 
-import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+from tasks.report.reader import read_report
 from tests.far_side import TOKEN
 
 BIN = Path(sys.executable).parent
@@ -59,6 +60,11 @@ def timed(command: list[str], environment: Mapping[str, str] | None = None) -> C
     return Cost(wall_s, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime, process.stdout)
 
 
+def median_of(costs: Sequence[Cost]) -> Cost:
+    """Whole as it was measured: the round of the median time."""
+    return sorted(costs, key=lambda cost: cost.wall_s)[len(costs) // 2]
+
+
 def rounds(most: int, scale: float) -> int:
     """One where files are so few that nothing is measured."""
     return most if scale >= 0.1 else 1
@@ -98,7 +104,12 @@ def curl(url: str, directory: Path, count: int = 0) -> list[str]:
 Sender = Callable[[str, Path, int], list[str]]
 
 
-def summary_of(directory: Path) -> dict[str, float]:
-    """What our run said of itself."""
-    told: dict[str, float] = json.loads((directory / "report" / "summary.json").read_text())
-    return told
+def steady_rate(report_dir: Path, first: float = 0.0, last: float = 1.0) -> float:
+    """Files a second between the first outcome and the last, or between these shares of all outcomes."""
+    ends = sorted(
+        datetime.fromisoformat(row["finished_at"]).timestamp()
+        for row in read_report(report_dir)
+        if row["status"] == "uploaded"
+    )
+    begin, end = int(first * (len(ends) - 1)), int(last * (len(ends) - 1))
+    return (end - begin) / (ends[end] - ends[begin])

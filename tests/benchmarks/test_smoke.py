@@ -16,6 +16,7 @@ from tests.benchmarks.table import HEADINGS, Row, markdown
 # Of each command, about as long as the other.
 WHAT_IS_SHOWN = {
     ("start", "read", "slow_link", "size", "report"): (
+        "first PUT",
         "--help",
         "headers",
         "slow link",

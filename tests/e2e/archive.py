@@ -137,15 +137,6 @@ class Archive:
         finally:
             database.dispose()
 
-    def kill_alone(self, command: str, sent: int, **environment: str) -> None:
-        """The same, but only the run's own process is killed: what it has started has to end by itself."""
-        process = self.start(command, **environment)
-        self.await_puts(sent, process)
-        process.kill()
-        process.wait()
-        _await_end(process.pid)
-        self._take_stock_after_puts()
-
     def finish(self) -> int:
         """One more run, to its end."""
         return self.start("upload").wait(timeout=240)

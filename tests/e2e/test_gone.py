@@ -42,7 +42,7 @@ class TestPrefectsServer:
     ) -> None:
         """The files go on, the report is written, and its exit code is the command's."""
         with PrefectServer(prefect_home) as server:
-            process = archive.start("run", **server.environment, PREFECT_CLIENT_MAX_RETRIES="1")
+            process = archive.start("run", **server.environment, PREFECT_CLIENT_MAX_RETRIES="0")
             archive.await_puts(20, process)
             server.kill()
             assert process.wait(timeout=240) == 1, archive.told  # one conflict was planted

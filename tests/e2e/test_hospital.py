@@ -92,7 +92,7 @@ class TestProxy:
     def test_that_cannot_be_used_is_told_when_it_is_needed(self, start: Start) -> None:
         """Exit code 2, one sentence."""
         upload = start(
-            "upload", "-p", "study", "-u", "https://api.example.org", https_proxy="socks5h://gate:1080"
+            "upload", "-p", "study", "-u", "https://api.example.org", https_proxy="socks://gate:1080"
         )
         assert upload.ended() == 2
         assert "https_proxy names no proxy that can be used" in upload.said

@@ -144,7 +144,7 @@ class TestTheForm:
         }
         assert set(told) == {
             *("Manifest", "API Endpoint", "Report Directory", "API Block", "Options"),
-            *("Parallel", "Processes", "Campaign", "Ledger", "Root", "Rehash", "On Conflict", "Min Age"),
+            *("Parallel", "Campaign", "Ledger", "Root", "Rehash", "On Conflict", "Min Age"),
             *("Dead After", "Max Outage", "Retries", "Allow Storage Host", "Allow HTTP"),
             *("Same Platform", "Trust Ctime", "Accept"),
         }
@@ -168,7 +168,6 @@ class TestTheForm:
         for name, wrong in (
             ("Parallel", "21"),
             ("Parallel", "0"),
-            ("Processes", "21"),
             ("Min Age", "-1"),
             ("Dead After", "1"),
             ("Max Outage", "-1"),

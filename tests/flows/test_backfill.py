@@ -205,6 +205,27 @@ class TestLog:
             assert len(told) == times
             assert "hush" not in caplog.text
 
+    def test_warns_of_an_option_that_an_earlier_version_had_and_the_run_goes_on(
+        self, tmp_path: Path, plant: Plant, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A schedule or a deployment has kept it; a name that never was one is refused as before."""
+        plant(tmp_path / "a", 1)
+        given = {
+            "manifest": str(write_manifest(tmp_path / "manifest.csv", "a")),
+            "report_dir": str(tmp_path / "report"),
+        }
+        logging.getLogger("prefect.flow_runs").addHandler(caplog.handler)
+        state = backfill(**given, options={"processes": 4, "parallel": 3}, return_state=True)
+        logging.getLogger("prefect.flow_runs").removeHandler(caplog.handler)
+        assert state.is_completed()
+        told = {record.getMessage() for record in caplog.records if "processes" in record.getMessage()}
+        (sentence,) = told
+        assert sentence.startswith("The option processes is no setting any more and changes nothing")
+        assert backfill(**given, options={"proceses": 4}, return_state=True).is_failed()
+        assert Options.model_validate({"processes": 4, "parallel": 3}).model_dump(exclude_unset=True) == {
+            "parallel": 3
+        }
+
 
 class TestInterrupt:
     def test_that_no_wait_notices_is_heeded_all_the_same(

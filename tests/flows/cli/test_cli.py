@@ -336,7 +336,6 @@ class TestHelpOfACommand:
             "report_dir": "report",
             "campaign": "default",
             "parallel": "20",
-            "processes": "0",
             "on_conflict": "report",
             "min_age": "0",
             "dead_after": "180",
@@ -415,7 +414,6 @@ def imported_by(*arguments: str) -> tuple[set[str], set[str]]:
 # An option on the command line, and the same as a setting.
 SAME = [
     ("--parallel 3", "PARALLEL", "3"),
-    ("--processes 2", "PROCESSES", "2"),
     ("--campaign trial-7", "CAMPAIGN", "trial-7"),
     ("--ledger below/ledger.sqlite", "LEDGER", "below/ledger.sqlite"),
     ("--report-dir below/report", "REPORT_DIR", "below/report"),
@@ -574,6 +572,14 @@ class TestUnknownVariable:
         assert err.count("DICOM_INGEST_PARALEL is no setting and changes nothing") == 1
         assert "the nearest one is DICOM_INGEST_PARALLEL." in err
         assert "hush" not in err
+
+    def test_is_one_that_an_earlier_version_had(self) -> None:
+        """Whoever has set it is told that it changes nothing."""
+        (sentence,) = unknown_variables(["DICOM_INGEST_PROCESSES"])
+        assert sentence == (
+            "DICOM_INGEST_PROCESSES is no setting any more and changes nothing: one process sends all files. "
+            "Leave it out."
+        )
 
     def test_is_none_of_those_that_something_reads(
         self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

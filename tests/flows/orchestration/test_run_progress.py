@@ -24,7 +24,7 @@ from rich.console import Console
 from flows.orchestration.progress_display import bar, show_lines
 from flows.orchestration.run_progress import Sampler, Snapshot, sentence
 from tasks.core.platform_state import PlatformState, Step
-from tasks.upload.uploader import Progress
+from tasks.core.progress import Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
 from tests.far_side import Step as Asked
 from tests.flows.conftest import Plant
@@ -42,7 +42,6 @@ DOWN = PlatformState(
     is_down=True,
     http_status=503,
     next_try_at=512.4,
-    processes_failing=1,
 )
 
 SENTENCES = [
@@ -107,13 +106,6 @@ SENTENCES = [
         (
             "..., 0 of 20 slots in use, the object store has been down since 14:00:00 UTC (it answers 503), "
             "next try now"
-        ),
-    ),
-    (
-        replace(HALF, platform=replace(DOWN, processes=2)),
-        (
-            "..., 0 of 20 slots in use, the object store has been down for 1 of 2 processes "
-            "since 14:00:00 UTC (it answers 503), next try at 14:00:42 UTC"
         ),
     ),
     (

@@ -413,14 +413,11 @@ class TestNotRenewed:
         assert run.stops[0].exit_code == 3
         assert run.permitted == [False]
 
-    @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.processes)])
-    def test_holds_what_all_processes_of_a_run_send(
-        self, limit: str, lost: "Lost", near_side: NearSide, processes: int
-    ) -> None:
+    def test_holds_what_a_run_sends(self, limit: str, lost: "Lost", near_side: NearSide) -> None:
         """Those under way go on; the others wait, and go on where they were."""
         near_side.put_many(120)
         far_side = near_side.far_side
-        engine = near_side.engine(parallel=4, processes=processes)
+        engine = near_side.engine(parallel=4)
         permitted: list[bool] = []
 
         def permit(may_begin: bool) -> None:
@@ -432,7 +429,7 @@ class TestNotRenewed:
                 if not permitted:  # a PUT that comes later must not bring the server back
                     lost.is_away, lost.passed_s = True, 1000.0
                 await_that(lambda: bool(permitted), every_s=0.02)
-                time.sleep(0.1)  # so that other processes hear of it before all is sent
+                time.sleep(0.1)  # so that the loop hears of it before all is sent
 
         far_side.script = answer_later
         holder = LeaseHolder(engine.raise_if_stopped, engine.stop, lambda _wait: None, permit)

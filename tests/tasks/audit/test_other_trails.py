@@ -8,11 +8,11 @@ import pytest
 
 from tasks.audit.check import audit
 from tasks.core.models import Balance
+from tasks.core.progress import Progress
 from tasks.report.directory import AUDIT_JSONL
 from tasks.run.early_end import early_end
 from tasks.run.engine import Engine
 from tasks.run.shards import Migration, shard_engine
-from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide
 from tests.databases import PostgreSQL
 from tests.tasks.audit.report_dirs import edit, events, killed

@@ -1,6 +1,8 @@
 """What the tests of the ledger put in, and how they look at it."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +21,7 @@ from tasks.core.models import (
     Unwalked,
 )
 from tasks.core.plan import Rules
+from tasks.ledger.file_requests import FileRequest
 from tasks.ledger.ledger import Ledger
 
 ENTRIES = [
@@ -77,3 +80,11 @@ def upgrade(db: sa.Connection, to: str) -> None:
 
 def facts(run_id: str) -> RunFacts:
     return RunFacts(run_id, "default", 1, 2, peak_parallel=3, parallel_course=[(0.0, 20)], problems=["x"])
+
+
+def answered(ledger: Ledger, requests: Sequence[FileRequest]) -> list[Any]:
+    """Of many in one commit, or two, an answer or an exception for each."""
+    replies: list[SimpleQueue[Any]] = [SimpleQueue() for _ in requests]
+    for request, reply in zip(requests, replies, strict=True):
+        ledger.post(request, reply.put)
+    return [reply.get() for reply in replies]

@@ -26,7 +26,7 @@ from tasks.ledger.ledger import Ledger
 from tests.databases import PostgreSQL
 from tests.processes import await_that
 from tests.tasks.audit.report_dirs import events
-from tests.tasks.ledger.sample_rows import ENTRIES, Where, enrolled, listed, report, store, uploaded
+from tests.tasks.ledger.sample_rows import ENTRIES, Where, answered, enrolled, listed, report, store, uploaded
 
 
 class TestTrouble:
@@ -123,9 +123,9 @@ class TestRefused:
         for todo in todos:
             uid, key = f"1.{todo.file_no}", f"k{todo.file_no}"
             outcome = replace(uploaded(uid, key), attempts=2**70 if todo.file_no == 7 else 1)
-            ledger.answer([Claiming(todo, uid), Issuing(todo, uid, key, 1)])
+            answered(ledger, [Claiming(todo, uid), Issuing(todo, uid, key, 1)])
             outcomes.append(Settling(todo, outcome))
-        answers = ledger.answer(outcomes)
+        answers = answered(ledger, outcomes)
         refused = [answer for answer in answers if isinstance(answer, Exception)]
         assert [type(error) for error in refused] == [RowRefusedError]
         assert answers.index(refused[0]) == 6
@@ -163,7 +163,7 @@ class TestRefused:
         ledger.begin(1, tmp_path, ENTRIES, {})
         (todo,) = enrolled(ledger, listed(1))
         wrong: Any = Claiming(todo, None)  # type: ignore[arg-type]
-        answers = ledger.answer([Claiming(todo, "1.1"), wrong])
+        answers = answered(ledger, [Claiming(todo, "1.1"), wrong])
         assert isinstance(answers[0], Claim)
         assert isinstance(answers[1], Exception)
         ledger.close()

@@ -1,10 +1,11 @@
 """Where the Authorization header comes from: a static token, or OAuth2 client credentials."""
 
+import asyncio
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -13,11 +14,13 @@ import httpx
 import pytest
 
 from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, UsageError, WrongSettingsError
-from tasks.remote.credentials import StaticToken, TokenFile
-from tasks.remote.http_pool import Connections, Timeouts
+from tasks.remote.credentials import Credentials, StaticToken, TokenFile
+from tasks.remote.curl_engine import Engine
+from tasks.remote.engine_transport import http_client
 from tasks.remote.oauth2_client import ClientCredentials
+from tasks.remote.platform_client import Platform, warn_without_credentials
+from tasks.remote.tls import TlsPolicy
 from tasks.settings import load
-from tasks.upload.assembly import connect, warn_without_credentials
 from tests.conftest import Dicom, NearSide
 from tests.far_side import (
     CLIENT_ID,
@@ -34,30 +37,62 @@ from tests.far_side import (
 )
 from tests.processes import await_that
 
-Make = Callable[..., ClientCredentials]
+
+class Asked:
+    """Credentials, and whoever asks them: one or many at the same time."""
+
+    def __init__(self, runner: asyncio.Runner, credentials: Credentials) -> None:
+        self._runner = runner
+        self.credentials = credentials
+
+    def authorization(self, refused: str = "", http_status: int = 401) -> str:
+        return self._runner.run(self.credentials.authorization(refused, http_status))
+
+    def authorizations(self, slots: int, refused: str = "") -> list[str]:
+        async def all_at_once() -> list[str]:
+            return await asyncio.gather(*(self.credentials.authorization(refused) for _ in range(slots)))
+
+        return self._runner.run(all_at_once())
 
 
 @pytest.fixture
-def credentials(far_side: FarSide) -> Iterator[Make]:
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+Make = Callable[..., Asked]
+
+
+@pytest.fixture
+def credentials(far_side: FarSide, runner: asyncio.Runner) -> Iterator[Make]:
     """`credentials(...)`: those of a client that the far side knows."""
-    connections = Connections(lambda _url: httpx.HTTPTransport(), Timeouts())
 
-    def make(secret: str = CLIENT_SECRET, scope: str = "", **edges: Any) -> ClientCredentials:
-        return ClientCredentials(connections, far_side.token_url, CLIENT_ID, secret, scope, **edges)
+    async def opened() -> Engine:
+        return Engine(TlsPolicy())
 
+    async def close() -> None:
+        engine.close()
+
+    def make(secret: str = CLIENT_SECRET, scope: str = "", **edges: Any) -> Asked:
+        client = http_client(engine)
+        ours = ClientCredentials(client, far_side.token_url, CLIENT_ID, secret, scope, **edges)
+        return Asked(runner, ours)
+
+    engine = runner.run(opened())
     yield make
-    connections.close()
+    runner.run(close())
 
 
 class TestStaticToken:
-    def test_is_always_the_same(self) -> None:
+    def test_is_always_the_same(self, runner: asyncio.Runner) -> None:
         """Also when it was refused: there is no other."""
-        token = StaticToken("abc")
+        token = Asked(runner, StaticToken("abc"))
         assert token.authorization() == token.authorization(refused="Bearer abc") == "Bearer abc"
 
-    def test_may_be_none(self) -> None:
+    def test_may_be_none(self, runner: asyncio.Runner) -> None:
         """An API behind a gateway that knows us asks for nothing."""
-        assert StaticToken("").authorization() == ""
+        assert Asked(runner, StaticToken("")).authorization() == ""
 
 
 class TestClientCredentials:
@@ -67,23 +102,14 @@ class TestClientCredentials:
 
     def test_ask_once_for_all_slots(self, credentials: Make, far_side: FarSide) -> None:
         """Twenty at the same time, one request."""
-        ours = credentials()
-        together = threading.Barrier(20)
-
-        def ask(_n: int) -> str:
-            together.wait()
-            return ours.authorization()
-
-        with ThreadPoolExecutor(20) as pool:
-            assert len(set(pool.map(ask, range(20)))) == 1
+        assert len(set(credentials().authorizations(20))) == 1
         assert len(far_side.asked(Step.TOKEN)) == 1
 
     def test_renew_a_refused_token_once_for_all_slots(self, credentials: Make, far_side: FarSide) -> None:
         """Who comes late with the old one gets the new one."""
         ours = credentials()
         old = ours.authorization()
-        with ThreadPoolExecutor(20) as pool:
-            new = set(pool.map(lambda _n: ours.authorization(refused=old), range(20)))
+        new = set(ours.authorizations(20, refused=old))
         assert len(new) == 1
         assert new != {old}
         assert len(far_side.asked(Step.TOKEN)) == 2
@@ -127,6 +153,7 @@ class TestClientCredentials:
         ours = credentials(clock=lambda: now[0])
         old = ours.authorization()
         now[0] += 3600 - 30
+        assert ours.authorization() == old
         assert {ours.authorization() for _ in range(20)} == {old}
         assert len(far_side.asked(Step.TOKEN)) == 2
         now[0] += 6
@@ -140,7 +167,7 @@ class TestClientCredentials:
         assert ours.authorization() not in {old, ""}
 
     def test_use_the_old_token_while_it_is_renewed(
-        self, credentials: Make, far_side: FarSide, let_go: threading.Event
+        self, credentials: Make, far_side: FarSide, runner: asyncio.Runner, let_go: threading.Event
     ) -> None:
         """An endpoint that does not answer keeps one slot waiting, not all."""
         ours_now = [1000.0]
@@ -153,12 +180,39 @@ class TestClientCredentials:
 
         far_side.script = hang
         ours_now[0] += 3600 - 30
-        with ThreadPoolExecutor(1) as pool:
-            renewed = pool.submit(ours.authorization)
-            await_that(lambda: len(far_side.asked(Step.TOKEN)) == 2)
-            assert [ours.authorization() for _ in range(20)] == [old] * 20
+
+        async def ask() -> str:
+            renewed = asyncio.create_task(ours.credentials.authorization())
+            await asyncio.to_thread(await_that, lambda: len(far_side.asked(Step.TOKEN)) == 2)
+            assert [await ours.credentials.authorization() for _ in range(20)] == [old] * 20
             let_go.set()
-            assert renewed.result() != old
+            return await renewed
+
+        assert runner.run(ask()) != old
+
+    def test_go_on_being_renewed_though_the_file_that_asked_is_cut_off(
+        self, credentials: Make, far_side: FarSide, runner: asyncio.Runner, let_go: threading.Event
+    ) -> None:
+        """The others wait for the same answer."""
+        ours = credentials()
+
+        def hang(request: Request) -> None:
+            if request.step is Step.TOKEN:
+                let_go.wait(120)
+
+        far_side.script = hang
+
+        async def ask() -> str:
+            first = asyncio.create_task(ours.credentials.authorization())
+            await asyncio.to_thread(await_that, lambda: len(far_side.asked(Step.TOKEN)) == 1)
+            second = asyncio.create_task(ours.credentials.authorization())
+            first.cancel()
+            await asyncio.wait([first])
+            let_go.set()
+            return await second
+
+        assert runner.run(ask()) in far_side.tokens
+        assert len(far_side.asked(Step.TOKEN)) == 1
 
     def test_use_a_token_of_no_known_lifetime_until_it_is_refused(
         self, credentials: Make, far_side: FarSide
@@ -265,41 +319,43 @@ class TestClientCredentials:
 
 
 class TestFiles:
-    def test_of_tokens_may_be_renewed_meanwhile(self, tmp_path: Path) -> None:
+    def test_of_tokens_may_be_renewed_meanwhile(self, tmp_path: Path, runner: asyncio.Runner) -> None:
         """As Kubernetes does with projected tokens."""
         path = tmp_path / "token"
         path.write_text("first\n")
-        token = TokenFile(path)
+        token = Asked(runner, TokenFile(path))
         assert token.authorization() == "Bearer first"
         path.write_text("second")
         assert token.authorization(refused="Bearer first") == "Bearer second"
 
     @pytest.mark.parametrize("content", [None, b"", b"\n", b"two\nlines", b"caf\xe9", b"bell\x07"])
-    def test_without_a_line_of_text_stop_the_run(self, tmp_path: Path, content: bytes | None) -> None:
+    def test_without_a_line_of_text_stop_the_run(
+        self, tmp_path: Path, runner: asyncio.Runner, content: bytes | None
+    ) -> None:
         """The setting is named; the path and the content are not."""
         path = tmp_path / "token"
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(CredentialsRefusedError) as refused:
-            TokenFile(path).authorization()
+            Asked(runner, TokenFile(path)).authorization()
         assert "DICOM_INGEST_TOKEN_FILE" in str(refused.value)
         assert str(tmp_path) not in str(refused.value)
 
 
 class TestAudience:
-    def test_is_asked_for_where_it_is_set(self) -> None:
+    def test_is_asked_for_where_it_is_set(self, runner: asyncio.Runner) -> None:
         """Beside the grant type and the scope."""
         bodies: list[bytes] = []
 
         def answer(request: httpx.Request) -> httpx.Response:
-            bodies.append(request.read())
-            token = b'{"access_token": "t", "token_type": "Bearer"}'
-            return httpx.Response(200, stream=httpx.ByteStream(token))
+            bodies.append(request.content)
+            return httpx.Response(200, json={"access_token": "t", "token_type": "Bearer"})
 
-        connections = Connections(lambda _url: httpx.MockTransport(answer), Timeouts())
-        ClientCredentials(
-            connections, "https://idp.example.org", "id", "secret", "up", "https://api.example.org"
-        ).authorization()
+        client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        ours = ClientCredentials(
+            client, "https://idp.example.org", "id", "secret", "up", "https://api.example.org"
+        )
+        assert Asked(runner, ours).authorization() == "Bearer t"
         assert parse_qs(bodies[0].decode()) == {
             "grant_type": ["client_credentials"],
             "scope": ["up"],
@@ -342,12 +398,11 @@ class TestSettings:
             client_id=CLIENT_ID,
             client_secret_file=path,
         )
-        client = connect(settings)
-        assert client.presign().key in far_side.keys_handed_out
-        client.close()
+        with closing(Platform(settings)) as platform:
+            assert platform.presign().key in far_side.keys_handed_out
         path.unlink()
         with pytest.raises(UsageError, match="DICOM_INGEST_CLIENT_SECRET_FILE"):
-            connect(settings)
+            Platform(settings)
 
     def test_are_digested_without_their_secrets(self) -> None:
         """The same digest for another token; another for another setting."""

@@ -10,8 +10,9 @@ from botocore.utils import should_bypass_proxies
 from websockets.proxy import get_proxy
 from websockets.uri import parse_uri
 
-from tasks.core.errors import Fault, FaultKind
-from tasks.remote.proxies import complete_environment, proxy_to
+from tasks.core.http_messages import plain_url
+from tasks.remote.proxies import proxy_for
+from tasks.remote.proxy_environment import complete_environment
 from tests.proxy import DEAD, DIRECTLY, SPELLINGS, Proxy, running_proxy, through
 
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
@@ -47,7 +48,7 @@ class TestCompleted:
         url = f"http://{host}:{proxy.server_port}/api"
         assert [each for each in asked_by_httpx(proxy, url) if each != DIRECTLY] == []
         assert get_proxy(parse_uri(f"ws://{host}:4200/api")) is None
-        assert proxy_to(httpx.URL(url)) is None
+        assert proxy_to(url) == ""
         if host != "[::1]":  # written so, they know no exception that httpx can read; nobody here asks it
             assert urllib.request.proxy_bypass(f"{host}:4200")
             assert should_bypass_proxies(url)
@@ -56,7 +57,7 @@ class TestCompleted:
         url = "http://api.example.com/upload/"
         assert asked_by_httpx(proxy, url) == ["api.example.com"]
         assert get_proxy(parse_uri("ws://api.example.com/")) == proxy.url
-        assert proxy_to(httpx.URL(url)) == proxy.url
+        assert proxy_to(url) == proxy.url
         assert not urllib.request.proxy_bypass("api.example.com")
 
     @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy", "No_Proxy"])
@@ -95,22 +96,7 @@ class TestCompleted:
 
 
 class TestUnusable:
-    @pytest.mark.parametrize("proxy", UNUSABLE)
-    @pytest.mark.parametrize("completed", [False, True])
-    def test_proxy_is_a_fault_of_the_settings_where_it_is_needed(
-        self, proxy: str, completed: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Not where it is not: this machine, and hosts that are excepted."""
-        environ = {"HTTPS_PROXY": proxy, "NO_PROXY": "example.com"}
-        if completed:
-            complete_environment(environ)
-        for name, value in environ.items():
-            monkeypatch.setenv(name, value)
-        for url in ("https://127.0.0.1", "https://api.example.com", "http://api.example.org"):
-            assert proxy_to(httpx.URL(url)) is None
-        with pytest.raises(Fault, match="HTTPS_PROXY names no proxy that can be used") as fault:
-            proxy_to(httpx.URL("https://api.example.org"))
-        assert fault.value.kind is FaultKind.SETTINGS
+    """By httpx; what we say of one that nobody can use, test_engine_proxies.py shows."""
 
     @pytest.mark.parametrize("unusable", UNUSABLE)
     def test_proxy_keeps_nobody_from_asking_this_machine(
@@ -131,9 +117,12 @@ class TestUnusable:
         complete_environment(environ)
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        assert proxy_to(httpx.URL("https://api.example.org")) == "http://proxy:3128"
-        with pytest.raises(Fault, match="ALL_PROXY"):
-            proxy_to(httpx.URL("http://api.example.org"))
+        assert proxy_to("https://api.example.org") == "http://proxy:3128"
+        assert proxy_to("http://api.example.org") == "socks5://proxy:1080"
+
+
+def proxy_to(url: str) -> str:
+    return proxy_for(plain_url(url)[1])
 
 
 def asked_by_httpx(proxy: Proxy, url: str) -> list[str]:

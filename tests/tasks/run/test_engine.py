@@ -19,10 +19,10 @@ from pydicom.data.data_manager import DATA_ROOT
 
 from tasks.core.errors import CredentialsRefusedError, IngestError, InterruptedRunError, UsageError
 from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
+from tasks.core.progress import Progress
 from tasks.report.reader import read_report
 from tasks.run.engine import Engine, ingest
 from tasks.source.scan import Ownership, just_file, walk_study
-from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide, superseded
 from tests.databases import PostgreSQL
 from tests.far_side import (
@@ -957,7 +957,7 @@ class TestWhatIsNoInstance:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """One that was killed, too, has its claims until it counts as dead: no forecast is true till then."""
-        monkeypatch.setattr("tasks.upload.uploader._TWIN_PAUSE_S", (0.01, 0.02))
+        monkeypatch.setattr("tasks.upload.same_uid._LOOK_S", (0.01, 0.02))
         near_side.put("study/image", dicom("1.7"))
         near_side.options["ledger"] = ledger or str(near_side.directory / "ledger.sqlite")
         let_go = threading.Event()

@@ -5,6 +5,7 @@ sends a file of each; the row and the stored bytes decide.
 """
 
 import gzip
+import re
 import zlib
 from struct import pack
 
@@ -41,6 +42,7 @@ from tests.odd_files import (
     part10,
     pixels,
     size,
+    uids,
 )
 
 WHOLE = identity() + size() + pixels()
@@ -50,7 +52,11 @@ SEQUENCE = 0x00081115
 JPEG_FRAME = b"\xff\xd8 image \xff\xd9"
 XL_FRAME = b"\xff\x0a image"
 TWO_FRAMES = explicit(0x00280008, b"IS", b"2 ")
-FLAT = (ITEM + identity() + ITEM_END, UNDEFINED)
+REFERENCE = ITEM + explicit(0x00081155, b"UI", padded("1.2.9"))
+UNITS = explicit(0x00400007, b"LO", b"ab")
+PATIENT = explicit(0x00100010, b"PN", b"Doe^Joan") + explicit(0x00100020, b"LO", b"12")
+ICON = ITEM + size() + pixels() + ITEM_END + SEQUENCE_END
+LAST_UIDS = len(implicit(0x0020000D, padded("1.2.3.5"))) * 2
 
 
 def sequence(value: bytes, tag: int = SEQUENCE) -> bytes:
@@ -77,6 +83,21 @@ TRAVELS = {
     "VR ?? throughout": part10(
         SOP + b"".join(explicit(0x00091000 | number, b"??", b"abcd") for number in range(1, 12)) + IMAGE
     ),
+    **{
+        f"VR {vr!r} first, twice{', long' * long}": part10(
+            b"".join(explicit(tag, vr, value, long=long) for tag, value in uids()[:2]) + IMAGE
+        )
+        for vr in ODD_VRS
+        for long in (False, True)
+    },
+    **{
+        f"VR {vr!r} alone": part10(
+            b"".join(explicit(tag, vr, value) for tag, value in uids())
+            + explicit(0x00280010, vr, b"\4\0")
+            + explicit(0x7FE00010, vr, bytes(32))
+        )
+        for vr in (b"--", b"  ", b"??", b"lo")
+    },
     "VR -- within an item": part10(
         SOP
         + sequence(ITEM + explicit(0x00080008, b"--", b"ab") + identity() + ITEM_END + SEQUENCE_END)
@@ -98,6 +119,38 @@ TRAVELS = {
     "an item closed as a sequence": part10(SOP + sequence(ITEM + identity() + SEQUENCE_END) + IMAGE),
     "a sequence closed by nothing": part10(SOP + sequence(ITEM + identity() + ITEM_END) + IMAGE),
     "neither item nor sequence closed": part10(SOP + sequence(ITEM + identity()) + IMAGE),
+    **{
+        f"neither item nor sequence closed, {name}": part10(SOP + value + IMAGE)
+        for name, value in {
+            "and greater tags behind it": sequence(REFERENCE),
+            "of two items": sequence(REFERENCE * 2),
+            "nor those in it": sequence(REFERENCE + sequence(REFERENCE, 0x0008114A)),
+            "of a creator's own": sequence(REFERENCE, 0x00091001),
+            "twice": sequence(REFERENCE) + sequence(ITEM + UNITS, 0x00181001),
+        }.items()
+    },
+    "neither item nor sequence closed, right before the rows": part10(
+        SOP + REST + sequence(ITEM + UNITS, 0x00209222) + size() + pixels()
+    ),
+    "neither item nor sequence closed, right before the pixels": part10(
+        SOP + REST + size() + sequence(ITEM + UNITS, 0x00400275) + pixels()
+    ),
+    "neither item nor sequence closed, and an icon behind it": part10(
+        SOP + REST + size() + sequence(ITEM + UNITS, 0x00400275) + sequence(ICON, 0x00880200) + pixels()
+    ),
+    "neither item nor sequence of an icon closed": part10(
+        SOP + REST + size() + sequence(ITEM + size() + pixels(), 0x00880200) + pixels()
+    ),
+    "neither item nor sequence closed, implicit": part10(
+        IMPLICIT_IDENTITY[:-LAST_UIDS]
+        + implicit(SEQUENCE, ITEM + implicit(0x00081155, b"1.22"), length=UNDEFINED)
+        + IMPLICIT_IDENTITY[-LAST_UIDS:]
+        + IMPLICIT_PIXELS,
+        IMPLICIT,
+    ),
+    "neither item nor sequence closed, in a report": part10(
+        SOP + sequence(REFERENCE) + PATIENT + REST + sequence(implicit(0xFFFEE000, UNITS), 0x0040A730)
+    ),
     "no item, closed as one": part10(SOP + sequence(ITEM_END) + IMAGE),
     "no item, closed by nothing": part10(SOP + sequence(b"") + IMAGE),
     **{
@@ -134,8 +187,35 @@ TRAVELS = {
     "no delimiter after a padded frame": part10(
         WHOLE[:0] + identity() + size() + fragments(JPEG_FRAME.ljust(32, b"\0")), JPEG
     ),
+    **{
+        f"no delimiter after a frame padded with {name}": part10(
+            identity() + TWO_FRAMES + size() + fragments(JPEG_FRAME + padding, JPEG_FRAME + padding), JPEG
+        )
+        for name, padding in {
+            "FF": b"\xff" * 20,
+            "blanks": b" " * 20,
+            "zeros and FF": bytes(5) + b"\xff" * 5,
+            "a hundred kilobytes of FF": b"\xff" * 100_000,
+            "another byte": b"\x01" + b"\xaa" * 31,
+        }.items()
+    },
     "a frame padded with a kilobyte": part10(
         identity() + size() + fragments(JPEG_FRAME.ljust(1024, b"\0")), JPEG
+    ),
+    **{
+        f"{len(surplus)} surplus bytes in place of the delimiter": part10(
+            identity() + size() + fragments(JPEG_FRAME) + surplus, JPEG
+        )
+        for surplus in (b"\1", b"\xfa\xff\1", b"\r\n\x1a\0\0\0\0")
+    },
+    **{
+        f"JPEG by its bytes, {syntax!r} by name, without delimiter": part10(
+            identity() + size() + fragments(b"\xff\xd8\xff image", b"the rest \xff\xd9\xff"), syntax
+        )
+        for syntax in (EXPLICIT, "1.2.3.4.5", JPEG_XL, "")
+    },
+    "deflated frames without delimiter": part10(
+        identity() + TWO_FRAMES + size() + fragments(b"abcd", b"efgh"), "1.2.840.10008.1.2.8.1"
     ),
     "garbage in place of the delimiter": part10(
         identity() + size() + fragments(JPEG_FRAME) + b"garbage!" * 3, JPEG
@@ -155,6 +235,13 @@ TRAVELS = {
         identity(sop=b"\t1.2.3.4\r\n") + size() + pixels(),
         meta=explicit(0x00020010, b"UI", b" \v" + EXPLICIT.encode() + b"\xa0\0"),
     ),
+    **{
+        f"white space {blank!r} around UIDs": part10(
+            identity(sop=blank + b"1.2.3.4" + blank) + size() + fragments(JPEG_FRAME),
+            meta=explicit(0x00020010, b"UI", blank + JPEG.encode() + blank),
+        )
+        for blank in ("\u00a0".encode(), "\ufeff".encode(), "\u3000".encode(), b"\x1f ", b"\x85\0")
+    },
     "identity behind the pixels": part10(size() + pixels() + identity()),
     "an image that says it is a DICOMDIR": part10(
         WHOLE, meta=explicit(0x00020002, b"UI", padded("1.2.840.10008.1.3.10"))
@@ -165,6 +252,21 @@ CUT = {
     "VR --": part10(SOP + explicit(0x00091001, b"--", b"abcd") + IMAGE)[:-3],
     "nested delimiters": TRAVELS["an inner sequence closed as an item"][:-1],
     "neither item nor sequence closed": TRAVELS["neither item nor sequence closed"][:-1],
+    # That a sequence has ended of which nothing is closed, only the data set's own elements tell. Without any
+    # it is as DCMTK and pydicom say, who read neither kind: cut within an item.
+    "a report within an item": part10(SOP + PATIENT + REST + sequence(ITEM + UNITS, 0x0040A730)),
+    "an image within an item": part10(SOP + sequence(REFERENCE)),
+    "an icon": part10(SOP + REST + size() + sequence(ITEM + size() + pixels(), 0x00880200)),
+    "a related series": part10(
+        SOP + sequence(ITEM + REST + sequence(implicit(0xFFFEE000, UNITS), 0x0040A170), 0x00081250)
+    ),
+    "pixels behind a sequence of which nothing is closed": part10(SOP + sequence(REFERENCE) + IMAGE)[:-1],
+    "a frame that is filled up with FF": part10(
+        identity() + size() + fragments(JPEG_FRAME[:-2] + b"\xff" * 20), JPEG
+    ),
+    "a frame behind the picture in it": part10(
+        identity() + size() + fragments(b"\xff\xd8" + JPEG_FRAME + b" image" + b"\xff" * 20), JPEG
+    ),
     "little endian, big by name": part10(WHOLE, BIG_ENDIAN)[:-1],
     "deflated with a zlib header": part10(zlib.compress(WHOLE), DEFLATED)[:-6],
     "deflated with a gzip header": part10(gzip.compress(WHOLE), DEFLATED)[:-12],
@@ -179,6 +281,9 @@ CUT = {
         IMPLICIT,
     )[:-1],
     "a fragment": part10(identity() + size() + fragments(JPEG_FRAME.ljust(32, b"\0")), JPEG)[:-24],
+    "a delimiter": part10(identity() + size() + fragments(JPEG_FRAME) + SEQUENCE_END, JPEG)[:-5],
+    "deflated frames": part10(identity() + TWO_FRAMES + size() + fragments(b"abcd"), "1.2.840.10008.1.2.8.1"),
+    "no frame": part10(identity() + size() + fragments(), RLE),
     "a lost frame": part10(identity() + TWO_FRAMES + size() + fragments(JPEG_FRAME.ljust(32, b"\0")), JPEG),
     "a lost frame of JPEG XL": part10(
         identity() + TWO_FRAMES + size() + fragments(XL_FRAME + b"\0"), JPEG_XL
@@ -243,31 +348,40 @@ HELD_BACK = {
 
 
 class TestOddFile:
-    @pytest.mark.parametrize("name", TRAVELS)
-    def test_that_lacks_nothing_is_stored_as_it_is(
-        self, near_side: NearSide, far_side: FarSide, name: str
-    ) -> None:
-        """Byte for byte, with its SOP Instance UID in its row."""
-        near_side.put("study/IM1", TRAVELS[name])
-        run = near_side.run()
-        row = run.row("study/IM1")
-        assert (run.statuses, run.exit_code) == ({"study/IM1": "uploaded"}, 0)
-        assert row["sop_instance_uid"] == UID
-        assert far_side.objects == {row["key"]: [TRAVELS[name]]}
+    def test_that_lacks_nothing_is_stored_as_it_is(self, near_side: NearSide, far_side: FarSide) -> None:
+        """Byte for byte, with its SOP Instance UID in its row; all have the same one, so each is sent."""
+        for name, content in TRAVELS.items():
+            near_side.put(f"study/{name}", content)
+        run = near_side.run(on_conflict="upload", parallel=1)
+        stored = {name: far_side.objects.get(row["key"]) for name, row in run.rows.items()}
+        assert {name: status for name, status in run.statuses.items() if status != "uploaded"} == {}
+        assert stored == {f"study/{name}": [content] for name, content in TRAVELS.items()}
+        assert {row["sop_instance_uid"] for row in run.rows.values()} == {UID}
+        assert run.exit_code == 0
 
-    @pytest.mark.parametrize("name", CUT)
     def test_that_is_cut_is_truncated(
-        self, near_side: NearSide, far_side: FarSide, name: str, caplog: pytest.LogCaptureFixture
+        self, near_side: NearSide, far_side: FarSide, caplog: pytest.LogCaptureFixture
     ) -> None:
         """With the UID that was read, and what it ends within; the log says to what, and what to do."""
-        near_side.put("study/IM1", CUT[name])
+        for name, content in CUT.items():
+            near_side.put(f"study/{name}", content)
         run = near_side.run()
-        row = run.row("study/IM1")
-        assert (run.statuses, run.exit_code) == ({"study/IM1": "invalid/truncated"}, 1)
-        assert (row["sop_instance_uid"], far_side.objects) == (UID, {})
-        assert row["detail"].startswith("it ends ")
-        why = f"study 1 file 1 is held back (truncated, {row['detail']}): copy it again from its source, or"
-        assert f"{why} --accept truncated" in caplog.messages
+        assert {name: status for name, status in run.statuses.items() if status != "invalid/truncated"} == {}
+        assert len(run.rows) == len(CUT)
+        assert {row["sop_instance_uid"] for row in run.rows.values()} == {UID}
+        assert (run.exit_code, far_side.objects) == (1, {})
+        said = re.compile(
+            r"study 1 file \d+ is held back \(truncated, (it ends .*)\): copy it again from its source, "
+        )
+        found = [match[1] for match in map(said.match, caplog.messages) if match]
+        assert sorted(found) == sorted(row["detail"] for row in run.rows.values())
+        assert sum("or --accept truncated" in message for message in caplog.messages) >= len(CUT)
+
+    def test_that_is_cut_within_a_reference_does_not_have_its_uids(self, near_side: NearSide) -> None:
+        """The study of a related series is another one."""
+        near_side.put("study/IM1", CUT["a related series"])
+        row = near_side.run().row("study/IM1")
+        assert (row["study_instance_uid"], row["series_instance_uid"]) == ("", "")
 
     @pytest.mark.parametrize("name", HELD_BACK)
     def test_that_is_not_sent_has_the_true_reason(

@@ -205,10 +205,10 @@ class TestClaim:
         for number in range(1, 4):
             near_side.put(f"study/{number}", dicom("1.1", "other"))
 
-        def broken(*_: object) -> None:
+        async def broken(*_: object) -> None:
             raise StoppedError("Stopped.") if end == "stop" else RuntimeError("a defect")
 
-        monkeypatch.setattr("tasks.upload.transfer.Carrier._store", broken)
+        monkeypatch.setattr("tasks.upload.transfer.Transfer._store", broken)
         run = ended(near_side, on_conflict="upload")
         assert (run.exit_code, claims(near_side)) == (3, [])
         assert [run.statuses[f"study/{number}"] for number in range(1, 4)] == ["not_attempted/stopped"] * 3

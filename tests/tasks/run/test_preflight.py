@@ -15,12 +15,12 @@ from tasks.audit.check import audit
 from tasks.audit.log import Trail
 from tasks.core.errors import CredentialsRefusedError, IngestError, UsageError
 from tasks.ledger.earlier_runs import Begins, begins
+from tasks.remote.platform_client import Platform
 from tasks.report.directory import AUDIT_JSONL
 from tasks.report.reader import read_summary
 from tasks.run.edges import Edges
 from tasks.run.preflight import FirstAnswer, ask, check, pass_on, read_manifest
 from tasks.run.records import report_again
-from tasks.upload.assembly import connect
 from tests.conftest import Dicom, NearSide
 from tests.databases import PostgreSQL, long_ago
 from tests.far_side import (
@@ -48,7 +48,7 @@ def asked(near_side: NearSide) -> Callable[..., FirstAnswer]:
     edges = Edges(sleep=pauses.append, clock=lambda: sum(pauses), announced_after_s=0.01)
 
     def ask_now(**options: object) -> FirstAnswer:
-        with closing(connect(near_side.settings(**options))) as client:
+        with closing(Platform(near_side.settings(**options))) as client:
             return ask(client, edges)
 
     ask_now.pauses = pauses  # type: ignore[attr-defined]
@@ -433,7 +433,7 @@ class TestApiKey:
         assert sent == ["first", "first", "second"]
 
     def test_never_goes_through_a_redirect(self, near_side: NearSide, far_side: FarSide) -> None:
-        with FarSide() as elsewhere, closing(connect(near_side.settings(api_key="an-api-key"))) as client:
+        with FarSide() as elsewhere, closing(Platform(near_side.settings(api_key="an-api-key"))) as client:
             moved = Reply(307, headers={"Location": f"{elsewhere.url}/upload/"})
             far_side.script = always(Step.PRESIGN, moved)
             with pytest.raises(UsageError):

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.models import Balance, StudyEntry
+from tasks.core.progress import Progress
 from tasks.core.study_entries import StudyEntries
 from tasks.ledger import schema
 from tasks.ledger.earlier_runs import Begins, begins
@@ -26,7 +27,6 @@ from tasks.run.records import report_again
 from tasks.run.shards import Migration, run_id_for, shard_engine, weigh
 from tasks.settings import Settings
 from tasks.source.scan import survey
-from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide, Row, padded
 from tests.databases import PostgreSQL, long_ago
 from tests.far_side import TOKEN, Deviation, Step, always, scripted, status
@@ -51,7 +51,7 @@ from pathlib import Path
 from tasks.core.models import Balance, StudyEntry
 from tasks.run.shards import begin_migration
 from tasks.settings import load
-from tasks.upload.uploader import Progress
+from tasks.core.progress import Progress
 
 entries = [StudyEntry(n, str(path)) for n, path in enumerate(sorted(Path({}).iterdir()), 1)]
 begin_migration(entries, load(), "m", 1, Balance.FILES, Progress())

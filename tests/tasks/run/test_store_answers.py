@@ -80,6 +80,7 @@ class TestThrottling:
             (403, ["EC2ThrottledException", "KMS.LimitExceededException", "BandwidthLimitExceeded"]),
             (409, ["SlowDownWrite", "ServerBusy", "SnapshotOperationRateExceeded"]),
             (503, ["SlowDown", "ServiceUnavailable", "XMinioNoSuchCode"]),
+            (403, ["rateLimitExceeded", "SLOW_DOWN", "ResourceBusy", "Busy", "Storage.ServerBusy"]),
         ],
     )
     def test_said_by_any_code_slows_down_and_fails_no_file(
@@ -113,6 +114,8 @@ class TestForAMoment:
             s3_error(400, "KMS.DependencyTimeoutException"),
             s3_error(400, "InternalError"),
             s3_error(400, "IncompleteBody"),
+            s3_error(400, "ClientDisconnected"),
+            *(Reply(code) for code in (408, 423, 425, 499, 502, 504)),
         ],
     )
     def test_is_tried_again_on_the_same_key(
@@ -170,6 +173,10 @@ class TestBrake:
             (s3_error(400, "KMS.DisabledException"), "400 KMS.DisabledException. The bucket's KMS key"),
             (s3_error(403, "SignatureDoesNotMatch"), "the API signs what is not sent"),
             (s3_error(400, "BadDigest"), "Something on the way rewrites bodies"),
+            (
+                s3_error(501, "NotImplemented"),
+                "501 NotImplemented. Ask the platform what its object store wants",
+            ),
             (Reply(413, b"<html>Too large</html>"), "413. Ask the platform what its object store wants"),
             (url_expired(), "Set this machine's clock"),
             (StoredWith(lambda _body: OTHER_CRC), "Something on the way rewrites bodies"),
@@ -199,7 +206,7 @@ class TestBrake:
         far_side.script = lambda request: (
             None if request.step is not Step.PUT or request.n in good else denied
         )
-        run = near_side.run(parallel=1, processes=1)
+        run = near_side.run(parallel=1)
         assert run.exit_code == 1
         assert set(run.statuses.values()) == {"failed/refused", "uploaded"}
 

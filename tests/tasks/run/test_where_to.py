@@ -141,16 +141,6 @@ class TestRecords:
         far_side.script = script
         assert near_side.run().summary.storage_hosts == sorted([address(far_side), address(other)])
 
-    @pytest.mark.processes
-    def test_have_the_hosts_that_further_processes_send_to(
-        self, near_side: NearSide, far_side: FarSide
-    ) -> None:
-        near_side.put_many(40)
-        far_side.script = on_two_hosts(far_side)
-        run = near_side.run(processes=2)
-        assert run.summary.by_status == {"uploaded": 40}
-        assert run.summary.storage_hosts == sorted([address(far_side), address(far_side, "localhost")])
-
     def test_of_a_run_without_a_manifest_have_no_digest_and_no_host_that_nothing_was_sent_to(
         self, near_side: NearSide, far_side: FarSide
     ) -> None:

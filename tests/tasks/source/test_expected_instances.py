@@ -17,13 +17,12 @@ from flows.cli.__main__ import execute
 from tasks.core.models import Header, Listed, Reason, Rejected, Status, StudyEntry
 from tasks.run.engine import ingest
 from tasks.source.expected_instances import Counts, Expected, expectations
-from tasks.source.file_content import MAX_PUT_BYTES, Budget, open_content
+from tasks.source.file_content import MAX_PUT_BYTES, read_content
 from tasks.source.header_reader import read_header
 from tasks.source.manifest_reader import load_manifest
 from tasks.source.manifest_writer import scan_manifest
 from tasks.source.scan import survey, walk_study
 from tasks.source.study_directories import StudyDir
-from tasks.turn import waiting
 from tests.conftest import Dicom, NearSide
 from tests.deflated import deflated_zeros
 from tests.far_side import FarSide
@@ -170,8 +169,8 @@ class TestFilesAreRead:
         bodies += [deflated_zeros(40 << 20), long, long[:-1], body[:32768], body[:32769], long[:32769]]
         for number, content in enumerate(bodies):
             path = str(put(root / f"{number}", content))
-            with open_content(path, Budget(1 << 24)) as found:
-                theirs = found.header if not isinstance(found, Rejected) else (found.status, found.reason)
+            found = read_content(path)
+            theirs = found.header if not isinstance(found, Rejected) else (found.status, found.reason)
             ours, size_bytes = read_header(path)
             assert (ours if isinstance(ours, Header) else (ours.status, ours.reason)) == theirs
             assert size_bytes == len(content)
@@ -181,8 +180,7 @@ class TestFilesAreRead:
         together = threading.Barrier(4)
 
         def look(_path: str) -> tuple[Rejected, int]:
-            with waiting():
-                together.wait(timeout=240)
+            together.wait(timeout=240)
             return OTHER, 0
 
         for number in range(8):
@@ -230,11 +228,9 @@ class TestFilesAreRead:
             "import signal, sys, threading\n"
             "from tasks.source.expected_instances import Counts, expectations\n"
             "from tasks.source.study_directories import StudyDir\n"
-            "from tasks.turn import waiting\n"
             "def look(path):\n"
-            "    with waiting():\n"
-            "        signal.raise_signal(signal.SIGINT)\n"
-            "        threading.Event().wait()\n"
+            "    signal.raise_signal(signal.SIGINT)\n"
+            "    threading.Event().wait()\n"
             "dirs = [StudyDir(sys.argv[1], True)]\n"
             "list(expectations(dirs, [sys.argv[1]], lambda path: False, Counts(), look))\n"
         )
@@ -342,9 +338,10 @@ def stored(rows: Iterable[Listed]) -> tuple[int, int]:
     """Distinct instances that a run would store of these files, and their bytes."""
     sizes: dict[str, int] = {}
     for row in rows:
-        with open_content(row.path, Budget(1 << 24)) as content:
-            if not isinstance(content, Rejected):
-                sizes.setdefault(content.header.sop_instance_uid, content.size_bytes)
+        content = read_content(row.path)
+        if not isinstance(content, Rejected):
+            sizes.setdefault(content.header.sop_instance_uid, content.size_bytes)
+            content.close()
     return len(sizes), sum(sizes.values())
 
 

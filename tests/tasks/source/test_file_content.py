@@ -3,9 +3,8 @@
 import base64
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,23 +13,22 @@ from awscrt.checksums import crc64nvme
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.models import Digests, Reason, Rejected, Status
-from tasks.source.file_content import HELD_BYTES, MAX_PUT_BYTES, Budget, Content, open_content
+from tasks.source.file_content import HELD_BYTES, MAX_PUT_BYTES, Content, Streamed, read_content
 from tests.conftest import MIB, Dicom, padded
-
-PLENTY = Budget(1 << 40)
 
 
 @contextmanager
 def read(path: Path | str) -> Iterator[Content]:
-    with open_content(str(path), PLENTY) as content:
-        assert not isinstance(content, Rejected)
+    content = read_content(str(path))
+    assert not isinstance(content, Rejected)
+    with closing(content):
         yield content
 
 
 def rejected(path: Path | str) -> tuple[Status, Reason]:
-    with open_content(str(path), PLENTY) as content:
-        assert isinstance(content, Rejected)
-        return content.status, content.reason
+    content = read_content(str(path))
+    assert isinstance(content, Rejected)
+    return content.status, content.reason
 
 
 def whole(content: Content, *, with_md5: bool = False) -> bytes:
@@ -71,10 +69,8 @@ class TestContent:
         """Without another pass once a body went out."""
         with read(image) as content:
             whole(content, with_md5=True)
-            known = content.known_md5()
             assert content.compute_digests(with_md5=True) == digests(image.read_bytes())
             assert content.digests == content.compute_digests() == digests(image.read_bytes())
-            assert known == content.known_md5() == digests(image.read_bytes()).md5
 
     def test_has_no_md5_that_nobody_asked_for(self, image: Path) -> None:
         """It takes twice as long as the other two together; it can be had later, too."""
@@ -94,7 +90,6 @@ class TestContent:
         """A taken UID has to be compared first."""
         with read(image) as content:
             assert content.compute_digests(with_md5=True) == digests(image.read_bytes())
-            assert content.known_md5()
             assert whole(content) == image.read_bytes()
 
     def test_is_held_up_to_eight_mebibytes(self, tmp_path: Path, dicom: Dicom) -> None:
@@ -130,6 +125,20 @@ class TestStreamed:
         assert raised.value.kind is FaultKind.CHANGED
         assert sent < content.size_bytes
         assert content.digests is None
+
+    def test_is_sent_whole_while_an_earlier_body_is_still_read(self, image: Path) -> None:
+        """As after a redirect that came before the disk gave the next piece."""
+        with read(image) as content:
+            assert isinstance(content, Streamed)
+            earlier, later = content.body(), content.body()
+            sent = next(later)
+            next(earlier)
+            for chunk in later:
+                sent += chunk
+                next(earlier, None)
+            assert sent == image.read_bytes()
+            assert content.digests
+            assert content.digests.sha256 == hashlib.sha256(sent).hexdigest()
 
     def change(self, path: Path, how: str) -> None:
         with path.open("r+b") as file:
@@ -176,17 +185,19 @@ class TestRejected:
         path = tmp_path / "huge"
         path.write_bytes(dicom("1.1"))
         os.truncate(path, MAX_PUT_BYTES + over)
-        with open_content(str(path), PLENTY) as content:
-            assert content.size_bytes == MAX_PUT_BYTES + over
-            assert (isinstance(content, Rejected) and content.status is Status.TOO_LARGE) == bool(over)
+        content = read_content(str(path))
+        assert content.size_bytes == MAX_PUT_BYTES + over
+        assert (isinstance(content, Rejected) and content.status is Status.TOO_LARGE) == bool(over)
+        if not isinstance(content, Rejected):
+            content.close()
 
     def test_what_is_no_instance_says_its_size(self, tmp_path: Path) -> None:
         """The report has it for every file that was opened."""
         path = tmp_path / "notes"
         path.write_text("The patient moved.\n")
-        with open_content(str(path), PLENTY) as content:
-            assert isinstance(content, Rejected)
-            assert (content.reason, content.size_bytes) == (Reason.TEXT, 19)
+        content = read_content(str(path))
+        assert isinstance(content, Rejected)
+        assert (content.reason, content.size_bytes) == (Reason.TEXT, 19)
 
     def test_any_name_will_do(self, tmp_path: Path, dicom: Dicom) -> None:
         """Bytes that are not UTF-8."""
@@ -197,36 +208,48 @@ class TestRejected:
             assert content.compute_digests(with_md5=True) == digests(dicom("1.1"))
 
 
-class TestBudget:
-    def test_bounds_what_is_held_at_once(self) -> None:
-        """Who comes when it is spent waits until something is given back."""
-        budget = Budget(10)
-        entered = threading.Event()
+class TestClosed:
+    def test_once_more_does_no_harm(self, image: Path) -> None:
+        """The descriptor may be another file's by then."""
+        with read(image) as content:
+            content.close()
+            with image.open("rb") as other:
+                content.close()
+                assert other.read(1)
+            assert content.held_bytes == 0
 
-        def enter() -> None:
-            with budget.room_for(5):
-                entered.set()
+    def test_while_it_is_read_it_stays_open_until_that_ends(
+        self, tmp_path: Path, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thread that was given up on reads no other file, which got the descriptor meanwhile."""
+        monkeypatch.setattr("tasks.source.file_content.HELD_BYTES", MIB)
+        path = tmp_path / "image"
+        path.write_bytes(dicom("1.1", pixel_bytes=3 * MIB))
+        open_before = set(os.listdir("/proc/self/fd"))
+        with read(path) as content:
+            body = content.body()
+            assert not isinstance(body, bytes)
+            first = next(body)
+            content.close()
+            with open("/dev/zero", "rb"):
+                assert first + b"".join(body) == path.read_bytes()
+        assert set(os.listdir("/proc/self/fd")) == open_before
+        with pytest.raises(OSError, match="closed"):
+            content.compute_digests() if content.digests is None else list(content.body())
 
-        waiting = threading.Thread(target=enter)
-        with budget.room_for(6):
-            waiting.start()
-            assert not entered.wait(0.05)
-        assert entered.wait(5)
-        waiting.join()
-
-    def test_is_large_enough_for_the_largest_held_file(self) -> None:
-        """Of the whole budget of a run nothing less than a held file is ever left out for ever."""
-        budget = Budget(HELD_BYTES)
-        with budget.room_for(HELD_BYTES):
-            pass
-        with budget.room_for(MAX_PUT_BYTES):
-            pass
-
-    def test_is_given_back_when_the_file_is_done(self, tmp_path: Path, dicom: Dicom) -> None:
-        """Also after an error."""
+    def test_its_digests_stay(self, tmp_path: Path, dicom: Dicom) -> None:
+        """They are compared with those of others of its UID when its bytes are gone."""
         path = tmp_path / "image"
         path.write_bytes(dicom("1.1"))
-        budget = Budget(path.stat().st_size)
-        for _ in range(3):
-            with pytest.raises(KeyError), open_content(str(path), budget):
-                raise KeyError
+        with read(path) as content:
+            content.compute_digests(with_md5=True)
+        assert content.compute_digests(with_md5=True) == digests(dicom("1.1"))
+
+    def test_has_no_md5_to_be_found_out(self, tmp_path: Path, dicom: Dicom) -> None:
+        """That of no bytes would be another file's."""
+        path = tmp_path / "image"
+        path.write_bytes(dicom("1.1"))
+        with read(path) as content:
+            pass
+        with pytest.raises(OSError, match="closed"):
+            content.compute_digests(with_md5=True)

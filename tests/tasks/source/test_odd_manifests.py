@@ -66,6 +66,12 @@ READ_AS_MEANT = {
         rows=[ROWS[0], ["", "", ""], ROWS[1], [" ", NBSP, ""], ROWS[2], [""] * 9, ["", ""]]
     ).encode(),
     "rows that are empty, semicolons": lines(";", rows=[[""] * 3, *ROWS, [""] * 3]).encode(),
+    "DOS": lines(end="\r\n").encode() + b"\x1a",
+    "DOS, a line of its own": lines(end="\r\n").encode() + b"\x1a\r\n",
+    "DOS, none at the last line's end": lines(end="\r\n").encode().rstrip() + b"\x1a",
+    "DOS, a block filled up": lines(end="\r\n").encode() + b"\x1a" * 200_000,
+    "DOS, then zeros": lines(end="\r\n").encode() + b"\x1a" + bytes(100),
+    "DOS, UTF-16": utf16(lines("\t", "\r\n") + "\x1a"),
     "columns that are empty": lines(rows=[[*row, "", ""] for row in ROWS]).encode(),
     "surplus cells": lines(rows=[ROWS[0], [*ROWS[1], "", ""], ROWS[2]]).encode(),
 }
@@ -98,7 +104,10 @@ class TestReadAsMeant:
         assert found == entries(tmp_path)
         assert found.sha256 == hashlib.sha256(READ_AS_MEANT[name]).hexdigest()
 
-    @pytest.mark.parametrize("encoded", [with_mark(JSON_LINES), utf16(JSON_LINES), JSON_LINES.encode()])
+    @pytest.mark.parametrize(
+        "encoded",
+        [with_mark(JSON_LINES), utf16(JSON_LINES), JSON_LINES.encode(), (JSON_LINES + "\x1a").encode()],
+    )
     @pytest.mark.parametrize("end", ["\n", "\r"])
     def test_of_json_lines_too(self, tmp_path: Path, encoded: bytes, end: str) -> None:
         """With a byte order mark, and with blanks that a database pads its columns with."""
@@ -120,6 +129,23 @@ class TestReadAsMeant:
         }
         pq.write_table(pa.table(columns), tmp_path / "m.parquet")
         assert load_manifest(tmp_path / "m.parquet") == entries(tmp_path)
+
+    @pytest.mark.parametrize("number", ["1.20", "1.2000000000000000000001", "1.0"])
+    def test_of_numbers_in_json_as_they_are_written(self, tmp_path: Path, number: str) -> None:
+        """Every digit of a UID counts, and of a directory's name."""
+        content = f'{{"study_dir": {number}, "study_instance_uid": {number}}}\n'
+        (entry,) = load_manifest(put(tmp_path, content.encode(), "m.jsonl"))
+        assert (entry.study_dir, entry.study_instance_uid) == (f"{tmp_path}/{number}", number)
+
+    def test_of_a_sign_that_ends_nothing(self, tmp_path: Path) -> None:
+        """DOS's sign within the text is one like any other; so is a run of them, however long."""
+        ends = b"\x1a" * (30_000)
+        path = put(tmp_path, b"study_dir,note\ns1,a\x1a\nb\x1a,\n" + b"s2," + ends + b"x\n")
+        assert [entry.extra for entry in load_manifest(path)] == [
+            (("note", "a\x1a"),),
+            (("note", ""),),
+            (("note", ends.decode() + "x"),),
+        ]
 
     def test_other_columns_are_carried_as_they_came(self, tmp_path: Path) -> None:
         path = put(tmp_path, b"study_dir,note\n s1 , x \n")
@@ -146,6 +172,8 @@ class TestReadAsMeant:
             (b"a\n1\r2\n", ["a", "1\r2"]),
             (b"a\r1\r", ["a", "1"]),
             (b"\xff\xfea\0\r\0\n\0", ["a"]),
+            (b"a\x1a\n1\n\x1a\n\x1a\n2\n\x1a\n", ["a\x1a", "1", "\x1a", "\x1a", "2"]),
+            (b"a\r1\r\x1a\x1a\r", ["a", "1"]),
         ],
     )
     def test_lines_end_as_the_first_does(self, content: bytes, lines: list[str]) -> None:
@@ -247,6 +275,24 @@ class TestRefused:
     )
     def test_with_what_is_wrong(self, tmp_path: Path, content: bytes, fault: str) -> None:
         assert faults(put(tmp_path, content))[0].startswith(fault)
+
+    @pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.dictionary(pa.int32(), pa.float64())])
+    @pytest.mark.parametrize("name", ["study_dir", "study_instance_uid"])
+    def test_with_numbers_that_lost_their_last_digits(
+        self, tmp_path: Path, name: str, kind: pa.DataType
+    ) -> None:
+        """As pandas makes them of UIDs: 1.20 and 1.2 are one number. A column without any is none."""
+        columns = {"study_dir": ["s1", "s2"], "label": ["", ""]} | {name: pa.array([1.25, None], kind)}
+        pq.write_table(pa.table({**columns, "note": [1.5, None]}), tmp_path / "m.parquet")
+        found = faults(tmp_path / "m.parquet")
+        assert found[0] == (
+            f"row 1, {name}: is a number, not text, and may have lost digits (1.20 is 1.2): "
+            "write the column as text"
+        )
+        assert len(found) == 1
+        empty = {"study_dir": ["s1"], "study_instance_uid": pa.array([None], kind)}
+        pq.write_table(pa.table(empty), tmp_path / "m.parquet")
+        assert load_manifest(tmp_path / "m.parquet")[0].study_instance_uid == ""
 
     @pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
     @pytest.mark.parametrize("is_wide", [False, True])

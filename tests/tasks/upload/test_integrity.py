@@ -1,5 +1,6 @@
 """What a store's answers prove, in whole runs: each kind of store has what was sent, or something else."""
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -10,9 +11,14 @@ from dataclasses import replace
 import pytest
 from awscrt.checksums import crc64nvme
 
-from tasks.core.errors import InterruptedRunError
+from tasks.core.checksums import Evidence
+from tasks.core.errors import Fault, InterruptedRunError
+from tasks.core.models import Digests, Proof
+from tasks.remote.upload_api import Stored
 from tasks.report.reader import read_report, read_table
 from tasks.run.records import report_again
+from tasks.upload.integrity import Integrity
+from tests import virtual_time
 from tests.conftest import MIB, Dicom, NearSide, Run, instance
 from tests.far_side import Deviation, FarSide, Request, Script, Step, StoredWith
 from tests.processes import await_that
@@ -278,6 +284,47 @@ class TestEtagsThatAreNoMd5:
         run = near_side.finished(engine)
         stopping.join()
         assert sorted(run.statuses.values()) == ["failed/interrupted", "uploaded"]
+
+    def test_are_found_though_others_look_now_and_then_at_another_processs_claims(self) -> None:
+        """That process may wait for this one's."""
+
+        async def work() -> None:
+            integrity = Integrity(asyncio.Event())
+            answered = Stored(200, "", Evidence(md5="0" * 32), with_content_md5=True)
+            digests = Digests("", "f" * 32, "")
+
+            async def looks(first_s: float) -> None:
+                with integrity.under_way():
+                    await asyncio.sleep(first_s)
+                    while integrity.rules.is_undecided:
+                        with integrity.waiting():
+                            await asyncio.sleep(2)
+                        await asyncio.sleep(0.01)
+
+            others = [asyncio.create_task(looks(number / 5)) for number in range(10)]
+            with integrity.under_way():
+                with pytest.raises(Fault):
+                    await integrity.judge(1, "h", answered, digests)
+                async with asyncio.timeout(60):
+                    assert await integrity.judge(1, "h", answered, digests) is Proof.OTHER_ETAG
+            await asyncio.wait(others)
+
+        virtual_time.run(work())
+
+    def test_are_certain_faults_where_no_content_md5_can_be_sent(self) -> None:
+        """To SigV2 URLs: from a file's second PUT on, so that the brake stops a run in which all differ."""
+
+        async def work() -> None:
+            integrity = Integrity(asyncio.Event())
+            answered = Stored(200, "", Evidence(md5="0" * 32))
+            certain = []
+            for file_id in (1, 2, 1, 2):
+                with pytest.raises(Fault) as fault:
+                    await integrity.judge(file_id, "h", answered, Digests("", "f" * 32, ""))
+                certain.append(fault.value.is_certain)
+            assert certain == [False, False, True, True]
+
+        virtual_time.run(work())
 
 
 class TestReport:

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 
 from tasks.core.errors import IngestError, UsageError
 from tasks.core.models import Balance
+from tasks.core.progress import Progress
 from tasks.ledger.database import connect
 from tasks.ledger.private_directories import make_directories, remove_empty
 from tasks.run.early_end import early_end
 from tasks.run.engine import ingest
 from tasks.run.records import report_again
 from tasks.run.shards import Migration, shard_engine
-from tasks.upload.uploader import Progress
 from tests.conftest import Dicom, NearSide
 from tests.databases import PostgreSQL
 from tests.far_side import CLIENT_ID

@@ -1,0 +1,88 @@
+"""A gate: coroutines wait for something of which there is not enough for all, and get it as they came."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from tasks.core.errors import InterruptedRunError
+
+
+class Gate:
+    """For the event loop's thread alone."""
+
+    def __init__(
+        self,
+        has_room: Callable[[int], bool],
+        begin: Callable[[], bool] = bool,
+        end: Callable[[bool], object] = bool,
+    ) -> None:
+        """`has_room`: whether one more may enter, beside so many who are inside.
+
+        `begin` is called for who enters, `end` with what it returned for who leaves.
+        """
+        self._has_room = has_room
+        self._begin = begin
+        self._end = end
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self.is_closed = False
+        self.inside = 0
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits."""
+        return any(not each.done() for each in [*self._waiting])
+
+    @asynccontextmanager
+    async def entered(self) -> AsyncIterator[bool]:
+        """Behind all who came before; what `begin` returned. Raises InterruptedRunError when it is closed."""
+        begun = await self._enter()
+        try:
+            yield begun
+        finally:
+            self._leave(begun)
+
+    def look(self) -> None:
+        """Lets in whom there is room for; to be called whenever there may be more of it."""
+        while self._waiting and self._has_room(self.inside):
+            future = self._waiting.popleft()
+            if not future.done():  # else its task was cancelled
+                self.inside += 1
+                future.set_result(self._begin())
+
+    def close(self) -> None:
+        """Nobody enters any more."""
+        self.is_closed = True
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(_stopping())
+        self._waiting.clear()
+
+    async def _enter(self) -> bool:
+        """Counts as inside from the moment on at which there is room: nobody else takes that meanwhile."""
+        if self.is_closed:
+            raise _stopping()
+        if not self._waiting and self._has_room(self.inside):
+            self.inside += 1
+            return self._begin()
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            begun = await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and not future.exception():
+                self._leave(future.result())
+            raise
+        if self.is_closed:  # meanwhile
+            self._leave(begun)
+            raise _stopping()
+        return begun
+
+    def _leave(self, begun: bool) -> None:
+        self.inside -= 1
+        self._end(begun)
+        self.look()
+
+
+def _stopping() -> InterruptedRunError:
+    return InterruptedRunError("The run is stopping.")
