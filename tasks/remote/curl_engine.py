@@ -120,6 +120,8 @@ class Engine:
 
     def _watch(self, what: int, socket: int, _multi: object, _data: object) -> None:
         """M_SOCKETFUNCTION: for what libcurl waits now, in bits that are the selectors' own."""
+        if self._selector.get_map() is None:  # closed; libcurl says farewell to its connections
+            return
         if what in (pycurl.POLL_NONE, pycurl.POLL_REMOVE):
             if socket in self._watched:
                 self._watched.remove(socket)

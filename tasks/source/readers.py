@@ -13,9 +13,12 @@ from tasks.concurrency.gates import Gate
 from tasks.core.models import Rejected
 from tasks.source.file_content import Content
 
-READERS: Final = 1  # each more takes the interpreter from the loop, a dozen times for each file ...
-MOST_READERS: Final = 4  # ... which is worth it where they wait for the disk, or hash for long
-_SLOW_S: Final = 0.01  # a read that takes longer than this has waited, or hashed long
+# Each reader more takes the interpreter from the loop, a dozen times for each file, so small files have one.
+READERS: Final = 1
+_READERS_OF_LARGE: Final = 2  # while one hashes, which lets the interpreter go, another can parse
+MOST_READERS: Final = 4  # where they wait for the disk
+_LARGE_BYTES: Final = 128 * 1024
+_SLOW_S: Final = 0.01  # a read that takes longer than this has waited, or hashed for long
 _SMOOTHING: Final = 0.1  # weight of the newest read in the moving average
 HELD_BYTES: Final = 64 * 1024 * 1024  # by all files under way; what is being read may come on top of it
 
@@ -31,7 +34,7 @@ class Readers:
         self._most_bytes = held_bytes
         self._least_files = held_files
         self._bytes = self._files = 0  # that are held
-        self._usual_s = 0.0  # moving average of how long a read takes
+        self._usual_s = self._usual_bytes = 0.0  # of a read: moving averages
         self._began: dict[object, float] = {}  # reads, by the loop's clock
         self._gate = Gate(self._has_room)
 
@@ -52,6 +55,7 @@ class Readers:
                 took_s = self._now() - self._began.pop(reading)
                 self._usual_s += _SMOOTHING * (took_s - self._usual_s)
             if not isinstance(content, Rejected):
+                self._usual_bytes += _SMOOTHING * (content.held_bytes - self._usual_bytes)
                 self._bytes += content.held_bytes
                 self._files += 1
         return content
@@ -80,8 +84,12 @@ class Readers:
 
     def _has_room(self, reading: int) -> bool:
         is_little = self._bytes < self._most_bytes or self._files + reading < self._least_files
-        readers = MOST_READERS if self._usual_s > _SLOW_S else READERS
-        return reading < readers and is_little
+        return reading < self._readers() and is_little
+
+    def _readers(self) -> int:
+        if self._usual_s > _SLOW_S:
+            return MOST_READERS
+        return _READERS_OF_LARGE if self._usual_bytes > _LARGE_BYTES else READERS
 
     @staticmethod
     def _now() -> float:

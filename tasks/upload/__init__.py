@@ -13,7 +13,7 @@
                               UploadClient.put
                               Integrity.judge       what its answer proves of the bytes
                               AwaitedLedger.settle  durable: its outcome
-    a reader              open, read, DICOM header, hashes; four where that takes long
+    a reader              open, read, DICOM header, hashes; two of large files, four where that takes long
     the ledger's writer   commits for all who wait, and wakes the loop once
     one for each file too large to hold, while it is sent or hashed
 

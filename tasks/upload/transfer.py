@@ -48,8 +48,7 @@ _NOT_SENT: Final = {
     Verdict.CONFLICT: (Status.CONFLICT, Reason.NONE),
     Verdict.ALTERED: (Status.CHANGED, Reason.ALTERED),
 }
-# By the ledger: what may be the cause is left out.
-_REFUSED: Final = Rejected(Status.FAILED, Reason.REFUSED, detail="ledger")
+_REFUSED: Final = Rejected(Status.FAILED, Reason.REFUSED, detail="ledger")  # by it, and without the cause
 _EMPTY_IMAGE: Final = Rejected(Status.INVALID, Reason.TRUNCATED, size_bytes=0, detail=Reason.EMPTY)
 
 

@@ -140,6 +140,35 @@ class TestSlowDisk:
 
         asyncio.run(work())
 
+    def test_apart_small_files_have_one_reader_and_large_ones_two(
+        self, tmp_path: Path, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Hashing lets others compute; parsing does not."""
+        monkeypatch.setattr("tasks.source.readers._SLOW_S", 1e9)
+
+        async def at_once(pixel_bytes: int) -> int:
+            path = tmp_path / "image"
+            path.write_bytes(dicom("1.1", pixel_bytes=pixel_bytes))
+            readers, goes_on, begun = Readers(100), threading.Event(), list[int]()
+            for _ in range(30):
+                readers.release(await read(readers, str(path)))
+
+            def begin() -> None:
+                begun.append(1)
+                goes_on.wait(60)
+
+            reads = [asyncio.create_task(read(readers, str(path), begin)) for _ in range(3)]
+            await settled()
+            count = len(begun)
+            goes_on.set()
+            for content in await asyncio.gather(*reads):
+                readers.release(content)
+            readers.close()
+            return count
+
+        assert asyncio.run(at_once(1000)) == 1
+        assert asyncio.run(at_once(MIB)) == 2
+
     def test_that_hangs_under_some_files_leaves_the_others_room(self, paths: list[str]) -> None:
         """As soon as somebody looks."""
 
