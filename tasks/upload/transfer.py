@@ -91,10 +91,9 @@ class Transfer:
                 return await self._settled(file, outcome)
             except RowRefusedError:
                 return await self._settled(file, file.ends_rejected(self.clock_ns(), _REFUSED))
-        except BaseException as end:
+        except BaseException:
             if file.attempts and not file.is_settled:
-                is_cut_off = isinstance(end, asyncio.CancelledError)
-                reason = Reason.INTERRUPTED if is_cut_off else self._reason_at_the_end(file)
+                reason = self._reason_at_the_end(file)
                 await self._settled(file, file.ends(self.clock_ns(), Status.FAILED, reason))
             raise
 
