@@ -21,15 +21,17 @@ class DaemonThreads:
         self._most = most
         self._name = name
         self._started = 0
+        self._open = 0  # jobs that are not done
         self._jobs: _Jobs = SimpleQueue()
 
     def run(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":
         """What it returns or raises, once a thread has come to it. Cancelled, it goes on, for nobody."""
         if not self._most:
             raise RuntimeError("the threads have ended")
-        if self._started < self._most:
+        if self._open >= self._started < self._most:
             self._start()
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._open += 1
         self._jobs.put((work, future))
         return future
 
@@ -40,7 +42,7 @@ class DaemonThreads:
         self._most = 0
 
     def _start(self) -> None:
-        thread = Thread(target=_serve, args=(self._jobs,), name=f"{self._name}-{self._started}", daemon=True)
+        thread = Thread(target=self._serve, name=f"{self._name}-{self._started}", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # at a limit of the operating system
@@ -48,6 +50,27 @@ class DaemonThreads:
                 raise
         else:
             self._started += 1
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            work, future = job
+            result, error = None, None
+            try:
+                result = work()
+            except BaseException as raised:  # noqa: BLE001 - it is raised where the result is awaited
+                error = raised
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                future.get_loop().call_soon_threadsafe(self._settle, future, result, error)
+            del job, work, future, result, error  # which may be large
+
+    def _settle(self, future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+        self._open -= 1
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 def in_thread(work: Callable[[], _T], name: str) -> "asyncio.Future[_T]":
@@ -64,25 +87,3 @@ def wait_at_most(seconds: float, work: Callable[[], object], name: str) -> None:
     thread = Thread(target=work, name=name, daemon=True)
     thread.start()
     thread.join(seconds)
-
-
-def _serve(jobs: _Jobs) -> None:
-    while (job := jobs.get()) is not None:
-        work, future = job
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as raised:  # noqa: BLE001 - it is raised where the result is awaited
-            error = raised
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            future.get_loop().call_soon_threadsafe(_settle, future, result, error)
-        del job, work, future, result, error  # which may be large
-
-
-def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)

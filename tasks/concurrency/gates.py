@@ -67,6 +67,7 @@ class Gate:
             return self._begin()
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
+        self.look()
         try:
             begun = await future
         except asyncio.CancelledError:

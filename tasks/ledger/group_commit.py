@@ -12,6 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
@@ -71,10 +72,7 @@ class Writer:
 
     def submit(self, handler: Handler[_Item, _Answer], item: _Item) -> _Answer:
         """Blocks until the item is durable, with all that wait for this handler; returns its answer."""
-        (reply,) = self.submit_all([(handler, item)])
-        if isinstance(reply, Exception):
-            raise reply
-        answer: _Answer = reply
+        answer: _Answer = answer_to(partial(self.post, (handler, item)))
         return answer
 
     def submit_all(self, requests: Sequence[Request]) -> list[Any]:
@@ -163,3 +161,13 @@ class Writer:
         if has_beaten:
             self._last_beat = self._clock()
         return answers
+
+
+def answer_to(ask: Callable[[Reply], None]) -> Any:
+    """Blocks until who is asked has replied; raises the reply when that is an exception."""
+    reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    ask(reply.put)
+    answer = reply.get()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

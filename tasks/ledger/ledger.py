@@ -12,8 +12,8 @@ Whoever writes waits until his row is durable. `schema.py` says what each table 
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Final, Self, TypeVar
 
 import sqlalchemy as sa
@@ -27,7 +27,7 @@ from tasks.ledger.claims import Claims
 from tasks.ledger.database import connect, has_ledger, patience_s, prepare, wait_for_locks
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Reaching, Settling
 from tasks.ledger.files import Files
-from tasks.ledger.group_commit import Request, Writer
+from tasks.ledger.group_commit import Request, Writer, answer_to
 from tasks.ledger.kept_entries import KeptEntries
 from tasks.ledger.left_files import LeftFiles
 from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
@@ -290,11 +290,7 @@ class Ledger:
         self._writer.post(self._handled(request), answered)
 
     def _ask(self, request: FileRequest) -> Any:
-        reply: SimpleQueue[FileAnswer | Exception] = SimpleQueue()
-        self.post(request, reply.put)
-        if isinstance(answer := reply.get(), Exception):
-            raise answer
-        return answer
+        return answer_to(partial(self.post, request))
 
     def _handled(self, request: FileRequest) -> Request:
         match request:

@@ -121,6 +121,7 @@ class Engine:
             before.raise_if_stopped()
         except IngestError as why:  # somebody stopped the run a moment ago
             self._uploader.stop(why)
+        before.drain()
 
     def scan(self) -> Iterator[Chunk]:
         """Lists the study directories, lazily: each row once, in chunks that are planned at once."""

@@ -20,7 +20,6 @@ from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
 from tasks.core.errors import (
     Fault,
     FaultKind,
-    IngestError,
     InterruptedRunError,
     RowRefusedError,
     StoppedError,
@@ -94,7 +93,8 @@ class Transfer:
                 return await self._settled(file, file.ends_rejected(self.clock_ns(), _REFUSED))
         except BaseException:
             if file.attempts and not file.is_settled:
-                await self._settled(file, file.ends(self.clock_ns(), Status.FAILED, file.reason))
+                reason = self._reason_at_the_end(file)
+                await self._settled(file, file.ends(self.clock_ns(), Status.FAILED, reason))
             raise
 
     def end(self, file: UnderWay) -> None:
@@ -114,9 +114,6 @@ class Transfer:
                 outcome = await self._attempt(file)
             except Fault as fault:
                 outcome = await self._after(file, fault)
-            except IngestError:
-                file.reason = self._reason_at_the_end(file)
-                raise
             except OSError:  # of the file: those of the network are Faults
                 return file.ends(self.clock_ns(), Status.UNREADABLE, Reason.IO_ERROR)
             if outcome is not None:
@@ -285,9 +282,7 @@ class Transfer:
     async def _after(self, file: UnderWay, fault: Fault) -> Outcome | None:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
         file.http_status, file.detail, file.last_reason = fault.http_status, fault.detail, fault.reason
-        file.reason = fault.reason  # if that is the run's end
         self.faults.record(fault, str(file.todo), self.clock())
-        file.reason = Reason.INTERRUPTED
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
         file.faults[fault.kind] += 1
@@ -326,8 +321,8 @@ class Transfer:
         return file.ends(self.clock_ns(), Status.FAILED, self._reason_at_the_end(file))
 
     def _reason_at_the_end(self, file: UnderWay) -> Reason:
-        """Of a file between two tries: what all files were refused for, or that the run ended."""
-        return file.last_reason if self.faults.over else Reason.INTERRUPTED
+        """What all files were refused for, or what ended the run for this one, or that it ended."""
+        return file.last_reason if self.faults.over else file.reason
 
     def _refuse_when_stopping(self) -> None:
         if self.stopping.is_set():

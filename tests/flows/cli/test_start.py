@@ -76,6 +76,14 @@ def test_nothing_is_imported_that_is_not_needed(far_side: FarSide, study: Path) 
 
 
 @pytest.mark.processes
+def test_what_is_imported_is_not_looked_through_once_more_at_the_end() -> None:
+    code = "import atexit, gc, sys; from flows.cli.__main__ import main; sys.argv[1:] = ['--help']; "
+    code += "atexit.register(lambda: print('FROZEN', gc.get_freeze_count() > 1000)); main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "FROZEN True" in done.stdout
+
+
+@pytest.mark.processes
 def test_httpx_comes_with_oauth2(far_side: FarSide, study: Path) -> None:
     client = {"CLIENT_ID": CLIENT_ID, "CLIENT_SECRET": CLIENT_SECRET}
     assert {"httpx", "oauthlib"} <= imported(far_side, study, TOKEN_URL=far_side.token_url, **client)

@@ -95,6 +95,20 @@ def test_who_comes_before_one_that_may_enter_has_run_enters_behind_it() -> None:
     virtual_time.run(work())
 
 
+def test_who_comes_when_there_is_room_at_last_enters_behind_who_waits() -> None:
+    """Though nobody has looked since."""
+
+    async def work() -> None:
+        room = Room(0)
+        tasks = await room.all_waiting(1)
+        room.room = 1
+        await room.enter(7)
+        assert room.entered == [0, 7]
+        await asyncio.gather(*tasks)
+
+    virtual_time.run(work())
+
+
 def test_nobody_enters_one_that_is_closed_not_even_who_was_let_in_a_moment_ago() -> None:
     async def work() -> None:
         room = Room(0)

@@ -8,6 +8,7 @@ from tasks.core.retry import Action
 from tasks.core.run_faults import RunFaults
 
 REFUSED = Fault(FaultKind.REFUSED, "the object store answered 403", 403)
+WRONG = Fault(FaultKind.PRESIGN, "the API's answer is HTML or XML", 200)
 UNCERTAIN = Fault(FaultKind.INTEGRITY, "another checksum", 200, is_certain=False)
 
 
@@ -26,6 +27,24 @@ def test_so_many_refusals_in_a_row_are_the_end_of_the_run() -> None:
     with pytest.raises(StoppedError) as again:
         faults.raise_if_over()
     assert first.value is again.value
+
+
+def test_what_ends_the_run_is_the_first_of_it_whatever_comes_after() -> None:
+    faults = RunFaults()
+    with pytest.raises(StoppedError) as first:
+        record(faults, REFUSED, REFUSALS_IN_A_ROW)
+    with pytest.raises(StoppedError) as later:
+        faults.record(Fault(FaultKind.EXPIRED, "another", 403), "study 9 file 9", 1.0)
+    assert later.value is first.value
+
+
+def test_a_url_that_is_granted_begins_the_count_of_wrong_answers_anew() -> None:
+    faults = RunFaults()
+    for now in (0.0, 5.0, 10.0, 15.0):
+        faults.record(WRONG, "study 1 file 1", now)
+    faults.record_granted()
+    faults.record(WRONG, "study 1 file 1", 20.0)
+    assert faults.over is None
 
 
 def test_a_file_that_is_stored_begins_the_count_anew() -> None:

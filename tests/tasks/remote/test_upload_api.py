@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Any
@@ -668,6 +669,21 @@ class TestPlainHttpToAName:
             connection.settimeout(10)
             assert (fault.value.kind, connection.recv(100)) == (FaultKind.SETTINGS, b"")
             connection.close()
+
+    def test_that_is_permitted_by_its_very_name_may_be_in_any_network(
+        self, opened: Open, named: Client, far_side: FarSide, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever names it knows where it is."""
+        monkeypatch.setattr(Resolving, "addresses", ("127.0.0.1", "127.0.0.1"))
+        monkeypatch.setattr("tasks.remote.curl_handle.is_private", "127.0.0.1".__eq__)
+        monkeypatch.setattr("tasks.remote.upload_api.is_private", lambda _host: False)
+        api = f"http://api.example.org:{far_side.url.rpartition(':')[2]}"
+        hosts = {"*.example.org": False, "store.example.org": True}
+        for host, is_permitted in hosts.items():
+            client = opened(api, engine=Resolving, allow_http=True, storage_hosts=[host])
+            with nullcontext() if is_permitted else pytest.raises(Fault, match="private network"):
+                client.put(client.presign())
+        assert list(far_side.bodies.values()) == [BODY]
 
     def test_through_a_proxy_is_the_proxys_business(
         self, opened: Open, far_side: FarSide, monkeypatch: pytest.MonkeyPatch

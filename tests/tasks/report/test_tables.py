@@ -284,6 +284,19 @@ class TestCost:
             tracemalloc.stop()
         assert peak_bytes < 45_000_000  # rows that pile up would add 33 MB, their CSV 50
 
+    def test_first_row_groups_of_parquet_are_small(self, tmp_path: Path) -> None:
+        """One of four MiB takes a hundred to write, also in a report that has no more."""
+        from pyarrow import parquet
+
+        count = 6000
+        first = row()
+        rows = (first._replace(file_no=n, path=f"/archive/{n:0500}") for n in range(count))
+        write_report(tmp_path, facts(), [StudyEntry(first.study_no, "/archive")], {}, rows)
+        metadata = parquet.read_metadata(tmp_path / "report.parquet")
+        in_groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        assert sum(in_groups) == count
+        assert max(in_groups) <= 1000
+
     @pytest.mark.processes
     def test_importing_it_loads_neither_pandas_nor_pyarrow(self) -> None:
         """`upload` starts fast: they are loaded when a report is written."""

@@ -998,6 +998,15 @@ class TestLimitParallel:
         assert summary.peak_parallel == 3
         assert [slots for _, slots in summary.parallel_course] == [3]
 
+    def test_leaves_nobody_behind_who_looks_now_and_then(self, near_side: NearSide, dicom: Dicom) -> None:
+        near_side.put("study/a", dicom("1.2"))
+        engine = near_side.engine(parallel=20)
+        before = engine._uploader
+        engine.limit_parallel(3)
+        with pytest.raises(InterruptedRunError):
+            before.raise_if_stopped()
+        assert near_side.finished(engine).exit_code == 0
+
     def test_changes_nothing_about_a_run_that_was_stopped(self, near_side: NearSide, dicom: Dicom) -> None:
         near_side.put("study/a", dicom("1.2"))
         engine = near_side.engine()

@@ -116,6 +116,20 @@ class TestOrder:
         asyncio.run(work())
 
 
+class TestThreads:
+    def test_start_when_those_that_there_are_have_work(self, paths: list[str]) -> None:
+        """Files that are read one after the other need one."""
+
+        async def work() -> None:
+            before, readers = set(threading.enumerate()), Readers(100)
+            for path in paths:
+                readers.release(await read(readers, path))
+            assert len(set(threading.enumerate()) - before) == 1
+            readers.close()
+
+        asyncio.run(work())
+
+
 class TestSlowDisk:
     def test_that_makes_readers_wait_gets_more_of_them(self, paths: list[str]) -> None:
         """A share that answers after a while answers many at once."""

@@ -213,6 +213,21 @@ class TestThreads:
 
 
 class TestStop:
+    def test_by_refused_credentials_is_the_reason_of_the_file_that_met_them(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom
+    ) -> None:
+        """It was tried before, so it has failed."""
+        near_side.put("study/a", dicom("1.1"))
+
+        def script(request: Request) -> Deviation | None:
+            if request.step is Step.PUT:
+                return status(403)
+            return status(401) if request.n > 2 else None
+
+        far_side.script = script
+        run = near_side.run()
+        assert (run.statuses, run.exit_code) == ({"study/a": "failed/auth"}, 4)
+
     @pytest.mark.parametrize("place", ["another thread", "the loop", "a signal handler"])
     def test_comes_from_anywhere(
         self, near_side: NearSide, far_side: FarSide, place: str, monkeypatch: pytest.MonkeyPatch
