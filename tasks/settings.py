@@ -7,7 +7,7 @@ the variable `DICOM_INGEST_<NAME>`. Secrets are no option: other users of the ma
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from tasks.core.errors import FaultKind
 from tasks.core.models import ACCEPTABLE, Balance, OnConflict
 from tasks.core.retry import BUDGETS
-from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as, variables, without_effect
-from tasks.sandbox_settings import GatewaySettings, SandboxSettings
+from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as
 from tasks.setting_values import (
     BUDGETS_IN_WORDS,
     WITHOUT_SECRETS,
@@ -353,24 +352,6 @@ class MigrationSettings(Declared):
 def load(**given: Any) -> Settings:
     """The settings of one run; a value of None was not given. Raises UsageError that names every fault."""
     return load_as(Settings, **given)
-
-
-_OF_COMMANDS: Final = (CommandSettings, DemoSettings, ManifestSettings, ServeSettings, SandboxSettings)
-KINDS: Final = (Settings, MigrationSettings, *_OF_COMMANDS, GatewaySettings)
-# HOME is of deployments/prefect.yaml.
-VARIABLES: Final = frozenset((*(name for kind in KINDS for name in variables(kind)), f"{PREFIX}HOME"))
-
-
-def unknown_variables(names: Iterable[str]) -> list[str]:
-    """A sentence for each name of an environment variable that looks like a setting and is none."""
-    ours = sorted(name for name in names if name.upper().startswith(PREFIX))
-    return [
-        no_setting_any_more(name, gone)
-        if (gone := name.upper().removeprefix(PREFIX).lower()) in GONE
-        else without_effect(name, VARIABLES)
-        for name in ours
-        if name.upper() not in VARIABLES
-    ]
 
 
 def no_setting_any_more(name: str, gone: str) -> str:

@@ -20,10 +20,10 @@ from tasks.core.errors import IngestError
 from tasks.core.models import ACCEPTABLE, Flaw, OnConflict, Reason, Status, Summary
 from tasks.core.problems import CURES
 from tasks.declaration import Declared, Use, declarations, variables
+from tasks.known_settings import KINDS, VARIABLES
 from tasks.report.directory import FILES
 from tasks.report.studies_csv import STUDY_COLUMNS
 from tasks.sandbox_settings import GatewaySettings, SandboxSettings
-from tasks.settings import KINDS, VARIABLES
 from tests import stopping_messages
 from tests.report_columns_table import column_table
 

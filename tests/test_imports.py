@@ -10,9 +10,14 @@ import pytest
 from tests.source_tree import MODULES, ROOT, imports, syntax
 
 # From the top down: a room imports those below it. A room is a package, or a module beside the packages.
-TASKS = ["run", "upload", "audit", "report", "ledger", "remote", "source"]
+TASKS = ["run", "upload", "pipeline", "comparison", "audit", "report", "ledger", "remote", "source"]
 TASKS += [
+    "known_settings",
+    "ingest_settings",
+    "verify_settings",
     "settings",
+    "bucket_settings",
+    "dicomweb_settings",
     "sandbox_settings",
     "tls_settings",
     "setting_values",
@@ -21,7 +26,7 @@ TASKS += [
     "process_memory",
     "core",
 ]
-FLOWS = ["cli", "migrate", "backfill", "shards", "orchestration"]
+FLOWS = ["cli", "migrate", "verify", "ingest", "postprocess", "backfill", "shards", "orchestration"]
 ROOMS = [*(f"flows.{name}" for name in FLOWS), "deployments.sandbox", *(f"tasks.{name}" for name in TASKS)]
 CORE = sorted(name for name in MODULES if name.startswith("tasks.core"))
 # Of the standard library, what neither touches the world outside nor asks for the time: add with care.

@@ -68,7 +68,7 @@ def _run(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
     from flows.cli.commands import app
-    from tasks.settings import unknown_variables
+    from tasks.known_settings import unknown_variables
 
     for sentence in unknown_variables(os.environ):
         say(sentence)

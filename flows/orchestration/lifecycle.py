@@ -30,12 +30,13 @@ from tasks.core.errors import (
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.progress import Progress
 from tasks.core.words import counted
+from tasks.known_settings import unknown_variables
 from tasks.process_memory import forbid_memory_dumps
 from tasks.run.early_end import safe_errors
 from tasks.run.engine import Engine
 from tasks.run.shards import Migration
 from tasks.run.worker_bounds import load_bounded
-from tasks.settings import Settings, load, unknown_variables
+from tasks.settings import Settings, load
 
 _Run = TypeVar("_Run", Engine, Migration)
 

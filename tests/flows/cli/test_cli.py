@@ -21,21 +21,18 @@ from flows.cli.__main__ import execute
 from flows.cli.commands import app
 from flows.cli.options import RunOptions
 from flows.cli.termination import raise_if_terminated, terminated_like_interrupted
+from tasks.bucket_settings import BucketSettings
 from tasks.core.errors import UsageError
 from tasks.core.escape import escape
 from tasks.core.retry import BUDGETS
 from tasks.declaration import Use, declarations
+from tasks.dicomweb_settings import DicomwebSettings
+from tasks.known_settings import VARIABLES, unknown_variables
 from tasks.ledger.earlier_runs import Begins
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import Edges
 from tasks.sandbox_settings import GatewaySettings
-from tasks.settings import (
-    VARIABLES,
-    MigrationSettings,
-    Settings,
-    load,
-    unknown_variables,
-)
+from tasks.settings import MigrationSettings, Settings, load
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
 
@@ -585,7 +582,8 @@ class TestUnknownVariable:
         self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
-        names = [each.name for kind in (Settings, MigrationSettings) for each in declarations(kind)]
+        kinds = (Settings, MigrationSettings, DicomwebSettings, BucketSettings)
+        names = [each.name for kind in kinds for each in declarations(kind)]
         names += [f"sandbox_{each.name}" for each in declarations(GatewaySettings)]
         names += ["home", "debug", "manifest_output", "manifest_scan", "serve_port"]
         names += ["demo_directory", "demo_slices"]
