@@ -64,6 +64,4 @@ class DicomwebSettings(Declared):
         if bool(self.dicomweb_user) != bool(self.dicomweb_password):
             yield "DICOMWEB_USER and DICOMWEB_PASSWORD need each other"
         if sum(map(bool, (self.dicomweb_token, self.dicomweb_token_url, self.dicomweb_user))) > 1:
-            yield (
-                "DICOMWEB_TOKEN, DICOMWEB_TOKEN_URL and DICOMWEB_USER: only one of them can say who asks there"
-            )
+            yield ("DICOMWEB_TOKEN, DICOMWEB_TOKEN_URL and DICOMWEB_USER: only one can say who asks there")
