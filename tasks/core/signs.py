@@ -192,13 +192,13 @@ def judge_listed(sent: SentObject, seen: SeenObject) -> InBucket | None:
 def judge_asked(sent: SentObject, seen: SeenObject) -> InBucket:
     """The same of an object that was asked for by itself, with its checksum.
 
-    | size, ETag  | CRC64NVME | ETags there are MD5s      | said        |                                        |
-    | ----------- | --------- | ------------------------- | ----------- | -------------------------------------- |
-    | say it      | any       | any                       | that        |                                        |
-    | say nothing | same      | any                       | same bytes  |                                        |
-    | say nothing | another   | any                       | other bytes |                                        |
-    | say nothing | none      | yes, and this is another  | other bytes | it was the MD5 when it was sent        |
-    | say nothing | none      | otherwise                 | there       |                                        |
+    | size, ETag  | CRC64NVME | ETags there are MD5s | said        |                            |
+    | ----------- | --------- | ------------------- | ----------- | -------------------------- |
+    | say it      | any       | any                 | that        |                            |
+    | say nothing | same      | any                 | same bytes  |                            |
+    | say nothing | another   | any                 | other bytes |                            |
+    | say nothing | none      | yes, and this is another | other bytes | it was the MD5 when it was sent |
+    | say nothing | none      | otherwise           | there       |                            |
     """
     if said := judge_listed(sent, seen):
         return said
