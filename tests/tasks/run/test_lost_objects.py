@@ -1,7 +1,6 @@
-"""What the store has lost, as verify marks it in the ledger: a run sends exactly that again, from wherever."""
+"""What the store has lost, as verify marks it in the ledger: a run sends exactly that again."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -139,7 +138,7 @@ def test_beside_another_instance_is_sent_again_beside_it(near_side: NearSide) ->
 
 
 def test_that_can_not_be_sent_now_stays_lost(near_side: NearSide) -> None:
-    path: Path = near_side.put("study/a.dcm", instance("1.7"))
+    path = near_side.put("study/a.dcm", instance("1.7"))
     near_side.put("study/b.dcm", instance("1.7", "other"))
     lost = near_side.run().row("study/a.dcm")
     body = path.read_bytes()
