@@ -13,6 +13,7 @@ from typing import Final
 import pycurl
 
 from tasks.concurrency.daemon_threads import wait_at_most
+from tasks.core.answer_reader import Receiver
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.http_messages import LIMITS, Answer, Limits, Origin, Request, plain_url
 from tasks.remote.curl_handle import Handle, Sockets
@@ -70,6 +71,13 @@ class Engine:
         finally:
             body.close()
 
+    async def receive(self, request: Request, receiver: Receiver, limits: Limits = LIMITS) -> Answer:
+        """The same without a body, for an answer too large to hold: if it is 2xx, the receiver gets its body.
+
+        What the receiver raises is raised here.
+        """
+        return await self._send(request, limits, None, receiver)
+
     def close(self) -> None:
         """Cuts what is under way off, closes connections, forgets the sockets."""
         for handle in [*self._under_way.values()]:
@@ -85,13 +93,19 @@ class Engine:
             wait_at_most(1.0, self._multi.close, "closing")  # it waits for resolvers whom nobody needs
         self._tls.close()
 
-    async def _send(self, request: Request, limits: Limits, streamed: StreamedBody | None) -> Answer:
+    async def _send(
+        self,
+        request: Request,
+        limits: Limits,
+        streamed: StreamedBody | None,
+        receiver: Receiver | None = None,
+    ) -> Answer:
         url, origin = plain_url(request.url)
         kind = (request.method, origin, request.allow_private, limits.connect_s, streamed is not None)
         handle = self._idle[kind].pop() if self._idle[kind] else self._new_handle(kind)
         try:
             for is_again in (False, True):
-                handle.begin(request, url, limits, streamed, is_again)
+                handle.begin(request, url, limits, streamed, is_again, receiver)
                 handle.ended = self._loop.create_future()
                 self._under_way[handle.curl] = handle
                 self._multi.add_handle(handle.curl)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pycurl
 
 from tasks.core.allowed_hosts import is_private
-from tasks.core.answer_reader import AnswerReader
+from tasks.core.answer_reader import AnswerReader, Receiver
 from tasks.core.curl_faults import ENDED, PRIVATE, fault_of
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.http_messages import Answer, Limits, Request
@@ -81,7 +81,13 @@ class Handle:
         self.curl.setopt(pycurl.PREREQFUNCTION, self._check_connection)
 
     def begin(
-        self, request: Request, url: str, limits: Limits, streamed: StreamedBody | None, is_again: bool
+        self,
+        request: Request,
+        url: str,
+        limits: Limits,
+        streamed: StreamedBody | None,
+        is_again: bool,
+        receiver: Receiver | None = None,
     ) -> None:
         """All that differs from request to request. Raises Fault for a header that can't be sent."""
         curl = self.curl
@@ -90,7 +96,7 @@ class Handle:
         curl.setopt(pycurl.HTTPHEADER, [*request.header_lines(), expect, "Accept:"])
         curl.setopt(pycurl.URL, url)
         curl.setopt(pycurl.FRESH_CONNECT, is_again)
-        self._reader = AnswerReader(limits)
+        self._reader = AnswerReader(limits, receiver)
         curl.setopt(pycurl.HEADERFUNCTION, self._reader.read_line)
         curl.setopt(pycurl.WRITEFUNCTION, self._reader.read_body)
         self._streamed, self._size_bytes = streamed, len(request.body)
@@ -135,7 +141,8 @@ class Handle:
             raise self._streamed.error
         if self.fault:
             raise self.fault
-        if not self._reader.wrong and (not self._reader.status or number not in (0, _WRITE_ERROR)):
+        is_wrong = self._reader.wrong or self._reader.error
+        if not is_wrong and (not self._reader.status or number not in (0, _WRITE_ERROR)):
             raise fault_of(number, text, int(self.curl.getinfo(pycurl.HTTP_CONNECTCODE)))
         is_sent_whole = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T)) >= self._size_bytes
         address = self.connection[0] if self.connection and not self._is_proxied else ""
