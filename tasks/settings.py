@@ -67,6 +67,13 @@ AcceptedReasons = Annotated[
 ]
 
 
+# Of several commands.
+UserId = Annotated[str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)]
+AllowHttp = Annotated[
+    bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AcceptSettings(Declared):
     """What a run sends though it would be held back: a scan expects that, too."""
@@ -154,9 +161,7 @@ class PlatformSettings(Declared):
     audience: Annotated[
         str, Setting("The audience to ask a token for, where the token endpoint wants one.", Use.BLOCK)
     ] = ""
-    user_id: Annotated[
-        str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)
-    ] = ""
+    user_id: UserId = ""
 
     def _faults(self) -> Iterator[str]:
         yield from super()._faults()
@@ -283,9 +288,7 @@ class RunSettings(LedgerSettings):
             Use.OPTION | Use.BLOCK,
         ),
     ] = ()
-    allow_http: Annotated[
-        bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
-    ] = False
+    allow_http: AllowHttp = False
 
     @property
     def accepted(self) -> frozenset[str]:

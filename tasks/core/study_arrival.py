@@ -1,4 +1,4 @@
-"""When a study has arrived: all that is expected of it is registered, or nothing more came for a while. Pure."""
+"""When a study has arrived: what is expected of it is registered, or nothing more came for a while. Pure."""
 
 from dataclasses import dataclass
 
@@ -17,17 +17,17 @@ class Arrival:
 
 
 def is_complete(study: Arrival, quiet_after_s: float) -> bool:
-    """Whether a completion is to be announced now; each is, once, and one that grows again, again.
+    """Whether a completion is to be announced now: each is, once, and what grows after it arrives again.
 
-    | registered since the last one | the manifest expects | the upload's ledger  | is complete when            |
-    | ----------------------------- | -------------------- | -------------------- | --------------------------- |
-    | none                          | any                  | any                  | never                       |
-    | some                          | n instances          | any                  | n are registered            |
-    | some                          | nothing              | has some, no run is  | all of these are registered |
-    |                               |                      | at work              |                             |
-    | some                          | nothing              | has some, a run is   | all of these are, and it is |
-    |                               |                      | at work              | quiet                       |
-    | some                          | nothing              | has none             | it is quiet                 |
+    Registered since the last completion, that is.
+
+    | registered since | the manifest expects | the upload's ledger     | is complete when               |
+    | ---------------- | -------------------- | ----------------------- | ------------------------------ |
+    | none             | any                  | any                     | never                          |
+    | some             | n instances          | any                     | n are registered               |
+    | some             | nothing              | some; no run is at work | all these are registered       |
+    | some             | nothing              | some; a run is at work  | all these are, and it is quiet |
+    | some             | nothing              | none                    | it is quiet                    |
     """
     if study.registered <= study.announced:
         return False

@@ -213,7 +213,7 @@ class RegisteredStudies:
         return {uid: (stored, there) for uid, stored, there in fetch(self._engine, query) if uid in uids}
 
     def _is_upload_at_work(self) -> bool:
-        at_work = (run.c.campaign == self._scope.campaign, run.c.kind == "", self._scope.is_alive)
+        at_work = (run.c.campaign == self._scope.campaign, run.c.api_host != "", self._scope.is_alive)
         return bool(fetch(self._engine, sa.select(run.c.run_id).where(*at_work).limit(1)))
 
     def _keep(self, uids: Collection[str], grown: _Grown, said: Mapping[str, _Said]) -> None:

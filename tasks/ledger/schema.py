@@ -16,6 +16,10 @@
     bucket_object        what is known of an object of a bucket: registration.csv, as of the last look at it
     registered_instance  the claim on a SOP Instance UID in a registry: first come; with a key once it is
                          registered there: what is complete, and what verify looks for, starts from these rows
+    registered_study     a study of which instances are registered: its number, and its completions
+
+What `verify` does not find in the store has its key in `lost_key`, too: as long as it is the row's `key`, the
+object is lost, and is to be sent again.
 
 Paths are stored escaped (`core/escape.py`). One that ends in a slash is no file's, but that of a directory or
 link that was not walked: a file of that path has a row of its own. What the report says is derived from these
@@ -26,7 +30,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0013"  # the newest revision in migrations/versions
+HEAD: Final = "0015"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -128,6 +132,7 @@ file = sa.Table(
     sa.Column("last_status", _text, nullable=False, server_default=""),  # of a file that is gone: its own
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),  # empty: by an earlier version
     sa.Column("proof", _text, nullable=False, server_default=""),  # that its object has these bytes
+    sa.Column("lost_key", _text, nullable=False, server_default=""),  # an object that the store has lost
     sa.UniqueConstraint("campaign", "path").ddl_if(dialect="sqlite"),
     sa.Index("file_by_path", "campaign", sa.text(PATH_SHA256), unique=True).ddl_if(dialect="postgresql"),
     sa.Index("file_by_end", "run_id", "finished_ns"),
@@ -162,6 +167,7 @@ stored_file = sa.Table(
     sa.Column("run_id", _text, nullable=False),
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),
     sa.Column("proof", _text, nullable=False, server_default=""),
+    sa.Column("lost_key", _text, nullable=False, server_default=""),
 )
 listing = sa.Table(
     "listing",
@@ -201,6 +207,7 @@ instance = sa.Table(
     sa.Column("md5", _text, nullable=False, server_default=""),
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),
     sa.Column("proof", _text, nullable=False, server_default=""),
+    sa.Column("lost_key", _text, nullable=False, server_default=""),
     sa.Index("instance_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
 )
@@ -221,6 +228,7 @@ other_content = sa.Table(
     sa.Column("md5", _text, nullable=False, server_default=""),
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),
     sa.Column("proof", _text, nullable=False, server_default=""),
+    sa.Column("lost_key", _text, nullable=False, server_default=""),
     sa.Index("other_content_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
 )
@@ -300,6 +308,21 @@ registered_instance = sa.Table(
     sa.Index("registered_by_study", "campaign", "registry", "study_instance_uid", "sop_instance_uid"),
     sa.Index("registered_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
+)
+registered_study = sa.Table(
+    "registered_study",
+    metadata,
+    # Its only name in Prefect.
+    sa.Column("study_no", sa.Integer().with_variant(_big, "postgresql"), primary_key=True),
+    sa.Column("campaign", _text, nullable=False),
+    sa.Column("registry", _text, nullable=False),
+    sa.Column("study_instance_uid", _text, nullable=False),
+    sa.Column("label", _text, nullable=False, server_default=""),
+    sa.Column("instances", _big, nullable=False, server_default="0"),  # that its last completion had
+    sa.Column("completion", sa.Integer, nullable=False, server_default="0"),  # how many there were
+    sa.Column("event_id", _text, nullable=False, server_default=""),  # of the last one's event
+    sa.Column("is_announced", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.UniqueConstraint("campaign", "registry", "study_instance_uid"),
 )
 # On each kind of database other indices, which alembic can't compare: on PostgreSQL over a path's head.
 _PATH_HEAD: Final = f"substr(path, 1, {PATH_HEAD})"

@@ -12,11 +12,11 @@ where the operator has results sent.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tasks.concurrency.event_loop import EventLoop
 from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, StoppedError, UsageError
@@ -24,12 +24,15 @@ from tasks.ledger.private_directories import make_directories
 from tasks.ledger.registered_studies import KnownStudy, known_study
 from tasks.postprocess_settings import PostprocessSettings
 from tasks.remote.curl_engine import Engine
-from tasks.remote.dicomweb import DicomwebClient, dicomweb_client
+from tasks.remote.dicomweb import DicomwebClient
+from tasks.remote.engine_transport import http_client
 from tasks.remote.tls import TlsPolicy
 from tasks.remote.webhook import Webhook
 from tasks.report.directory import private_file
 
 EVENT: Final = "dicom.study.registered"
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,8 @@ class RegisteredStudy:
     def deliver(self, result: Mapping[str, Any]) -> None:
         """Writes the result to the result directory, and posts it to the webhook: wherever settings say.
 
-        A second delivery of one completion replaces the file, and has the same webhook-id. Raises StoppedError
-        when a directory can't be written, or the webhook takes nothing after several tries.
+        Delivered again, a completion's result replaces the file, and has the same webhook-id. Raises
+        StoppedError when a directory can't be written, or the webhook takes nothing after several tries.
         """
         message = json.dumps({"type": EVENT, "study": self.study_no, "label": self.label, "data": {**result}})
         if self._result_dir:
@@ -69,11 +72,11 @@ class RegisteredStudy:
 
 @contextmanager
 def registered_study(study_no: int, settings: PostprocessSettings) -> Iterator[RegisteredStudy]:
-    """A study by its number in the ledger. Raises UsageError when the ledger has no such study."""
+    """A study by its number in the ledger. Raises UsageError when that has no such study."""
     known = known_study(settings.ledger_at, settings.campaign, study_no)
     if known is None:
         raise UsageError(
-            f"The ledger has no study {study_no} of this campaign. Give the worker the ledger that the ingest "
+            f"The ledger has no study {study_no} of this campaign. Give the worker the ledger that ingest "
             "has: DICOM_INGEST_LEDGER and DICOM_INGEST_CAMPAIGN."
         )
     tls = TlsPolicy(settings.ca_bundle, settings.client_cert, settings.client_key, settings.dicomweb_url)
@@ -101,10 +104,11 @@ async def _connections(
     engine = Engine(tls)
     secret = settings.webhook_secret.get_secret_value()
     webhook = Webhook(engine, settings.webhook_url, secret) if settings.webhook_url else None
-    return engine, dicomweb_client(settings, engine), webhook
+    client = DicomwebClient(engine, settings, http_client(engine), allow_http=settings.allow_http)
+    return engine, client, webhook
 
 
-def _asked(loop: EventLoop, asking: Any, who: str) -> Any:
+def _asked(loop: EventLoop, asking: Coroutine[Any, Any, _T], who: str) -> _T:
     try:
         return loop.run(asking)
     except Fault as fault:
