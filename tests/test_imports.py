@@ -15,6 +15,7 @@ TASKS += [
     "known_settings",
     "ingest_settings",
     "verify_settings",
+    "postprocess_settings",
     "settings",
     "bucket_settings",
     "dicomweb_settings",

@@ -12,14 +12,14 @@ where the operator has results sent.
 """
 
 import json
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from tasks.concurrency.event_loop import EventLoop
-from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, StoppedError, UsageError
+from tasks.core.errors import Fault, StoppedError, UsageError
 from tasks.ledger.private_directories import make_directories
 from tasks.ledger.registered_studies import KnownStudy, known_study
 from tasks.postprocess_settings import PostprocessSettings
@@ -31,8 +31,6 @@ from tasks.remote.webhook import Webhook
 from tasks.report.directory import private_file
 
 EVENT: Final = "dicom.study.registered"
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,12 @@ class RegisteredStudy:
 
         Raises StoppedError when the server does not give it, CredentialsRefusedError when it refuses us.
         """
-        return _asked(self._loop, self._client.metadata(self.study_instance_uid), "The DICOMweb server")
+        try:
+            return self._loop.run(self._client.metadata(self.study_instance_uid))
+        except Fault as fault:
+            raise StoppedError(
+                f"The DICOMweb server gave no metadata of the study: {fault}. Run it again when it does."
+            ) from None
 
     def deliver(self, result: Mapping[str, Any]) -> None:
         """Writes the result to the result directory, and posts it to the webhook: wherever settings say.
@@ -67,7 +70,16 @@ class RegisteredStudy:
             with private_file(self._result_dir, f"study-{self.study_no}.json") as file:
                 file.write(message.encode() + b"\n")
         if self._webhook:
-            _asked(self._loop, self._webhook.post(self._known.event_id, message), "The webhook")
+            self._post(self._webhook, message)
+
+    def _post(self, webhook: Webhook, message: str) -> None:
+        try:
+            self._loop.run(webhook.post(self._known.event_id, message))
+        except Fault as fault:
+            raise StoppedError(
+                f"The webhook did not take the study's result: {fault}. Look after its receiver, "
+                "DICOM_INGEST_WEBHOOK_URL and _WEBHOOK_SECRET, then run the study again."
+            ) from None
 
 
 @contextmanager
@@ -106,12 +118,3 @@ async def _connections(
     webhook = Webhook(engine, settings.webhook_url, secret) if settings.webhook_url else None
     client = DicomwebClient(engine, settings, http_client(engine), allow_http=settings.allow_http)
     return engine, client, webhook
-
-
-def _asked(loop: EventLoop, asking: Coroutine[Any, Any, _T], who: str) -> _T:
-    try:
-        return loop.run(asking)
-    except Fault as fault:
-        if fault.kind is FaultKind.UNAUTHORIZED:
-            raise CredentialsRefusedError(f"{who} refuses the credentials: {fault}. Check them.") from None
-        raise StoppedError(f"{who} gave no good answer: {fault}. Run the study again when it does.") from None

@@ -29,6 +29,7 @@ from tasks.declaration import Use, declarations
 from tasks.dicomweb_settings import DicomwebSettings
 from tasks.known_settings import VARIABLES, unknown_variables
 from tasks.ledger.earlier_runs import Begins
+from tasks.postprocess_settings import ResultSettings
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import Edges
 from tasks.sandbox_settings import GatewaySettings
@@ -582,7 +583,7 @@ class TestUnknownVariable:
         self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
-        kinds = (Settings, MigrationSettings, DicomwebSettings, BucketSettings)
+        kinds = (Settings, MigrationSettings, DicomwebSettings, BucketSettings, ResultSettings)
         names = [each.name for kind in kinds for each in declarations(kind)]
         names += [f"sandbox_{each.name}" for each in declarations(GatewaySettings)]
         names += ["home", "debug", "manifest_output", "manifest_scan", "serve_port"]
