@@ -23,6 +23,13 @@ class StoreAnswers(StrEnum):
     OTHER_CLOUD = "other-cloud"
 
 
+class DicomwebProgram(StrEnum):
+    """What can be started as the sandbox's DICOMweb server."""
+
+    ORTHANC = "orthanc"
+    TINY_PACS = "tiny-pacs"
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings(Declared):
     """How the object store is to answer, to try out what a platform's store may do."""

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Final, NoReturn, Self
 
 from deployments.sandbox import storage
+from deployments.sandbox.ports import keep_port, listen
 from deployments.sandbox.storage import last_lines, open_private
 from tasks.core.errors import IngestError, StoppedError, UsageError
 from tasks.declaration import declarations
 from tasks.sandbox_settings import SandboxSettings, StoreSettings
 
 _PREFIX: Final = SandboxSettings.prefix
-_LAST_PORT: Final = 65_535
-_PORT_FILE: Final = "gateway.port"  # in the data directory: the one that it had last
 _STOP_TIMEOUT_S: Final = 10.0  # the gateway gives its requests 2 s and the object store 5 s
 
 
@@ -60,7 +59,7 @@ class Sandbox:
         data_dir = _private_directory(data_dir)
         environment = _environment(data_dir) | _how_to_answer(store)
         log = data_dir / "gateway.log"
-        with _listen(port, data_dir) as listener:
+        with listen(port, data_dir) as listener:
             address: tuple[str, int] = listener.getsockname()
             gateway = _spawn_gateway(listener, environment, log)
         try:
@@ -198,39 +197,6 @@ def _without_aws(environment: dict[str, str]) -> dict[str, str]:
     """The embedded store has its own keys: a profile or setting for AWS must not get in their way."""
     kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     return {**kept, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-
-
-def last_port(data_dir: Path) -> int | None:
-    """The port that a sandbox with this data directory had last; None when that is not known."""
-    try:
-        text = (data_dir / _PORT_FILE).read_text(encoding="ascii").strip()
-        return int(text) if text.isdecimal() and 0 < int(text) <= _LAST_PORT else None
-    except (OSError, ValueError):
-        return None
-
-
-def keep_port(data_dir: Path, port: int) -> None:
-    """The next sandbox with this data directory takes this port when it is free."""
-    with suppress(OSError), open_private(data_dir / _PORT_FILE) as file:
-        file.write(f"{port}\n")
-
-
-def _listen(port: int | None, data_dir: Path) -> socket.socket:
-    """The socket that the gateway inherits: no other program gets the port, and early clients queue."""
-    if port is None and (last := last_port(data_dir)):
-        with suppress(UsageError):
-            return _listen_on(last)
-    return _listen_on(port)
-
-
-def _listen_on(port: int | None) -> socket.socket:
-    unusable = UsageError(f"Port {port} cannot be used here: choose another, or none for a free one.")
-    if not 0 <= (port or 0) <= _LAST_PORT:  # create_server would leave its socket open
-        raise unusable
-    try:
-        return socket.create_server(("127.0.0.1", port or 0), backlog=128)
-    except OSError:
-        raise unusable from None
 
 
 def _spawn_gateway(

@@ -22,7 +22,8 @@ from pydantic import SecretStr
 
 from deployments.sandbox.gateway.oauth2 import MAX_LIVE_TOKENS, Tokens
 from deployments.sandbox.gateway.presign import presigner
-from deployments.sandbox.sandbox import Sandbox, keep_port, last_port
+from deployments.sandbox.ports import keep_port, last_port
+from deployments.sandbox.sandbox import Sandbox
 from tasks.core.checksums import Evidence
 from tasks.core.errors import StoppedError, UsageError
 from tasks.sandbox_settings import GatewaySettings
