@@ -25,7 +25,7 @@ from deployments.sandbox.ports import DICOMWEB, keep_port, listen
 from deployments.sandbox.storage import START_TIMEOUT_S, last_lines, open_private
 from tasks.core.errors import StoppedError, UsageError
 from tasks.dicomweb_settings import DicomwebServer
-from tasks.sandbox_settings import DicomwebProgram
+from tasks.sandbox_settings import DicomwebProgram, RegistrySettings
 
 ORTHANC: Final = Path("/usr/sbin/Orthanc")
 PLUGIN: Final = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -54,6 +54,22 @@ class DicomwebEndpoint:
 def installed_program() -> DicomwebProgram:
     """Orthanc when it is on this machine with its plugin, else tiny-pacs."""
     return DicomwebProgram.ORTHANC if ORTHANC.exists() and PLUGIN.exists() else DicomwebProgram.TINY_PACS
+
+
+@contextmanager
+def registry(data_dir: Path, settings: RegistrySettings) -> Iterator[DicomwebEndpoint]:
+    """The DICOMweb server that the settings name, else one of our own while the block lasts."""
+    if not settings.dicomweb_url:
+        with serve_dicomweb(data_dir) as endpoint:
+            yield endpoint
+        return
+    yield DicomwebEndpoint(
+        url=settings.dicomweb_url.rstrip("/"),
+        kind=settings.dicomweb_server,
+        user=settings.dicomweb_user,
+        password=settings.dicomweb_password.get_secret_value(),
+        name="the server that the settings name",
+    )
 
 
 @contextmanager

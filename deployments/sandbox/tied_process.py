@@ -10,7 +10,9 @@ import sys
 from threading import Thread
 from typing import Final
 
-_STOP_TIMEOUT_S: Final = 5.0
+_STOP_TIMEOUT_S: Final = (
+    0.5  # Orthanc takes two seconds and more to wake its threads; its database minds no kill
+)
 
 
 def main() -> None:
