@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tasks.declaration import PREFIX, Declared, Setting, Use
+from tasks.dicomweb_settings import DicomwebServer
 from tasks.setting_values import no_secret
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ class StoreAnswers(StrEnum):
     KMS = "kms"
     KMS_WITHOUT_CRC = "kms-without-crc"
     OTHER_CLOUD = "other-cloud"
+
+
+class DicomwebProgram(StrEnum):
+    """What can be started as the sandbox's DICOMweb server."""
+
+    ORTHANC = "orthanc"
+    TINY_PACS = "tiny-pacs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,32 @@ class StoreSettings(Declared):
         return self.store_answers is StoreAnswers.PLAIN and not self.damage_every
 
 
+def _of_gateway(text: str, use: Use = Use.ENVIRONMENT_ALONE, **limits: int) -> Setting:
+    return Setting(text, use, limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistrySettings(Declared):
+    """The DICOMweb server behind the gateway: environment alone, where an empty text is not given."""
+
+    prefix = f"{PREFIX}SANDBOX_"
+    ignores_empty = True
+
+    dicomweb_url: Annotated[
+        str, _of_gateway("The DICOMweb server behind the gateway; none: the sandbox starts one.")
+    ] = ""
+    dicomweb_server: Annotated[DicomwebServer, _of_gateway("Whose ways it has.")] = DicomwebServer.GENERIC
+    dicomweb_user: Annotated[str, _of_gateway("As whom it is asked.")] = ""
+    dicomweb_password: Annotated["SecretStr", _of_gateway("That user's password.", Use.SECRET)] = field(
+        default_factory=no_secret
+    )
+
+    def _faults(self) -> Iterator[str]:
+        yield from super()._faults()
+        if bool(self.dicomweb_user) != bool(self.dicomweb_password):
+            yield "DICOMWEB_USER and DICOMWEB_PASSWORD need each other"
+
+
 @dataclass(frozen=True, kw_only=True)
 class SandboxSettings(StoreSettings):
     """Of `dicom-ingest sandbox`, which chooses for its gateway what is not given."""
@@ -59,12 +93,8 @@ class SandboxSettings(StoreSettings):
     data_dir: Annotated[Path, Setting("Where the objects are kept.")] = Path("sandbox")
 
 
-def _of_gateway(text: str, use: Use = Use.ENVIRONMENT_ALONE, **limits: int) -> Setting:
-    return Setting(text, use, limits)
-
-
 @dataclass(frozen=True, kw_only=True)
-class GatewaySettings(StoreSettings):
+class GatewaySettings(RegistrySettings, StoreSettings):
     """Of the sandbox's gateway: environment alone, where an empty text is not given."""
 
     ignores_empty = True
@@ -78,7 +108,9 @@ class GatewaySettings(StoreSettings):
     bucket: Annotated[str, _of_gateway("The bucket; none: of an embedded store.")] = ""
     s3_endpoint: Annotated[str, _of_gateway("Where the bucket is; empty: AWS S3, in the region.")] = ""
     region: Annotated[str, _of_gateway("The bucket's region.")] = "us-east-1"
-    access_key_id: Annotated[str, _of_gateway("Its key; none: boto3 looks for credentials.")] = ""
+    access_key_id: Annotated[
+        str, _of_gateway("Its key; none: boto3 looks for credentials, an embedded store makes one.")
+    ] = ""
     secret_access_key: Annotated["SecretStr", _of_gateway("That key's secret.", Use.SECRET)] = field(
         default_factory=no_secret
     )

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from deployments.sandbox.demo_check import compare
+from deployments.sandbox.ports import keep_port, last_port
 from deployments.sandbox.privileges import drop_dac_capabilities
 from deployments.sandbox.samples import Planted, build
-from deployments.sandbox.sandbox import Sandbox, keep_port, last_port
+from deployments.sandbox.sandbox import Sandbox
 from tasks.core.errors import UsageError
 from tasks.report.reader import read_report
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deployments.sandbox.demo import _fresh
-from deployments.sandbox.sandbox import keep_port, last_port
+from deployments.sandbox.ports import keep_port, last_port
 from flows.cli.commands import app
 from tasks.core.models import Status
 from tasks.core.report_columns import REPORT_COLUMNS

@@ -87,7 +87,8 @@ def _with_bucket(settings: GatewaySettings) -> Iterator[GatewaySettings]:
         yield settings
         return
     assert settings.data_dir
-    with storage.serve_objects(settings.data_dir) as endpoint:
+    keys = settings.access_key_id, settings.secret_access_key.get_secret_value()
+    with storage.serve_objects(settings.data_dir, keys if all(keys) else None) as endpoint:
         embedded: dict[str, Any] = {
             "bucket": storage.BUCKET,
             "s3_endpoint": endpoint.url,
