@@ -88,7 +88,9 @@ class DicomwebClient:
 
         async def send(request: Request) -> Answer:
             pieces = body(boundary, parts)
-            return await self._requests.engine.send_streamed(request, pieces, size_bytes, self._store_limits)
+            return await self._requests.engine.send_streamed(
+                request, pieces, size_bytes, self._store_limits, asks_first=False
+            )
 
         try:
             answer = await self._requests.ask("POST", f"/studies/{in_url(study_uid)}", headers, send)
