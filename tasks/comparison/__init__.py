@@ -1,0 +1,1 @@
+"""Whether what was sent is there, and is the same."""
