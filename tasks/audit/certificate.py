@@ -8,7 +8,7 @@ openssl pkeyutl -verify -rawin -pubin -inkey public.pem -in certificate.json -si
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,11 @@ from tasks.report.directory import (
     Written,
     earlier_reports,
     private_file,
+)
+from tasks.report.registration_report import (
+    REGISTRATION_CERTIFICATE,
+    REGISTRATION_SIG,
+    WrittenRegistration,
 )
 from tasks.report.regular_file import read_regular
 
@@ -49,11 +54,32 @@ def write_certificate(
     facts["unvouched"] = written.unvouched
     facts["sha256"] = written.sha256
     facts["audit"] = {"lines": chain.lines, "head": chain.head, "bytes": trail_bytes}
+    _write(report_dir, CERTIFICATE_JSON, CERTIFICATE_SIG, facts, key)
+
+
+def write_registration_certificate(
+    report_dir: Path,
+    written: WrittenRegistration,
+    chain: Chain,
+    trail_bytes: int,
+    key: "Ed25519PrivateKey | None" = None,
+) -> None:
+    """The same of a run of `ingest`, over registration.csv and registration.json."""
+    facts = asdict(written.summary)
+    del facts["problems"]
+    facts["sha256"] = written.sha256
+    facts["audit"] = {"lines": chain.lines, "head": chain.head, "bytes": trail_bytes}
+    _write(report_dir, REGISTRATION_CERTIFICATE, REGISTRATION_SIG, facts, key)
+
+
+def _write(
+    report_dir: Path, name: str, signature: str, facts: dict[str, Any], key: "Ed25519PrivateKey | None"
+) -> None:
     certificate = json.dumps(facts, indent=2).encode() + b"\n"
-    with private_file(report_dir, CERTIFICATE_JSON) as file:
+    with private_file(report_dir, name) as file:
         file.write(certificate)
     if key is not None:
-        with private_file(report_dir, CERTIFICATE_SIG) as file:
+        with private_file(report_dir, signature) as file:
             file.write(key.sign(certificate))
 
 

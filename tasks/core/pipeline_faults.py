@@ -54,6 +54,14 @@ def ending_at(side: Side, fault: Fault, *, is_start: bool = False) -> IngestErro
     return (UsageError if is_start else StoppedError)(f"{what}, then run the same command again.")
 
 
+def down_for_too_long(side: Side, outage_s: float) -> StoppedError:
+    """What ends a run after --max-outage."""
+    return StoppedError(
+        f"Stopped: the {side.value.name} has been down for {outage_s:,.0f} s. When it is up again, run the "
+        "same command: it goes on from here. (--max-outage says how long to wait.)"
+    )
+
+
 class SideFaults:
     """One for all objects of a run, and each side."""
 

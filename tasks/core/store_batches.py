@@ -28,7 +28,7 @@ class StoreBatches(Generic[_Item]):
     def __init__(self, most_items: int = MOST_INSTANCES, most_bytes: int = MOST_BYTES) -> None:
         """An object larger than that is alone in its batch."""
         self._most_items = most_items
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._open: dict[str, StoreBatch[_Item]] = {}  # by study: the one that was begun first is first
 
     def __len__(self) -> int:
@@ -39,14 +39,14 @@ class StoreBatches(Generic[_Item]):
         """The batches that are whole with this object: none, one, or two."""
         whole = []
         batch = self._open.get(study_instance_uid)
-        if batch and batch.size_bytes + size_bytes > self._most_bytes:
+        if batch and batch.size_bytes + size_bytes > self.most_bytes:
             whole.append(self._open.pop(study_instance_uid))
             batch = None
         if batch is None:
             batch = self._open[study_instance_uid] = StoreBatch(study_instance_uid)
         batch.items.append(item)
         batch.size_bytes += size_bytes
-        if len(batch.items) >= self._most_items or batch.size_bytes >= self._most_bytes:
+        if len(batch.items) >= self._most_items or batch.size_bytes >= self.most_bytes:
             whole.append(self._open.pop(study_instance_uid))
         return whole
 

@@ -189,6 +189,12 @@ class Objects:
                 living += count
         return living
 
+    def count_claimed(self, prefix: str, seen: int) -> int:
+        """How many objects other runs have claimed."""
+        others = bucket_object.c.claimed_by.not_in(["", self._scope.run_id])
+        query = sa.select(sa.func.count()).where(*self._ours, OPEN, others, *self._within(prefix, seen))
+        return int(fetch(self._engine, query)[0][0])
+
     def free_claims(self, db: sa.Connection, run_id: str) -> None:
         """What a run has claimed is free again."""
         its = (*self._ours, OPEN, bucket_object.c.claimed_by == run_id)

@@ -17,6 +17,7 @@ from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError, StoppedError
 from tasks.core.models import RunFacts, Target
 from tasks.core.object_outcomes import DONE, After, ObjectTodo
+from tasks.core.registration_rows import REGISTRATION_CSV
 from tasks.ledger.database import connect, patience_s, prepare, wait_for_locks
 from tasks.ledger.group_commit import Reply, Request, Writer
 from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
@@ -34,7 +35,6 @@ from tasks.ledger.statements import Scope
 from tasks.ledger.trail_events import AuditTrail, PendingEvents
 from tasks.remote.bucket import BucketObject
 
-REGISTRATION_CSV: Final = "registration.csv"
 _NO_TARGET: Final = Target()
 _T = TypeVar("_T")
 
@@ -145,6 +145,10 @@ class RegistrationLedger:
     def left(self, batch_no: int) -> list[ObjectTodo]:
         """What is not settled of a batch."""
         return self._write_alive(lambda db: self._objects.left(db, batch_no))
+
+    def count_claimed(self, seen: int = 0) -> int:
+        """How many objects other runs have claimed."""
+        return self._objects.count_claimed(self._place.prefix, seen)
 
     def free_claims_of_dead(self, seen: int = 0) -> int:
         """Frees what dead runs have claimed; how many objects living ones have."""

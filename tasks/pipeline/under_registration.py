@@ -39,11 +39,15 @@ class UnderRegistration:
     started_ns: int
     read: ReadObject | None = None
     attempts: int = 0  # STOW-RS requests of this run
+    asks_first: bool = False  # it may be in the registry
     claimed: str = ""  # the SOP Instance UID
     detail: str = ""  # of the last fault
     reason: ObjectReason = ObjectReason.INTERRUPTED  # why it has failed, if it ends now
     faults: Counter[FaultKind] = field(default_factory=Counter)
     is_settled: bool = False
+
+    def __post_init__(self) -> None:
+        self.asks_first = self.todo.attempts > 0  # and it is not known what became of them
 
     def ends(
         self, now_ns: int, status: ObjectStatus, reason: ObjectReason = ObjectReason.NONE, detail: str = ""
