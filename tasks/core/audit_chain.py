@@ -32,10 +32,12 @@ class Event(StrEnum):
     REFUSED = "refused"  # a file that was tried and given up
     RUN_ENDED = "run_ended"
     REPORT_WRITTEN = "report_written"  # again, from the ledger
+    VERIFIED = "verified"  # a report, against bucket and registry: what was found
     LINE_CUT = "line_cut"  # a crash had torn the last line, and it was cut off
 
 
 ENDS: Final = (Event.RUN_ENDED, Event.REPORT_WRITTEN)  # nothing of a run follows them
+_ANYWHERE: Final = (Event.VERIFIED, Event.LINE_CUT)  # between runs, too
 
 
 @dataclass(slots=True)
@@ -122,7 +124,7 @@ class Course:
             self.current = ""
             self.open.pop(run_id, None)
             self.open_since_end.clear()
-        elif event != Event.LINE_CUT and not self.current:
+        elif event not in _ANYWHERE and not self.current:
             return "follows the end of a run, after which nothing is written but by another run."
         else:
             return ""

@@ -34,6 +34,7 @@ class KnownFile(NamedTuple):
 
     size_bytes: int | None
     mtime_ns: int | None
+    sha256: str
 
 
 class VerifiedObjects:
@@ -47,8 +48,8 @@ class VerifiedObjects:
             self._engine.dispose()
             raise
         self._campaign = campaign
-        self._known = known_select(Scope(self._engine.dialect.name, campaign, "", 0))
-        self._scope = Scope(self._engine.dialect.name, campaign, "", 0)
+        self._scope = Scope(self._engine.dialect.name, campaign, run_id="", dead_after_s=0)
+        self._known = known_select(self._scope).add_columns(file.c.sha256)
 
     @classmethod
     def at(cls, url: str | Path, campaign: str) -> Self | None:
@@ -76,7 +77,7 @@ class VerifiedObjects:
         waiting = iter(paths)
         while page := [escape(path) for path in islice(waiting, _AT_ONCE)]:
             for row in fetch(self._engine, self._known, self._scope.named(page)):
-                found[unescape(row.path)] = KnownFile(row.size_bytes, row.mtime_ns)
+                found[unescape(row.path)] = KnownFile(row.size_bytes, row.mtime_ns, row.sha256)
         return found
 
     def take_down(

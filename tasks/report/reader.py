@@ -17,7 +17,7 @@ from tasks.core.models import Summary
 from tasks.core.report_columns import COLUMNS, Kind
 from tasks.ledger.private_files import opened
 from tasks.report.directory import REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, SUMMARY_JSON
-from tasks.report.studies_csv import STUDY_COLUMNS
+from tasks.report.studies_csv import STUDY_COLUMNS, WrittenStudies, read_studies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +78,13 @@ def _parquet_cells(path: Path, names: Sequence[str]) -> Iterator[list[Any]]:
         raise UsageError(f"The report could not be read: {os.strerror(error.errno or 0)}.") from None
     except (pa.ArrowException, ValueError, KeyError):
         raise UsageError(_DAMAGED) from None
+
+
+@contextmanager
+def opened_studies(report_dir: Path) -> Iterator[WrittenStudies]:
+    """studies.csv, row by row, within the block."""
+    with _readable(report_dir / STUDIES_CSV) as file:
+        yield read_studies(csv.reader(file))
 
 
 def read_table(path: Path) -> "pd.DataFrame":
