@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tasks.audit.certificate import Certificate, certificates_of, has_signature, is_signed
-from tasks.core.audit_chain import ENDS, LONGEST_LINE, Break, Chain, Course, Event, digest, follow_links
+from tasks.core.audit_chain import ENDS, LONGEST_LINE, STARTS, Break, Chain, Course, digest, follow_links
 from tasks.core.errors import IngestError, UsageError
 from tasks.ledger.known_runs import KnownRuns, read_known_runs
 from tasks.report.directory import SUMMARY_JSON
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 1 << 20
 _STARTED: Final = re.compile(rb'"event":"run_started","run_id":"([^"\\]*)"')
-_PARSED: Final = frozenset({Event.RUN_STARTED, *ENDS})
+_PARSED: Final = frozenset({*STARTS, *ENDS})
 
 
 @dataclass(frozen=True, slots=True)

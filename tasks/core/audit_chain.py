@@ -32,11 +32,17 @@ class Event(StrEnum):
     REFUSED = "refused"  # a file that was tried and given up
     RUN_ENDED = "run_ended"
     REPORT_WRITTEN = "report_written"  # again, from the ledger
+    INGEST_STARTED = "ingest_started"  # a run of the command ingest
+    REGISTERED = "registered"  # the object with a key, in the registry
+    NOT_REGISTERED = "not_registered"  # why it is not
+    MOVED = "moved"  # the object with a key, to another
+    INGEST_ENDED = "ingest_ended"
     VERIFIED = "verified"  # a report, against bucket and registry: what was found
     LINE_CUT = "line_cut"  # a crash had torn the last line, and it was cut off
 
 
-ENDS: Final = (Event.RUN_ENDED, Event.REPORT_WRITTEN)  # nothing of a run follows them
+STARTS: Final = (Event.RUN_STARTED, Event.INGEST_STARTED)
+ENDS: Final = (Event.RUN_ENDED, Event.REPORT_WRITTEN, Event.INGEST_ENDED)  # nothing of a run follows them
 _ANYWHERE: Final = (Event.VERIFIED, Event.LINE_CUT)  # between runs, too
 
 
@@ -117,7 +123,7 @@ class Course:
     def follow(self, event: str, facts: Mapping[str, Any]) -> str:
         """Goes on by a line; what is wrong with it, or nothing. `facts` are of its run's start and end."""
         run_id = str(facts.get("run_id", ""))
-        if event == Event.RUN_STARTED:
+        if event in STARTS:
             self.current = run_id
             self.open[run_id] = self.open_since_end[run_id] = str(facts.get("at", ""))
         elif event in ENDS:
