@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Protocol
 
-from tasks.comparison.instance_table import InstanceTable, Picked
+from tasks.comparison.instance_table import InstanceTable
 from tasks.comparison.patience import Patience
 from tasks.comparison.questions import answer_of, answers_in_order
 from tasks.comparison.registry_side import Registry
+from tasks.comparison.table_rows import Picked
 from tasks.concurrency.daemon_threads import in_thread
 from tasks.concurrency.event_loop import EventLoop
 from tasks.core.comparison_progress import ComparisonProgress

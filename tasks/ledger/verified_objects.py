@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Status
 from tasks.ledger.database import connect, fetch, has_ledger, prepare, retry_while_busy
-from tasks.ledger.schema import file, instance, other_content, stored_file
+from tasks.ledger.schema import bucket_object, file, instance, other_content, stored_file
 from tasks.ledger.statements import Scope, known_select
 
 _AT_ONCE: Final = 1000  # rows read or written
+_REGISTRATION: Final = ("key", "status", "moved_to")
 
 
 class SentInstance(NamedTuple):
@@ -70,6 +71,21 @@ class VerifiedObjects:
                 key = now.get((each.uid, each.sha256))
                 if key and key != each.key:
                     yield each.key, key
+
+    def registrations(self) -> Iterator[tuple[str, str, str]]:
+        """Of objects that ingest moved, or found in conflict: key, status, moved_to; not escaped."""
+        query = (
+            sa.select(bucket_object.c.object_id, *(bucket_object.c[name] for name in _REGISTRATION))
+            .where(bucket_object.c.campaign == self._campaign)
+            .where((bucket_object.c.moved_to != "") | (bucket_object.c.status == "conflict"))
+            .order_by(bucket_object.c.object_id)
+            .limit(_AT_ONCE)
+        )
+        after = 0
+        while page := fetch(self._engine, query.where(bucket_object.c.object_id > after)):
+            for row in page:
+                yield row.key, row.status, row.moved_to
+            after = page[-1].object_id
 
     def files(self, paths: Sequence[str]) -> dict[str, KnownFile]:
         """What is known of these paths (not escaped)."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _LONGEST_CELL: Final = 1 << 30  # characters; what was written is read, also a manifest's longest cell escaped
+REGISTRATION_CSV: Final = "registration.csv"
 _BATCH_ROWS: Final = 1000
 _NO_REPORT: Final = "There is no whole report in the report directory: run the command that writes it again."
 _DAMAGED: Final = "The report is not as it was written: write it again, or name another one."
@@ -78,6 +79,14 @@ def _parquet_cells(path: Path, names: Sequence[str]) -> Iterator[list[Any]]:
         raise UsageError(f"The report could not be read: {os.strerror(error.errno or 0)}.") from None
     except (pa.ArrowException, ValueError, KeyError):
         raise UsageError(_DAMAGED) from None
+
+
+def read_registration(report_dir: Path) -> Iterator[tuple[str, str, str]]:
+    """What ingest wrote beside a report of each object: key, status, moved_to; they are escaped."""
+    if (report_dir / REGISTRATION_CSV).is_file():
+        with _readable(report_dir / REGISTRATION_CSV) as file:
+            for row in csv.DictReader(file):
+                yield row["key"], row["status"], row.get("moved_to") or ""
 
 
 @contextmanager
