@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.bucket_settings import BucketAddress
 from tasks.comparison.patience import Patience
-from tasks.core.verification import Verification
+from tasks.core.verification_totals import Verification
 from tasks.declaration import load_as
 from tasks.remote.bucket import Bucket
 from tasks.report.directory import REPAIR_KEYS_TXT, STUDIES_CSV, VERIFICATION_CSV

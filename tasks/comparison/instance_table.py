@@ -42,7 +42,7 @@ CREATE TABLE instance (
     id INTEGER PRIMARY KEY, study_no INT, file_no INT, path TEXT, status TEXT, uid TEXT, study_uid TEXT,
     series_uid TEXT, key TEXT, size_bytes INT, sha256 TEXT, md5 TEXT, etag TEXT, crc64nvme TEXT,
     current_key TEXT, found_key TEXT, is_stored INT, bucket TEXT DEFAULT '', registry TEXT DEFAULT '',
-    retrieved TEXT DEFAULT '', is_conflict INT DEFAULT 0, UNIQUE (uid, key)
+    retrieved TEXT DEFAULT '', is_conflict INT DEFAULT 0, difference TEXT DEFAULT '', UNIQUE (uid, key)
 );
 CREATE TABLE member (study_no INT, id INT, PRIMARY KEY (study_no, id)) WITHOUT ROWID;
 CREATE TABLE study (study_no INTEGER PRIMARY KEY, may_go INT);
@@ -63,7 +63,7 @@ DELETE FROM instance WHERE NOT is_stored AND EXISTS (
     SELECT 1 FROM instance AS other WHERE other.uid = instance.uid AND other.is_stored
 );
 """
-_SIDES: Final = "is_stored, bucket, registry, retrieved, is_conflict"
+_SIDES: Final = "is_stored, bucket, registry, retrieved, is_conflict, difference"
 _LOCATION: Final = "id, found_key, current_key, size_bytes, md5, etag, crc64nvme"
 _CACHE_KIB: Final = 65536
 _COMMITTED_ROWS: Final = 100_000
@@ -272,9 +272,10 @@ class InstanceTable:
         with closing(self._db.cursor()) as cursor:
             yield from map(Picked._make, cursor.execute(query))
 
-    def set_retrieved(self, said: Iterable[tuple[int, Retrieved]]) -> None:
-        """Keeps what the registry's copies are."""
-        self._many("UPDATE instance SET retrieved = ? WHERE id = ?", ((str(each), at) for at, each in said))
+    def set_retrieved(self, at: int, retrieved: Retrieved, difference: str = "") -> None:
+        """Keeps what the registry's copy of an instance is."""
+        values = (str(retrieved), difference, at)
+        self._db.execute("UPDATE instance SET retrieved = ?, difference = ? WHERE id = ?", values)
 
     # -- what it adds up to ------------------------------------------------------------------------------
 
@@ -317,7 +318,7 @@ class InstanceTable:
         )
         with closing(self._db.cursor()) as cursor:
             for row in cursor.execute(query):
-                yield _sides(*row[:5]), row[5:]
+                yield _sides(*row[:6]), row[6:]
 
     def extra(self) -> Iterator[tuple[str, str]]:
         """Study and SOP Instance UID of what the registry alone has."""
@@ -360,10 +361,11 @@ def _location(row: tuple[Any, ...]) -> Location:
     return Location(row_id, key, current_key, SentObject(size_bytes, md5, etag, crc64nvme))
 
 
-def _sides(is_stored: int, bucket: str, registry: str, retrieved: str, is_conflict: int) -> Sides:
-    return Sides(
-        bool(is_stored), InBucket(bucket), InRegistry(registry), Retrieved(retrieved), bool(is_conflict)
-    )
+def _sides(
+    is_stored: int, bucket: str, registry: str, retrieved: str, is_conflict: int, difference: str
+) -> Sides:
+    said = InBucket(bucket), InRegistry(registry), Retrieved(retrieved)
+    return Sides(bool(is_stored), *said, bool(is_conflict), difference)
 
 
 def _lot(seed: int, uid: str) -> bytes:

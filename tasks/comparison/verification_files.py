@@ -14,7 +14,7 @@ from tasks.comparison.instance_table import InstanceTable
 from tasks.comparison.study_verdicts import StudyVerdict
 from tasks.core.escape import escape, unescape
 from tasks.core.signs import InRegistry, Sides, Sign, sign_of, verdict
-from tasks.core.verification import Verification
+from tasks.core.verification_totals import Verification
 from tasks.report.directory import (
     REPAIR_KEYS_TXT,
     REPAIR_MANIFEST_CSV,
@@ -107,7 +107,8 @@ def _instance_rows(table: InstanceTable) -> Iterator[list[Any]]:
 def _said(sides: Sides, status: str, found_key: str) -> list[str]:
     """What each side said."""
     ingest = "conflict" if sides.is_conflict else ""
-    return [status, sides.bucket, found_key, ingest, sides.registry, sides.retrieved]
+    deep = sides.difference or sides.retrieved
+    return [status, sides.bucket, found_key, ingest, sides.registry, deep]
 
 
 def _manifest_row(each: StudyVerdict) -> list[str]:

@@ -45,7 +45,7 @@ from tasks.core.escape import escape, unescape
 from tasks.core.models import Summary
 from tasks.core.signs import SafeToDelete, Sign, exit_code
 from tasks.core.study_entries import StudyEntries
-from tasks.core.verification import Verification, totals_of
+from tasks.core.verification_totals import Verification, totals_of
 from tasks.core.words import counted
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.verified_objects import SentInstance, VerifiedObjects

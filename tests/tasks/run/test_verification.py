@@ -477,4 +477,3 @@ def test_it_waits_for_nobody_else_in_the_directory(verified: Verified) -> None:
             verified()
     finally:
         trail.close()
-
