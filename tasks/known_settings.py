@@ -18,8 +18,9 @@ from tasks.settings import (
     Settings,
     no_setting_any_more,
 )
+from tasks.verify_settings import VerifySettings
 
-_OF_PIPELINE: Final = (DicomwebSettings, BucketSettings, IngestSettings)
+_OF_PIPELINE: Final = (DicomwebSettings, BucketSettings, IngestSettings, VerifySettings)
 _OF_COMMANDS: Final = (CommandSettings, DemoSettings, ManifestSettings, ServeSettings, SandboxSettings)
 KINDS: Final = (Settings, MigrationSettings, *_OF_PIPELINE, *_OF_COMMANDS, GatewaySettings)
 # HOME is of deployments/prefect.yaml.

@@ -67,6 +67,13 @@ AcceptedReasons = Annotated[
 ]
 
 
+# Of several commands.
+UserId = Annotated[str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)]
+AllowHttp = Annotated[
+    bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class AcceptSettings(Declared):
     """What a run sends though it would be held back: a scan expects that, too."""

@@ -32,6 +32,7 @@ Move an archive
   serve     a Prefect server with its UI and the deployments, until Ctrl-C
 
 Prove it
+  verify    hold a report against bucket and registry: what may be deleted
   report    write a directory's newest report again: after a crash or full disk
   audit     check a report's audit trail: chain, certificate and agreement
 

@@ -18,6 +18,7 @@ from tasks.settings import (
     ServeSettings,
     Settings,
 )
+from tasks.verify_settings import VerifySettings
 
 _GROUP: Final = Group("Where and how")
 _Given = TypeVar("_Given", bound="Given")
@@ -43,9 +44,16 @@ def _option(declared: Declaration) -> Parameter:
     )
 
 
-def _with_options(*kinds: type[Declared]) -> Callable[[type[_Given]], type[_Given]]:
-    """Gives a class a field for each setting of these kinds that is an option."""
-    options = [each for kind in kinds for each in declarations(kind) if Use.OPTION in each.setting.use]
+def _with_options(
+    *kinds: type[Declared], without: tuple[str, ...] = ()
+) -> Callable[[type[_Given]], type[_Given]]:
+    """Gives a class a field for each setting of these kinds that is an option; `without` are arguments."""
+    options = [
+        each
+        for kind in kinds
+        for each in declarations(kind)
+        if Use.OPTION in each.setting.use and each.name not in without
+    ]
 
     def decorate(cls: type[_Given]) -> type[_Given]:
         fields = [
@@ -87,6 +95,11 @@ class ManifestOptions(Given):
 @_with_options(ServeSettings, CommandSettings)
 class ServeOptions(Given):
     """Options of what serves the deployments."""
+
+
+@_with_options(VerifySettings, CommandSettings, without=("report_dir",))
+class VerifyOptions(Given):
+    """Options of what holds a report against bucket and registry."""
 
 
 @_with_options(DemoSettings, CommandSettings)

@@ -1,1 +1,1 @@
-"""Whether what was sent is there, and is the same."""
+"""Is what was sent there: the bucket, the registry, the instances themselves; and what repairs it."""

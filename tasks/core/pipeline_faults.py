@@ -15,7 +15,6 @@ from tasks.core.errors import (
 from tasks.core.retry import BUDGETS, Action, decide
 
 _CREDENTIALS: Final = frozenset({FaultKind.UNAUTHORIZED, FaultKind.FORBIDDEN})
-_NOTHING_DONE: Final = "Nothing was registered."
 
 
 class _Words(NamedTuple):
@@ -41,10 +40,12 @@ class Side(Enum):
     )
 
 
-def ending_at(side: Side, fault: Fault, *, is_start: bool = False) -> IngestError:
+def ending_at(
+    side: Side, fault: Fault, *, is_start: bool = False, nothing_done: str = "Nothing was registered."
+) -> IngestError:
     """The error that ends a run when no object can do better than this fault."""
     words = side.value
-    before = f"{_NOTHING_DONE} " if is_start else ""
+    before = f"{nothing_done} " if is_start and nothing_done else ""
     if fault.kind in _CREDENTIALS:
         return CredentialsRefusedError(
             f"The {words.name} refuses the credentials: {fault}. {before}Check {words.credentials}, then run "

@@ -17,6 +17,9 @@
     registered_instance  the claim on a SOP Instance UID in a registry: first come; with a key once it is
                          registered there: what is complete, and what verify looks for, starts from these rows
 
+What `verify` does not find in the store has its key in `lost_key`, too: as long as it is the row's `key`, the
+object is lost, and is to be sent again.
+
 Paths are stored escaped (`core/escape.py`). One that ends in a slash is no file's, but that of a directory or
 link that was not walked: a file of that path has a row of its own. What the report says is derived from these
 rows; nothing is kept twice.
@@ -26,7 +29,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0013"  # the newest revision in migrations/versions
+HEAD: Final = "0014"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -128,6 +131,7 @@ file = sa.Table(
     sa.Column("last_status", _text, nullable=False, server_default=""),  # of a file that is gone: its own
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),  # empty: by an earlier version
     sa.Column("proof", _text, nullable=False, server_default=""),  # that its object has these bytes
+    sa.Column("lost_key", _text, nullable=False, server_default=""),  # an object that the store has lost
     sa.UniqueConstraint("campaign", "path").ddl_if(dialect="sqlite"),
     sa.Index("file_by_path", "campaign", sa.text(PATH_SHA256), unique=True).ddl_if(dialect="postgresql"),
     sa.Index("file_by_end", "run_id", "finished_ns"),
@@ -162,6 +166,7 @@ stored_file = sa.Table(
     sa.Column("run_id", _text, nullable=False),
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),
     sa.Column("proof", _text, nullable=False, server_default=""),
+    sa.Column("lost_key", _text, nullable=False, server_default=""),
 )
 listing = sa.Table(
     "listing",
@@ -201,6 +206,7 @@ instance = sa.Table(
     sa.Column("md5", _text, nullable=False, server_default=""),
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),
     sa.Column("proof", _text, nullable=False, server_default=""),
+    sa.Column("lost_key", _text, nullable=False, server_default=""),
     sa.Index("instance_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
 )
@@ -221,6 +227,7 @@ other_content = sa.Table(
     sa.Column("md5", _text, nullable=False, server_default=""),
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),
     sa.Column("proof", _text, nullable=False, server_default=""),
+    sa.Column("lost_key", _text, nullable=False, server_default=""),
     sa.Index("other_content_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
 )

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from tasks.core.errors import Fault, FaultKind, IngestError
+from tasks.core.pipeline_faults import Side, ending_at
 from tasks.core.store_answers import kind_of_answer
 
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.]{0,63}")
@@ -60,6 +61,11 @@ def raise_faults(doing: str, *, of_object: bool = False) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - of many kinds, and of several libraries
         raise _as_ours(error, doing, of_object=of_object) from None
+
+
+def bucket_ending(fault: Fault) -> IngestError:
+    """The error that keeps a run from its start when the bucket can't be used."""
+    return ending_at(Side.BUCKET, fault, is_start=True, nothing_done="")
 
 
 def _as_ours(error: Exception, doing: str, *, of_object: bool) -> Exception:

@@ -49,7 +49,7 @@ def load_bounded(
 
 def _widened(settings: Settings, ours: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
     """The settings that go beyond what the environment says."""
-    if "api_endpoint" in ours and not _is_below(settings.api_endpoint, ours["api_endpoint"]):
+    if "api_endpoint" in ours and not is_below(settings.api_endpoint, ours["api_endpoint"]):
         yield "api_endpoint"
     if "ledger" in ours and server_of(settings.ledger, environ) != server_of(ours["ledger"], environ):
         yield "ledger"
@@ -90,13 +90,13 @@ def _misled_to_ledger(
         yield "worker's environment", "PGPASSWORD or what else PostgreSQL's client knows", "ledger"
 
 
-def _is_below(url: str, bound: str) -> bool:
+def is_below(url: str, bound: str) -> bool:
     """Whether an endpoint is the same, or a path below it."""
     try:
         base = URL(without_upload(bound)).path.rstrip("/")
+        path = URL(url).path
     except (InvalidURL, ValueError):
         return False
-    path = URL(url).path
     return _is_origin(url, bound) and f"{path}/".startswith(f"{base}/") and ".." not in path.split("/")
 
 
