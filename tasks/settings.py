@@ -111,9 +111,6 @@ class ServeSettings(Declared):
     port: Annotated[int, Setting("Port of the Prefect server that is started.")] = 4200
 
 
-UserId = Annotated[str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)]
-
-
 @dataclass(frozen=True, kw_only=True)
 class PlatformSettings(Declared):
     """Where to send, and as whom."""
@@ -250,9 +247,6 @@ Retries = Annotated[
         convert=known_kinds,
         form={"items": {"type": "string", "pattern": rf"^({'|'.join(BUDGETS)})=[0-9]+$"}},
     ),
-]
-AllowHttp = Annotated[
-    bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
 ]
 
 

@@ -16,8 +16,8 @@ def check_registration(directory: Path, found: Findings) -> None:
     certificate = read_certificate(directory, REGISTRATION_CERTIFICATE)
     if certificate is None:
         found.add_fault(
-            f"There is no {REGISTRATION_CERTIFICATE} that can be read: the last ingest did not end, or it was "
-            "removed. Run ingest again."
+            f"There is no {REGISTRATION_CERTIFICATE} that can be read: the last ingest did not end, or it "
+            "was removed. Run ingest again."
         )
         return
     for name in REGISTRATION_FILES:

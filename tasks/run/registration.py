@@ -35,6 +35,7 @@ from tasks.remote.bucket import BucketObject
 from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
+from tasks.run.preflight import open_trail
 from tasks.run.registration_parts import Parts, open_parts
 from tasks.run.registration_records import RegistrationRecords, open_registration_records
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
@@ -200,6 +201,17 @@ class Registration:
         if living:
             self._edges.sleep(_OTHERS_LOOK_UP_S)
         return claimed > 0
+
+
+def check(settings: IngestSettings, edges: Edges | None = None) -> None:
+    """Everything that can be known before a run begins. No file and no directory of it stays.
+
+    Raises UsageError, and CredentialsRefusedError when that is what is wrong.
+    """
+    with ExitStack() as undo:
+        open_trail(undo, settings)
+        parts = open_parts(undo, settings)
+        parts.require_answers(edges or all_edges.REAL)
 
 
 def register(
