@@ -165,7 +165,7 @@ class StoreRequests:
         there = await self._there(request)
         for member in request.members:
             if member.uid in there:
-                await self._compare(request, member)
+                await self._compare(request, member, sent_before=member.under.attempts)
         request.forget_settled()
 
     async def _there(self, request: StoreRequest) -> set[str]:
@@ -192,8 +192,11 @@ class StoreRequests:
         while len(self.known) > _MOST_STUDIES:
             self.known.popitem(last=False)
 
-    async def _compare(self, request: StoreRequest, member: Member) -> bool:
-        """Gives a verdict by what is there under its UID; whether anything is."""
+    async def _compare(self, request: StoreRequest, member: Member, *, sent_before: int) -> bool:
+        """Gives a verdict by what is there under its UID; whether anything is.
+
+        `sent_before`: how often this run had sent it before the registry said that it is there.
+        """
         seen = await self.client.find_instance(member.uid)
         if seen is None:
             self.known.pop(request.study, None)
@@ -215,8 +218,7 @@ class StoreRequests:
         if differs:
             member.settle(ObjectStatus.CONFLICT, detail=differs)
         else:
-            is_ours = member.under.attempts > 0
-            member.settle(ObjectStatus.REGISTERED if is_ours else ObjectStatus.ALREADY_REGISTERED)
+            member.settle(ObjectStatus.REGISTERED if sent_before else ObjectStatus.ALREADY_REGISTERED)
         return True
 
     async def _account(self, request: StoreRequest, member: Member, answer: InstanceAnswer) -> None:
@@ -234,7 +236,7 @@ class StoreRequests:
             member.settle(ObjectStatus.REJECTED, detail=answer.detail)
         elif said is Said.LATER:
             request.detail = answer.detail
-        elif not await self._compare(request, member):
+        elif not await self._compare(request, member, sent_before=_sent_before(member, answer)):
             request.detail = answer.detail
             if said is Said.CONFLICT:
                 member.settle(ObjectStatus.CONFLICT, detail=answer.detail)
@@ -290,6 +292,11 @@ class StoreRequests:
             member.settle(ObjectStatus.MISSING)
         else:
             member.settle(ObjectStatus.FAILED, ObjectReason.ALTERED)
+
+
+def _sent_before(member: Member, answer: InstanceAnswer) -> int:
+    """How often this run had sent what the registry has, as an answer says: of UNKNOWN it may be this time."""
+    return member.under.attempts - (answer.said is not Said.UNKNOWN)
 
 
 def _part(member: Member) -> Part:
