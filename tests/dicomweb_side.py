@@ -140,6 +140,7 @@ class DicomwebSide:
         self.duplicates: int | None = None
         self.most_rows = 1_000_000  # of a page, whatever limit says
         self.related_offset: int | None = 0  # what NumberOfStudyRelatedInstances is off by; None: not said
+        self.searches_studies = True  # for instances; else series by series alone
         self.stores_under_way = 0
         self.most_stores_under_way = 0
         self.lock = threading.Condition()
@@ -240,14 +241,19 @@ class DicomwebSide:
     def rows(self, path: str, query: Mapping[str, list[str]]) -> list[dict[str, Any]]:
         """What QIDO-RS answers."""
         found = sorted(self.stored.values(), key=lambda each: each.uid)
-        if match := re.fullmatch(rf"{ROOT}/studies/([^/]+)/instances", path):
+        if match := re.fullmatch(
+            rf"{ROOT}/studies/([^/]+)/(?:series|instances|series/([^/]+)/instances)", path
+        ):
             found = [each for each in found if each.study == unquote(match[1])]
+            found = [each for each in found if match[2] in (None, each.series)]
         if wanted := query.get("SOPInstanceUID"):
             found = [each for each in found if each.uid in wanted]
         if wanted := query.get("StudyInstanceUID"):
             found = [each for each in found if each.study in wanted]
         if path == f"{ROOT}/studies":
             rows = [self._study_row(each) for each in {each.study: each for each in found}.values()]
+        elif path.endswith("/series"):
+            rows = [_series_row(uid) for uid in {each.series: each for each in found}]
         else:
             rows = [_row(each) for each in found]
         offset, limit = int(query.get("offset", ["0"])[0]), int(query.get("limit", ["1000000"])[0])
@@ -271,6 +277,7 @@ class DicomwebSide:
 
 
 _STORED = object()
+_SEARCHES = rf"{ROOT}/(studies|instances|studies/[^/]+/(instances|series|series/[^/]+/instances))"
 
 
 def instance_of(data: bytes) -> Instance:
@@ -289,6 +296,10 @@ def _reference(instance: Instance) -> dict[str, Any]:
 
 def _reason(reason: Any) -> dict[str, Any]:
     return {} if reason is None else {"00081197": {"vr": "US", "Value": [reason]}}
+
+
+def _series_row(uid: str) -> dict[str, Any]:
+    return {"0020000E": {"vr": "UI", "Value": [uid]}}
 
 
 def _row(instance: Instance) -> dict[str, Any]:
@@ -376,7 +387,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._play(Step.METADATA, (), b"", self._metadata)
         elif re.fullmatch(rf"{ROOT}/studies/[^/]+/series/[^/]+/instances/[^/]+", path):
             self._play(Step.RETRIEVE, (unquote(path.rpartition("/")[2]),), b"", self._instance)
-        elif re.fullmatch(rf"{ROOT}/(studies|instances|studies/[^/]+/instances)", path):
+        elif not self.side.searches_studies and re.fullmatch(rf"{ROOT}/(studies/[^/]+/)?instances", path):
+            self._answer(Reply(404))
+        elif re.fullmatch(_SEARCHES, path):
             self._play(Step.QUERY, (), b"", self._rows)
         else:
             self._answer(Reply(404))

@@ -53,6 +53,11 @@ class Orthanc:
         name = self.instances()[sop_instance_uid]
         httpx.delete(f"{self.url}/instances/{name}", auth=self.auth, timeout=30).raise_for_status()
 
+    def stop(self) -> None:
+        """As an operator stops it: what it holds is there when it is started again. Takes seconds."""
+        self.process.terminate()
+        self.process.wait(60)
+
     def kill(self) -> None:
         """At once, and waits for it."""
         self.process.kill()
@@ -71,9 +76,9 @@ def orthanc(
     dicomweb: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Orthanc]:
-    """Started, and stopped in the end. `settings`: of its configuration; `dicomweb`: of the plugin's part.
+    """Started, and killed in the end. `settings`: of its configuration; `dicomweb`: of the plugin's part.
 
-    What it stores is in the directory: one that is started there again has it still.
+    What it stores is in the directory: after `stop`, one that is started there again has it still.
     """
     port = port or free_port()
     configuration = {
@@ -98,11 +103,7 @@ def orthanc(
         _await_it(started)
         yield started
     finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
+        started.kill()
 
 
 def _await_it(started: Orthanc) -> None:

@@ -41,20 +41,28 @@ def _serve_deployments(url: str) -> None:
     from prefect.types.entrypoint import EntrypointType
 
     from flows.backfill import backfill
+    from flows.ingest import ingest
+    from flows.verify import verify
 
-    deployment = backfill.to_deployment(
-        "manual",
-        description="Uploads the studies of one manifest; the same parameters go on from there.",
-        tags=["dicom-ingest", "backfill"],
-        concurrency_limit=ConcurrencyLimitConfig(
-            limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
-        ),
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
+    one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+    served = [
+        flow.to_deployment(
+            "manual",
+            description=description,
+            tags=["dicom-ingest", flow.name],
+            concurrency_limit=one_at_a_time,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        for flow, description in (
+            (backfill, "Uploads the studies of one manifest; the same parameters go on from there."),
+            (ingest, "Registers new objects of a bucket over DICOMweb."),
+            (verify, "Holds a report against bucket and registry: what is confirmed, what may be deleted."),
+        )
+    ]
     ui = url.removesuffix("/api")
     say(f"The UI is at {ui}/v2/deployments. Ctrl-C stops it.")
     # A schedule is the operator's: whoever else serves this deployment, or deployed it since, has it go on.
-    serve(deployment, print_starting_message=False, pause_on_shutdown=False)  # type: ignore[arg-type]
+    serve(*served, print_starting_message=False, pause_on_shutdown=False)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
-from tasks.comparison.instance_table import InstanceTable, Location
+from tasks.comparison.instance_table import InstanceTable
 from tasks.comparison.patience import Patience
+from tasks.comparison.table_rows import Location
 from tasks.core.comparison_progress import ComparisonProgress
 from tasks.core.errors import Fault, UsageError
 from tasks.core.escape import escape, unescape
@@ -60,6 +60,7 @@ class Bucket(Protocol):
 class _Said(NamedTuple):
     at: int
     bucket: InBucket
+    key: str = ""  # escaped: under which it was found, where that is another than it was looked for
 
 
 def ask_bucket(
@@ -122,15 +123,20 @@ class _BucketSide:
                 yield from pool.map(self._ask_one, some)
 
     def _ask_one(self, location: Location) -> _Said:
-        return _Said(location.id, self._said_of(location))
+        """Also where it was before it was moved: a move that was interrupted leaves it there."""
+        said = self._said_of(location.key, location)
+        if said is InBucket.MISSING and location.current_key != location.key:
+            said = self._said_of(location.current_key, location)
+            return _Said(location.id, said, location.current_key if said is not InBucket.MISSING else "")
+        return _Said(location.id, said)
 
-    def _said_of(self, location: Location) -> InBucket:
+    def _said_of(self, key: str, location: Location) -> InBucket:
         if self._patience.is_over:
             return InBucket.UNKNOWN
         seen = 0
         while True:
             try:
-                described = self._bucket.head(unescape(location.key))
+                described = self._bucket.head(unescape(key))
             except Fault as fault:
                 seen += 1
                 pause_s = self._patience.pause_s(fault, seen)
@@ -144,16 +150,10 @@ class _BucketSide:
 
     def _keep(self, said: Iterable[_Said]) -> None:
         kept = [*said]
-        self._table.set_bucket(kept)
+        self._table.set_bucket((each.at, each.bucket) for each in kept)
+        self._table.set_found((each.at, each.key) for each in kept if each.key)
         self._progress.count(len(kept))
 
 
 def _seen(described: Described) -> SeenObject:
     return SeenObject(described.size_bytes, described.etag, described.checksum)
-
-
-def set_unknown(table: InstanceTable) -> None:
-    """Of what the bucket has not said anything by now, nothing is known."""
-    unknown = partial(_Said, bucket=InBucket.UNKNOWN)
-    for locations in table.not_in_bucket():
-        table.set_bucket(unknown(location.id) for location in locations)

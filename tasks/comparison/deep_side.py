@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Protocol
 
-from tasks.comparison.instance_table import InstanceTable, Picked
+from tasks.comparison.instance_table import InstanceTable
 from tasks.comparison.patience import Patience
 from tasks.comparison.questions import answer_of, answers_in_order
 from tasks.comparison.registry_side import Registry
+from tasks.comparison.table_rows import Picked
 from tasks.concurrency.daemon_threads import in_thread
 from tasks.concurrency.event_loop import EventLoop
 from tasks.core.comparison_progress import ComparisonProgress
@@ -39,7 +40,7 @@ class Retrieving(Registry, Protocol):
 class DeepSide:
     """Retrieves so many, and keeps in the table what their copies are.
 
-    `difference`: "" for two that are the same, or what differs: "data set" or "pixel data".
+    `difference`: "" for two that are the same, or what differs, in closed words.
     """
 
     table: InstanceTable
@@ -54,16 +55,16 @@ class DeepSide:
         self.progress.begin("instances compared", count)
         picked = self.table.picked(count, seed)
         for each, said in answers_in_order(self.loop, picked, self._compare_one, _AT_ONCE):
-            self.table.set_retrieved([(each.id, said)])
+            self.table.set_retrieved(each.id, *said)
             self.progress.count()
 
-    async def _compare_one(self, picked: Picked) -> Retrieved:
+    async def _compare_one(self, picked: Picked) -> tuple[Retrieved, str]:
         path = Path(unescape(picked.path))
         if not await in_thread(partial(_is_what_was_sent, path, picked), "source"):
-            return Retrieved.NO_SOURCE
+            return Retrieved.NO_SOURCE, ""
         with tempfile.SpooledTemporaryFile(max_size=_HELD_BYTES) as copy:
             if await answer_of(self.patience, partial(self._retrieve, picked, copy)) is None:
-                return Retrieved.UNKNOWN
+                return Retrieved.UNKNOWN, ""
             copy.seek(0)
             return await in_thread(partial(self._compare_files, path, copy), "compared")
 
@@ -78,13 +79,13 @@ class DeepSide:
         await self.registry.retrieve(study_uid, series_uid, picked.uid, copy)  # type: ignore[arg-type]
         return True
 
-    def _compare_files(self, path: Path, copy: IO[bytes]) -> Retrieved:
+    def _compare_files(self, path: Path, copy: IO[bytes]) -> tuple[Retrieved, str]:
         try:
             with path.open("rb") as file:
                 what = self.difference(file, copy)  # type: ignore[arg-type]
         except OSError:
-            return Retrieved.NO_SOURCE
-        return Retrieved(what) if what else Retrieved.SAME
+            return Retrieved.NO_SOURCE, ""
+        return (Retrieved.DIFFERS if what else Retrieved.SAME), what
 
 
 def _is_what_was_sent(path: Path, picked: Picked) -> bool:

@@ -7,8 +7,9 @@ import hashlib
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
+from tasks.comparison.table_rows import Asked, Lacking, Location, Picked
 from tasks.core.escape import escape
 from tasks.core.signs import (
     InBucket,
@@ -40,8 +41,8 @@ _TABLES: Final = """
 CREATE TABLE instance (
     id INTEGER PRIMARY KEY, study_no INT, file_no INT, path TEXT, status TEXT, uid TEXT, study_uid TEXT,
     series_uid TEXT, key TEXT, size_bytes INT, sha256 TEXT, md5 TEXT, etag TEXT, crc64nvme TEXT,
-    found_key TEXT, is_stored INT, bucket TEXT DEFAULT '', registry TEXT DEFAULT '',
-    retrieved TEXT DEFAULT '', is_conflict INT DEFAULT 0, UNIQUE (uid, key)
+    current_key TEXT, found_key TEXT, is_stored INT, bucket TEXT DEFAULT '', registry TEXT DEFAULT '',
+    retrieved TEXT DEFAULT '', is_conflict INT DEFAULT 0, difference TEXT DEFAULT '', UNIQUE (uid, key)
 );
 CREATE TABLE member (study_no INT, id INT, PRIMARY KEY (study_no, id)) WITHOUT ROWID;
 CREATE TABLE study (study_no INTEGER PRIMARY KEY, may_go INT);
@@ -51,59 +52,21 @@ CREATE TEMP TABLE listed (uid TEXT PRIMARY KEY) WITHOUT ROWID;
 _INSERT: Final = """
 INSERT OR IGNORE INTO instance (
     study_no, file_no, path, status, uid, study_uid, series_uid, key, size_bytes, sha256, md5, etag,
-    crc64nvme, found_key, is_stored
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    crc64nvme, current_key, found_key, is_stored
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INDICES: Final = """
+CREATE INDEX by_current_key ON instance (current_key) WHERE is_stored;
 CREATE INDEX by_key ON instance (found_key) WHERE is_stored;
 CREATE INDEX by_study ON instance (study_uid);
 DELETE FROM instance WHERE NOT is_stored AND EXISTS (
     SELECT 1 FROM instance AS other WHERE other.uid = instance.uid AND other.is_stored
 );
 """
-_SIDES: Final = "is_stored, bucket, registry, retrieved, is_conflict"
-_LOCATION: Final = "id, found_key, size_bytes, md5, etag, crc64nvme"
+_SIDES: Final = "is_stored, bucket, registry, retrieved, is_conflict, difference"
+_LOCATION: Final = "id, found_key, current_key, size_bytes, md5, etag, crc64nvme"
 _CACHE_KIB: Final = 65536
 _COMMITTED_ROWS: Final = 100_000
-
-
-class Location(NamedTuple):
-    """An instance of the report, where its object is looked for, and what was sent there."""
-
-    id: int
-    key: str  # escaped
-    sent: SentObject
-
-
-class Asked(NamedTuple):
-    """An instance that the registry is asked for."""
-
-    id: int
-    study_uid: str
-    uid: str
-
-
-class Picked(NamedTuple):
-    """An instance to be retrieved, and the file that was sent."""
-
-    id: int
-    study_uid: str
-    series_uid: str
-    uid: str
-    path: str  # escaped
-    sha256: str
-    size_bytes: int | None
-
-
-class Lacking(NamedTuple):
-    """An instance that the bucket lacks."""
-
-    id: int
-    uid: str
-    key: str
-    found_key: str
-    path: str
-    sha256: str
 
 
 class InstanceTable:
@@ -147,7 +110,7 @@ class InstanceTable:
             self._study = (study_no, False)
         if not uid:
             return
-        new = self._db.execute(_INSERT, (*row[:-1], key, bool(key))).rowcount
+        new = self._db.execute(_INSERT, (*row[:-1], key, key, bool(key))).rowcount
         if not new and key:
             self._add_other(study_no, file_no, row, status)
 
@@ -174,15 +137,24 @@ class InstanceTable:
         """Adds what ingest says of keys: key (escaped), whether conflict, and where the object was moved."""
         update = (
             "UPDATE instance SET is_conflict = max(is_conflict, ?), found_key = coalesce(nullif(?, ''), "
-            "found_key) WHERE found_key = ? AND is_stored"
+            "found_key) WHERE current_key = ? AND is_stored"
         )
         values = ((status == "conflict", moved_to, key) for key, status, moved_to in rows)
         self._many(update, values)
 
     def add_newer_keys(self, keys: Iterable[tuple[str, str]]) -> None:
         """Adds where the ledger says that an instance is by now, in place of the report's key; escaped."""
-        values = ((newer, key) for key, newer in keys)
-        self._many("UPDATE instance SET found_key = ? WHERE found_key = ? AND is_stored", values)
+        values = ((newer, newer, key) for key, newer in keys)
+        self._many(
+            "UPDATE instance SET current_key = ?, found_key = ? WHERE key = ? AND current_key = key "
+            "AND is_stored",
+            values,
+        )
+
+    def stored(self) -> Iterator[tuple[str, str, str]]:
+        """SOP Instance UID, key (escaped) and SHA-256 of what the report calls stored."""
+        with closing(self._db.cursor()) as cursor:
+            yield from cursor.execute("SELECT uid, key, sha256 FROM instance WHERE is_stored ORDER BY id")
 
     # -- the bucket --------------------------------------------------------------------------------------
 
@@ -211,10 +183,16 @@ class InstanceTable:
         """Keeps what the bucket says."""
         self._many("UPDATE instance SET bucket = ? WHERE id = ?", ((str(each), at) for at, each in said))
 
-    def count_in_bucket(self, said: InBucket) -> int:
-        """Of how many the bucket says this."""
+    def set_found(self, found: Iterable[tuple[int, str]]) -> None:
+        """Keeps under which key (escaped) an object was found in the end."""
+        self._many("UPDATE instance SET found_key = ? WHERE id = ?", ((key, at) for at, key in found))
+
+    def end_bucket(self) -> int:
+        """Nothing more is asked: of what it has not said anything, nothing is known. Of how many that is."""
+        unknown = str(InBucket.UNKNOWN)
+        self._db.execute("UPDATE instance SET bucket = ? WHERE is_stored AND bucket = ''", (unknown,))
         query = "SELECT count(*) FROM instance WHERE is_stored AND bucket = ?"
-        return int(self._db.execute(query, (str(said),)).fetchone()[0])
+        return int(self._db.execute(query, (unknown,)).fetchone()[0])
 
     # -- the registry ------------------------------------------------------------------------------------
 
@@ -264,6 +242,13 @@ class InstanceTable:
         """Keeps what the registry says."""
         self._many("UPDATE instance SET registry = ? WHERE id = ?", ((str(each), at) for at, each in said))
 
+    def end_registry(self) -> int:
+        """As `end_bucket`."""
+        unknown = str(InRegistry.UNKNOWN)
+        self._db.execute("UPDATE instance SET registry = ? WHERE is_stored AND registry = ''", (unknown,))
+        query = "SELECT count(*) FROM instance WHERE is_stored AND registry = ?"
+        return int(self._db.execute(query, (unknown,)).fetchone()[0])
+
     # -- what is retrieved -------------------------------------------------------------------------------
 
     def count_registered(self) -> int:
@@ -287,9 +272,10 @@ class InstanceTable:
         with closing(self._db.cursor()) as cursor:
             yield from map(Picked._make, cursor.execute(query))
 
-    def set_retrieved(self, said: Iterable[tuple[int, Retrieved]]) -> None:
-        """Keeps what the registry's copies are."""
-        self._many("UPDATE instance SET retrieved = ? WHERE id = ?", ((str(each), at) for at, each in said))
+    def set_retrieved(self, at: int, retrieved: Retrieved, difference: str = "") -> None:
+        """Keeps what the registry's copy of an instance is."""
+        values = (str(retrieved), difference, at)
+        self._db.execute("UPDATE instance SET retrieved = ?, difference = ? WHERE id = ?", values)
 
     # -- what it adds up to ------------------------------------------------------------------------------
 
@@ -332,7 +318,7 @@ class InstanceTable:
         )
         with closing(self._db.cursor()) as cursor:
             for row in cursor.execute(query):
-                yield _sides(*row[:5]), row[5:]
+                yield _sides(*row[:6]), row[6:]
 
     def extra(self) -> Iterator[tuple[str, str]]:
         """Study and SOP Instance UID of what the registry alone has."""
@@ -341,10 +327,7 @@ class InstanceTable:
 
     def lacking(self) -> Iterator[Lacking]:
         """What the bucket lacks."""
-        query = (
-            "SELECT id, uid, key, found_key, path, sha256 FROM instance WHERE is_stored AND bucket = ? "
-            "ORDER BY id"
-        )
+        query = "SELECT uid, current_key, sha256 FROM instance WHERE is_stored AND bucket = ? ORDER BY id"
         with closing(self._db.cursor()) as cursor:
             yield from map(Lacking._make, cursor.execute(query, (str(InBucket.MISSING),)))
 
@@ -374,14 +357,15 @@ class InstanceTable:
 
 
 def _location(row: tuple[Any, ...]) -> Location:
-    row_id, key, size_bytes, md5, etag, crc64nvme = row
-    return Location(row_id, key, SentObject(size_bytes, md5, etag, crc64nvme))
+    row_id, key, current_key, size_bytes, md5, etag, crc64nvme = row
+    return Location(row_id, key, current_key, SentObject(size_bytes, md5, etag, crc64nvme))
 
 
-def _sides(is_stored: int, bucket: str, registry: str, retrieved: str, is_conflict: int) -> Sides:
-    return Sides(
-        bool(is_stored), InBucket(bucket), InRegistry(registry), Retrieved(retrieved), bool(is_conflict)
-    )
+def _sides(
+    is_stored: int, bucket: str, registry: str, retrieved: str, is_conflict: int, difference: str
+) -> Sides:
+    said = InBucket(bucket), InRegistry(registry), Retrieved(retrieved)
+    return Sides(bool(is_stored), *said, bool(is_conflict), difference)
 
 
 def _lot(seed: int, uid: str) -> bytes:

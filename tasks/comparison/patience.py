@@ -23,6 +23,8 @@ class Patience:
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = random.random
     given_up: int = 0
+    answered: int = 0
+    last: Fault | None = None  # for which a question has no answer
 
     @property
     def is_over(self) -> bool:
@@ -31,10 +33,12 @@ class Patience:
 
     def pause_s(self, fault: Fault, seen: int) -> float | None:
         """How long to wait after the `seen`-th fault of a question, from 1; None: it has no answer."""
+        self.last = fault
         if fault.kind not in TRANSIENT or seen >= _TRIES or self.given_up >= _GIVEN_UP:
             return None
         return min(_LONGEST_S, backoff_s(fault, seen, self.jitter()))
 
     def record(self, *, is_answered: bool) -> None:
         """The end of a question."""
+        self.answered += is_answered
         self.given_up = 0 if is_answered else self.given_up + 1

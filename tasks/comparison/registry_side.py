@@ -3,9 +3,10 @@
 from collections.abc import Collection, Coroutine, Iterator
 from typing import Any, Final, Protocol
 
-from tasks.comparison.instance_table import Asked, InstanceTable
+from tasks.comparison.instance_table import InstanceTable
 from tasks.comparison.patience import Patience
 from tasks.comparison.questions import answer_of, answers_in_order
+from tasks.comparison.table_rows import Asked
 from tasks.concurrency.event_loop import EventLoop
 from tasks.core.comparison_progress import ComparisonProgress
 from tasks.core.signs import InRegistry
@@ -76,12 +77,6 @@ class RegistrySide:
             if listing is not None and listing.related not in (None, len(listing.uids) + found):
                 self.miscounted += 1
             self._progress.count()
-
-    def set_unknown(self) -> None:
-        """Of what it has not said anything by now, nothing is known."""
-        for study_uid in self._table.study_uids():
-            for page in self._table.not_registered(study_uid):
-                self._table.set_registry((each.id, InRegistry.UNKNOWN) for each in page)
 
     async def _ask_study(self, study_uid: str) -> Listing | None:
         if not study_uid:

@@ -11,6 +11,7 @@ class Seen(StrEnum):
     """What each row has to have: the UID of what was asked for."""
 
     STUDY = "0020000D"
+    SERIES = "0020000E"
     INSTANCE = "00080018"
 
 
@@ -41,13 +42,18 @@ class QidoResult:
         return self.related is not None and len(self.instances) >= self.related
 
 
-def seen_instances(rows: Iterable[DataSet], study_uid: str = "") -> dict[str, SeenInstance]:
-    """Each instance once; of this study alone, where one is named. A row without a study is of that one."""
+def seen_instances(
+    rows: Iterable[DataSet], study_uid: str = "", series_uid: str = ""
+) -> dict[str, SeenInstance]:
+    """Each instance once; of this study alone, where one is named.
+
+    What a row leaves out is as in the question: in this study, in this series.
+    """
     found = {}
     for row in rows:
-        study = first_text(row, "0020000D") or study_uid
+        study = first_text(row, Seen.STUDY) or study_uid
         if uid := first_text(row, Seen.INSTANCE):
-            seen = SeenInstance(study, first_text(row, "0020000E"), uid)
+            seen = SeenInstance(study, first_text(row, Seen.SERIES) or series_uid, uid)
             if not study_uid or study == study_uid:
                 found[uid] = seen
     return found

@@ -53,13 +53,9 @@ class Retrieved(StrEnum):
 
     NOT_ASKED = ""
     SAME = "same"
-    OTHER_DATA_SET = "data set"
-    OTHER_PIXELS = "pixel data"
+    DIFFERS = "differs"
     UNKNOWN = "unknown"
     NO_SOURCE = "no source"  # the file is not any more what was sent: there is nothing to compare with
-
-
-_OTHER_COPY: Final = (Retrieved.OTHER_DATA_SET, Retrieved.OTHER_PIXELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +67,7 @@ class Sides:
     registry: InRegistry = InRegistry.NOT_ASKED
     retrieved: Retrieved = Retrieved.NOT_ASKED
     is_conflict: bool = False  # ingest found other bytes in the registry
+    difference: str = ""  # of the registry's copy, in closed words
 
     @property
     def is_unknown(self) -> bool:
@@ -96,7 +93,7 @@ def sign_of(sides: Sides) -> Sign | None:
     | no     | any         | any other | any              | any      |      | the report's business         |
     | yes    | missing     | any       | any              | any      | b    | sent again, then registered   |
     | yes    | other bytes | any       | any              | any      | *    |                               |
-    | yes    | any other   | any       | data set, pixels | any      | *    |                               |
+    | yes    | any other   | any       | differs          | any      | *    |                               |
     | yes    | any other   | any       | any              | conflict | *    | the registry has other bytes  |
     | yes    | any other   | missing   | any              | no       | -    |                               |
     | yes    | unknown     | any other | any other        | no       | !    |                               |
@@ -108,7 +105,7 @@ def sign_of(sides: Sides) -> Sign | None:
         return Sign.REGISTRY_ALONE if sides.registry is InRegistry.THERE else None
     if sides.bucket is InBucket.MISSING:
         return Sign.NOT_IN_BUCKET
-    if sides.bucket is InBucket.DIFFERS or sides.retrieved in _OTHER_COPY or sides.is_conflict:
+    if sides.bucket is InBucket.DIFFERS or sides.retrieved is Retrieved.DIFFERS or sides.is_conflict:
         return Sign.DIFFERS
     if sides.registry is InRegistry.MISSING:
         return Sign.NOT_REGISTERED
@@ -148,8 +145,8 @@ def _clauses(sides: Sides, sign: Sign | None) -> Iterator[str]:
 def _differences(sides: Sides) -> Iterator[str]:
     if sides.bucket is InBucket.DIFFERS:
         yield "the bucket has other bytes"
-    if sides.retrieved in _OTHER_COPY:
-        yield f"the registry's copy differs: {sides.retrieved}"
+    if sides.retrieved is Retrieved.DIFFERS:
+        yield f"the registry's copy differs: {sides.difference}"
     if sides.is_conflict:
         yield "the registry has other bytes, as ingest found"
     if sides.registry is InRegistry.MISSING:

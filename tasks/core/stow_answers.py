@@ -14,6 +14,7 @@ from tasks.core.stow_profiles import OTHER, STANDARD, Profile, Rule, Said
 
 REFERENCED_SOP_SEQUENCE: Final = "00081199"
 FAILED_SOP_SEQUENCE: Final = "00081198"
+OTHER_FAILURES_SEQUENCE: Final = "0008119A"
 REFERENCED_SOP_INSTANCE_UID: Final = "00081155"
 FAILURE_REASON: Final = "00081197"
 WARNING_REASON: Final = "00081196"
@@ -53,6 +54,8 @@ def instance_answers(profile: Profile, status: int, body: bytes, sent: Sequence[
     | referenced, with a WarningReason          | any    | stored          |                             |
     | failed, with a code for which a rule is   | any    | what it says    | what it says                |
     | failed, with another code, a text or none | any    | unknown         | exists / rejected           |
+    | failed, without UIDs: as many and one code | any   | as with a UID   | as with a UID               |
+    | failed, without UIDs: as many, other codes | any   | unknown         | exists / rejected           |
     | referenced and failed                     | any    | unknown         | exists / later              |
     | neither, or there is no body              | 4xx    | unknown         | exists / rejected           |
     | neither, or there is no body              | other  | unknown         | exists / later              |
@@ -65,6 +68,10 @@ def instance_answers(profile: Profile, status: int, body: bytes, sent: Sequence[
         found = []
     referenced = _by_uid(found, REFERENCED_SOP_SEQUENCE)
     failed = _by_uid(found, FAILED_SOP_SEQUENCE)
+    unnamed = [uid for uid in sent if uid not in referenced and uid not in failed]
+    nameless = _nameless(found, len(unnamed))
+    if nameless is not None:
+        failed |= dict.fromkeys(unnamed, nameless)
     return [_answer(profile, status, uid, referenced.get(uid), failed.get(uid)) for uid in sent]
 
 
@@ -118,6 +125,23 @@ def _code(item: DataSet) -> int | None:
 
 def _hex(code: int | None) -> str:
     return f"{(code or 0) & 0xFFFF:04X}"
+
+
+def _nameless(found: Sequence[DataSet], count: int) -> DataSet | None:
+    """What is said of the instances that are named nowhere, when there are as many failures without a UID.
+
+    Some servers leave the UID out of FailedSOPSequence; OtherFailuresSequence has none.
+    """
+    failures = [
+        item
+        for data_set in found
+        for sequence in (FAILED_SOP_SEQUENCE, OTHER_FAILURES_SEQUENCE)
+        for item in items(data_set, sequence)
+        if not first_text(item, REFERENCED_SOP_INSTANCE_UID)
+    ]
+    if not failures or len(failures) != count:
+        return None
+    return failures[0] if len(set(map(_code, failures))) == 1 else {}
 
 
 def _by_uid(found: Sequence[DataSet], sequence: str) -> dict[str, DataSet]:

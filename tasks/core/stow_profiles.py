@@ -49,6 +49,9 @@ class Profile:
     # what is there has to be asked for before the first STOW-RS request, too.
     keeps_old_silently: bool = True
     keeps_old_clause: str = "PS3.18 10.5.1 leaves it to the server what becomes of an instance that it has"
+    # What was never stored may be said to be, too: only QIDO-RS shows it.
+    lists_refused: bool = False
+    lists_refused_clause: str = "PS3.18 10.5.3.2: ReferencedSOPSequence names what was stored"
     page_rows: int = 200  # of a QIDO-RS page; some refuse to be asked for more
     page_clause: str = "PS3.18 8.3.4.4 lets a server bound its pages"
 
@@ -92,6 +95,8 @@ PROFILES: Final[Mapping[str, Profile]] = {
             keeps_old_clause=(
                 "orthanc 1.10.1: without OverwriteInstances the old bytes are kept, and 200 lists it"
             ),
+            lists_refused=True,
+            lists_refused_clause="orthanc 1.10.1: 200 lists what a ReceivedInstanceFilter refused",
             page_rows=1000,
             page_clause="orthanc-dicomweb 1.7: no bound of its own (LimitFindInstances aside)",
         ),

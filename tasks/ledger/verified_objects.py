@@ -15,10 +15,11 @@ import sqlalchemy as sa
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Status
 from tasks.ledger.database import connect, fetch, has_ledger, prepare, retry_while_busy
-from tasks.ledger.schema import file, instance, other_content, stored_file
+from tasks.ledger.schema import bucket_object, file, instance, other_content, stored_file
 from tasks.ledger.statements import Scope, known_select
 
 _AT_ONCE: Final = 1000  # rows read or written
+_REGISTRATION: Final = ("key", "status", "moved_to")
 
 
 class SentInstance(NamedTuple):
@@ -34,6 +35,7 @@ class KnownFile(NamedTuple):
 
     size_bytes: int | None
     mtime_ns: int | None
+    sha256: str
 
 
 class VerifiedObjects:
@@ -47,8 +49,8 @@ class VerifiedObjects:
             self._engine.dispose()
             raise
         self._campaign = campaign
-        self._known = known_select(Scope(self._engine.dialect.name, campaign, "", 0))
-        self._scope = Scope(self._engine.dialect.name, campaign, "", 0)
+        self._scope = Scope(self._engine.dialect.name, campaign, run_id="", dead_after_s=0)
+        self._known = known_select(self._scope).add_columns(file.c.sha256)
 
     @classmethod
     def at(cls, url: str | Path, campaign: str) -> Self | None:
@@ -70,13 +72,28 @@ class VerifiedObjects:
                 if key and key != each.key:
                     yield each.key, key
 
+    def registrations(self) -> Iterator[tuple[str, str, str]]:
+        """Of objects that ingest moved, or found in conflict: key, status, moved_to; not escaped."""
+        query = (
+            sa.select(bucket_object.c.object_id, *(bucket_object.c[name] for name in _REGISTRATION))
+            .where(bucket_object.c.campaign == self._campaign)
+            .where((bucket_object.c.moved_to != "") | (bucket_object.c.status == "conflict"))
+            .order_by(bucket_object.c.object_id)
+            .limit(_AT_ONCE)
+        )
+        after = 0
+        while page := fetch(self._engine, query.where(bucket_object.c.object_id > after)):
+            for row in page:
+                yield row.key, row.status, row.moved_to
+            after = page[-1].object_id
+
     def files(self, paths: Sequence[str]) -> dict[str, KnownFile]:
         """What is known of these paths (not escaped)."""
         found: dict[str, KnownFile] = {}
         waiting = iter(paths)
         while page := [escape(path) for path in islice(waiting, _AT_ONCE)]:
             for row in fetch(self._engine, self._known, self._scope.named(page)):
-                found[unescape(row.path)] = KnownFile(row.size_bytes, row.mtime_ns)
+                found[unescape(row.path)] = KnownFile(row.size_bytes, row.mtime_ns, row.sha256)
         return found
 
     def take_down(

@@ -59,13 +59,20 @@ class Engine:
         return await self._send(request, limits, None)
 
     async def send_streamed(
-        self, request: Request, pieces: Iterable[bytes], size_bytes: int, limits: Limits = LIMITS
+        self,
+        request: Request,
+        pieces: Iterable[bytes],
+        size_bytes: int,
+        limits: Limits = LIMITS,
+        *,
+        asks_first: bool = True,
     ) -> Answer:
         """The same with a body of so many bytes, whose pieces are asked for once, in a thread of its own.
 
-        What they raise is raised here.
+        What they raise is raised here. `asks_first`: whether the server wants the body at all (Expect); one
+        that does not know the question costs a second.
         """
-        body = StreamedBody(pieces, size_bytes)
+        body = StreamedBody(pieces, size_bytes, asks_first=asks_first)
         try:
             return await self._send(request, limits, body)
         finally:

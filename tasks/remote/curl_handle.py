@@ -91,8 +91,7 @@ class Handle:
     ) -> None:
         """All that differs from request to request. Raises Fault for a header that can't be sent."""
         curl = self.curl
-        # Of a large body the server may say before it comes that it does not want it.
-        expect = "Expect: 100-continue" if streamed else "Expect:"
+        expect = "Expect: 100-continue" if streamed and streamed.asks_first else "Expect:"
         curl.setopt(pycurl.HTTPHEADER, [*request.header_lines(), expect, "Accept:"])
         curl.setopt(pycurl.URL, url)
         curl.setopt(pycurl.FRESH_CONNECT, is_again)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class StreamedBody:
     """Asked for once, from the first piece to the last, by libcurl: which pauses while there is none."""
 
-    def __init__(self, pieces: Iterable[bytes], size_bytes: int) -> None:
+    def __init__(self, pieces: Iterable[bytes], size_bytes: int, *, asks_first: bool = True) -> None:
         self.size_bytes = size_bytes
+        self.asks_first = asks_first  # of a large body the server may say before that it does not want it
         self.is_awaited = False  # the next piece, by libcurl
         self.error: BaseException | None = None  # that the pieces raised
         self.on_piece: Callable[[], None] | None = None  # lets libcurl go on; None: it wants no more

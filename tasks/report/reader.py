@@ -17,12 +17,13 @@ from tasks.core.models import Summary
 from tasks.core.report_columns import COLUMNS, Kind
 from tasks.ledger.private_files import opened
 from tasks.report.directory import REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, SUMMARY_JSON
-from tasks.report.studies_csv import STUDY_COLUMNS
+from tasks.report.studies_csv import STUDY_COLUMNS, WrittenStudies, read_studies
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _LONGEST_CELL: Final = 1 << 30  # characters; what was written is read, also a manifest's longest cell escaped
+REGISTRATION_CSV: Final = "registration.csv"
 _BATCH_ROWS: Final = 1000
 _NO_REPORT: Final = "There is no whole report in the report directory: run the command that writes it again."
 _DAMAGED: Final = "The report is not as it was written: write it again, or name another one."
@@ -78,6 +79,21 @@ def _parquet_cells(path: Path, names: Sequence[str]) -> Iterator[list[Any]]:
         raise UsageError(f"The report could not be read: {os.strerror(error.errno or 0)}.") from None
     except (pa.ArrowException, ValueError, KeyError):
         raise UsageError(_DAMAGED) from None
+
+
+def read_registration(report_dir: Path) -> Iterator[tuple[str, str, str]]:
+    """What ingest wrote beside a report of each object: key, status, moved_to; they are escaped."""
+    if (report_dir / REGISTRATION_CSV).is_file():
+        with _readable(report_dir / REGISTRATION_CSV) as file:
+            for row in csv.DictReader(file):
+                yield row["key"], row["status"], row.get("moved_to") or ""
+
+
+@contextmanager
+def opened_studies(report_dir: Path) -> Iterator[WrittenStudies]:
+    """studies.csv, row by row, within the block."""
+    with _readable(report_dir / STUDIES_CSV) as file:
+        yield read_studies(csv.reader(file))
 
 
 def read_table(path: Path) -> "pd.DataFrame":

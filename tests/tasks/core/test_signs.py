@@ -57,11 +57,11 @@ MD5, OTHER_MD5 = "a" * 32, "b" * 32
             "the bucket has other bytes; not in the registry",
         ),
         (
-            Sides(registry=R.THERE, retrieved=C.OTHER_PIXELS),
+            Sides(registry=R.THERE, retrieved=C.DIFFERS, difference="pixel data"),
             "*",
             "the registry's copy differs: pixel data",
         ),
-        (Sides(retrieved=C.OTHER_DATA_SET), "*", "the registry's copy differs: data set"),
+        (Sides(retrieved=C.DIFFERS, difference="data set"), "*", "the registry's copy differs: data set"),
         (Sides(is_conflict=True), "*", "the registry has other bytes, as ingest found"),
         (
             Sides(registry=R.THERE, is_conflict=True),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pytest
 from pydantic import SecretStr
@@ -22,7 +22,7 @@ from tasks.core.stow_profiles import Said
 from tasks.dicomweb_settings import DicomwebSettings
 from tasks.remote import dicomweb
 from tasks.remote.curl_engine import Engine
-from tasks.remote.dicomweb import DicomwebClient, Part
+from tasks.remote.dicomweb import QUERY_LIMITS, DicomwebClient, Part
 from tasks.remote.engine_transport import http_client
 from tasks.remote.tls import TlsPolicy
 from tests.dicomweb_side import (
@@ -61,18 +61,26 @@ class Client:
     """A DicomwebClient with its engine, for who is no coroutine."""
 
     def __init__(self, url: str, *, limits: Limits | None = None, **settings: Any) -> None:
-        async def opened() -> DicomwebClient:
-            engine = Engine(TlsPolicy(), directly)
-            more = {"store_limits": limits} if limits else {}
-            settings_ = DicomwebSettings(dicomweb_url=url, **settings)
-            return DicomwebClient(engine, settings_, http_client(engine), **more)
-
         self._runner = asyncio.Runner()
+        self._settings = DicomwebSettings(dicomweb_url=url, **settings)
         try:
-            self.client = self._runner.run(opened())
+            self.client = self._opened(**({"store_limits": limits} if limits else {}))
         except BaseException:
             self._runner.close()
             raise
+
+    def _opened(self, **more: Any) -> DicomwebClient:
+        async def opened() -> DicomwebClient:
+            engine = Engine(TlsPolicy(), directly)
+            return DicomwebClient(engine, self._settings, http_client(engine), **more)
+
+        return self._runner.run(opened())
+
+    def paging(self, rows: int, limits: Limits = QUERY_LIMITS) -> Self:
+        """The same, with pages of so many rows, and answers of at most so many bytes."""
+        self._close()
+        self.client = self._opened(page_rows=rows, query_limits=limits)
+        return self
 
     def run(self, ask: Callable[[DicomwebClient], Coroutine[Any, Any, T]]) -> T:
         return self._runner.run(ask(self.client))
@@ -88,11 +96,14 @@ class Client:
         return file.getvalue()
 
     def close(self) -> None:
+        self._close()
+        self._runner.close()
+
+    def _close(self) -> None:
         async def close() -> None:
             self.client.close()
 
         self._runner.run(close())
-        self._runner.close()
 
 
 @pytest.fixture
@@ -128,7 +139,7 @@ class TestStore:
         (request,) = side.asked(Step.STORE)
         assert request.path == f"/dicom-web/studies/{instance_of(files[0]).study}"
         assert request.headers["Content-Length"] == str(len(request.body))
-        assert "Transfer-Encoding" not in request.headers
+        assert not {"Transfer-Encoding", "Expect"} & {*request.headers}  # Orthanc lets who expects wait
         assert request.headers["Content-Type"].startswith(
             'multipart/related; type="application/dicom"; boundary='
         )
@@ -407,8 +418,7 @@ class TestInstances:
     def test_all_of_a_study_come_page_by_page(
         self, side: DicomwebSide, client: Client, uids: list[str], other: str
     ) -> None:
-        client.client._page_rows = 3
-        found = client.run(lambda each: each.instances(other))
+        found = client.paging(3).run(lambda each: each.instances(other))
         assert found.uids == frozenset(uids)
         assert (found.related, found.is_whole) == (7, True)
         pages = [request.query for request in side.asked(Step.QUERY) if "limit" in request.query]
@@ -433,11 +443,10 @@ class TestInstances:
     def test_rows_that_are_repeated_count_once_and_those_lost_are_noticed(
         self, side: DicomwebSide, client: Client, uids: list[str], other: str
     ) -> None:
-        client.client._page_rows = 3
         side.script = lambda request: (
             Rows(lambda rows: [*rows[:1], *rows[:2]]) if request.query.get("offset") == ["0"] else None
         )
-        found = client.run(lambda each: each.instances(other))
+        found = client.paging(3).run(lambda each: each.instances(other))
         assert len(found.uids) == 6
         assert not found.is_whole
 
@@ -502,10 +511,34 @@ class TestInstances:
             assert kind in (FaultKind.SERVER, FaultKind.NETWORK)
 
     def test_a_page_that_is_too_long_is_asked_for_in_halves(
-        self, side: DicomwebSide, client: Client, uids: list[str], other: str, monkeypatch: pytest.MonkeyPatch
+        self, side: DicomwebSide, client: Client, uids: list[str], other: str
     ) -> None:
-        monkeypatch.setattr(dicomweb, "QUERY_LIMITS", Limits(body_bytes=700))
-        assert client.run(lambda each: each.instances(other)).uids == frozenset(uids)
+        found = client.paging(200, Limits(body_bytes=700)).run(lambda each: each.instances(other))
+        assert found.uids == frozenset(uids)
+
+    def test_one_row_that_is_too_long_is_a_fault(
+        self, side: DicomwebSide, client: Client, uids: list[str], other: str
+    ) -> None:
+        narrow = client.paging(200, Limits(body_bytes=100))
+        assert fault_of(lambda: narrow.run(lambda each: each.instances(other))).kind is FaultKind.SERVER
+
+    def test_a_server_that_can_not_search_a_study_is_asked_series_by_series(
+        self, side: DicomwebSide, client: Client, uids: list[str], other: str
+    ) -> None:
+        side.searches_studies = False
+        found = client.paging(3).run(lambda each: each.instances(other))
+        assert (found.uids, found.is_whole) == (frozenset(uids), True)
+        assert client.run(lambda each: each.has_instance(STUDY, UID))
+        assert not client.run(lambda each: each.has_instance(STUDY, "1.2.3"))
+        assert client.run(lambda each: each.instances("1.2.3")).uids == frozenset()
+        assert fault_of(lambda: client.run(lambda each: each.find_instance(UID))).kind is FaultKind.SETTINGS
+
+    def test_a_list_that_is_gone_in_the_middle_is_a_fault(
+        self, side: DicomwebSide, client: Client, uids: list[str], other: str
+    ) -> None:
+        side.script = lambda request: status(404) if request.query.get("offset") == ["3"] else None
+        paging = client.paging(3)
+        assert fault_of(lambda: paging.run(lambda each: each.instances(other))).kind is FaultKind.SERVER
 
     def test_one_instance_is_asked_for_by_itself(self, side: DicomwebSide, client: Client) -> None:
         assert not client.run(lambda each: each.has_instance(STUDY, UID))
