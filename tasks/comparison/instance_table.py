@@ -65,7 +65,7 @@ DELETE FROM instance WHERE NOT is_stored AND EXISTS (
 """
 _SIDES: Final = "is_stored, bucket, registry, retrieved, is_conflict, difference"
 _LOCATION: Final = "id, found_key, current_key, size_bytes, md5, etag, crc64nvme"
-_CACHE_KIB: Final = 65536
+_CACHE_KIB: Final = 32768
 _COMMITTED_ROWS: Final = 100_000
 
 

@@ -18,6 +18,7 @@ from tests.benchmarks import (
     bench_size,
     bench_slow_link,
     bench_start,
+    bench_verify,
 )
 from tests.benchmarks.table import Row, markdown
 
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "prefect": bench_prefect,
     "size": bench_size,
     "report": bench_report,
+    "verify": bench_verify,
 }
 
 
