@@ -127,6 +127,7 @@ class GatewaySettings(RegistrySettings, StoreSettings):
     )
     data_dir: Annotated[Path | None, _of_gateway("Where the embedded store is.")] = None
     host: Annotated[str, _of_gateway("Where it listens.")] = "127.0.0.1"
+    public_url: Annotated[str, _of_gateway("Its address in answers; none: the one it is asked by.")] = ""
     port: Annotated[int, _of_gateway("And on which port.", ge=0, le=65_535)] = 8000
 
     def _faults(self) -> Iterator[str]:

@@ -152,6 +152,12 @@ class TestStored:
         answer = gateway.stow(related(instance("1.1"), instance("1.2", StudyInstanceUID="1.9")))
         assert URL not in answer.json()
 
+    def test_is_named_with_the_public_address_where_one_is_set(self, tmp_path: Path) -> None:
+        """A client may name another one, or a proxy."""
+        gateway = Gateway(tmp_path, public_url="https://api.example/v1/")
+        answer = gateway.stow(related(instance("1.1")))
+        assert answer.json()[URL]["Value"] == [f"https://api.example/v1/studies/{STUDY}"]
+
     def test_may_be_a_single_one_without_multipart(self, gateway: Gateway) -> None:
         answer = gateway.stow(instance("1.1"), Content_Type=DICOM)
         assert (answer.status_code, gateway.stored) == (200, [instance("1.1")])

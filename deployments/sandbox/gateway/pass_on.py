@@ -33,6 +33,7 @@ class PassedOn:
     def __init__(self, settings: GatewaySettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         user, password = settings.dicomweb_user, settings.dicomweb_password.get_secret_value()
         self._url = settings.dicomweb_url.rstrip("/")
+        self._public_url = settings.public_url.rstrip("/")
         self._client = httpx.AsyncClient(
             auth=(user, password) if user else None,
             trust_env=False,
@@ -63,7 +64,7 @@ class PassedOn:
         if answer.status_code in (401, 403) or answer.is_redirect:
             await answer.aclose()
             raise HTTPException(502, "the DICOMweb server does not answer the gateway")
-        return self._passed_on(answer, str(request.base_url).rstrip("/"))
+        return self._passed_on(answer, self._public_url or str(request.base_url).rstrip("/"))
 
     def _passed_on(self, answer: httpx.Response, base_url: str) -> Response:
         headers = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}

@@ -64,6 +64,7 @@ class StowService:
     def __init__(self, settings: GatewaySettings, audit: GatewayAudit, writer: ObjectWriter) -> None:
         self._settings = settings
         self._spool = settings.data_dir
+        self._url = settings.public_url.rstrip("/")
         self._audit = audit
         self._writer = writer
         self._at_once = AtOnce(settings.stow_parallel)
@@ -81,7 +82,8 @@ class StowService:
             progress = _Progress()
             async with aclosing(parts):
                 status, headers = await self._store_all(parts, progress, user, study_uid)
-        return _response(status, headers, progress.outcomes, accepted, str(request.base_url).rstrip("/"))
+        base_url = self._url or str(request.base_url).rstrip("/")
+        return _response(status, headers, progress.outcomes, accepted, base_url)
 
     def _parts(self, request: Request) -> AsyncGenerator[Part, None]:
         """The parts that will come; HTTPException for a body of another kind."""
