@@ -27,6 +27,7 @@ from deployments.sandbox.gateway.media_types import preferred
 from deployments.sandbox.gateway.object_writer import ObjectWriter, StoreUnavailableError
 from deployments.sandbox.gateway.request_body import related_parts
 from deployments.sandbox.gateway.request_limits import AtOnce, Rate
+from tasks.core.errors import UsageError
 from tasks.sandbox_settings import GatewaySettings
 
 DICOM, JSON, XML = "application/dicom", "application/dicom+json", "application/dicom+xml"
@@ -500,6 +501,13 @@ class TestWho:
 
     def test_did_it_only_its_owner_may_read(self, gateway: Gateway) -> None:
         assert stat.S_IMODE((gateway.data_dir / FILE).stat().st_mode) == 0o600
+
+    def test_did_it_is_not_written_through_a_link(self, tmp_path: Path) -> None:
+        """Whoever may write there could have us write elsewhere; a directory that is not there is made."""
+        assert Gateway(tmp_path / "new" / "one").data_dir.is_dir()
+        (tmp_path / FILE).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(UsageError, match="data directory"):
+            GatewayAudit(tmp_path)
 
     def test_logs_no_uid_no_path_no_token(self, gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:
         """At the levels that the gateway's process has."""
