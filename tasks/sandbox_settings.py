@@ -101,10 +101,21 @@ class GatewaySettings(RegistrySettings, StoreSettings):
 
     client_id: Annotated[str, _of_gateway("The OAuth2 client.")]
     client_secret: Annotated["SecretStr", _of_gateway("The OAuth2 client's secret.", Use.SECRET)]
-    scope: Annotated[str, _of_gateway("What a client may ask for, space-separated.")] = "upload"
+    scope: Annotated[
+        str,
+        _of_gateway(
+            "What a client may ask for, space-separated: `upload` to be given URLs and to store, `read` to "
+            "search and retrieve."
+        ),
+    ] = "upload read"
     token_lifetime_s: Annotated[int, _of_gateway("How long a token lasts.", ge=1)] = 3600
     url_lifetime_s: Annotated[int, _of_gateway("How long a URL does; SigV4's week.", ge=1, le=604_800)] = 900
     key_prefix: Annotated[str, _of_gateway("What every key begins with.")] = "uploads"
+    rate_per_s: Annotated[int, _of_gateway("Requests a second, and as many at once; 0: any.", ge=0)] = 2000
+    stow_parallel: Annotated[int, _of_gateway("STOW-RS requests at the same time.", ge=1)] = 8
+    stow_max_bytes: Annotated[int, _of_gateway("The body of one; S3's 5 GiB.", ge=1)] = 5 << 30
+    stow_max_parts: Annotated[int, _of_gateway("The parts of one.", ge=1)] = 2000
+    stow_timeout_s: Annotated[int, _of_gateway("How long one may take.", ge=1)] = 1800
     bucket: Annotated[str, _of_gateway("The bucket; none: of an embedded store.")] = ""
     s3_endpoint: Annotated[str, _of_gateway("Where the bucket is; empty: AWS S3, in the region.")] = ""
     region: Annotated[str, _of_gateway("The bucket's region.")] = "us-east-1"
@@ -116,6 +127,7 @@ class GatewaySettings(RegistrySettings, StoreSettings):
     )
     data_dir: Annotated[Path | None, _of_gateway("Where the embedded store is.")] = None
     host: Annotated[str, _of_gateway("Where it listens.")] = "127.0.0.1"
+    public_url: Annotated[str, _of_gateway("Its address in answers; none: the one it is asked by.")] = ""
     port: Annotated[int, _of_gateway("And on which port.", ge=0, le=65_535)] = 8000
 
     def _faults(self) -> Iterator[str]:

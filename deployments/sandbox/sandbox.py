@@ -66,6 +66,7 @@ class Sandbox:
         with listen(port, data_dir) as listener, registry(data_dir, settings) as dicomweb:
             environment = _environment(data_dir) | _how_to_answer(store) | _where_it_registers(dicomweb)
             address: tuple[str, int] = listener.getsockname()
+            environment.setdefault(f"{_PREFIX}PUBLIC_URL", f"http://{address[0]}:{address[1]}")
             gateway = _spawn_gateway(listener, environment, log)
             listener.close()  # the gateway has it
             try:

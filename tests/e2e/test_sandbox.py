@@ -61,7 +61,7 @@ def is_listening(url: str) -> bool:
     address = urlsplit(url)
     try:
         socket.create_connection((address.hostname, address.port), timeout=5).close()
-    except ConnectionRefusedError:
+    except ConnectionError:  # refused; or reset, in the moment in which it ends
         return False
     return True
 
