@@ -68,7 +68,12 @@ class DicomwebClient:
         """
         self.profile = PROFILES[settings.dicomweb_server]
         self._requests = DicomwebRequests(engine, settings, http, allow_http=allow_http)
-        self._queries = Queries(self._requests, page_rows or self.profile.page_rows, query_limits)
+        self._queries = Queries(
+            self._requests,
+            page_rows or self.profile.page_rows,
+            query_limits,
+            by_series=self.profile.by_series,
+        )
         self._store_limits = store_limits
 
     async def check(self) -> None:

@@ -19,12 +19,15 @@ LIMITS: Final = Limits(silence_s=120.0, body_bytes=16 * 1024 * 1024)
 class Queries:
     """Of one server. To be used in the event loop's thread alone."""
 
-    def __init__(self, requests: DicomwebRequests, page_rows: int, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, requests: DicomwebRequests, page_rows: int, limits: Limits = LIMITS, *, by_series: bool = False
+    ) -> None:
+        """`by_series`: it is known that a study can't be searched for instances."""
         self._requests = requests
         self._limits = limits
         self._page_rows = page_rows
         self._is_dicomweb = False  # its list of studies has been seen
-        self._by_series = False  # it knows no other way
+        self._by_series = by_series
 
     async def check(self) -> None:
         """Whether there is a DICOMweb server at all. Raises Fault, SETTINGS when there is another one."""
@@ -95,7 +98,12 @@ class Queries:
     async def _related(self, study_uid: str) -> int | None:
         """NumberOfStudyRelatedInstances (0020,1208), where the server says it."""
         query = f"/studies?StudyInstanceUID={in_url(study_uid)}&includefield=00201208"
-        return related_instances(await self._rows(query, Seen.STUDY), study_uid)
+        try:
+            return related_instances(await self._rows(query, Seen.STUDY), study_uid)
+        except Fault as fault:
+            if fault.http_status != 400:  # Bad Request: it does not know the field
+                raise
+            return None
 
     async def _rows(self, path: str, kind: Seen = Seen.INSTANCE) -> list[DataSet]:
         """Of one answer. Raises Fault for one that is no list of what was asked: nothing is known then."""

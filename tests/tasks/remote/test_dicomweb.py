@@ -19,7 +19,7 @@ from tasks.core.http_messages import Limits
 from tasks.core.qido_rows import SeenInstance
 from tasks.core.stow_answers import InstanceAnswer
 from tasks.core.stow_profiles import Said
-from tasks.dicomweb_settings import DicomwebSettings
+from tasks.dicomweb_settings import DicomwebServer, DicomwebSettings
 from tasks.remote import dicomweb
 from tasks.remote.curl_engine import Engine
 from tasks.remote.dicomweb import QUERY_LIMITS, DicomwebClient, Part
@@ -532,6 +532,22 @@ class TestInstances:
         assert not client.run(lambda each: each.has_instance(STUDY, "1.2.3"))
         assert client.run(lambda each: each.instances("1.2.3")).uids == frozenset()
         assert fault_of(lambda: client.run(lambda each: each.find_instance(UID))).kind is FaultKind.SETTINGS
+
+    def test_one_of_which_that_is_known_is_asked_for_nothing_else(
+        self, side: DicomwebSide, uids: list[str], other: str
+    ) -> None:
+        """It may refuse in any way what it does not know."""
+        side.script = lambda request: status(403) if request.path.endswith(f"{other}/instances") else None
+        talk = Client(side.url, dicomweb_server=DicomwebServer.HEALTHIMAGING)
+        assert talk.run(lambda each: each.instances(other)).uids == frozenset(uids)
+        talk.close()
+
+    def test_a_server_that_refuses_to_say_how_many_there_are(
+        self, side: DicomwebSide, client: Client, uids: list[str], other: str
+    ) -> None:
+        side.script = lambda request: status(400) if "includefield" in request.query else None
+        found = client.run(lambda each: each.instances(other))
+        assert (found.uids, found.related) == (frozenset(uids), None)
 
     def test_a_list_that_is_gone_in_the_middle_is_a_fault(
         self, side: DicomwebSide, client: Client, uids: list[str], other: str
