@@ -10,9 +10,17 @@ from typing import Final
 from tasks.core.dicom_json import DataSet, NotDicomError, data_sets, first_text
 from tasks.core.errors import Fault, FaultKind, TooLargeFault
 from tasks.core.http_messages import Limits
-from tasks.core.qido_rows import QidoResult, Seen, SeenInstance, related_instances, seen_instances
+from tasks.core.qido_rows import (
+    RELATED_INSTANCES,
+    QidoResult,
+    Seen,
+    SeenInstance,
+    related_instances,
+    seen_instances,
+)
 from tasks.remote.dicomweb_requests import NOT_THERE, DicomwebRequests, fault_of, in_url, rubbish_fault
 
+_TAGS: Final = frozenset({*Seen, RELATED_INSTANCES})
 LIMITS: Final = Limits(silence_s=120.0, body_bytes=16 * 1024 * 1024)
 
 
@@ -97,7 +105,7 @@ class Queries:
 
     async def _related(self, study_uid: str) -> int | None:
         """NumberOfStudyRelatedInstances (0020,1208), where the server says it."""
-        query = f"/studies?StudyInstanceUID={in_url(study_uid)}&includefield=00201208"
+        query = f"/studies?StudyInstanceUID={in_url(study_uid)}&includefield={RELATED_INSTANCES}"
         try:
             return related_instances(await self._rows(query, Seen.STUDY), study_uid)
         except Fault as fault:
@@ -115,7 +123,7 @@ class Queries:
         if answer.is_cut:
             raise TooLargeFault(FaultKind.SERVER, "the DICOMweb server's answer is too long", answer.status)
         try:
-            rows = data_sets(answer.body)
+            rows = data_sets(answer.body, _TAGS)
         except NotDicomError:
             raise rubbish_fault(answer, "QIDO-RS") from None
         if not answer.body.strip() or not all(first_text(row, kind) for row in rows):
