@@ -136,6 +136,20 @@ def test_what_can_not_be_read_is_named_nowhere(client: Client) -> None:
     assert answers[1].settled(is_there=False) is Said.REJECTED
 
 
+def test_of_a_body_that_is_cut_off_nothing_is_stored(server: Orthanc, client: Client) -> None:
+    """Also of what came whole before."""
+    first, second = study(2, study_number=9)
+
+    def pieces() -> Iterator[bytes]:
+        yield second[:300]
+        raise Fault(FaultKind.INTEGRITY, "other bytes than were uploaded")
+
+    parts = [Part(len(first), lambda: [first]), Part(len(second), pieces)]
+    with pytest.raises(Fault):
+        client.run(lambda each: each.store(instance_of(first).study, parts, ["1", "2"]))
+    assert instance_of(first).uid not in server.instances()
+
+
 def test_an_instance_that_is_not_there_is_404(client: Client) -> None:
     with pytest.raises(Fault) as raised:
         client.run(lambda each: each.retrieve("1.2", "1.2", "1.2", BytesIO()))
