@@ -16,6 +16,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.orchestration.arrivals import announcing
 from flows.orchestration.artifacts import publish_text
 from flows.orchestration.batches import map_batches
 from flows.orchestration.events import emit_registered, emit_stopped
@@ -78,7 +79,10 @@ def ingest(
         given = {"bucket": bucket, "dicomweb_url": dicomweb_url, "dicomweb_server": dicomweb_server}
         settings = _settings(given | {"report_dir": report_dir}, options)
         registration = _begin(settings)
-        with under_way("ingest", registration) as may_begin:
+        with (
+            under_way("ingest", registration) as may_begin,
+            announcing(registration.studies, settings.campaign),
+        ):
             with early_end(registration) as end, registration.draining():
                 batches = registration.plan()
                 map_batches(ingest_batch, registration, batches, may_begin)

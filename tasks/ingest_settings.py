@@ -88,6 +88,14 @@ class RegistrationSettings(LedgerSettings):
             "Have dciodvfy of dicom3tools look at each object, and count what it finds: it holds none back."
         ),
     ] = False
+    quiet_after: Annotated[
+        float,
+        Setting(
+            "A study of which nobody says how many instances it has is complete after so many seconds "
+            "without another one.",
+            limits={"ge": 0},
+        ),
+    ] = 600
     dead_after: DeadAfter = 180
     max_outage: MaxOutage = 3600
     retries: Retries = ()

@@ -104,8 +104,9 @@ class Sandbox:
             )
         return self.bucket_dir / key
 
-    def write_env_file(self, path: Path) -> None:
-        """The settings that point dicom-ingest here, secret included, for `.` in a shell; mode 0600."""
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings that point dicom-ingest here, secrets included: of run, ingest and verify."""
         settings = {
             "API_ENDPOINT": self.api_url,
             "TOKEN_URL": self.token_url,
@@ -117,9 +118,12 @@ class Sandbox:
             "DICOMWEB_USER": self.dicomweb.user,
             "DICOMWEB_PASSWORD": self.dicomweb.password,
         }
-        lines = {f"DICOM_INGEST_{name}": value for name, value in settings.items() if value} | {**self.s3}
+        return {f"DICOM_INGEST_{name}": value for name, value in settings.items() if value} | {**self.s3}
+
+    def write_env_file(self, path: Path) -> None:
+        """Its `variables` for `.` in a shell; mode 0600."""
         with open_private(path) as file:
-            file.writelines(f"{name}={shlex.quote(value)}\n" for name, value in lines.items())
+            file.writelines(f"{name}={shlex.quote(value)}\n" for name, value in self.variables.items())
 
     def wait(self) -> NoReturn:
         """Blocks until the gateway ends by itself, and then raises StoppedError."""

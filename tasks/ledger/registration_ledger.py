@@ -30,6 +30,7 @@ from tasks.ledger.registered_instances import (
     SendingObjects,
     SettlingObject,
 )
+from tasks.ledger.registered_studies import RegisteredStudies
 from tasks.ledger.runs import SILENT, Runs
 from tasks.ledger.statements import Scope
 from tasks.ledger.trail_events import AuditTrail, PendingEvents
@@ -71,7 +72,7 @@ class RegistrationLedger:
         except IngestError:
             self._engine.dispose()
             raise
-        scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
+        scope = self._scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
         locked = kept_lock(trail.path) if trail else ""
         self._events = PendingEvents(trail)
         self._runs = Runs(self._engine, scope, counters, locked=locked)
@@ -92,6 +93,10 @@ class RegistrationLedger:
         """Commits what waits, and lets the database go."""
         self._writer.close()
         self._engine.dispose()
+
+    def studies(self, quiet_after_s: float, clock_ns: Callable[[], int]) -> RegisteredStudies:
+        """Which of the registry's studies have arrived."""
+        return RegisteredStudies(self._engine, self._scope, self._place.registry, quiet_after_s, clock_ns)
 
     def begin(self, started_ns: int, report_dir: Path) -> None:
         """The run is known from here on, by the report that it is about to write."""

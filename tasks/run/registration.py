@@ -29,6 +29,7 @@ from tasks.core.registration_rows import RegistrationSummary
 from tasks.core.retry import backoff_s
 from tasks.core.words import counted
 from tasks.ingest_settings import STDIN, IngestSettings, source_file
+from tasks.ledger.registered_studies import RegisteredStudies
 from tasks.pipeline.afterwards import without_moved
 from tasks.pipeline.object_sources import events_in, keys_in
 from tasks.remote.bucket import BucketObject
@@ -78,6 +79,11 @@ class Registration:
             self._records.begin(self.run_id, settings, self._started_ns)
             undo.pop_all()
         self._is_drained = False
+
+    @property
+    def studies(self) -> RegisteredStudies:
+        """Which studies of the registry have arrived, by what the ledger has of it."""
+        return self._ledger.studies(self.settings.quiet_after, self._edges.clock_ns)
 
     def list_objects(self) -> None:
         """Adds to the ledger what is to be looked at: a whole listing, or what was named."""
