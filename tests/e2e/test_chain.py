@@ -29,7 +29,8 @@ pytestmark = [pytest.mark.processes, needs_orthanc]
 
 SLICES = 12
 STORED = {"uploaded", "already_uploaded", "duplicate"}
-PROPOSED = {"rejected", "quarantined"}
+# Images that name no study, and a file that Orthanc takes by its own REST API alone: the demo has them, too.
+NOT_FOR_A_REGISTRY = ("SC_without_study_uid", "RTDOSE_multi_frame_rle")
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,14 @@ class Chain:
 def chain(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Iterator[Chain]:
     """As after `set -a; . sandbox/sandbox.env; set +a` in a shell."""
     home = tmp_path_factory.mktemp("chain")
-    build(home / "archive", SLICES)
+    manifest = build(home / "archive", SLICES).manifest
+    rows = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(row for row in rows if not row.startswith(NOT_FOR_A_REGISTRY)))
     with Sandbox.start(home / "sandbox") as sandbox:
         sandbox.write_env_file(home / "sandbox.env")
         lines = (line.partition("=") for line in (home / "sandbox.env").read_text().splitlines())
         settings = {name: shlex.split(value)[0] for name, _, value in lines}
-        others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
-        yield Chain(home, sandbox, others | {"PREFECT_HOME": str(prefect_home)} | settings)
+        yield Chain(home, sandbox, os.environ | {"PREFECT_HOME": str(prefect_home)} | settings)
 
 
 def test_what_was_sent_arrives_and_what_is_lost_comes_back(chain: Chain) -> None:
@@ -124,15 +126,16 @@ def test_what_was_sent_arrives_and_what_is_lost_comes_back(chain: Chain) -> None
     lost = dict.fromkeys(from_registry, "-") | dict.fromkeys(from_bucket + from_both, "b")
     assert {uid: sign for uid, sign in signs.items() if sign != "="} == lost
 
-    assert chain.do("run", str(chain.report_dir / "repair-manifest.csv"), *report) in (0, 1)
+    assert chain.do("run", str(chain.report_dir / "repair-manifest.csv"), *report) == 0
+    sent_again = {
+        row["sop_instance_uid"] for row in read_report(chain.report_dir) if row["status"] == "uploaded"
+    }
+    assert sent_again == set(from_bucket + from_both)
     assert chain.do("ingest", "--keys", str(chain.report_dir / "repair-keys.txt"), *report) == 0
+    assert chain.do("ingest", *report) == 0  # what was in neither place has a new key, as any upload has
 
-
-@needs_orthanc
-def test_a_second_verification_is_clean(chain: Chain) -> None:
-    """After both repairs, of the whole archive."""
-    report = ["--report-dir", str(chain.report_dir)]
     assert chain.do("run", "archive/manifest.csv", *report) == 1
-    assert chain.do("ingest", *report) == 0
+    assert {uid for uid, key in chain.stored().items() if key != stored[uid]} == sent_again
     assert chain.do("verify", str(chain.report_dir)) == 0
-    assert chain.signs() == {"=": len(chain.stored())}
+    assert chain.signs() == {"=": len(stored)}
+    assert chain.do("audit", str(chain.report_dir)) == 0
