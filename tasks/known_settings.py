@@ -6,6 +6,7 @@ from typing import Final
 from tasks.bucket_settings import BucketSettings
 from tasks.declaration import PREFIX, variables, without_effect
 from tasks.dicomweb_settings import DicomwebSettings
+from tasks.ingest_settings import IngestSettings
 from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tasks.settings import (
     GONE,
@@ -19,7 +20,7 @@ from tasks.settings import (
 )
 from tasks.verify_settings import VerifySettings
 
-_OF_PIPELINE: Final = (DicomwebSettings, BucketSettings, VerifySettings)
+_OF_PIPELINE: Final = (DicomwebSettings, BucketSettings, IngestSettings, VerifySettings)
 _OF_COMMANDS: Final = (CommandSettings, DemoSettings, ManifestSettings, ServeSettings, SandboxSettings)
 KINDS: Final = (Settings, MigrationSettings, *_OF_PIPELINE, *_OF_COMMANDS, GatewaySettings)
 # HOME is of deployments/prefect.yaml.

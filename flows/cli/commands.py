@@ -2,7 +2,7 @@
 
 from cyclopts import App
 
-from flows.cli import move_commands, report_commands, trial_commands, verify_command
+from flows.cli import move_commands, pipeline_commands, report_commands, trial_commands, verify_command
 from flows.cli.help import EXIT_CODES_HELP, SETTINGS_HELP
 
 
@@ -29,6 +29,8 @@ app.command(move_commands.upload)
 app.command(move_commands.run)
 app.command(move_commands.migrate)
 app.command(move_commands.serve, help_epilogue=SETTINGS_HELP)
+
+app.command(pipeline_commands.ingest)
 
 app.command(verify_command.verify)
 app.command(report_commands.report, help_epilogue=EXIT_CODES_HELP)

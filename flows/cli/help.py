@@ -31,6 +31,9 @@ Move an archive
   migrate   the same by many workers of a Prefect work pool, to one report
   serve     a Prefect server with its UI and the deployments, until Ctrl-C
 
+Take it in
+  ingest    new objects of a bucket, registered over DICOMweb
+
 Prove it
   verify    hold a report against bucket and registry: what may be deleted
   report    write a directory's newest report again: after a crash or full disk

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Group, Parameter
 
 from tasks.declaration import Declaration, Declared, Use, declarations
+from tasks.ingest_settings import IngestSettings
 from tasks.sandbox_settings import SandboxSettings
 from tasks.settings import (
     AcceptSettings,
@@ -85,6 +86,11 @@ class RunOptions(Given):
 @_with_options(Settings, MigrationSettings, CommandSettings)
 class MigrateOptions(Given):
     """Options of what has many workers send files."""
+
+
+@_with_options(IngestSettings, CommandSettings)
+class IngestOptions(Given):
+    """Options of what registers objects."""
 
 
 @_with_options(ManifestSettings, AcceptSettings, CommandSettings)

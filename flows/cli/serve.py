@@ -41,6 +41,7 @@ def _serve_deployments(url: str) -> None:
     from prefect.types.entrypoint import EntrypointType
 
     from flows.backfill import backfill
+    from flows.ingest import ingest
     from flows.verify import verify
 
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
@@ -54,6 +55,7 @@ def _serve_deployments(url: str) -> None:
         )
         for flow, description in (
             (backfill, "Uploads the studies of one manifest; the same parameters go on from there."),
+            (ingest, "Registers new objects of a bucket over DICOMweb."),
             (verify, "Holds a report against bucket and registry: what is confirmed, what may be deleted."),
         )
     ]

@@ -8,7 +8,7 @@ openssl pkeyutl -verify -rawin -pubin -inkey public.pem -in certificate.json -si
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +25,11 @@ from tasks.report.directory import (
     earlier_reports,
     private_file,
 )
+from tasks.report.registration_report import (
+    REGISTRATION_CERTIFICATE,
+    REGISTRATION_SIG,
+    WrittenRegistration,
+)
 from tasks.report.regular_file import read_regular
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ _LARGEST: Final = 16 << 20  # bytes
 _SIGNATURES: Final = {
     CERTIFICATE_JSON: CERTIFICATE_SIG,
     VERIFICATION_CERTIFICATE_JSON: VERIFICATION_CERTIFICATE_SIG,
+    REGISTRATION_CERTIFICATE: REGISTRATION_SIG,
 }
 
 
@@ -57,6 +63,20 @@ def write_certificate(
     facts["unvouched"] = written.unvouched
     facts["sha256"] = written.sha256
     _write(report_dir, CERTIFICATE_JSON, facts, chain, trail_bytes, key)
+
+
+def write_registration_certificate(
+    report_dir: Path,
+    written: WrittenRegistration,
+    chain: Chain,
+    trail_bytes: int,
+    key: "Ed25519PrivateKey | None" = None,
+) -> None:
+    """The same of a run of `ingest`, over registration.csv and registration.json."""
+    facts = asdict(written.summary)
+    del facts["problems"]
+    facts["sha256"] = written.sha256
+    _write(report_dir, REGISTRATION_CERTIFICATE, facts, chain, trail_bytes, key)
 
 
 def write_verification_certificate(
@@ -177,6 +197,11 @@ def certificates_of(report_dir: Path) -> Iterator[tuple[str, Certificate | None]
 def is_of_verification(place: str) -> bool:
     """Whether the certificate at this path is one."""
     return place.rpartition("/")[2] == VERIFICATION_CERTIFICATE_JSON
+
+
+def is_of_registration(place: str) -> bool:
+    """Whether the certificate at this path is of a run of `ingest`."""
+    return place.rpartition("/")[2] == REGISTRATION_CERTIFICATE
 
 
 def has_signature(certificate_json: Path) -> bool:

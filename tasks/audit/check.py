@@ -25,6 +25,7 @@ from tasks.audit.continuity import since_ns
 from tasks.audit.findings import Findings
 from tasks.audit.key_table import KeyTable
 from tasks.audit.log import require_trail
+from tasks.audit.registration_check import check_registration
 from tasks.audit.report_check import check_report
 from tasks.audit.trail_reader import follow_trail, read_certificates
 from tasks.audit.verification_check import check_verification
@@ -67,10 +68,22 @@ def audit(
         keys = KeyTable(database)
         audited = Audited(report_dir, trail_dir, certificate, certificates, ledger, keys, found)
         _read_trail(audited)
-        _check_certificate(audited, key)
-        _check_ledger(audited)
-        check_report(audited)
+        if not _is_of_ingest_alone(audited):
+            _check_certificate(audited)
+            _check_ledger(audited)
+            check_report(audited)
+        check_registration(report_dir, found)
+        if key is not None:
+            _check_signatures(audited, key)
     return found
+
+
+def _is_of_ingest_alone(audited: Audited) -> bool:
+    """Whether nothing was uploaded into this directory, and there is no report: of a registry's pipeline."""
+    trail = audited.trail
+    names = (*FILES, CERTIFICATE_JSON)
+    is_there = any(os.path.lexists(audited.report_dir / name) for name in names)
+    return trail.has_ingest and not (is_there or trail.runs or trail.later)
 
 
 def _trail_dir(report_dir: Path) -> Path:
@@ -112,6 +125,7 @@ def _read_trail(audited: Audited) -> None:
                 trail.verified.pop(str(facts.get("run_id")), None)  # the report was written anew
             elif event == Event.VERIFIED:
                 trail.verified[str(facts.get("run_id"))] = dict(facts.get("sha256") or {})
+            trail.has_ingest |= event == Event.INGEST_STARTED
             if event == Event.RUN_STARTED:
                 run_id = str(facts.get("run_id"))
                 (trail.later if is_later else trail.runs).add(run_id)
@@ -165,11 +179,14 @@ def _is_known_to_ledger(audited: Audited) -> bool:
 def _check_end(audited: Audited, course: Course) -> None:
     """A run without an end after the last report, or one that is at work."""
     found, trail = audited.found, audited.trail
-    if course.open_since_end and _is_locked(audited.trail_dir / AUDIT_JSONL):
+    is_open = course.open_since_end or course.ingest_since
+    if is_open and _is_locked(audited.trail_dir / AUDIT_JSONL):
         found.add_fault("A run into this directory is at work: audit it again at its end.")
         return
     for at in course.open_since_end.values():
         found.add_fault(_without_end(audited, at))
+    if course.ingest_since:
+        found.add_fault(f"An ingest began at {course.ingest_since} and has no end: run it again.")
     if course.open_since_end and trail.issued_later:
         were = "key was" if trail.issued_later == 1 else "keys were"
         found.add_fault(
@@ -197,7 +214,7 @@ def _is_locked(trail: Path) -> bool:
     return False
 
 
-def _check_certificate(audited: Audited, key: "Ed25519PublicKey | None") -> None:
+def _check_certificate(audited: Audited) -> None:
     certificate, found = audited.certificate, audited.found
     if certificate is None:
         found.add_fault(
@@ -207,8 +224,6 @@ def _check_certificate(audited: Audited, key: "Ed25519PublicKey | None") -> None
     for name in FILES:
         _check_file(audited, name, (certificate.sha256 | verified) if certificate else {})
     check_verification(audited, verified)
-    if key is not None:
-        _check_signatures(audited, key)
 
 
 def _check_file(audited: Audited, name: str, expected: Mapping[str, str]) -> None:

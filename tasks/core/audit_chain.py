@@ -119,11 +119,16 @@ class Course:
     current: str = ""  # the run whose the next line is; empty after its end
     open: dict[str, str] = field(default_factory=dict)  # run_id to its beginning, of what has no end
     open_since_end: dict[str, str] = field(default_factory=dict)  # of these, what began after any run's end
+    ingest_since: str = ""  # when the last run of `ingest` began, if it has no end
 
     def follow(self, event: str, facts: Mapping[str, Any]) -> str:
         """Goes on by a line; what is wrong with it, or nothing. `facts` are of its run's start and end."""
         run_id = str(facts.get("run_id", ""))
-        if event in STARTS:
+        if event == Event.INGEST_STARTED:
+            self.current, self.ingest_since = run_id, str(facts.get("at", ""))
+        elif event == Event.INGEST_ENDED:
+            self.current = self.ingest_since = ""
+        elif event in STARTS:
             self.current = run_id
             self.open[run_id] = self.open_since_end[run_id] = str(facts.get("at", ""))
         elif event in ENDS:

@@ -15,7 +15,12 @@ from tasks.core.object_outcomes import After, Expected, ObjectTodo
 from tasks.core.object_standing import KnownObject, ObjectStanding, object_standing
 from tasks.ledger.database import execute_many, fetch
 from tasks.ledger.liveness import OtherRuns
-from tasks.ledger.registered_instances import RegisteredInstances, SettlingObject
+from tasks.ledger.registered_instances import (
+    ClosingObject,
+    RegisteredInstances,
+    SendingObjects,
+    SettlingObject,
+)
 from tasks.ledger.schema import (
     OPEN,
     bucket_listing,
@@ -58,6 +63,11 @@ _REOPENED: Final = (
         **{name: _bind(f"new_{name}") for name in ("etag", "size_bytes", "modified_ns", "status", "seen")},
         is_open=True,
     )
+)
+_CLOSED: Final = (
+    sa.update(bucket_object)
+    .where(bucket_object.c.object_id == _bind("at"))
+    .values(moved_to=_bind("new_moved_to"), tagged=_bind("new_tagged"), is_open=False, claimed_by="")
 )
 _SENDING: Final = (
     sa.update(bucket_object)
@@ -179,6 +189,12 @@ class Objects:
                 living += count
         return living
 
+    def count_claimed(self, prefix: str, seen: int) -> int:
+        """How many objects other runs have claimed."""
+        others = bucket_object.c.claimed_by.not_in(["", self._scope.run_id])
+        query = sa.select(sa.func.count()).where(*self._ours, OPEN, others, *self._within(prefix, seen))
+        return int(fetch(self._engine, query)[0][0])
+
     def free_claims(self, db: sa.Connection, run_id: str) -> None:
         """What a run has claimed is free again."""
         its = (*self._ours, OPEN, bucket_object.c.claimed_by == run_id)
@@ -187,9 +203,9 @@ class Objects:
 
     # -- what becomes of it --------------------------------------------------------------------------------
 
-    def begin_sending(self, db: sa.Connection, requests: list[Sequence[ObjectTodo]]) -> list[None]:
-        """A STOW request is about to leave: if its outcome is never known, that it did is."""
-        todos = [todo for group in requests for todo in group]
+    def begin_sending(self, db: sa.Connection, requests: list[SendingObjects]) -> list[None]:
+        """If the outcome of what leaves is never known, that it left is."""
+        todos = [todo for request in requests for todo in request.todos]
         execute_many(db, _SENDING, [{"at": todo.object_id, "by": self._scope.run_id} for todo in todos])
         return [None] * len(requests)
 
@@ -199,10 +215,14 @@ class Objects:
         self._instances.settle(db, requests)
         return [None] * len(requests)
 
-    def note_moved(self, db: sa.Connection, object_id: int, moved_to: str) -> None:
-        """Where an object is by now; empty: it stayed."""
-        its = bucket_object.c.object_id == object_id
-        db.execute(sa.update(bucket_object).where(its).values(moved_to=moved_to))
+    def close(self, db: sa.Connection, requests: list[ClosingObject]) -> list[None]:
+        """Keeps what was done with them."""
+        rows = [
+            {"at": todo.object_id, "new_moved_to": moved_to, "new_tagged": tagged}
+            for todo, moved_to, tagged in requests
+        ]
+        execute_many(db, _CLOSED, rows)
+        return [None] * len(requests)
 
     # -- the report ----------------------------------------------------------------------------------------
 

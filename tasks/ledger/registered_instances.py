@@ -5,7 +5,7 @@ and `settle` take all requests that share a commit.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
@@ -55,6 +55,23 @@ class SettlingObject(NamedTuple):
     todo: ObjectTodo
     outcome: ObjectOutcome
     claimed: str = ""
+
+
+class SendingObjects(NamedTuple):
+    """A STOW-RS request with these is about to leave."""
+
+    todos: Sequence[ObjectTodo]
+
+
+class ClosingObject(NamedTuple):
+    """What was done with an object that has its outcome: nothing more is to be."""
+
+    todo: ObjectTodo
+    moved_to: str  # where it is by now; empty: it stayed where it was
+    tagged: str
+
+
+ObjectRequest: TypeAlias = ClaimingInstance | SendingObjects | SettlingObject | ClosingObject
 
 
 class RegisteredInstances:

@@ -17,17 +17,24 @@ from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError, StoppedError
 from tasks.core.models import RunFacts, Target
 from tasks.core.object_outcomes import DONE, After, ObjectTodo
+from tasks.core.registration_rows import REGISTRATION_CSV
 from tasks.ledger.database import connect, patience_s, prepare, wait_for_locks
-from tasks.ledger.group_commit import Reply, Writer
+from tasks.ledger.group_commit import Reply, Request, Writer
 from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
 from tasks.ledger.objects import ListedObjects, ListingState, Objects
-from tasks.ledger.registered_instances import ClaimingInstance, RegisteredInstances, SettlingObject
+from tasks.ledger.registered_instances import (
+    ClaimingInstance,
+    ClosingObject,
+    ObjectRequest,
+    RegisteredInstances,
+    SendingObjects,
+    SettlingObject,
+)
 from tasks.ledger.runs import SILENT, Runs
 from tasks.ledger.statements import Scope
 from tasks.ledger.trail_events import AuditTrail, PendingEvents
 from tasks.remote.bucket import BucketObject
 
-REGISTRATION_CSV: Final = "registration.csv"
 _NO_TARGET: Final = Target()
 _T = TypeVar("_T")
 
@@ -139,28 +146,24 @@ class RegistrationLedger:
         """What is not settled of a batch."""
         return self._write_alive(lambda db: self._objects.left(db, batch_no))
 
+    def count_claimed(self, seen: int = 0) -> int:
+        """How many objects other runs have claimed."""
+        return self._objects.count_claimed(self._place.prefix, seen)
+
     def free_claims_of_dead(self, seen: int = 0) -> int:
         """Frees what dead runs have claimed; how many objects living ones have."""
         prefix = self._place.prefix
         return self._write_alive(lambda db: self._objects.free_claims_of_dead(db, prefix, seen))
 
-    # -- what becomes of it: each returns at once, and replies once it is durable --------------------------
+    # -- what becomes of it --------------------------------------------------------------------------------
 
-    def claim_instance(self, request: ClaimingInstance, reply: Reply) -> None:
-        """Claims a SOP Instance UID for an object: an InstanceClaim, which says what is registered, too."""
-        self._writer.post((self._claim_instances, request), reply)
+    def post(self, request: ObjectRequest, reply: Reply) -> None:
+        """Returns at once; the writer's thread calls `reply`, once it is durable, or with an exception.
 
-    def begin_sending(self, todos: Sequence[ObjectTodo], reply: Reply) -> None:
-        """A STOW request with these is about to leave."""
-        self._writer.post((self._begin_sending, todos), reply)
-
-    def settle(self, request: SettlingObject, reply: Reply) -> None:
-        """Makes an outcome durable; only then does the object count as done."""
-        self._writer.post((self._settle, request), reply)
-
-    def note_moved(self, todo: ObjectTodo, moved_to: str, reply: Reply) -> None:
-        """Where an object is by now; empty: it stayed where it was."""
-        self._writer.post((self._note_moved, (todo, moved_to)), reply)
+        To a claim the answer is an InstanceClaim, to others None. Only with its outcome durable an object
+        counts as done.
+        """
+        self._writer.post(self._handled(request), reply)
 
     # -- the report ----------------------------------------------------------------------------------------
 
@@ -168,10 +171,21 @@ class RegistrationLedger:
         """Every object that the campaign knows of this bucket, in the order in which they were first seen."""
         return self._objects.rows()
 
+    def _handled(self, request: ObjectRequest) -> Request:
+        match request:
+            case ClaimingInstance():
+                return self._claim_instances, request
+            case SendingObjects():
+                return self._begin_sending, request
+            case SettlingObject():
+                return self._settle, request
+            case ClosingObject():
+                return self._close, request
+
     def _claim_instances(self, db: sa.Connection, requests: list[ClaimingInstance]) -> list[Any]:
         return self._refusals(len(requests)) or self._instances.claim(db, requests)
 
-    def _begin_sending(self, db: sa.Connection, requests: list[Sequence[ObjectTodo]]) -> list[Any]:
+    def _begin_sending(self, db: sa.Connection, requests: list[SendingObjects]) -> list[Any]:
         return self._refusals(len(requests)) or self._objects.begin_sending(db, requests)
 
     def _settle(self, db: sa.Connection, requests: list[SettlingObject]) -> list[Any]:
@@ -189,14 +203,13 @@ class RegistrationLedger:
             )
         return self._objects.settle(db, requests)
 
-    def _note_moved(self, db: sa.Connection, requests: list[tuple[ObjectTodo, str]]) -> list[Any]:
+    def _close(self, db: sa.Connection, requests: list[ClosingObject]) -> list[Any]:
         if refusals := self._refusals(len(requests)):
             return refusals
-        for todo, moved_to in requests:
+        for todo, moved_to, _ in requests:
             if moved_to:
                 self._events.add(Event.MOVED, key=todo.key, moved_to=moved_to)
-            self._objects.note_moved(db, todo.object_id, moved_to)
-        return [None] * len(requests)
+        return self._objects.close(db, requests)
 
     def _write_alive(self, work: Callable[[sa.Connection], _T]) -> _T:
         def works(db: sa.Connection, items: list[None]) -> list[Any]:

@@ -147,6 +147,16 @@ class Bucket:
             else:
                 return
 
+    def beginning(self, key: str, etag: str, count: int) -> bytes:
+        """An object's first bytes, so many at most. GoneError, AlteredError as `pieces`."""
+        if_same = {"IfMatch": f'"{etag}"'} if etag else {}
+        with raise_faults("reading an object", of_object=True):
+            got = self._client.get_object(**self._of(key), **if_same, Range=f"bytes=0-{count - 1}")
+            with closing(got["Body"]) as body:
+                if etag and _etag(got) not in ("", etag):
+                    raise AlteredError
+                return bytes(body.read(count))
+
     def copy(self, key: str, to_key: str, etag: str = "") -> None:
         """Copies an object within the bucket, with its metadata. GoneError, AlteredError as `pieces`."""
         source = {"Bucket": self.address.name, "Key": key}

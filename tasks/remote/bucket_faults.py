@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, IngestError, UsageError
+from tasks.core.errors import Fault, FaultKind, IngestError
+from tasks.core.pipeline_faults import Side, ending_at
 from tasks.core.store_answers import kind_of_answer
 
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9.]{0,63}")
@@ -63,16 +64,8 @@ def raise_faults(doing: str, *, of_object: bool = False) -> Iterator[None]:
 
 
 def bucket_ending(fault: Fault) -> IngestError:
-    """The error that ends a run, or keeps it from its start, when no object can do better than this fault."""
-    if fault.kind in (FaultKind.UNAUTHORIZED, FaultKind.FORBIDDEN):
-        return CredentialsRefusedError(
-            f"The bucket refuses the credentials: {fault}. Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
-            "and what they permit, then run the same command again."
-        )
-    return UsageError(
-        f"The bucket can't be used: {fault}. Check --bucket, AWS_ENDPOINT_URL_S3, AWS_REGION and the "
-        "network, then run the same command again."
-    )
+    """The error that keeps a run from its start when the bucket can't be used."""
+    return ending_at(Side.BUCKET, fault, is_start=True, nothing_done="")
 
 
 def _as_ours(error: Exception, doing: str, *, of_object: bool) -> Exception:

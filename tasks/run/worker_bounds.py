@@ -58,7 +58,7 @@ def _widened(settings: Settings, ours: Mapping[str, Any], environ: Mapping[str, 
     patterns = ours.get("allow_storage_host", ())
     if patterns and not all(is_within(each, patterns) for each in settings.allow_storage_host):
         yield "allow_storage_host"
-    if "allow_http" in ours and settings.allow_http and not _is_true(ours["allow_http"]):
+    if "allow_http" in ours and settings.allow_http and not is_true(ours["allow_http"]):
         yield "allow_http"
 
 
@@ -120,7 +120,8 @@ def _is_inside(directory: str, root: str) -> bool:
         return False
 
 
-def _is_true(text: str) -> bool:
+def is_true(text: str) -> bool:
+    """What a variable of the environment says."""
     from pydantic import TypeAdapter
 
     return bool(TypeAdapter(bool).validate_python(text))

@@ -21,7 +21,7 @@ from tasks.core.object_outcomes import (
 )
 from tasks.ledger.database import connect
 from tasks.ledger.ledger import Ledger
-from tasks.ledger.registered_instances import ClaimingInstance, SettlingObject
+from tasks.ledger.registered_instances import ClaimingInstance, SendingObjects, SettlingObject
 from tasks.ledger.registration_ledger import Place, RegistrationLedger
 from tasks.ledger.schema import registered_instance
 from tasks.remote.bucket import BucketObject
@@ -82,11 +82,11 @@ def settle(
     **more: Any,
 ) -> None:
     outcome = ObjectOutcome(status=status, etag=todo.etag, size_bytes=todo.size_bytes, **more)
-    reply(lambda answer: ledger.settle(SettlingObject(todo, outcome, claimed), answer))
+    reply(lambda answer: ledger.post(SettlingObject(todo, outcome, claimed), answer))
 
 
 def claim(ledger: RegistrationLedger, todo: ObjectTodo, uid: str) -> InstanceClaim:
-    answer: InstanceClaim = reply(lambda post: ledger.claim_instance(ClaimingInstance(todo, uid), post))
+    answer: InstanceClaim = reply(lambda post: ledger.post(ClaimingInstance(todo, uid), post))
     return answer
 
 
@@ -203,7 +203,7 @@ class TestClaims:
         ledger = begin("r1")
         listing(ledger, "a", "b")
         todos = ledger.claim(1, 2)
-        reply(lambda answer: ledger.begin_sending(todos, answer))
+        reply(lambda answer: ledger.post(SendingObjects(todos), answer))
         assert [each.attempts for each in ledger.left(1)] == [1, 1]
 
 

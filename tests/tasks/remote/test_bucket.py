@@ -14,8 +14,9 @@ from botocore.response import StreamingBody
 from deployments.sandbox.storage import BUCKET, serve_objects
 from tasks.bucket_settings import BucketAddress
 from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, UsageError
+from tasks.core.pipeline_faults import Side, ending_at
 from tasks.remote.bucket import PIECE_BYTES, Bucket, open_bucket
-from tasks.remote.bucket_faults import AlteredError, GoneError, bucket_ending
+from tasks.remote.bucket_faults import AlteredError, GoneError
 
 ODD_KEYS = ["a b+c%d", 'quote"<&>', "ü/é", "new\nline", "..y", "a/x", "a-b", "A"]
 
@@ -159,14 +160,14 @@ class TestRealStore:
     def test_a_bucket_that_is_none_is_said_to_be(self, store: Store) -> None:
         with pytest.raises(Fault, match="NoSuchBucket") as caught:
             open_bucket(BucketAddress("nobucket")).check()
-        assert isinstance(bucket_ending(caught.value), UsageError)
+        assert isinstance(ending_at(Side.BUCKET, caught.value, is_start=True), UsageError)
 
     def test_wrong_credentials_are_refused(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-secret")
         with pytest.raises(Fault, match="SignatureDoesNotMatch") as caught:
             open_bucket(BucketAddress(BUCKET)).check()
         assert caught.value.kind is FaultKind.UNAUTHORIZED
-        assert isinstance(bucket_ending(caught.value), CredentialsRefusedError)
+        assert isinstance(ending_at(Side.BUCKET, caught.value, is_start=True), CredentialsRefusedError)
 
 
 def scripted(**answers: Callable[..., Any]) -> Bucket:
