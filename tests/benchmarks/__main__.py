@@ -11,6 +11,7 @@ import sys
 import time
 
 from tests.benchmarks import (
+    bench_dicomweb,
     bench_fast_link,
     bench_prefect,
     bench_read,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "size": bench_size,
     "report": bench_report,
     "verify": bench_verify,
+    "dicomweb": bench_dicomweb,
 }
 
 
