@@ -15,9 +15,6 @@ def verify(report_dir: Path | None = None, /, *, options: VerifyOptions = Verify
     Writes verification.csv, studies.csv anew, and the repairs: repair-manifest.csv for `run`, repair-keys.txt
     for `ingest --keys`.
 
-    Exit code 0: every instance that the report calls stored is confirmed on each side that was asked. 1: not.
-    3: of some it could not be known.
-
     Parameters
     ----------
     report_dir
