@@ -55,7 +55,7 @@ from tasks.report.reader import opened_studies, read_cells, read_registration, r
 from tasks.report.studies_csv import WrittenStudy
 from tasks.run.preflight import known_beside
 from tasks.run.sides import OpenBucket, OpenRegistry, opened_bucket, opened_registry
-from tasks.setting_values import host_of
+from tasks.setting_values import host_of, registry_of
 from tasks.source.own_files import own_files
 from tasks.source.scan import survey
 from tasks.verify_settings import VerifySettings
@@ -197,7 +197,10 @@ class _Work:
         self._note_trouble("registry", self.table.end_registry(), patience)
 
     def take_down(self) -> None:
-        """Marks in the ledger what the bucket lacks, so that a run sends it again."""
+        """Has the ledger know what is lost: so a run sends it again, and ingest registers it again."""
+        if self.ledger and self.settings.dicomweb_url:
+            registry = registry_of(self.settings.dicomweb_url)
+            self.ledger.forget_registrations(registry, self.table.unregistered())
         if next(self.table.lacking(), None) is None:
             return
         if self.ledger is None:
