@@ -31,6 +31,6 @@ def verify(report_dir: Path | None = None, /, *, options: VerifyOptions = Verify
         settings = load_as(VerifySettings, report_dir=report_dir, **options.given(VerifySettings))
         with display_verification(progress):
             found = verification.verify(settings, progress)
-    for line in lines(found, settings.report_dir):
+    for line in lines(found, settings):
         say(line)
     return found.exit_code
