@@ -241,6 +241,14 @@ class TestSameUid:
         registered = next(key for key, status in ran.statuses.items() if status == "registered")
         assert stays == side.store.get(side.store.prefix + registered)
 
+    def test_one_uid_in_two_studies_is_a_conflict(self, side: PipelineSide) -> None:
+        side.put("one", instance("1.2.1"))
+        assert side.run().statuses == {"one": "registered"}
+        side.put("two", instance("1.2.1").replace(b"1.2.3\0", b"1.9.3\0"))
+        ran = side.run()
+        assert ran.statuses == {"one": "already_registered", "two": "conflict"}
+        assert ran.rows["two"]["detail"] == "another study"
+
     def test_what_the_registry_had_is_held_against_it(self, side: PipelineSide) -> None:
         """By a server that says that it stored both, and keeps what it has."""
         side.registry.put(instance("1.2.1"), instance("1.2.2", "these"))
