@@ -32,6 +32,7 @@ from tasks.core.retry import backoff_s
 from tasks.core.words import counted
 from tasks.ingest_settings import STDIN, IngestSettings
 from tasks.pipeline.afterwards import without_moved
+from tasks.pipeline.dciodvfy import dciodvfy_path
 from tasks.pipeline.object_sources import events_in, keys_in
 from tasks.remote.bucket import BucketObject
 from tasks.run import edges as all_edges
@@ -208,7 +209,9 @@ def _named(settings: IngestSettings) -> Iterator[list[BucketObject]]:
 
 
 def _require_sources(settings: IngestSettings) -> None:
-    """UsageError when what names the objects can't be read, or names none; standard input is read once."""
+    """UsageError when what names or checks objects can't be used; standard input is read only once."""
+    if settings.dciodvfy:
+        dciodvfy_path()
     if settings.events != STDIN:
         deque(_named(settings), maxlen=0)
 
