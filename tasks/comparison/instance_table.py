@@ -331,6 +331,13 @@ class InstanceTable:
         with closing(self._db.cursor()) as cursor:
             yield from map(Lacking._make, cursor.execute(query, (str(InBucket.MISSING),)))
 
+    def unregistered(self) -> Iterator[str]:
+        """The SOP Instance UIDs of what the registry lacks."""
+        query = "SELECT DISTINCT uid FROM instance WHERE is_stored AND registry = ? ORDER BY uid"
+        with closing(self._db.cursor()) as cursor:
+            for (uid,) in cursor.execute(query, (str(InRegistry.MISSING),)):
+                yield uid
+
     def lacking_studies(self) -> set[int]:
         """The study_nos that have files of such instances."""
         query = (

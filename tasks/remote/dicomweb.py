@@ -122,9 +122,12 @@ class DicomwebClient:
         """Whether a study has this instance: by a query of its own."""
         return await self._queries.has_instance(study_uid, sop_instance_uid)
 
-    async def find_instance(self, sop_instance_uid: str) -> SeenInstance | None:
-        """Where this instance is, whatever its study. Some servers can't be asked so: Fault, SETTINGS."""
-        return await self._queries.find_instance(sop_instance_uid)
+    async def find_instance(self, sop_instance_uid: str, study_uid: str = "") -> SeenInstance | None:
+        """Where this instance is, whatever its study; in this one, where a server can't search all.
+
+        Raises Fault, SETTINGS, when it can't and no study is named.
+        """
+        return await self._queries.find_instance(sop_instance_uid, study_uid)
 
     async def retrieve(self, study_uid: str, series_uid: str, sop_instance_uid: str, into: BinaryIO) -> None:
         """One instance, as it is stored there, written to a file as it comes.

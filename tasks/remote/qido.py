@@ -54,10 +54,19 @@ class Queries:
         found = await self._instances(study_uid, query)
         return _only(found, sop_instance_uid) is not None
 
-    async def find_instance(self, sop_instance_uid: str) -> SeenInstance | None:
-        """Where this instance is, whatever its study."""
-        rows = await self._rows(f"/instances?SOPInstanceUID={in_url(sop_instance_uid)}")
-        return _only(seen_instances(rows), sop_instance_uid)
+    async def find_instance(self, sop_instance_uid: str, study_uid: str = "") -> SeenInstance | None:
+        """Where this instance is, whatever its study; in this one, where a server can't search all.
+
+        Raises Fault, SETTINGS, when it can't and no study is named.
+        """
+        query = f"SOPInstanceUID={in_url(sop_instance_uid)}"
+        if not (self._by_series and study_uid):
+            try:
+                return _only(seen_instances(await self._rows(f"/instances?{query}")), sop_instance_uid)
+            except Fault as fault:
+                if not study_uid or fault.http_status not in NOT_THERE:
+                    raise
+        return _only(await self._instances(study_uid, query), sop_instance_uid)
 
     async def _instances(self, study_uid: str, query: str) -> dict[str, SeenInstance]:
         path = f"/studies/{in_url(study_uid)}"

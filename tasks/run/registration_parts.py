@@ -3,10 +3,13 @@
 import asyncio
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tasks.concurrency.daemon_threads import DaemonThreads
 from tasks.concurrency.event_loop import EventLoop
+from tasks.core.errors import UsageError
+from tasks.core.object_outcomes import After
 from tasks.core.object_rules import ObjectRule
 from tasks.core.pipeline_faults import Side, SideFaults
 from tasks.core.platform_state import PlatformState, Step
@@ -16,7 +19,8 @@ from tasks.core.words import counted
 from tasks.ingest_settings import IngestSettings
 from tasks.ledger.awaited_ledger import AwaitedAnswers
 from tasks.ledger.registration_ledger import RegistrationLedger
-from tasks.pipeline.afterwards import Afterwards
+from tasks.pipeline.afterwards import Afterwards, has_tags
+from tasks.pipeline.dciodvfy import dciodvfy_path, finds_errors
 from tasks.pipeline.held_room import HeldRoom
 from tasks.pipeline.object_batches import ObjectBatches
 from tasks.pipeline.registrar import Registrar
@@ -49,9 +53,11 @@ class Parts:
     registrar: Registrar | None = None
     _is_closed: bool = field(default=False)
 
-    def require_answers(self, edges: Edges) -> None:
-        """UsageError, or CredentialsRefusedError, unless bucket and registry answer."""
+    def require_answers(self, after: After, edges: Edges) -> None:
+        """UsageError, or CredentialsRefusedError, unless both answer, and know tags where they are wanted."""
         require_answer(Side.BUCKET, self.bucket.check, edges)
+        if after is After.TAG:
+            require_answer(Side.BUCKET, self._require_tags, edges)
         require_answer(Side.REGISTRY, lambda: self.loop.run(self.client.check()), edges)
 
     def begin(
@@ -90,6 +96,7 @@ class Parts:
             jitter=edges.jitter,
             fail=lambda why: batches.fail(why),
             clock_ns=edges.clock_ns,
+            finds_errors=partial(finds_errors, dciodvfy_path()) if settings.dciodvfy else None,
         )
         batches = ObjectBatches(self.loop, self.registrar, progress, most_objects + _WAITING)
         progress.platform = self._state
@@ -102,8 +109,13 @@ class Parts:
 
     def problems(self) -> list[str]:
         """What did not work and is no object's own fault, in sentences."""
-        failed = self.registrar.not_done if self.registrar else {}
-        return [f"not {what}: {counted(count, 'object')}" for what, count in sorted(failed.items())]
+        if self.registrar is None:
+            return []
+        failed = sorted(self.registrar.not_done.items())
+        problems = [f"not {what}: {counted(count, 'object')}" for what, count in failed]
+        if found := self.registrar.with_errors:
+            problems.append(f"dciodvfy finds errors in: {counted(found, 'object')}")
+        return problems
 
     def close(self) -> None:
         """Gives connections and thread back."""
@@ -111,6 +123,10 @@ class Parts:
             self._is_closed = True
             self.loop.call(self.client.close)
             self.loop.close()
+
+    def _require_tags(self) -> None:
+        if not has_tags(self.bucket):
+            raise UsageError("The bucket's store has no tags of objects: choose --after leave or move.")
 
     def _state(self) -> PlatformState | None:
         """Of the side that fails, or else of the registry."""

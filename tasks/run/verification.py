@@ -50,12 +50,19 @@ from tasks.core.words import counted
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.verified_objects import SentInstance, VerifiedObjects
 from tasks.remote.bucket import open_bucket
-from tasks.report.directory import AUDIT_JSONL, VERIFICATION_JSON, Drafts, drafts, require_report_files
+from tasks.report.directory import (
+    AUDIT_JSONL,
+    REPAIR_KEYS_TXT,
+    VERIFICATION_JSON,
+    Drafts,
+    drafts,
+    require_report_files,
+)
 from tasks.report.reader import opened_studies, read_cells, read_registration, read_summary
 from tasks.report.studies_csv import WrittenStudy
 from tasks.run.preflight import known_beside
 from tasks.run.sides import OpenBucket, OpenRegistry, opened_bucket, opened_registry
-from tasks.setting_values import host_of
+from tasks.setting_values import host_of, registry_of
 from tasks.source.own_files import own_files
 from tasks.source.scan import survey
 from tasks.verify_settings import VerifySettings
@@ -197,7 +204,10 @@ class _Work:
         self._note_trouble("registry", self.table.end_registry(), patience)
 
     def take_down(self) -> None:
-        """Marks in the ledger what the bucket lacks, so that a run sends it again."""
+        """Has the ledger know what is lost: so a run sends it again, and ingest registers it again."""
+        if self.ledger and self.settings.dicomweb_url:
+            registry = registry_of(self.settings.dicomweb_url)
+            self.ledger.forget_registrations(registry, self.table.unregistered())
         if next(self.table.lacking(), None) is None:
             return
         if self.ledger is None:
@@ -216,7 +226,9 @@ class _Work:
     def write(self, written: Drafts) -> Verification:
         """Everything but the trail's line and the certificate."""
         write_instances(written, self.table)
-        to_register = write_keys(written, self.table)
+        to_register, left_out = write_keys(written, self.table)
+        if left_out:
+            self.problems.append(f"Keys that can be no line of {REPAIR_KEYS_TXT}: {left_out:,}.")
         safe: Counter[str] = Counter({str(each): 0 for each in SafeToDelete})
         self.progress.begin("studies", self.summary.studies)
         with opened_studies(self.settings.report_dir) as studies:

@@ -51,7 +51,8 @@ def test_says_what_repairs_what_is_missing(
     assert execute(["verify", str(sent)]) == 1
     said = capsys.readouterr().err
     assert "3 instances: 2 confirmed, 1 not in the registry\n" in said
-    assert f"What the registry lacks: dicom-ingest ingest --keys {sent / 'repair-keys.txt'}\n" in said
+    command = f"dicom-ingest ingest --keys {sent / 'repair-keys.txt'} --ledger {sent / 'ledger.sqlite'}"
+    assert f"What the registry lacks: {command} --report-dir {sent}\n" in said
     assert uid not in said
 
 

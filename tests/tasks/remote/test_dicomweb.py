@@ -398,6 +398,8 @@ class TestCredentials:
             ({"url": "ftp://pacs.example.org"}, "DICOMWEB_URL is neither"),
             ({"url": "https://me:secret@pacs.example.org"}, "DICOMWEB_URL must not contain a user"),
             ({"url": ""}, "DICOMWEB_URL. is not given"),
+            ({"url": "https://pacs.example.org/rs?tenant=1"}, "dicomweb-url has a query"),
+            ({"url": "https://pacs.example.org/rs#x"}, "dicomweb-url has a query"),
             (
                 {
                     "url": "https://pacs.example.org",
@@ -543,6 +545,10 @@ class TestInstances:
         assert client.run(lambda each: each.has_instance(STUDY, UID))
         assert not client.run(lambda each: each.has_instance(STUDY, "1.2.3"))
         assert side.refused == 1, "it is asked once what it can't do"
+        found_at = client.run(lambda each: each.find_instance(UID, STUDY))
+        assert found_at == SeenInstance(STUDY, SERIES, UID)
+        assert client.run(lambda each: each.find_instance("1.2.3", STUDY)) is None
+        assert client.paging(3).run(lambda each: each.find_instance(UID, STUDY)) == found_at
         assert client.run(lambda each: each.instances("1.2.3")).uids == frozenset()
         assert fault_of(lambda: client.run(lambda each: each.find_instance(UID))).kind is FaultKind.SETTINGS
 
@@ -582,6 +588,7 @@ class TestInstances:
         side.put(CT)
         assert client.run(lambda each: each.has_instance(STUDY, UID))
         assert client.run(lambda each: each.find_instance(UID)) == SeenInstance(STUDY, SERIES, UID)
+        assert client.run(lambda each: each.find_instance(UID, "1.2.3")) == SeenInstance(STUDY, SERIES, UID)
 
     def test_a_server_that_ignores_the_question_has_not_answered_it(
         self, side: DicomwebSide, client: Client

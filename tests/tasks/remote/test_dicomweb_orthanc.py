@@ -171,6 +171,20 @@ def test_a_wrong_password_is_refused(server: Orthanc) -> None:
     talk.close()
 
 
+def test_what_a_filter_refuses_is_said_to_be_stored(tmp_path: Path) -> None:
+    """So the profile says that QIDO-RS has to confirm it."""
+    script = tmp_path / "filter.lua"
+    script.write_text("function ReceivedInstanceFilter(dicom, origin, info)\n return false\nend\n")
+    seen = instance_of(CONTESTED)
+    with orthanc(tmp_path, LuaScripts=[str(script)]) as started:
+        talk = Client(started.dicomweb_url, dicomweb_server=DicomwebServer.ORTHANC)
+        (answer,) = talk.store(CONTESTED, study_uid=seen.study)
+        assert not talk.run(lambda each: each.has_instance(seen.study, seen.uid))
+        assert talk.client.profile.lists_refused
+        talk.close()
+    assert answer.said is Said.STORED
+
+
 def test_a_server_that_was_killed_is_a_fault_that_may_pass(tmp_path: Path) -> None:
     with orthanc(tmp_path) as started:
         talk = Client(started.dicomweb_url)

@@ -7,16 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tasks.audit.check import audit
 from tasks.audit.log import Trail
 from tasks.core.errors import CredentialsRefusedError, UsageError
+from tasks.core.escape import unescape
 from tasks.core.models import StudyEntry
+from tasks.ledger.database import connect
+from tasks.ledger.schema import registered_instance
 from tasks.report.directory import REPAIR_MANIFEST_CSV
 from tasks.run.engine import ingest
+from tasks.run.records import report_again
+from tasks.setting_values import registry_of
 from tasks.source.manifest_reader import load_manifest
 from tests.conftest import NOT_WAITING, NearSide, Run, instance, padded
 from tests.dicomweb_side import RUBBISH, DicomwebSide, Half, Reset, Rows, Step, always, status
+from tests.far_side import Minted
+from tests.far_side import Step as FarStep
 from tests.verified import ClientError, ObjectsClient, Verified
 
 
@@ -276,6 +284,24 @@ class TestRegistry:
         assert (found.exit_code, verified.signs()["0001"]) == (3, "!")
         assert verified.keys() == []
 
+    def test_what_it_has_lost_counts_as_registered_no_more(self, verified: Verified) -> None:
+        """So ingest registers it again, from whatever object; what another registry has stays."""
+        run = verified.near_side.run()
+        lost, kept = (row_of(run, name)["sop_instance_uid"] for name in ("0001", "0002"))
+        registry = registry_of(verified.registry.url)
+        engine = connect(verified.near_side.settings().ledger_at)
+        rows = [(registry, lost), (registry, kept), ("other:443/dicom-web", lost)]
+        names = ("campaign", "registry", "sop_instance_uid", "object_id", "key", "run_id")
+        with engine.begin() as db:
+            values = [dict(zip(names, ("default", *each, 1, "k", "r"), strict=True)) for each in rows]
+            db.execute(sa.insert(registered_instance), values)
+        verified.registry.delete(lost)
+        verified()
+        with engine.begin() as db:
+            columns = registered_instance.c.registry, registered_instance.c.sop_instance_uid
+            assert {tuple(row) for row in db.execute(sa.select(*columns))} == {*rows[1:]}
+        engine.dispose()
+
     def test_alone_is_enough(self, verified: Verified) -> None:
         """Then nothing is compared, so nobody may delete anything for sure."""
         found = verified(bucket="")
@@ -468,6 +494,88 @@ def test_the_audit_sees_what_was_changed_or_removed_since(verified: Verified, na
     removed = audit(verified.report_dir).faults
     assert name == "verification-certificate.json" or changed
     assert name == "repair-keys.txt" or removed
+
+
+class TestCutOff:
+    """A verification that was killed costs another one, and nothing else."""
+
+    def test_before_its_line_in_the_trail_or_its_certificate(
+        self, verified: Verified, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        verified()
+        for what in ("Trail.record", "write_verification_certificate"):
+            verified.registry.put(instance(f"9.9.{len(what)}"))  # so that it finds something else
+            with monkeypatch.context() as patched:
+                patched.setattr(f"tasks.run.verification.{what}", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    verified()
+            assert audit(verified.report_dir).faults != [], what
+            verified()
+            assert audit(verified.report_dir).faults == [], what
+
+    def test_while_it_writes_leaves_what_was_there(
+        self, verified: Verified, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        verified()
+        before = {path.name: path.read_bytes() for path in verified.report_dir.iterdir() if path.is_file()}
+        monkeypatch.setattr("tasks.run.verification.write_summary", killed)
+        with pytest.raises(KeyboardInterrupt):
+            verified()
+        after = {path.name: path.read_bytes() for path in verified.report_dir.iterdir() if path.is_file()}
+        assert after == before
+
+    def test_keeps_no_run_from_its_start(self, verified: Verified, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("tasks.run.verification.write_verification_certificate", killed)
+            with pytest.raises(KeyboardInterrupt):
+                verified()
+        assert verified.near_side.run().exit_code == 0
+        assert audit(verified.report_dir).faults == []
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_report_that_is_written_again_is_not_verified_any_more(verified: Verified) -> None:
+    verified()
+    settings = verified.near_side.settings()
+    report_again(verified.report_dir, settings.ledger_at, settings.campaign)
+    assert verified.safe() == [""]
+    assert not (verified.report_dir / "verification.json").exists()
+    assert audit(verified.report_dir).faults == []
+    assert verified().exit_code == 0
+    assert audit(verified.report_dir).faults == []
+
+
+def test_report_csv_alone_is_enough(verified: Verified) -> None:
+    found = verified()
+    rows = verified.rows()
+    (verified.report_dir / "report.parquet").unlink()
+    again = verified()
+    assert (again.by_sign, again.compared_in_bucket, verified.rows()) == (
+        found.by_sign,
+        found.compared_in_bucket,
+        rows,
+    )
+    assert verified.safe() == ["yes"]
+
+
+def test_odd_paths_and_keys_are_written_so_that_they_can_be_read_back(verified: Verified) -> None:
+    """A name that is not UTF-8; a key that begins like a formula."""
+    near_side = verified.near_side
+    near_side.put(os.fsdecode(b"study/=M\xfcller\n.dcm"), instance("8.8"))
+    near_side.far_side.script = lambda request: (
+        Minted(key="=key, with ä") if request.step is FarStep.PRESIGN and request.n > 6 else None
+    )
+    near_side.run()
+    verified.register_all()
+    verified.registry.delete(padded("8.8"))
+    found = verified()
+    assert (found.by_sign, verified.safe()) == ({"=": 4, "-": 1}, ["no"])
+    assert verified.keys() == ["=key, with ä"]
+    (row,) = (row for row in verified.rows() if row["sign"] == "-")
+    assert unescape(row["path"]) == str(near_side.archive / os.fsdecode(b"study/=M\xfcller\n.dcm"))
 
 
 def test_it_waits_for_nobody_else_in_the_directory(verified: Verified) -> None:
