@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -190,8 +191,9 @@ class TestLife:
             Thread(target=store_quietly, args=(first, files), daemon=True).start()
             await_that(lambda: len(uids(first, f"/studies/{STUDY}/instances")) >= 2)
             for child in descendants(os.getpid()):
-                if str(tmp_path).encode() in Path(f"/proc/{child}/cmdline").read_bytes():
-                    os.kill(child, signal.SIGKILL)
+                with suppress(OSError):  # it has gone meanwhile
+                    if str(tmp_path).encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                        os.kill(child, signal.SIGKILL)
         with serve_dicomweb(tmp_path, program) as second:
             assert second.url == first.url
             assert len(uids(second, f"/studies/{STUDY}/instances")) >= 2

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -256,9 +257,10 @@ class TestOrthanc:
 def kill_registry(data_dir: Path) -> None:
     """Orthanc, or the process that serves in its place."""
     for child in descendants(os.getpid()):
-        command = Path(f"/proc/{child}/cmdline").read_bytes()
-        if str(data_dir).encode() in command and b"tied_process" not in command and b"rclone" not in command:
-            os.kill(child, signal.SIGKILL)
+        with suppress(OSError):  # it has gone meanwhile
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+            if str(data_dir).encode() in command and not re.search(b"tied_process|rclone", command):
+                os.kill(child, signal.SIGKILL)
 
 
 class TestConnection:
