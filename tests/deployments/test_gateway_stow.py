@@ -519,6 +519,12 @@ class TestWho:
         assert all(datetime.fromisoformat(line["time"]) for line in gateway.audit)
         assert not re.search(rf'1\.1"|{re.escape(STUDY)}|Doe', (gateway.data_dir / FILE).read_text())
 
+    def test_did_it_stands_in_a_containers_log(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """Where there is no data directory."""
+        GatewayAudit(None, lambda: datetime(2026, 1, 2, tzinfo=UTC)).add("c", "search")
+        line = {"time": "2026-01-02T00:00:00.000Z", "user": "c", "action": "search", "key": ""}
+        assert json.loads(capfd.readouterr().out) == line
+
     def test_did_it_only_its_owner_may_read(self, gateway: Gateway) -> None:
         assert stat.S_IMODE((gateway.data_dir / FILE).stat().st_mode) == 0o600
 
