@@ -70,7 +70,8 @@ def _archive(directory: Path) -> trolleybus.EventBus:
     files = directory / "files"
     files.mkdir(mode=0o700, parents=True, exist_ok=True)
     bus = trolleybus.EventBus()
-    database = {"on": True, "driver": "sqlite", "db_name": str(directory / "index.sqlite"), "mode": "rwc"}
+    # By its path: a URI would have its connections share a cache, whose locks nobody waits for.
+    database = {"on": True, "driver": "sqlite", "db_name": str(directory / "index.sqlite"), "uri": False}
     db.Database(bus, database)
     PACS(bus, {"on": True})
     storage.FileStorage(bus, {"on": True, "storage_dir": str(files)})

@@ -35,7 +35,7 @@ Moves an archive of DICOM studies into a cloud imaging platform, and proves it.
 
 Try it out
   demo      sample studies to a platform on this machine, and a report
-  sandbox   that platform alone: upload API, OAuth2 and S3, until Ctrl-C
+  sandbox   that platform alone: upload API, S3 and DICOMweb, until Ctrl-C
 
 Move an archive
   manifest  write a manifest of an archive: one row per study directory

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -56,11 +57,13 @@ def program(request: pytest.FixtureRequest) -> DicomwebProgram:
 
 @pytest.fixture(scope="module")
 def server(program: DicomwebProgram, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DicomwebEndpoint]:
-    """With the study in it, stored by four at once."""
+    """With the study in it, stored by four at once, while two ask what is there."""
     with serve_dicomweb(tmp_path_factory.mktemp("registry"), program) as endpoint:
         files = list(instances().values())
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(6) as pool:
+            asked = [pool.submit(ask_repeatedly, endpoint) for _ in range(2)]
             answers = list(pool.map(lambda first: stow(endpoint, *files[first : first + 5]), range(0, 40, 5)))
+            assert set().union(*(each.result() for each in asked)) <= {200, 204}
         assert {answer.status_code for answer in answers} == {200}
         yield endpoint
 
@@ -74,6 +77,16 @@ def stow(endpoint: DicomwebEndpoint, *files: bytes) -> httpx.Response:
 def ask(endpoint: DicomwebEndpoint, method: str, path: str, **request: object) -> httpx.Response:
     with httpx.Client(auth=(endpoint.user, endpoint.password), trust_env=False, timeout=60) as client:
         return client.request(method, f"{endpoint.url}{path}", **request)  # type: ignore[arg-type]
+
+
+def ask_repeatedly(endpoint: DicomwebEndpoint) -> set[int]:
+    """The statuses of answers, until half of the study is there."""
+    statuses, found = set(), 0
+    while found < len(instances()) // 2:
+        answer = ask(endpoint, "GET", f"/studies/{STUDY}/instances", headers=JSON)
+        statuses.add(answer.status_code)
+        found = len(answer.json()) if answer.status_code == 200 else 0
+    return statuses
 
 
 def rows(endpoint: DicomwebEndpoint, path: str) -> list[dict[str, dict[str, list[str]]]]:
@@ -190,8 +203,9 @@ class TestLife:
             Thread(target=store_quietly, args=(first, files), daemon=True).start()
             await_that(lambda: len(uids(first, f"/studies/{STUDY}/instances")) >= 2)
             for child in descendants(os.getpid()):
-                if str(tmp_path).encode() in Path(f"/proc/{child}/cmdline").read_bytes():
-                    os.kill(child, signal.SIGKILL)
+                with suppress(OSError):  # it has gone meanwhile
+                    if str(tmp_path).encode() in Path(f"/proc/{child}/cmdline").read_bytes():
+                        os.kill(child, signal.SIGKILL)
         with serve_dicomweb(tmp_path, program) as second:
             assert second.url == first.url
             assert len(uids(second, f"/studies/{STUDY}/instances")) >= 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from deployments.sandbox.gateway.app import create_app
-from deployments.sandbox.gateway.pass_on import replaced
+from deployments.sandbox.gateway.pass_on import ServerBrokeOffError, replaced
 from tasks.sandbox_settings import GatewaySettings
 
 INNER = "http://registry:8042/dicom-web"
@@ -140,18 +140,19 @@ class TestAnswer:
         assert not {"server", "set-cookie"} & set(answer.headers)
 
     @pytest.mark.parametrize(
-        "kind", [JSON, "application/json; charset=utf-8", f"multipart/related; type={XML}"]
+        "kind", [JSON, "application/json; charset=utf-8", f"multipart/related; type={XML}; boundary=b"]
     )
     def test_leads_to_the_gateway(self, registry: Registry, kind: str) -> None:
         """RetrieveURL and BulkDataURI, which the server writes with its own address."""
-        text = f'{{"BulkDataURI": "{INNER}/studies/1.2/bulk/7fe00010"}}'
+        text = f'{{"BulkDataURI": "{INNER}/studies/1.2/bulk/7fe00010"}}--b--'
         registry.answer = lambda: streamed(200, text.encode(), Content_Type=kind)
         answer = registry.ask("/studies/1.2/metadata")
-        assert answer.text == '{"BulkDataURI": "http://gateway/studies/1.2/bulk/7fe00010"}'
+        assert answer.text == '{"BulkDataURI": "http://gateway/studies/1.2/bulk/7fe00010"}--b--'
 
     def test_of_instances_is_not_touched(self, registry: Registry) -> None:
         """Whatever is in them."""
-        body, kind = f"{INNER}/studies".encode() * 3, 'multipart/related; type="application/dicom"'
+        kind = 'multipart/related; type="application/dicom"; boundary="b c"'
+        body = f"{INNER}/studies".encode() * 3 + b"\r\n--b c--\r\n"
         registry.answer = lambda: streamed(200, body, Content_Type=kind)
         answer = registry.ask("/studies/1.2")
         assert (answer.content, answer.headers["content-type"]) == (body, kind)
@@ -191,6 +192,15 @@ class TestAnswer:
             registry.ask("/studies/1.2")
         assert "1.2" not in str(error.value)
         assert error.value.__suppress_context__
+
+    @pytest.mark.parametrize("end", [b"", b"--b", b"--b-", b"--c--", b"--b--" + b"x" * 2000])
+    def test_that_ends_without_its_last_boundary_is_none_either(self, registry: Registry, end: bytes) -> None:
+        """Orthanc, when it ends, closes the connection as it does at the end of an answer."""
+        registry.answer = lambda: streamed(
+            200, b"--b\r\n\r\n" + end, Content_Type="multipart/related; boundary=b"
+        )
+        with pytest.raises(ServerBrokeOffError):
+            registry.ask("/studies/1.2")
 
     @given(
         st.lists(st.sampled_from([b"a", b"b", b"ab", b"aab", b"aaab", b"x", b"abab"]), max_size=30), st.data()

@@ -163,6 +163,19 @@ class TestStored:
         answer = gateway.stow(instance("1.1"), Content_Type=DICOM)
         assert (answer.status_code, gateway.stored) == (200, [instance("1.1")])
 
+    @pytest.mark.parametrize(
+        "content_type",
+        [
+            "multipart/related; type=application/dicom; boundary=b",
+            'Multipart/Related;Boundary="b";TYPE="Application/DICOM"',
+            'multipart/related; boundary=b; type="application/dicom"; start="<1@x>"; charset=utf-8',
+        ],
+    )
+    def test_comes_with_a_header_in_any_spelling(self, gateway: Gateway, content_type: str) -> None:
+        """The type with or without quotes."""
+        assert gateway.stow(related(instance("1.1")), Content_Type=content_type).status_code == 200
+        assert gateway.stored == [instance("1.1")]
+
     def test_may_be_large(self, gateway: Gateway) -> None:
         """And have the boundary's beginning in it, wherever chunks end."""
         large = instance("1.1", EncapsulatedDocument=b"\r\n--" * 1_000_000)
@@ -254,6 +267,13 @@ class TestRefused:
         answer = gateway.stow(related(b"[{}]", kind=JSON), Content_Type=plain)
         assert (answer.status_code, gateway.stored) == (415, [])
         assert gateway.stow(related(instance("1.1")), Content_Type=plain).status_code == 200
+
+    @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip"])
+    def test_is_a_body_in_a_content_coding(self, gateway: Gateway, coding: str) -> None:
+        """What would be stored would not be what was sent."""
+        answer = gateway.stow(related(instance("1.1")), Content_Encoding=coding)
+        assert (answer.status_code, gateway.stored) == (415, [])
+        assert gateway.stow(related(instance("1.1")), Content_Encoding="Identity").status_code == 200
 
     def test_is_an_answer_of_another_type(self, gateway: Gateway) -> None:
         """Before the body is read."""
@@ -498,6 +518,12 @@ class TestWho:
         ]
         assert all(datetime.fromisoformat(line["time"]) for line in gateway.audit)
         assert not re.search(rf'1\.1"|{re.escape(STUDY)}|Doe', (gateway.data_dir / FILE).read_text())
+
+    def test_did_it_stands_in_a_containers_log(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """Where there is no data directory."""
+        GatewayAudit(None, lambda: datetime(2026, 1, 2, tzinfo=UTC)).add("c", "search")
+        line = {"time": "2026-01-02T00:00:00.000Z", "user": "c", "action": "search", "key": ""}
+        assert json.loads(capfd.readouterr().out) == line
 
     def test_did_it_only_its_owner_may_read(self, gateway: Gateway) -> None:
         assert stat.S_IMODE((gateway.data_dir / FILE).stat().st_mode) == 0o600

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,7 +25,7 @@ from deployments.sandbox.gateway.gateway_audit import FILE
 from deployments.sandbox.phantom import phantom, phantom_study_uid
 from deployments.sandbox.sandbox import Sandbox
 from tasks.sandbox_settings import DicomwebProgram
-from tests.processes import await_that
+from tests.processes import await_that, descendants
 
 pytestmark = pytest.mark.processes
 NAME = "sent by other clients"
@@ -252,6 +254,15 @@ class TestOrthanc:
         assert sorted(arrived) == sorted(files)
 
 
+def kill_registry(data_dir: Path) -> None:
+    """Orthanc, or the process that serves in its place."""
+    for child in descendants(os.getpid()):
+        with suppress(OSError):  # it has gone meanwhile
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+            if str(data_dir).encode() in command and not re.search(b"tied_process|rclone", command):
+                os.kill(child, signal.SIGKILL)
+
+
 class TestConnection:
     def test_that_breaks_leaves_nothing_of_the_part_under_way(
         self, sandbox: Sandbox, token: str, files: list[bytes], arrived: list[bytes]
@@ -280,6 +291,29 @@ class TestConnection:
         connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
         assert connection.getresponse().status == 404
         connection.close()
+
+    def test_to_a_registry_that_is_killed_is_cut_off(self, tmp_path: Path, files: list[bytes]) -> None:
+        """A client sees that the answer is not whole; then 503. The gateway logs a line, no traceback."""
+        with Sandbox.start(tmp_path) as sandbox:
+            login = sandbox.dicomweb.user, sandbox.dicomweb.password
+            studies = f"{sandbox.dicomweb.url}/studies"
+            many = related(*(file for _, file in phantom(NAME, 60)))
+            httpx.post(studies, content=many, headers=RELATED, auth=login, trust_env=False, timeout=60)
+            form, client = {"grant_type": "client_credentials"}, (sandbox.client_id, sandbox.client_secret)
+            granted = httpx.post(sandbox.token_url, data=form, auth=client, trust_env=False).json()
+            bearer = {"Authorization": f"Bearer {granted['access_token']}"}
+            url = f"{sandbox.api_url}/studies/{STUDY}"
+            with (
+                pytest.raises(httpx.RemoteProtocolError),
+                httpx.stream("GET", url, headers=bearer, trust_env=False, timeout=60) as answer,
+            ):
+                for _ in answer.iter_bytes(1 << 20):
+                    kill_registry(tmp_path)
+            again = httpx.get(url, headers=bearer, trust_env=False, timeout=60)
+            assert (again.status_code, again.headers["retry-after"]) == (503, "5")
+            log = (tmp_path / "gateway.log").read_text()
+        assert log.count("\n") <= 2
+        assert STUDY not in log
 
     def test_leaves_no_uid_no_path_and_no_token_in_the_logs(
         self, sandbox: Sandbox, token: str, files: list[bytes]

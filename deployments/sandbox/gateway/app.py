@@ -33,7 +33,7 @@ from deployments.sandbox.gateway.gateway_audit import GatewayAudit
 from deployments.sandbox.gateway.gateway_settings import settings_from_environment
 from deployments.sandbox.gateway.oauth2 import NO_STORE, Tokens, check_bearer, grant_token
 from deployments.sandbox.gateway.object_writer import ObjectWriter
-from deployments.sandbox.gateway.pass_on import PassedOn
+from deployments.sandbox.gateway.pass_on import PassedOn, closing_what_broke_off
 from deployments.sandbox.gateway.presign import new_key, presigner
 from deployments.sandbox.gateway.request_limits import Rate
 from deployments.sandbox.gateway.stow import StowService
@@ -164,7 +164,7 @@ def _with_bucket(settings: GatewaySettings) -> Iterator[GatewaySettings]:
 def _serve(settings: GatewaySettings, listen_fd: int | None) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings),
+            closing_what_broke_off(create_app(settings)),
             host=settings.host,
             port=settings.port,
             access_log=False,

@@ -1,14 +1,18 @@
 """Media types in the headers of a request (RFC 9110 8.3.1 and 12.5.1)."""
 
 from collections.abc import Sequence
-
-from multipart import parse_options_header
+from email.message import Message
+from email.utils import collapse_rfc2231_value
 
 
 def media_type(header: str) -> tuple[str, dict[str, str]]:
-    """Type and parameters, their names in small letters."""
-    kind, parameters = parse_options_header(header)
-    return kind.strip().lower(), {name.lower(): value for name, value in parameters.items()}
+    """Type and parameters, their names in small letters. A slash needs no quotes: many write none."""
+    message = Message()
+    message["Content-Type"] = header
+    (kind, _), *parameters = message.get_params() or [("", "")]
+    return kind.strip().lower(), {
+        name.lower(): collapse_rfc2231_value(value).strip() for name, value in parameters
+    }
 
 
 def preferred(accept: str, offered: Sequence[str]) -> str | None:

@@ -6,12 +6,15 @@ BulkDataURI) that lead to that server lead to the gateway instead; in instances 
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Final
 
 import httpx
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from deployments.sandbox.gateway.media_types import media_type
 from tasks.sandbox_settings import GatewaySettings
 
 # Nothing that a server could take for another path than one of these: no dots alone, nothing percent-encoded.
@@ -21,6 +24,7 @@ _ANSWER_HEADERS: Final = ("content-type", "content-range", "etag", "last-modifie
 _CONNECT_TIMEOUT_S: Final = 5.0
 _TIMEOUT_S: Final = 300.0
 _AGAIN: Final = {"Retry-After": "5"}
+_EPILOGUE_BYTES: Final = 1024  # RFC 2046 5.1.1: after the last boundary something may follow
 
 
 class ServerBrokeOffError(Exception):
@@ -69,9 +73,11 @@ class PassedOn:
     def _passed_on(self, answer: httpx.Response, base_url: str) -> Response:
         headers = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
         headers["Cache-Control"] = "no-store"
+        kind, parameters = media_type(answer.headers.get("content-type", ""))
         chunks = _chunks(answer)
-        kind = answer.headers.get("content-type", "").lower()
-        if "json" in kind or "xml" in kind:
+        if kind.startswith("multipart/"):
+            chunks = whole_multipart(chunks, parameters.get("boundary", ""))
+        if "json" in kind or "xml" in kind or "xml" in parameters.get("type", ""):
             chunks = replaced(chunks, self._url.encode(), base_url.encode())
         elif "content-length" in answer.headers:
             headers["content-length"] = answer.headers["content-length"]
@@ -86,6 +92,30 @@ async def _chunks(answer: httpx.Response) -> AsyncIterator[bytes]:
         raise ServerBrokeOffError("the DICOMweb server broke off its answer") from None
     finally:
         await answer.aclose()
+
+
+def closing_what_broke_off(app: ASGIApp) -> ASGIApp:
+    """The same application; what breaks off closes the connection, with a line in the log, no traceback."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ServerBrokeOffError):
+            await app(scope, receive, send)
+
+    return call
+
+
+async def whole_multipart(chunks: AsyncIterator[bytes], boundary: str) -> AsyncIterator[bytes]:
+    """The same chunks. ServerBrokeOffError when the last boundary does not come.
+
+    Of a long answer Orthanc says neither how long it is nor that it has ended: it closes the connection.
+    """
+    last = f"--{boundary}--".encode()
+    end = b""
+    async for chunk in chunks:
+        end = (end + chunk)[-len(last) - _EPILOGUE_BYTES :]
+        yield chunk
+    if last not in end:
+        raise ServerBrokeOffError("the DICOMweb server broke off its answer")
 
 
 async def replaced(chunks: AsyncIterator[bytes], old: bytes, new: bytes) -> AsyncIterator[bytes]:

@@ -74,6 +74,8 @@ class StowService:
         accepted = preferred(request.headers.get("accept", ""), _OFFERED)
         if accepted is None:
             raise HTTPException(406, "answers are DICOM JSON or DICOM XML")
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise HTTPException(415, "bodies come as they are, in no content coding")
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self._settings.stow_max_bytes:
             raise HTTPException(413, "the body is too large", {"Connection": "close"})
