@@ -11,6 +11,7 @@ import sys
 import time
 
 from tests.benchmarks import (
+    bench_dicomweb,
     bench_fast_link,
     bench_prefect,
     bench_read,
@@ -18,6 +19,7 @@ from tests.benchmarks import (
     bench_size,
     bench_slow_link,
     bench_start,
+    bench_verify,
 )
 from tests.benchmarks.table import Row, markdown
 
@@ -29,6 +31,8 @@ BENCHMARKS = {
     "prefect": bench_prefect,
     "size": bench_size,
     "report": bench_report,
+    "verify": bench_verify,
+    "dicomweb": bench_dicomweb,
 }
 
 
