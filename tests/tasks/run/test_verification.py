@@ -22,6 +22,7 @@ from tasks.run.records import report_again
 from tasks.setting_values import registry_of
 from tasks.source.manifest_reader import load_manifest
 from tests.conftest import NOT_WAITING, NearSide, Run, instance, padded
+from tests.databases import PostgreSQL
 from tests.dicomweb_side import RUBBISH, DicomwebSide, Half, Reset, Rows, Step, always, status
 from tests.far_side import Minted
 from tests.far_side import Step as FarStep
@@ -413,6 +414,26 @@ class TestDirectory:
         verified.register_all()
         verified()
         assert verified.safe() == ["yes", "no"]
+
+
+class TestPostgreSQL:
+    @pytest.fixture
+    def ledger(self, postgresql: PostgreSQL) -> str:
+        return postgresql.new_database()
+
+    def test_as_the_ledger_knows_files_takes_down_and_follows(self, verified: Verified, ledger: str) -> None:
+        """What the directory was, what is lost, and where it is by now."""
+        row = row_of(verified.near_side.run(), "0001")
+        assert verified(ledger=ledger).exit_code == 0
+        assert verified.safe() == ["yes"]
+        del verified.near_side.far_side.objects[row["key"]]
+        verified.registry.delete(row["sop_instance_uid"])
+        assert verified(ledger=ledger).taken_down == 1
+        near_side = verified.near_side
+        repair = near_side.settings(report_dir=near_side.directory / "repair")
+        ingest(load_manifest(verified.report_dir / REPAIR_MANIFEST_CSV, None), repair, edges=NOT_WAITING)
+        verified.register_all()
+        assert verified(ledger=ledger).by_sign == {"=": 4}
 
 
 class TestDuplicates:
