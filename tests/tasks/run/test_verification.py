@@ -270,6 +270,22 @@ class TestRegistry:
         found = verified()
         assert found.by_sign == {"=": 4}
 
+    def test_that_has_it_in_another_study_has_something_else(self, verified: Verified) -> None:
+        """It is not missing, so nobody registers it once more."""
+        uid = row_of(verified.near_side.run(), "0001")["sop_instance_uid"]
+        verified.registry.stored[uid] = replace(verified.registry.stored[uid], study="1.2.3.99")
+        found = verified()
+        assert (found.exit_code, verified.signs()["0001"], verified.keys()) == (1, "*", [])
+        assert {row["registry"] for row in verified.rows()} == {"there", "another study"}
+
+    def test_that_searches_studies_alone_is_believed(self, verified: Verified) -> None:
+        uid = row_of(verified.near_side.run(), "0001")["sop_instance_uid"]
+        verified.registry.delete(uid)
+        verified.registry.script = lambda request: (
+            status(400) if request.path.endswith("/dicom-web/instances") else None
+        )
+        assert (verified().exit_code, verified.signs()["0001"]) == (1, "-")
+
     def test_that_counts_otherwise_than_it_lists_is_a_problem(self, verified: Verified) -> None:
         verified.registry.related_offset = 2
         found = verified()
@@ -401,6 +417,15 @@ class TestDirectory:
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         verified()
         assert verified.safe() == ["no"]
+
+    def test_with_the_report_or_the_ledger_in_it_may_not_go(self, verified: Verified) -> None:
+        """They would go with it."""
+        near_side = verified.near_side
+        inside = near_side.archive / "study" / "report"
+        ingest(near_side.entries(), near_side.settings(report_dir=inside), edges=NOT_WAITING)
+        verified.register_all()
+        assert verified(report_dir=inside).exit_code == 0
+        assert "yes" not in (inside / "studies.csv").read_text()
 
     def test_around_another_may_not_go(self, verified: Verified) -> None:
         """It has files that are another study's."""
