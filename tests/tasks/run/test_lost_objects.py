@@ -8,6 +8,13 @@ from tasks.ledger.verified_objects import SentInstance, VerifiedObjects
 from tests.conftest import NearSide, Run, instance
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        return ""
+    return str(request.getfixturevalue("postgresql").new_database())
+
+
 def lose(near_side: NearSide, *lost: dict[str, str]) -> tuple[int, int]:
     """Out of the store, and marked in the ledger."""
     for row in lost:

@@ -22,6 +22,7 @@ from tasks.run.records import report_again
 from tasks.setting_values import registry_of
 from tasks.source.manifest_reader import load_manifest
 from tests.conftest import NOT_WAITING, NearSide, Run, instance, padded
+from tests.databases import PostgreSQL
 from tests.dicomweb_side import RUBBISH, DicomwebSide, Half, Reset, Rows, Step, always, status
 from tests.far_side import Minted
 from tests.far_side import Step as FarStep
@@ -269,6 +270,22 @@ class TestRegistry:
         found = verified()
         assert found.by_sign == {"=": 4}
 
+    def test_that_has_it_in_another_study_has_something_else(self, verified: Verified) -> None:
+        """It is not missing, so nobody registers it once more."""
+        uid = row_of(verified.near_side.run(), "0001")["sop_instance_uid"]
+        verified.registry.stored[uid] = replace(verified.registry.stored[uid], study="1.2.3.99")
+        found = verified()
+        assert (found.exit_code, verified.signs()["0001"], verified.keys()) == (1, "*", [])
+        assert {row["registry"] for row in verified.rows()} == {"there", "another study"}
+
+    def test_that_searches_studies_alone_is_believed(self, verified: Verified) -> None:
+        uid = row_of(verified.near_side.run(), "0001")["sop_instance_uid"]
+        verified.registry.delete(uid)
+        verified.registry.script = lambda request: (
+            status(400) if request.path.endswith("/dicom-web/instances") else None
+        )
+        assert (verified().exit_code, verified.signs()["0001"]) == (1, "-")
+
     def test_that_counts_otherwise_than_it_lists_is_a_problem(self, verified: Verified) -> None:
         verified.registry.related_offset = 2
         found = verified()
@@ -401,6 +418,15 @@ class TestDirectory:
         verified()
         assert verified.safe() == ["no"]
 
+    def test_with_the_report_or_the_ledger_in_it_may_not_go(self, verified: Verified) -> None:
+        """They would go with it."""
+        near_side = verified.near_side
+        inside = near_side.archive / "study" / "report"
+        ingest(near_side.entries(), near_side.settings(report_dir=inside), edges=NOT_WAITING)
+        verified.register_all()
+        assert verified(report_dir=inside).exit_code == 0
+        assert "yes" not in (inside / "studies.csv").read_text()
+
     def test_around_another_may_not_go(self, verified: Verified) -> None:
         """It has files that are another study's."""
         near_side = verified.near_side
@@ -413,6 +439,26 @@ class TestDirectory:
         verified.register_all()
         verified()
         assert verified.safe() == ["yes", "no"]
+
+
+class TestPostgreSQL:
+    @pytest.fixture
+    def ledger(self, postgresql: PostgreSQL) -> str:
+        return postgresql.new_database()
+
+    def test_as_the_ledger_knows_files_takes_down_and_follows(self, verified: Verified, ledger: str) -> None:
+        """What the directory was, what is lost, and where it is by now."""
+        row = row_of(verified.near_side.run(), "0001")
+        assert verified(ledger=ledger).exit_code == 0
+        assert verified.safe() == ["yes"]
+        del verified.near_side.far_side.objects[row["key"]]
+        verified.registry.delete(row["sop_instance_uid"])
+        assert verified(ledger=ledger).taken_down == 1
+        near_side = verified.near_side
+        repair = near_side.settings(report_dir=near_side.directory / "repair")
+        ingest(load_manifest(verified.report_dir / REPAIR_MANIFEST_CSV, None), repair, edges=NOT_WAITING)
+        verified.register_all()
+        assert verified(ledger=ledger).by_sign == {"=": 4}
 
 
 class TestDuplicates:
