@@ -96,7 +96,7 @@ class RegistrationLedger:
 
     def studies(self, quiet_after_s: float, clock_ns: Callable[[], int]) -> RegisteredStudies:
         """Which of the registry's studies have arrived."""
-        return RegisteredStudies(self._engine, self._scope, self._place.registry, quiet_after_s, clock_ns)
+        return RegisteredStudies(self._engine, self._scope, self._endpoints.registry, quiet_after_s, clock_ns)
 
     def begin(self, started_ns: int, report_dir: Path) -> None:
         """The run is known from here on, by the report that it is about to write."""
