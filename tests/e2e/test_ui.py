@@ -143,7 +143,7 @@ class TestTheForm:
             for header in headers.all()
         }
         assert set(told) == {
-            *("Manifest", "API Endpoint", "Report Directory", "API Block", "Options"),
+            *("Manifest", "API Endpoint", "Report Directory", "API Block", "Options", "Verify"),
             *("Parallel", "Campaign", "Ledger", "Root", "Rehash", "On Conflict", "Min Age"),
             *("Dead After", "Max Outage", "Retries", "Allow Storage Host", "Allow HTTP"),
             *("Same Platform", "Trust Ctime", "Accept"),
