@@ -302,6 +302,17 @@ class TestAnswers:
         assert set(side.run().statuses.values()) == {"registered"}
         assert sorted(len(each.uids) for each in side.registry.asked(Step.STORE)) == [1, 1, 1, 1, 2, 2, 4]
 
+    def test_one_that_makes_a_server_refuse_a_request_is_rejected_alone(self, side: PipelineSide) -> None:
+        """Of a request that is refused as a whole nothing says who is to blame."""
+        for number in range(7):
+            side.put(f"k{number}", instance(f"1.2.{number}"))
+        side.registry.script = lambda request: (
+            Reply(400) if request.step is Step.STORE and padded("1.2.4") in request.uids else None
+        )
+        ran = side.run()
+        assert ran.statuses == {f"k{n}": "rejected" if n == 4 else "registered" for n in range(7)}
+        assert ran.rows["k4"]["detail"] == "not_named http_400"
+
     def test_one_that_is_too_large_by_itself_is_rejected(self, side: PipelineSide) -> None:
         side.put("k", instance("1.2.1"))
         side.registry.script = always(Step.STORE, Reply(413))
