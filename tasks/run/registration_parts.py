@@ -136,9 +136,9 @@ class Parts:
         return read if read.failing and not store.failing else store
 
 
-def open_parts(undo: ExitStack, settings: IngestSettings) -> Parts:
+def open_parts(undo: ExitStack, settings: IngestSettings, bucket: Bucket | None = None) -> Parts:
     """UsageError for addresses and certificates that can't be used; nothing is asked yet."""
-    bucket = bucket_of(settings)
+    bucket = bucket or bucket_of(settings)
     loop = EventLoop()
     try:
         client = loop.run(_client(settings))

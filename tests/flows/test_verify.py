@@ -1,16 +1,11 @@
 """The flow verify, alone and after a backfill: counts are its state, and Prefect learns nothing more."""
 
-import binascii
-import sqlite3
-import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.schemas.objects import State
-from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
 from flows.backfill import backfill
 from flows.verify import verify
@@ -22,6 +17,7 @@ from tasks.verify_settings import VerifySettings
 from tests.conftest import NearSide, instance
 from tests.dicomweb_side import DicomwebSide, Step, always, status
 from tests.far_side import TOKEN
+from tests.prefect_server import database_with, texts_below
 
 CANARY = "Canary^Jane_19700101"
 
@@ -149,25 +145,3 @@ class TestBounds:
             return
         with pytest.raises(UsageError, match=f"This verification's {refused} goes beyond"):
             load_bounded_verification(given)
-
-
-def database_with(*texts: str) -> str:
-    """All of Prefect's database as text, once it has these."""
-    url = str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value())
-    until = time.monotonic() + 20
-    while True:
-        with closing(sqlite3.connect(url.partition("///")[2])) as database:
-            said = "\n".join(database.iterdump())
-        if all(text in said for text in texts):
-            return said
-        assert time.monotonic() < until
-        time.sleep(0.2)
-
-
-def texts_below(home: Path) -> Iterator[str]:
-    for path in home.rglob("*"):
-        if path.is_file():
-            body = path.read_bytes()
-            yield body.decode("utf-8", "replace")
-            if path.parent.name == "storage":
-                yield binascii.a2b_base64(body).decode("utf-8", "replace")
