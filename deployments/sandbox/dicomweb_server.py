@@ -49,6 +49,7 @@ class DicomwebEndpoint:
     user: str
     password: str = field(repr=False)
     name: str = ""  # of the program, for people
+    program: DicomwebProgram | None = None  # None: a server that the settings name
 
 
 def installed_program() -> DicomwebProgram:
@@ -98,6 +99,7 @@ def serve_dicomweb(data_dir: Path, program: DicomwebProgram | None = None) -> It
             user=_USER,
             password=server.password,
             name=NAMES[program],
+            program=program,
         )
     finally:
         server.stop()
