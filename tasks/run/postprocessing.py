@@ -77,8 +77,8 @@ class RegisteredStudy:
                 file.write(message.encode() + b"\n")
         except (OSError, StoppedError):
             raise StoppedError(
-                "The study's result can't be written to DICOM_INGEST_RESULT_DIR. Look after that directory and "
-                "its disk, then run the study again."
+                "The study's result can't be written to DICOM_INGEST_RESULT_DIR. Look after that directory "
+                "and its disk, then run the study again."
             ) from None
 
     def _post(self, webhook: Webhook, message: str) -> None:
