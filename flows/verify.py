@@ -18,7 +18,7 @@ from pydantic import Field
 from flows.orchestration.artifacts import publish_comparison, publish_text
 from flows.orchestration.events import emit_verified
 from flows.orchestration.lifecycle import failed, final_state
-from flows.orchestration.parameters import ReportDirectory
+from flows.orchestration.parameters import Bucket, DicomwebServerName, DicomwebUrl, ReportDirectory
 from flows.orchestration.run_names import is_made_up
 from flows.orchestration.verification_display import counts, display_verification, in_words, markdown
 from tasks.core.comparison_progress import ComparisonProgress
@@ -28,7 +28,6 @@ from tasks.declaration import load_as
 from tasks.process_memory import forbid_memory_dumps
 from tasks.run import verification
 from tasks.run.verify_bounds import load_bounded_verification
-from tasks.setting_values import WITHOUT_USER_OR_QUERY
 from tasks.settings import Settings
 from tasks.verify_settings import DEEP, VerifySettings
 
@@ -52,8 +51,9 @@ def _titled(title: str, **schema: Any) -> Any:
 )
 def verify(
     report_dir: ReportDirectory = "",
-    dicomweb_url: Annotated[str, _titled("DICOMweb URL", pattern=WITHOUT_USER_OR_QUERY)] = "",
-    bucket: Annotated[str, _titled("Bucket")] = "",
+    dicomweb_url: DicomwebUrl = "",
+    dicomweb_server: DicomwebServerName = "",
+    bucket: Bucket = "",
     deep: Annotated[str, _titled("Deep", pattern=DEEP)] = "",
     seed: Annotated[int | None, _titled("Seed")] = None,
 ) -> State[dict[str, Any]]:
@@ -62,11 +62,13 @@ def verify(
     Args:
         report_dir: The report directory of a run; empty: the setting DICOM_INGEST_REPORT_DIR, or ./report.
         dicomweb_url: The registry; empty: the setting DICOM_INGEST_DICOMWEB_URL of the worker.
+        dicomweb_server: Whose ways the registry has. Empty: the worker's setting, or generic.
         bucket: s3://BUCKET or s3://BUCKET/PREFIX; empty: the setting DICOM_INGEST_BUCKET of the worker.
         deep: Retrieve so many instances, N or N%, from the registry, and compare them with their files.
         seed: Which ones deep takes. Empty: a new one.
     """
     given = {"report_dir": report_dir, "dicomweb_url": dicomweb_url, "bucket": bucket, "deep": deep}
+    given["dicomweb_server"] = dicomweb_server
     parameters = {name: value for name, value in given.items() if value} | (
         {} if seed is None else {"seed": seed}
     )

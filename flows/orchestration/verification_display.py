@@ -46,6 +46,7 @@ def show_lines(
     progress: ComparisonProgress,
     ended: threading.Event,
     clock: Callable[[], float] = time.monotonic,
+    say: Callable[[str], None] = say,
 ) -> None:
     """A line within five seconds and every half minute."""
     due = clock() + FIRST_LINE_S

@@ -33,6 +33,11 @@ def check_verification(audited: Audited, verified: Mapping[str, str]) -> None:
             f"There is no {VERIFICATION_CERTIFICATE_JSON} that can be read: the last verification did not "
             "end, or it was removed. Verify the report again."
         )
+    elif certificate.sha256 != verified:
+        found.add_fault(
+            f"{VERIFICATION_CERTIFICATE_JSON} is of an earlier verification: the last one did not end. "
+            "Verify the report again."
+        )
     for name in sorted({*verified, *there} - {*own, STUDIES_CSV}):
         try:
             sha256 = sha256_of(directory / name)

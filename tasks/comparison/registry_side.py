@@ -8,7 +8,9 @@ from tasks.comparison.patience import Patience
 from tasks.comparison.questions import answer_of, answers_in_order
 from tasks.comparison.table_rows import Asked
 from tasks.concurrency.event_loop import EventLoop
+from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.comparison_progress import ComparisonProgress
+from tasks.core.errors import Fault
 from tasks.core.signs import InRegistry
 
 _STUDIES_AT_ONCE: Final = 4
@@ -99,12 +101,19 @@ class RegistrySide:
         return answers_in_order(self._loop, page, self._ask_instance, _INSTANCES_AT_ONCE)
 
     async def _ask_instance(self, asked: Asked) -> InRegistry:
-        answer = await answer_of(self._patience, lambda: self._has(asked))
-        if answer is None:
-            return InRegistry.UNKNOWN
-        return InRegistry.THERE if answer else InRegistry.MISSING
+        answer = await answer_of(self._patience, lambda: self._look_for(asked))
+        return InRegistry.UNKNOWN if answer is None else answer
 
-    async def _has(self, asked: Asked) -> bool:
-        if asked.study_uid:
-            return await self._registry.has_instance(asked.study_uid, asked.uid)
-        return await self._registry.find_instance(asked.uid) is not None
+    async def _look_for(self, asked: Asked) -> InRegistry:
+        """In its study, then in any: a registry may have put it into another."""
+        if asked.study_uid and await self._registry.has_instance(asked.study_uid, asked.uid):
+            return InRegistry.THERE
+        try:
+            found = await self._registry.find_instance(asked.uid)
+        except Fault as fault:
+            if fault.kind in TRANSIENT or not asked.study_uid:
+                raise
+            return InRegistry.MISSING  # a server that searches studies alone
+        if found is None:
+            return InRegistry.MISSING
+        return InRegistry.ELSEWHERE if asked.study_uid else InRegistry.THERE

@@ -76,15 +76,20 @@ def write_studies(
             yield each
 
 
-def write_keys(drafts: Drafts, table: InstanceTable) -> int:
-    """repair-keys.txt: what the registry lacks and the bucket has, a key a line; how many."""
-    count = 0
+def write_keys(drafts: Drafts, table: InstanceTable) -> tuple[int, int]:
+    """repair-keys.txt: what the registry lacks and the bucket has, a key a line; how many, and how many not.
+
+    Not those that can be no line of it: all of it would be refused.
+    """
+    count = left_out = 0
     with drafts.draft(REPAIR_KEYS_TXT) as file:
         for key in map(unescape, table.keys_to_register()):
-            if not any(end in key for end in _LINE_ENDS):
-                file.write(key.encode("utf-8", "surrogateescape") + b"\n")
+            if _is_line(key):
+                file.write(key.encode() + b"\n")
                 count += 1
-    return count
+            else:
+                left_out += 1
+    return count, left_out
 
 
 def write_summary(drafts: Drafts, verification: Verification) -> None:
@@ -102,6 +107,14 @@ def _instance_rows(table: InstanceTable) -> Iterator[list[Any]]:
     for study_uid, uid in table.extra():
         said = _said(_ALONE, "", "")
         yield [Sign.REGISTRY_ALONE, "in the registry alone", "", "", uid, study_uid, "", "", "", *said]
+
+
+def _is_line(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeError:
+        return False
+    return not any(end in key for end in _LINE_ENDS)
 
 
 def _said(sides: Sides, status: str, found_key: str) -> list[str]:

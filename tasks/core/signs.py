@@ -45,6 +45,7 @@ class InRegistry(StrEnum):
     NOT_ASKED = ""
     THERE = "there"
     MISSING = "missing"  # also when it was asked for by itself
+    ELSEWHERE = "another study"
     UNKNOWN = "unknown"
 
 
@@ -79,6 +80,16 @@ class Sides:
         )
 
     @property
+    def differs(self) -> bool:
+        """Whether any side has it otherwise than it was sent."""
+        return (
+            self.bucket is InBucket.DIFFERS
+            or self.registry is InRegistry.ELSEWHERE
+            or self.retrieved is Retrieved.DIFFERS
+            or self.is_conflict
+        )
+
+    @property
     def is_compared(self) -> bool:
         """Whether its bytes were."""
         return self.bucket is InBucket.SAME or self.retrieved is Retrieved.SAME
@@ -95,6 +106,7 @@ def sign_of(sides: Sides) -> Sign | None:
     | yes    | other bytes | any       | any              | any      | *    |                               |
     | yes    | any other   | any       | differs          | any      | *    |                               |
     | yes    | any other   | any       | any              | conflict | *    | the registry has other bytes  |
+    | yes    | any other   | another   | any              | any      | *    | it is in another study there  |
     | yes    | any other   | missing   | any              | no       | -    |                               |
     | yes    | unknown     | any other | any other        | no       | !    |                               |
     | yes    | any other   | unknown   | any other        | no       | !    |                               |
@@ -105,7 +117,7 @@ def sign_of(sides: Sides) -> Sign | None:
         return Sign.REGISTRY_ALONE if sides.registry is InRegistry.THERE else None
     if sides.bucket is InBucket.MISSING:
         return Sign.NOT_IN_BUCKET
-    if sides.bucket is InBucket.DIFFERS or sides.retrieved is Retrieved.DIFFERS or sides.is_conflict:
+    if sides.differs:
         return Sign.DIFFERS
     if sides.registry is InRegistry.MISSING:
         return Sign.NOT_REGISTERED
@@ -149,6 +161,8 @@ def _differences(sides: Sides) -> Iterator[str]:
         yield f"the registry's copy differs: {sides.difference}"
     if sides.is_conflict:
         yield "the registry has other bytes, as ingest found"
+    if sides.registry is InRegistry.ELSEWHERE:
+        yield "the registry has it in another study"
     if sides.registry is InRegistry.MISSING:
         yield "not in the registry"
 

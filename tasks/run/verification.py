@@ -50,7 +50,14 @@ from tasks.core.words import counted
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.verified_objects import SentInstance, VerifiedObjects
 from tasks.remote.bucket import open_bucket
-from tasks.report.directory import AUDIT_JSONL, VERIFICATION_JSON, Drafts, drafts, require_report_files
+from tasks.report.directory import (
+    AUDIT_JSONL,
+    REPAIR_KEYS_TXT,
+    VERIFICATION_JSON,
+    Drafts,
+    drafts,
+    require_report_files,
+)
 from tasks.report.reader import opened_studies, read_cells, read_registration, read_summary
 from tasks.report.studies_csv import WrittenStudy
 from tasks.run.preflight import known_beside
@@ -219,7 +226,9 @@ class _Work:
     def write(self, written: Drafts) -> Verification:
         """Everything but the trail's line and the certificate."""
         write_instances(written, self.table)
-        to_register = write_keys(written, self.table)
+        to_register, left_out = write_keys(written, self.table)
+        if left_out:
+            self.problems.append(f"Keys that can be no line of {REPAIR_KEYS_TXT}: {left_out:,}.")
         safe: Counter[str] = Counter({str(each): 0 for each in SafeToDelete})
         self.progress.begin("studies", self.summary.studies)
         with opened_studies(self.settings.report_dir) as studies:

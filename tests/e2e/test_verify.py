@@ -19,7 +19,7 @@ from tasks.report.reader import read_report
 from tests.conftest import Plant, Row
 from tests.orthanc import Orthanc, needs_orthanc, orthanc
 
-pytestmark = [needs_orthanc, pytest.mark.long]
+pytestmark = needs_orthanc
 
 REAL = ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "SC_rgb_rle_2frame.dcm", "reportsi.dcm", "liver.dcm")
 
@@ -101,6 +101,7 @@ def chain(
             yield Chain(tmp_path, storage.bucket_dir(tmp_path / "store"), registry)
 
 
+@pytest.mark.long
 def test_what_is_lost_on_the_way_is_found_and_repaired(chain: Chain, plant: Plant) -> None:
     """Confirmed, then instances and objects deleted: exactly those have their signs, and come back."""
     archive = chain.directory / "archive"
@@ -176,6 +177,8 @@ def test_a_registry_that_goes_away_makes_nothing_missing(chain: Chain, plant: Pl
     plant(chain.directory / "archive", 3)
     assert execute(["upload", "-p", "archive"]) == 0
     chain.store(*(row["key"] for row in chain.rows().values()))
+    assert chain.verify("--deep", "1") == 0
+    assert chain.safe() == ["yes"]
     chain.registry.kill()
     assert chain.verify() == 3
     assert set(chain.signs().values()) == {"!"}

@@ -62,6 +62,7 @@ MD5, OTHER_MD5 = "a" * 32, "b" * 32
             "the registry's copy differs: pixel data",
         ),
         (Sides(retrieved=C.DIFFERS, difference="data set"), "*", "the registry's copy differs: data set"),
+        (Sides(registry=R.ELSEWHERE), "*", "the registry has it in another study"),
         (Sides(is_conflict=True), "*", "the registry has other bytes, as ingest found"),
         (
             Sides(registry=R.THERE, is_conflict=True),

@@ -12,15 +12,20 @@ import sqlalchemy as sa
 from tasks.audit.check import audit
 from tasks.audit.log import Trail
 from tasks.core.errors import CredentialsRefusedError, UsageError
+from tasks.core.escape import unescape
 from tasks.core.models import StudyEntry
 from tasks.ledger.database import connect
 from tasks.ledger.schema import registered_instance
 from tasks.report.directory import REPAIR_MANIFEST_CSV
 from tasks.run.engine import ingest
+from tasks.run.records import report_again
 from tasks.setting_values import registry_of
 from tasks.source.manifest_reader import load_manifest
 from tests.conftest import NOT_WAITING, NearSide, Run, instance, padded
+from tests.databases import PostgreSQL
 from tests.dicomweb_side import RUBBISH, DicomwebSide, Half, Reset, Rows, Step, always, status
+from tests.far_side import Minted
+from tests.far_side import Step as FarStep
 from tests.verified import ClientError, ObjectsClient, Verified
 
 
@@ -265,6 +270,22 @@ class TestRegistry:
         found = verified()
         assert found.by_sign == {"=": 4}
 
+    def test_that_has_it_in_another_study_has_something_else(self, verified: Verified) -> None:
+        """It is not missing, so nobody registers it once more."""
+        uid = row_of(verified.near_side.run(), "0001")["sop_instance_uid"]
+        verified.registry.stored[uid] = replace(verified.registry.stored[uid], study="1.2.3.99")
+        found = verified()
+        assert (found.exit_code, verified.signs()["0001"], verified.keys()) == (1, "*", [])
+        assert {row["registry"] for row in verified.rows()} == {"there", "another study"}
+
+    def test_that_searches_studies_alone_is_believed(self, verified: Verified) -> None:
+        uid = row_of(verified.near_side.run(), "0001")["sop_instance_uid"]
+        verified.registry.delete(uid)
+        verified.registry.script = lambda request: (
+            status(400) if request.path.endswith("/dicom-web/instances") else None
+        )
+        assert (verified().exit_code, verified.signs()["0001"]) == (1, "-")
+
     def test_that_counts_otherwise_than_it_lists_is_a_problem(self, verified: Verified) -> None:
         verified.registry.related_offset = 2
         found = verified()
@@ -397,6 +418,15 @@ class TestDirectory:
         verified()
         assert verified.safe() == ["no"]
 
+    def test_with_the_report_or_the_ledger_in_it_may_not_go(self, verified: Verified) -> None:
+        """They would go with it."""
+        near_side = verified.near_side
+        inside = near_side.archive / "study" / "report"
+        ingest(near_side.entries(), near_side.settings(report_dir=inside), edges=NOT_WAITING)
+        verified.register_all()
+        assert verified(report_dir=inside).exit_code == 0
+        assert "yes" not in (inside / "studies.csv").read_text()
+
     def test_around_another_may_not_go(self, verified: Verified) -> None:
         """It has files that are another study's."""
         near_side = verified.near_side
@@ -409,6 +439,26 @@ class TestDirectory:
         verified.register_all()
         verified()
         assert verified.safe() == ["yes", "no"]
+
+
+class TestPostgreSQL:
+    @pytest.fixture
+    def ledger(self, postgresql: PostgreSQL) -> str:
+        return postgresql.new_database()
+
+    def test_as_the_ledger_knows_files_takes_down_and_follows(self, verified: Verified, ledger: str) -> None:
+        """What the directory was, what is lost, and where it is by now."""
+        row = row_of(verified.near_side.run(), "0001")
+        assert verified(ledger=ledger).exit_code == 0
+        assert verified.safe() == ["yes"]
+        del verified.near_side.far_side.objects[row["key"]]
+        verified.registry.delete(row["sop_instance_uid"])
+        assert verified(ledger=ledger).taken_down == 1
+        near_side = verified.near_side
+        repair = near_side.settings(report_dir=near_side.directory / "repair")
+        ingest(load_manifest(verified.report_dir / REPAIR_MANIFEST_CSV, None), repair, edges=NOT_WAITING)
+        verified.register_all()
+        assert verified(ledger=ledger).by_sign == {"=": 4}
 
 
 class TestDuplicates:
@@ -490,6 +540,88 @@ def test_the_audit_sees_what_was_changed_or_removed_since(verified: Verified, na
     removed = audit(verified.report_dir).faults
     assert name == "verification-certificate.json" or changed
     assert name == "repair-keys.txt" or removed
+
+
+class TestCutOff:
+    """A verification that was killed costs another one, and nothing else."""
+
+    def test_before_its_line_in_the_trail_or_its_certificate(
+        self, verified: Verified, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        verified()
+        for what in ("Trail.record", "write_verification_certificate"):
+            verified.registry.put(instance(f"9.9.{len(what)}"))  # so that it finds something else
+            with monkeypatch.context() as patched:
+                patched.setattr(f"tasks.run.verification.{what}", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    verified()
+            assert audit(verified.report_dir).faults != [], what
+            verified()
+            assert audit(verified.report_dir).faults == [], what
+
+    def test_while_it_writes_leaves_what_was_there(
+        self, verified: Verified, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        verified()
+        before = {path.name: path.read_bytes() for path in verified.report_dir.iterdir() if path.is_file()}
+        monkeypatch.setattr("tasks.run.verification.write_summary", killed)
+        with pytest.raises(KeyboardInterrupt):
+            verified()
+        after = {path.name: path.read_bytes() for path in verified.report_dir.iterdir() if path.is_file()}
+        assert after == before
+
+    def test_keeps_no_run_from_its_start(self, verified: Verified, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("tasks.run.verification.write_verification_certificate", killed)
+            with pytest.raises(KeyboardInterrupt):
+                verified()
+        assert verified.near_side.run().exit_code == 0
+        assert audit(verified.report_dir).faults == []
+
+
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_report_that_is_written_again_is_not_verified_any_more(verified: Verified) -> None:
+    verified()
+    settings = verified.near_side.settings()
+    report_again(verified.report_dir, settings.ledger_at, settings.campaign)
+    assert verified.safe() == [""]
+    assert not (verified.report_dir / "verification.json").exists()
+    assert audit(verified.report_dir).faults == []
+    assert verified().exit_code == 0
+    assert audit(verified.report_dir).faults == []
+
+
+def test_report_csv_alone_is_enough(verified: Verified) -> None:
+    found = verified()
+    rows = verified.rows()
+    (verified.report_dir / "report.parquet").unlink()
+    again = verified()
+    assert (again.by_sign, again.compared_in_bucket, verified.rows()) == (
+        found.by_sign,
+        found.compared_in_bucket,
+        rows,
+    )
+    assert verified.safe() == ["yes"]
+
+
+def test_odd_paths_and_keys_are_written_so_that_they_can_be_read_back(verified: Verified) -> None:
+    """A name that is not UTF-8; a key that begins like a formula."""
+    near_side = verified.near_side
+    near_side.put(os.fsdecode(b"study/=M\xfcller\n.dcm"), instance("8.8"))
+    near_side.far_side.script = lambda request: (
+        Minted(key="=key, with ä") if request.step is FarStep.PRESIGN and request.n > 6 else None
+    )
+    near_side.run()
+    verified.register_all()
+    verified.registry.delete(padded("8.8"))
+    found = verified()
+    assert (found.by_sign, verified.safe()) == ({"=": 4, "-": 1}, ["no"])
+    assert verified.keys() == ["=key, with ä"]
+    (row,) = (row for row in verified.rows() if row["sign"] == "-")
+    assert unescape(row["path"]) == str(near_side.archive / os.fsdecode(b"study/=M\xfcller\n.dcm"))
 
 
 def test_it_waits_for_nobody_else_in_the_directory(verified: Verified) -> None:
