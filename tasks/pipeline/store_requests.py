@@ -287,7 +287,7 @@ class StoreRequests:
 
     def _give_up(self, request: StoreRequest, fault: Fault, detail: str) -> None:
         for each in request.members:
-            if fault.kind is FaultKind.REJECTED:
+            if isinstance(fault, TooLargeFault) and fault.kind is FaultKind.REJECTED:
                 each.settle(ObjectStatus.REJECTED, detail=detail)
             elif fault.kind is FaultKind.CHANGED:
                 each.settle(ObjectStatus.FAILED, ObjectReason.ALTERED)

@@ -27,7 +27,7 @@ WHAT_IS_SHOWN = {
     ),
     ("fast_link",): ("fast link", "TLS", "by part"),
     ("prefect",): ("Prefect",),
-    ("dicomweb",): ("STOW-RS", "QIDO-RS"),
+    ("dicomweb", "ingest"): ("STOW-RS", "QIDO-RS", "ingest"),
 }
 
 

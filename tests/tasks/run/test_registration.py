@@ -343,6 +343,13 @@ class TestAnswers:
         assert ran.statuses == {"k": "registered"}
         assert ran.summary.wall_s >= 1
 
+    def test_a_registry_that_can_t_be_asked_rejects_nothing(self, side: PipelineSide) -> None:
+        side.put("k", instance("1.2.1"))
+        side.registry.script = lambda request: (
+            Reply(400) if request.step is Step.QUERY and request.n > 1 else None
+        )
+        assert side.run().statuses == {"k": "failed/refused"}
+
     def test_rubbish_is_asked_about_and_given_up(self, side: PipelineSide) -> None:
         side.put("k", instance("1.2.1"))
         side.registry.script = always(Step.STORE, Reply(500, b"<html>"))

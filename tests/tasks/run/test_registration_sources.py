@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tasks.run.registration import Registration, register
 from tests.conftest import instance, padded
 from tests.dicomweb_side import Reply, Request, Slow, Step, always, scripted
 from tests.pipeline_side import Ingested, PipelineSide
+from tests.processes import await_that
 
 
 def put_many(side: PipelineSide, count: int) -> dict[str, bytes]:
@@ -194,11 +196,16 @@ class TestAfterwards:
 
 
 class TestTwoAtOnce:
-    def test_two_runs_share_the_work(self, side: PipelineSide) -> None:
+    @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+    def test_two_runs_share_the_work(
+        self, database: str, side: PipelineSide, request: pytest.FixtureRequest
+    ) -> None:
         """Into report directories of their own, with one ledger: nothing is stored twice."""
         put_many(side, 150)
         side.put("same", instance("1.2.7"))
-        ledger = str(side.directory / "ledger.sqlite")
+        is_file = database == "sqlite"
+        server = None if is_file else request.getfixturevalue(database)
+        ledger = str(side.directory / "ledger.sqlite") if is_file else server.new_database()
         ran: dict[str, Ingested] = {}
 
         def run(name: str) -> None:
@@ -246,6 +253,33 @@ class TestEnds:
         assert ran.exit_code == 130
         assert set(ran.statuses.values()) <= {"not_attempted/stopped"}
         assert set(side.run().statuses.values()) == {"registered"}
+
+    def test_a_request_that_outlasts_the_grace_is_cut_off_and_asked_about_later(
+        self, side: PipelineSide
+    ) -> None:
+        """The registry has stored it meanwhile: it is compared, not sent again."""
+        put_many(side, 2)
+        side.registry.script = scripted((Step.STORE, 1, Slow(3)))
+        edges = replace(side.edges, grace_s=0.2)
+        run = Registration(side.settings(), edges=edges)
+
+        def stop_when_it_is_under_way() -> None:
+            await_that(lambda: bool(side.registry.asked(Step.STORE)))
+            run.stop(InterruptedRunError("Interrupted."))
+
+        stopper = threading.Thread(target=stop_when_it_is_under_way)
+        stopper.start()
+        with early_end(run) as end, run.draining():
+            for batch_no in run.plan():
+                run.register(batch_no)
+        stopper.join(60)
+        ran = side.told(run.finish(end.why))
+        assert ran.exit_code == 130
+        assert set(ran.statuses.values()) == {"failed/interrupted"}
+        await_that(lambda: len(side.registry.bodies) == 2)
+        again = side.run()
+        assert set(again.statuses.values()) == {"already_registered"}
+        assert len(side.registry.asked(Step.STORE)) == 1
 
     def test_a_registry_that_is_down_for_too_long_ends_a_run(self, side: PipelineSide) -> None:
         put_many(side, 6)
