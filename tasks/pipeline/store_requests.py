@@ -85,6 +85,7 @@ class StoreRequest:
     is_repeated: bool = False  # something of it may have been carried out
     faults: dict[FaultKind, int] = field(default_factory=dict)
     detail: str = ""
+    is_to_be_halved: bool = False  # it was refused as a whole
 
     @property
     def number(self) -> int:
@@ -152,7 +153,9 @@ class StoreRequests:
                 await self._account(request, member, answer)
             request.is_repeated = is_repeated or any(not each.verdict.done() for each in request.members)
         request.forget_settled()
-        if request.members:
+        if request.is_to_be_halved and len(request.members) > 1:
+            await self._send_halves(request)
+        elif request.members:
             what = "the DICOMweb server put instances off, or did not say what became of them"
             await self._after(request, Fault(FaultKind.SERVER, what, detail=request.detail))
 
@@ -233,6 +236,9 @@ class StoreRequests:
         if said is Said.UNKNOWN:
             is_there = await self.client.has_instance(request.study, member.uid)
             said = answer.settled(is_there=is_there)
+            if said is Said.REJECTED and len(request.members) > 1:  # who of them is to blame is not said
+                request.is_to_be_halved = True
+                return
         if said is Said.STORED:
             self.known.setdefault(request.study, set()).add(member.uid)
             member.settle(ObjectStatus.REGISTERED, detail=answer.detail)

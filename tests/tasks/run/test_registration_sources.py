@@ -63,6 +63,21 @@ class TestKeys:
         assert side.run(keys=str(names)).statuses == {"k000": "already_registered"}
         assert len(side.registry.asked(Step.STORE)) == 1
 
+    def test_one_that_was_moved_is_named_by_the_key_that_it_has_by_now(self, side: PipelineSide) -> None:
+        """As verify names it, which has looked where it is."""
+        put_many(side, 2)
+        moved_to = side.run(after="move").rows["k001"]["moved_to"]
+        side.registry.delete(padded("1.2.1"))
+        names = side.directory / "keys.txt"
+        names.write_text(f"{moved_to}\n")
+        for after in ("leave", "move"):
+            ran = side.run(keys=str(names), after=after)
+            assert ran.exit_code == 0
+            assert set(ran.rows) == {"k000", "k001"}
+            assert ran.rows["k001"]["moved_to"] == moved_to
+            assert side.store.get(moved_to) == instance("1.2.1")
+        assert padded("1.2.1") in side.registry.bodies
+
     @pytest.mark.parametrize(("text", "what"), [(b"\xff\xfe", "UTF-8"), (b"x" * 1025, "1024")])
     def test_what_can_t_be_a_key_is_refused(self, text: bytes, what: str, side: PipelineSide) -> None:
         names = side.directory / "keys.txt"
