@@ -44,6 +44,8 @@ class KnownFile(NamedTuple):
 
     size_bytes: int | None
     mtime_ns: int | None
+    ctime_ns: int | None  # None: an earlier version looked at it
+    read_ns: int | None
     sha256: str
 
 
@@ -102,7 +104,8 @@ class VerifiedObjects:
         waiting = iter(paths)
         while page := [escape(path) for path in islice(waiting, _AT_ONCE)]:
             for row in fetch(self._engine, self._known, self._scope.named(page)):
-                found[unescape(row.path)] = KnownFile(row.size_bytes, row.mtime_ns, row.sha256)
+                times = row.mtime_ns, row.ctime_ns, row.read_ns
+                found[unescape(row.path)] = KnownFile(row.size_bytes, *times, row.sha256)
         return found
 
     def take_down(

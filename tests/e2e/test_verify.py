@@ -184,3 +184,29 @@ def test_a_registry_that_goes_away_makes_nothing_missing(chain: Chain, plant: Pl
     assert set(chain.signs().values()) == {"!"}
     assert (chain.report / "repair-keys.txt").read_text() == ""
     assert execute(["audit"]) == 0
+
+
+@pytest.mark.long
+def test_what_ingest_has_moved_is_found_and_repaired_from_where_it_is(chain: Chain, plant: Plant) -> None:
+    plant(chain.directory / "archive", 4)
+    assert execute(["upload", "-p", "archive"]) == 0
+    assert chain.ingest("--after", "move") == 0
+    assert chain.verify() == 0
+    assert chain.safe() == ["yes"]
+    with (chain.report / "verification.csv").open(newline="") as file:
+        assert all(row["bucket_key"].startswith("registered/") for row in csv.DictReader(file))
+
+    lost, unregistered = (chain.rows()[name] for name in ("IM0001.dcm", "IM0002.dcm"))
+    chain.delete(f"registered/{lost['key']}")
+    chain.registry.delete(unregistered["sop_instance_uid"])
+    assert chain.verify() == 1
+    assert chain.signs() == dict.fromkeys(chain.rows(), "=") | {"IM0001.dcm": "b", "IM0002.dcm": "-"}
+    assert (chain.report / "repair-keys.txt").read_text().startswith("registered/")
+
+    repair = ["--ledger", "report/ledger.sqlite", "--report-dir", "repair"]
+    assert execute(["run", "report/repair-manifest.csv", *repair]) == 0
+    assert chain.ingest("--keys", "report/repair-keys.txt", "--after", "move") == 0
+    assert chain.ingest("--after", "move") == 0
+    assert chain.verify() == 0
+    assert set(chain.signs().values()) == {"="}
+    assert execute(["audit"]) == 0

@@ -62,6 +62,15 @@ def test_says_what_repairs_what_is_missing(
     assert uid not in said
 
 
+def test_says_the_repairs_by_the_reports_campaign(
+    sent: Path, registry: DicomwebSide, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(["upload", "-p", "study", "--campaign", "spring"]) == 0
+    registry.stored.clear()
+    assert execute(["verify"]) == 1
+    assert "ledger.sqlite --campaign spring --report-dir" in capsys.readouterr().err
+
+
 def test_says_which_copies_were_compared(sent: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["verify", "--deep", "2", "--seed", "11"]) == 0
     assert "Bytes compared: 2 retrieved (2 same; seed 11)\n" in capsys.readouterr().err
