@@ -141,6 +141,7 @@ class DicomwebSide:
         self.most_rows = 1_000_000  # of a page, whatever limit says
         self.related_offset: int | None = 0  # what NumberOfStudyRelatedInstances is off by; None: not said
         self.searches_studies = True  # for instances; else series by series alone
+        self.refused = 0  # how often it was asked for that all the same
         self.stores_under_way = 0
         self.most_stores_under_way = 0
         self.lock = threading.Condition()
@@ -388,6 +389,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif re.fullmatch(rf"{ROOT}/studies/[^/]+/series/[^/]+/instances/[^/]+", path):
             self._play(Step.RETRIEVE, (unquote(path.rpartition("/")[2]),), b"", self._instance)
         elif not self.side.searches_studies and re.fullmatch(rf"{ROOT}/(studies/[^/]+/)?instances", path):
+            self.side.refused += 1
             self._answer(Reply(404))
         elif re.fullmatch(_SEARCHES, path):
             self._play(Step.QUERY, (), b"", self._rows)

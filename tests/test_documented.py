@@ -19,6 +19,8 @@ from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError
 from tasks.core.models import ACCEPTABLE, Flaw, OnConflict, Reason, Status, Summary
 from tasks.core.problems import CURES
+from tasks.core.stow_answers import IN_BOTH, NOT_NAMED, WARNINGS
+from tasks.core.stow_profiles import OTHER, PROFILES, STANDARD
 from tasks.declaration import Declared, Use, declarations, variables
 from tasks.known_settings import KINDS, VARIABLES
 from tasks.report.directory import FILES
@@ -240,6 +242,22 @@ class TestTroubleshooting:
             assert f"`{flaw}`" in rows[flaw.reason][3]
         for reason, cure in CURES.items():
             assert cure in rows[reason][4].replace("`", "")
+
+    def test_has_a_row_for_every_word_about_an_answer_to_stow_rs(self) -> None:
+        """And none for a word that is not said."""
+        rules = [*STANDARD, OTHER, *(rule for profile in PROFILES.values() for rule in profile.rules)]
+        words = {rule.word for rule in rules} | {NOT_NAMED, IN_BOTH, *map("warning {}".format, WARNINGS)}
+        rows = table(section("#### What a DICOMweb server answers"), "`detail`", "the server")
+        assert {word for row in rows for word in re.findall(r"`([^`]+)`", row[0])} == words
+
+    def test_has_a_row_for_every_kind_of_dicomweb_server(self) -> None:
+        """With the size of its pages."""
+        text = section("#### What a DICOMweb server answers")
+        rows = table(text, "server", "an instance that is there already")
+        assert [row[0].strip("`") for row in rows] == [*PROFILES]
+        for row, profile in zip(rows, PROFILES.values(), strict=True):
+            assert f"pages of {profile.page_rows:,}" in row[2]
+            assert ("asked for first" in row[1] or "the same" in row[1]) or not profile.keeps_old_silently
 
     @pytest.mark.parametrize("key", [*stopping_messages.messages()])
     def test_has_a_row_for_every_message_that_stops_a_run(self, key: str) -> None:

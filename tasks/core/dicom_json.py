@@ -8,7 +8,7 @@ pattern, and entities other than XML's own five stay as they are.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 DataSet: TypeAlias = Mapping[str, list[Any]]
@@ -27,15 +27,16 @@ class NotDicomError(ValueError):
     """A body that is neither."""
 
 
-def data_sets(body: bytes) -> list[DataSet]:
+def data_sets(body: bytes, tags: Collection[str] = ()) -> list[DataSet]:
     """Those of a body: JSON has a list of them or one, XML one. None of an empty body.
 
-    Raises NotDicomError for a body that is neither; which one it is, its first character says.
+    `tags`: of many others, those that are wanted of each; empty: all. Raises NotDicomError for a body that is
+    neither; which one it is, its first character says.
     """
     text = body.decode("utf-8-sig", "replace").strip("\0 \t\r\n")
     if not text:
         return []
-    return [_of_xml(text)] if text.startswith("<") else _of_json(text)
+    return [_of_xml(text)] if text.startswith("<") else _of_json(text, tags)
 
 
 def first_text(data_set: DataSet, tag: str) -> str:
@@ -64,7 +65,7 @@ def items(data_set: DataSet, tag: str) -> list[DataSet]:
     return [value for value in data_set.get(tag, []) if isinstance(value, Mapping)]
 
 
-def _of_json(text: str) -> list[DataSet]:
+def _of_json(text: str, tags: Collection[str]) -> list[DataSet]:
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
@@ -72,7 +73,12 @@ def _of_json(text: str) -> list[DataSet]:
     found = parsed if isinstance(parsed, list) else [parsed]
     if not all(isinstance(each, dict) for each in found):
         raise NotDicomError
-    return [_data_set(each, _DEEPEST) for each in found]
+    wanted = [_members_of(each, tags) for each in found] if tags else found
+    return [_data_set(each, _DEEPEST) for each in wanted]
+
+
+def _members_of(members: dict[str, Any], tags: Collection[str]) -> dict[str, Any]:
+    return {tag: value for tag, value in members.items() if tag.upper() in tags}
 
 
 def _data_set(members: dict[str, Any], depth: int) -> DataSet:

@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from tasks.core.dicom_json import DataSet, first_number, first_text
+
+RELATED_INSTANCES: Final = "00201208"  # NumberOfStudyRelatedInstances
 
 
 class Seen(StrEnum):
@@ -67,5 +70,5 @@ def related_instances(rows: Iterable[DataSet], study_uid: str) -> int | None:
     rows = list(rows)
     own = [row for row in rows if first_text(row, Seen.STUDY) == study_uid]
     if own:
-        return first_number(own[0], "00201208")
+        return first_number(own[0], RELATED_INSTANCES)
     return None if rows else 0

@@ -20,7 +20,12 @@ FAILURE_REASON: Final = "00081197"
 WARNING_REASON: Final = "00081196"
 
 _NO_CODE: Final = frozenset({None, 0})
+# PS3.18 I.2.1, Warning Reason.
 _WARNINGS: Final = {0xB000: "coerced", 0xB006: "elements_discarded", 0xB007: "does_not_match_sop_class"}
+_OTHER_WARNING: Final = "other"
+WARNINGS: Final = (*_WARNINGS.values(), _OTHER_WARNING)
+NOT_NAMED: Final = "not_named"
+IN_BOTH: Final = "in_both_sequences"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,8 @@ def instance_answers(profile: Profile, status: int, body: bytes, sent: Sequence[
     | referenced, with a WarningReason          | any    | stored          |                             |
     | failed, with a code for which a rule is   | any    | what it says    | what it says                |
     | failed, with another code, a text or none | any    | unknown         | exists / rejected           |
-    | failed, without UIDs: as many and one code | any   | as with a UID   | as with a UID               |
-    | failed, without UIDs: as many, other codes | any   | unknown         | exists / rejected           |
+    | failed, without UIDs, as many, one reason | any    | as with a UID   | as with a UID               |
+    | failed, without UIDs, as many, others     | any    | unknown         | exists / rejected           |
     | referenced and failed                     | any    | unknown         | exists / later              |
     | neither, or there is no body              | 4xx    | unknown         | exists / rejected           |
     | neither, or there is no body              | other  | unknown         | exists / later              |
@@ -77,30 +82,28 @@ def instance_answers(profile: Profile, status: int, body: bytes, sent: Sequence[
 
 def names_any(answers: Iterable[InstanceAnswer]) -> bool:
     """Whether a body said anything about an instance that was sent."""
-    return any(not each.detail.startswith(_NOT_NAMED) for each in answers)
+    return any(not each.detail.startswith(NOT_NAMED) for each in answers)
 
 
 def _answer(
     profile: Profile, status: int, uid: str, referenced: DataSet | None, failed: DataSet | None
 ) -> InstanceAnswer:
     if referenced is not None and failed is not None:
-        return InstanceAnswer(uid, Said.UNKNOWN, None, f"in_both_sequences http_{status}")
+        return InstanceAnswer(uid, Said.UNKNOWN, None, f"{IN_BOTH} http_{status}")
     if referenced is not None:
         return _of_stored(uid, referenced)
     if failed is not None:
         return _of_failed(profile, uid, failed)
     if_absent = Said.REJECTED if 400 <= status < 500 else Said.LATER
-    return InstanceAnswer(uid, Said.UNKNOWN, None, f"{_NOT_NAMED} http_{status}", if_absent=if_absent)
-
-
-_NOT_NAMED: Final = "not_named"
+    return InstanceAnswer(uid, Said.UNKNOWN, None, f"{NOT_NAMED} http_{status}", if_absent=if_absent)
 
 
 def _of_stored(uid: str, item: DataSet) -> InstanceAnswer:
     code = first_number(item, WARNING_REASON)
     if code in _NO_CODE:
         return InstanceAnswer(uid, Said.STORED)
-    return InstanceAnswer(uid, Said.STORED, code, f"warning {_WARNINGS.get(code or 0, 'other')} {_hex(code)}")
+    warning = _WARNINGS.get(code or 0, _OTHER_WARNING)
+    return InstanceAnswer(uid, Said.STORED, code, f"warning {warning} {_hex(code)}")
 
 
 def _of_failed(profile: Profile, uid: str, item: DataSet) -> InstanceAnswer:

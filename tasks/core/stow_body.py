@@ -29,16 +29,16 @@ def content_type(boundary: str) -> str:
     return f'multipart/related; type="application/dicom"; boundary={boundary}'
 
 
-def is_in_held(boundary: str, parts: Sequence[Part]) -> bool:
-    """Whether it occurs in one of the parts, as far as they are held; in others chance alone speaks."""
+def held_pieces(parts: Sequence[Part]) -> list[Sequence[bytes]]:
+    """The pieces of each part that is held: of which they are a list or a tuple."""
+    given = (part.pieces() for part in parts)
+    return [pieces for pieces in given if isinstance(pieces, list | tuple)]
+
+
+def is_in(boundary: str, held: Iterable[Sequence[bytes]]) -> bool:
+    """Whether it occurs in what is held; in other parts chance alone speaks for it."""
     wanted = boundary.encode()
-    held = (part.pieces() for part in parts)
-    return any(
-        wanted in piece
-        for pieces in held
-        if isinstance(pieces, list | tuple)
-        for piece in _overlapping(pieces)
-    )
+    return any(wanted in piece for pieces in held for piece in _overlapping(pieces))
 
 
 def _overlapping(pieces: Sequence[bytes]) -> Iterator[bytes]:

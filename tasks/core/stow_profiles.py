@@ -52,6 +52,9 @@ class Profile:
     # What was never stored may be said to be, too: only QIDO-RS shows it.
     lists_refused: bool = False
     lists_refused_clause: str = "PS3.18 10.5.3.2: ReferencedSOPSequence names what was stored"
+    # A study is not searched for instances, only its series are.
+    by_series: bool = False
+    by_series_clause: str = "PS3.18 10.6.1: Study's Instances is a resource of its own"
     page_rows: int = 200  # of a QIDO-RS page; some refuse to be asked for more
     page_clause: str = "PS3.18 8.3.4.4 lets a server bound its pages"
 
@@ -63,12 +66,12 @@ def _rule(code: int, said: Said, word: str, clause: str, **settled: Said) -> Rul
 _I2: Final = "PS3.18 I.2.2, Failure Reason"
 STANDARD: Final = (
     _rule(0x0110, Said.UNKNOWN, "processing_failure", f"{_I2}: 0110, a general failure"),
-    _rule(0x0111, Said.EXISTS, "duplicate", "PS3.7 C.5.4: Duplicate SOP Instance"),
-    _rule(0x0117, Said.REJECTED, "invalid_instance", "PS3.7 C.5.6: Invalid Object Instance"),
-    _rule(0x0119, Said.CONFLICT, "class_conflict", "PS3.7 C.5.7: Class-Instance conflict"),
+    _rule(0x0111, Said.EXISTS, "duplicate", "PS3.7 C.5: 0111, Duplicate SOP Instance"),
+    _rule(0x0117, Said.REJECTED, "invalid_instance", "PS3.7 C.5: 0117, Invalid Object Instance"),
+    _rule(0x0119, Said.CONFLICT, "class_conflict", "PS3.7 C.5: 0119, Class-Instance conflict"),
     _rule(0x0122, Said.REJECTED, "sop_class_not_supported", f"{_I2}: 0122"),
-    _rule(0x0124, Said.REJECTED, "not_authorized", "PS3.7 C.5.20: Refused, Not Authorized"),
-    _rule(0x0213, Said.LATER, "resource_limitation", "PS3.7 C.5.22: Resource Limitation"),
+    _rule(0x0124, Said.REJECTED, "not_authorized", "PS3.7 C.5: 0124, Refused: Not Authorized"),
+    _rule(0x0213, Said.LATER, "resource_limitation", "PS3.7 C.5: 0213, Resource limitation"),
     Rule(0xA700, 0xA7FF, Said.LATER, "out_of_resources", f"{_I2}: A7xx"),
     Rule(0xA900, 0xA9FF, Said.REJECTED, "does_not_match_sop_class", f"{_I2}: A9xx"),
     _rule(0xC122, Said.REJECTED, "transfer_syntax_not_supported", f"{_I2}: C122"),
@@ -133,13 +136,15 @@ PROFILES: Final[Mapping[str, Profile]] = {
             keeps_old_silently=False,
             keeps_old_clause="Google: 200 for the same bytes, 409 with 272 for others",
             page_rows=1000,
-            page_clause="Google, DICOM conformance statement, Search: limit is at most 5000 (1000 instances)",
+            page_clause="Google, DICOM conformance statement, Search transaction",
         ),
         Profile(
             "healthimaging",
             keeps_old_clause="HealthImaging takes other bytes into an image set that is not primary",
+            by_series=True,
+            by_series_clause="HealthImaging, Searching DICOM data: instances need a study and a series",
             page_rows=100,
-            page_clause="HealthImaging bounds the matches of a search",
+            page_clause="HealthImaging, Searching DICOM data: at most 10,000 records",
         ),
     )
 }

@@ -18,7 +18,7 @@ from tasks.core.errors import Fault, FaultKind
 from tasks.core.http_messages import LIMITS, Answer, Limits, Origin, Request, plain_url
 from tasks.remote.curl_handle import Handle, Sockets
 from tasks.remote.proxies import proxy_for
-from tasks.remote.streamed import StreamedBody
+from tasks.remote.streamed import HeldBody, SentBody, StreamedBody
 from tasks.remote.tls import Option, TlsPolicy
 
 _MOST_CONNECTIONS: Final = 256  # that are kept while they are idle
@@ -66,13 +66,15 @@ class Engine:
         limits: Limits = LIMITS,
         *,
         asks_first: bool = True,
+        is_held: bool = False,
     ) -> Answer:
         """The same with a body of so many bytes, whose pieces are asked for once, in a thread of its own.
 
         What they raise is raised here. `asks_first`: whether the server wants the body at all (Expect); one
-        that does not know the question costs a second.
+        that does not know the question costs a second. `is_held`: the pieces need no thread.
         """
-        body = StreamedBody(pieces, size_bytes, asks_first=asks_first)
+        kind: Callable[..., SentBody] = HeldBody if is_held else StreamedBody
+        body = kind(pieces, size_bytes, asks_first=asks_first)
         try:
             return await self._send(request, limits, body)
         finally:
@@ -104,7 +106,7 @@ class Engine:
         self,
         request: Request,
         limits: Limits,
-        streamed: StreamedBody | None,
+        streamed: SentBody | None,
         receiver: Receiver | None = None,
     ) -> Answer:
         url, origin = plain_url(request.url)

@@ -17,7 +17,7 @@ from tasks.core.curl_faults import ENDED, PRIVATE, fault_of
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.http_messages import Answer, Limits, Request
 from tasks.core.server_silence import SilenceWatch
-from tasks.remote.streamed import StreamedBody
+from tasks.remote.streamed import SentBody
 from tasks.remote.tls import Option
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Handle:
         self._checks_address = checks_address and not is_proxied
         self._is_proxied = is_proxied
         self._has_body = method in ("POST", "PUT", "PATCH")
-        self._streamed: StreamedBody | None = None
+        self._streamed: SentBody | None = None
         self.curl = pycurl.Curl()
         for option, value in [*_ALWAYS, *options]:
             self.curl.setopt(option, value)
@@ -85,7 +85,7 @@ class Handle:
         request: Request,
         url: str,
         limits: Limits,
-        streamed: StreamedBody | None,
+        streamed: SentBody | None,
         is_again: bool,
         receiver: Receiver | None = None,
     ) -> None:

@@ -21,7 +21,7 @@ from tasks.core.qido_rows import QidoResult, SeenInstance
 from tasks.core.server_silence import SILENT, SLOW
 from tasks.core.stow_answers import InstanceAnswer, instance_answers, names_any
 from tasks.core.stow_body import Part as Part
-from tasks.core.stow_body import body, body_bytes, content_type, is_in_held
+from tasks.core.stow_body import body, body_bytes, content_type, held_pieces, is_in
 from tasks.core.stow_profiles import PROFILES
 from tasks.dicomweb_settings import DicomwebSettings
 from tasks.remote.curl_engine import Engine
@@ -68,7 +68,12 @@ class DicomwebClient:
         """
         self.profile = PROFILES[settings.dicomweb_server]
         self._requests = DicomwebRequests(engine, settings, http, allow_http=allow_http)
-        self._queries = Queries(self._requests, page_rows or self.profile.page_rows, query_limits)
+        self._queries = Queries(
+            self._requests,
+            page_rows or self.profile.page_rows,
+            query_limits,
+            by_series=self.profile.by_series,
+        )
         self._store_limits = store_limits
 
     async def check(self) -> None:
@@ -82,14 +87,20 @@ class DicomwebClient:
         it may work. Who asks again asks QIDO-RS first: a request without an answer may have been carried out.
         What the parts raise while they are sent is raised here.
         """
-        boundary = _boundary(parts)
+        held = held_pieces(parts)
+        boundary = _boundary(held)
         headers = {"Accept": JSON, "Content-Type": content_type(boundary)}
         size_bytes = body_bytes(boundary, parts)
 
         async def send(request: Request) -> Answer:
             pieces = body(boundary, parts)
             return await self._requests.engine.send_streamed(
-                request, pieces, size_bytes, self._store_limits, asks_first=False
+                request,
+                pieces,
+                size_bytes,
+                self._store_limits,
+                asks_first=False,
+                is_held=len(held) == len(parts),
             )
 
         try:
@@ -111,9 +122,12 @@ class DicomwebClient:
         """Whether a study has this instance: by a query of its own."""
         return await self._queries.has_instance(study_uid, sop_instance_uid)
 
-    async def find_instance(self, sop_instance_uid: str) -> SeenInstance | None:
-        """Where this instance is, whatever its study. Some servers can't be asked so: Fault, SETTINGS."""
-        return await self._queries.find_instance(sop_instance_uid)
+    async def find_instance(self, sop_instance_uid: str, study_uid: str = "") -> SeenInstance | None:
+        """Where this instance is, whatever its study; in this one, where a server can't search all.
+
+        Raises Fault, SETTINGS, when it can't and no study is named.
+        """
+        return await self._queries.find_instance(sop_instance_uid, study_uid)
 
     async def retrieve(self, study_uid: str, series_uid: str, sop_instance_uid: str, into: BinaryIO) -> None:
         """One instance, as it is stored there, written to a file as it comes.
@@ -163,11 +177,11 @@ def _raise_for_all(answer: Answer) -> None:
         raise fault_of(answer, "STOW-RS")
 
 
-def _boundary(parts: Sequence[Part]) -> str:
+def _boundary(held: Sequence[Sequence[bytes]]) -> str:
     """One that nobody could know before, and that is not in what is held."""
     while True:
         boundary = f"dicom-ingest-{secrets.token_hex(16)}"
-        if not is_in_held(boundary, parts):
+        if not is_in(boundary, held):
             return boundary
 
 

@@ -33,6 +33,8 @@ class DicomwebRequests:
         if not settings.dicomweb_url:
             raise UsageError("--dicomweb-url (DICOM_INGEST_DICOMWEB_URL) is not given.")
         check_address("DICOMWEB_URL", settings.dicomweb_url, allow_http=allow_http)
+        if {"?", "#"} & {*settings.dicomweb_url}:
+            raise UsageError("--dicomweb-url has a query or a fragment: give the address before it.")
         self.engine = engine
         self._settings = settings
         self._base, self._origin = plain_url(settings.dicomweb_url.rstrip("/"))

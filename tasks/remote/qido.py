@@ -10,21 +10,32 @@ from typing import Final
 from tasks.core.dicom_json import DataSet, NotDicomError, data_sets, first_text
 from tasks.core.errors import Fault, FaultKind, TooLargeFault
 from tasks.core.http_messages import Limits
-from tasks.core.qido_rows import QidoResult, Seen, SeenInstance, related_instances, seen_instances
+from tasks.core.qido_rows import (
+    RELATED_INSTANCES,
+    QidoResult,
+    Seen,
+    SeenInstance,
+    related_instances,
+    seen_instances,
+)
 from tasks.remote.dicomweb_requests import NOT_THERE, DicomwebRequests, fault_of, in_url, rubbish_fault
 
+_TAGS: Final = frozenset({*Seen, RELATED_INSTANCES})
 LIMITS: Final = Limits(silence_s=120.0, body_bytes=16 * 1024 * 1024)
 
 
 class Queries:
     """Of one server. To be used in the event loop's thread alone."""
 
-    def __init__(self, requests: DicomwebRequests, page_rows: int, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, requests: DicomwebRequests, page_rows: int, limits: Limits = LIMITS, *, by_series: bool = False
+    ) -> None:
+        """`by_series`: it is known that a study can't be searched for instances."""
         self._requests = requests
         self._limits = limits
         self._page_rows = page_rows
         self._is_dicomweb = False  # its list of studies has been seen
-        self._by_series = False  # it knows no other way
+        self._by_series = by_series
 
     async def check(self) -> None:
         """Whether there is a DICOMweb server at all. Raises Fault, SETTINGS when there is another one."""
@@ -43,10 +54,19 @@ class Queries:
         found = await self._instances(study_uid, query)
         return _only(found, sop_instance_uid) is not None
 
-    async def find_instance(self, sop_instance_uid: str) -> SeenInstance | None:
-        """Where this instance is, whatever its study."""
-        rows = await self._rows(f"/instances?SOPInstanceUID={in_url(sop_instance_uid)}")
-        return _only(seen_instances(rows), sop_instance_uid)
+    async def find_instance(self, sop_instance_uid: str, study_uid: str = "") -> SeenInstance | None:
+        """Where this instance is, whatever its study; in this one, where a server can't search all.
+
+        Raises Fault, SETTINGS, when it can't and no study is named.
+        """
+        query = f"SOPInstanceUID={in_url(sop_instance_uid)}"
+        if not (self._by_series and study_uid):
+            try:
+                return _only(seen_instances(await self._rows(f"/instances?{query}")), sop_instance_uid)
+            except Fault as fault:
+                if not study_uid or fault.http_status not in NOT_THERE:
+                    raise
+        return _only(await self._instances(study_uid, query), sop_instance_uid)
 
     async def _instances(self, study_uid: str, query: str) -> dict[str, SeenInstance]:
         path = f"/studies/{in_url(study_uid)}"
@@ -94,8 +114,13 @@ class Queries:
 
     async def _related(self, study_uid: str) -> int | None:
         """NumberOfStudyRelatedInstances (0020,1208), where the server says it."""
-        query = f"/studies?StudyInstanceUID={in_url(study_uid)}&includefield=00201208"
-        return related_instances(await self._rows(query, Seen.STUDY), study_uid)
+        query = f"/studies?StudyInstanceUID={in_url(study_uid)}&includefield={RELATED_INSTANCES}"
+        try:
+            return related_instances(await self._rows(query, Seen.STUDY), study_uid)
+        except Fault as fault:
+            if fault.http_status != 400:  # Bad Request: it does not know the field
+                raise
+            return None
 
     async def _rows(self, path: str, kind: Seen = Seen.INSTANCE) -> list[DataSet]:
         """Of one answer. Raises Fault for one that is no list of what was asked: nothing is known then."""
@@ -107,7 +132,7 @@ class Queries:
         if answer.is_cut:
             raise TooLargeFault(FaultKind.SERVER, "the DICOMweb server's answer is too long", answer.status)
         try:
-            rows = data_sets(answer.body)
+            rows = data_sets(answer.body, _TAGS)
         except NotDicomError:
             raise rubbish_fault(answer, "QIDO-RS") from None
         if not answer.body.strip() or not all(first_text(row, kind) for row in rows):

@@ -11,6 +11,7 @@ import sys
 import time
 
 from tests.benchmarks import (
+    bench_dicomweb,
     bench_fast_link,
     bench_prefect,
     bench_read,
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "prefect": bench_prefect,
     "size": bench_size,
     "report": bench_report,
+    "dicomweb": bench_dicomweb,
 }
 
 

@@ -26,6 +26,7 @@ WHAT_IS_SHOWN = {
     ),
     ("fast_link",): ("fast link", "TLS", "by part"),
     ("prefect",): ("Prefect",),
+    ("dicomweb",): ("STOW-RS", "QIDO-RS"),
 }
 
 

@@ -18,6 +18,8 @@ from tasks.comparison.instance_comparison import difference
 from tests.odd_instances import instance
 
 BASE = instance()
+FIRST = b"\x08\0\x16\0UI"  # the head of its first element, and of its pixels
+PIXELS = b"\xe0\x7f\x10\0OW\0\0"
 JPEG = "1.2.840.10008.1.2.4.50"
 
 
@@ -104,11 +106,28 @@ class TestTheSame:
         )
 
     def test_with_group_lengths_and_padding(self) -> None:
-        def change(found: Any) -> None:
-            found.add_new(0x00080000, "UL", 300)
-            found.add_new(0xFFFCFFFC, "OB", bytes(64))
+        padded = changed(BASE, lambda found: found.add_new(0xFFFCFFFC, "OB", bytes(64)))
+        counted = padded.replace(FIRST, b"\x08\0\0\0UL\4\0\x40\1\0\0" + FIRST)
+        assert len(counted) == len(padded) + 12
+        assert compared(BASE, counted) == ""
 
-        assert compared(BASE, changed(BASE, change)) == ""
+    def test_with_a_value_of_odd_length_that_was_padded(self) -> None:
+        odd = BASE.replace(PIXELS, b"\x09\0\2\x10OB\0\0\3\0\0\x00123" + PIXELS)
+        even = BASE.replace(PIXELS, b"\x09\0\2\x10OB\0\0\4\0\0\x00123\0" + PIXELS)
+        assert compared(odd, even) == ""
+        assert compared(odd, even.replace(b"123\0", b"1230")) == "data set (0009,1002)"
+
+    def test_with_a_private_sequence_that_the_server_does_not_know(self) -> None:
+        """It has VR UN then, and within it there are no VRs (PS3.5 6.2.2)."""
+        begin, end = (
+            b"\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff",
+            b"\xfe\xff\r\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0",
+        )
+        known = b"\x09\0\2\x10SQ\0\0" + begin + b"\x10\0\x20\0LO\2\x0012" + end
+        unknown = b"\x09\0\2\x10UN\0\0" + begin + b"\x10\0\x20\0\2\0\0\x0012" + end
+        one, other = (BASE.replace(PIXELS, each + PIXELS) for each in (known, unknown))
+        assert compared(one, other) == ""
+        assert compared(one, other.replace(b"\2\0\0\x0012", b"\2\0\0\x0013")) == "data set (0009,1002)"
 
     def test_padded_otherwise(self) -> None:
         """A text by more spaces, a UID by one."""
@@ -224,7 +243,7 @@ def test_large_instances_are_never_held() -> None:
 
 def test_no_change_of_a_byte_behind_group_2_is_overlooked() -> None:
     """But of the two that are reserved behind a VR with a long length."""
-    start, reserved = BASE.index(b"\x08\0\x16\0UI"), BASE.index(b"OW\0\0") + 2
+    start, reserved = BASE.index(FIRST), BASE.index(PIXELS) + 6
     overlooked = []
     for at in range(start, len(BASE)):
         other = bytearray(BASE)

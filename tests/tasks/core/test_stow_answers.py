@@ -93,6 +93,7 @@ TABLE = [
     ("generic-202-sequences-without-value", [A], [U_LATER]),
     ("generic-202-list-and-small-letters", [A, B], [IS_STORED, same(REJECTED)]),
     ("generic-202-other-failures", [A, B], [IS_STORED, same(REJECTED)]),
+    ("generic-202-other-failures-small-letters", [A, B], [IS_STORED, same(REJECTED)]),
     ("generic-202-more-failures-than-instances", [A, B], [IS_STORED, U_LATER]),
     ("generic-202-other-failures-of-two-kinds", [A, B], [U_REJECTED] * 2),
     ("generic-200-in-both", [A], [U_LATER]),

@@ -19,7 +19,7 @@ from tasks.core.http_messages import Limits
 from tasks.core.qido_rows import SeenInstance
 from tasks.core.stow_answers import InstanceAnswer
 from tasks.core.stow_profiles import Said
-from tasks.dicomweb_settings import DicomwebSettings
+from tasks.dicomweb_settings import DicomwebServer, DicomwebSettings
 from tasks.remote import dicomweb
 from tasks.remote.curl_engine import Engine
 from tasks.remote.dicomweb import QUERY_LIMITS, DicomwebClient, Part
@@ -184,12 +184,24 @@ class TestStore:
         assert len(asked) >= 2
         assert files_of(*sent(side.asked(Step.STORE)[-1])) == [CT]
 
-    @pytest.mark.parametrize("said_bytes", [len(CT) - 1, len(CT) + 1])
+    @pytest.mark.parametrize("said_bytes", [len(CT) - 5000, len(CT) - 1, len(CT) + 1])
     def test_a_part_of_another_size_than_was_said_is_not_sent_whole(
         self, side: DicomwebSide, client: Client, said_bytes: int
     ) -> None:
         part = Part(said_bytes, lambda: [CT])
         fault = fault_of(lambda: client.run(lambda each: each.store(STUDY, [part], [UID])))
+        assert fault.kind is FaultKind.CHANGED
+        assert side.bodies == {}
+
+    def test_two_parts_whose_sizes_are_wrong_by_as_much_are_not_stored_either(
+        self, side: DicomwebSide, client: Client
+    ) -> None:
+        """The request is as long as it says then, and the boundary in another place than it should be."""
+        parts = [Part(len(CT) - 2, lambda: [CT]), Part(len(CT) + 2, lambda: [CT])]
+        fault = fault_of(lambda: client.run(lambda each: each.store(STUDY, parts, [UID, UID])))
+        assert fault.kind is FaultKind.CHANGED
+        parts.reverse()
+        fault = fault_of(lambda: client.run(lambda each: each.store(STUDY, parts, [UID, UID])))
         assert fault.kind is FaultKind.CHANGED
         assert side.bodies == {}
 
@@ -386,6 +398,8 @@ class TestCredentials:
             ({"url": "ftp://pacs.example.org"}, "DICOMWEB_URL is neither"),
             ({"url": "https://me:secret@pacs.example.org"}, "DICOMWEB_URL must not contain a user"),
             ({"url": ""}, "DICOMWEB_URL. is not given"),
+            ({"url": "https://pacs.example.org/rs?tenant=1"}, "dicomweb-url has a query"),
+            ({"url": "https://pacs.example.org/rs#x"}, "dicomweb-url has a query"),
             (
                 {
                     "url": "https://pacs.example.org",
@@ -530,8 +544,36 @@ class TestInstances:
         assert (found.uids, found.is_whole) == (frozenset(uids), True)
         assert client.run(lambda each: each.has_instance(STUDY, UID))
         assert not client.run(lambda each: each.has_instance(STUDY, "1.2.3"))
+        assert side.refused == 1, "it is asked once what it can't do"
+        found_at = client.run(lambda each: each.find_instance(UID, STUDY))
+        assert found_at == SeenInstance(STUDY, SERIES, UID)
+        assert client.run(lambda each: each.find_instance("1.2.3", STUDY)) is None
+        assert client.paging(3).run(lambda each: each.find_instance(UID, STUDY)) == found_at
         assert client.run(lambda each: each.instances("1.2.3")).uids == frozenset()
         assert fault_of(lambda: client.run(lambda each: each.find_instance(UID))).kind is FaultKind.SETTINGS
+
+    def test_one_of_which_that_is_known_is_asked_for_nothing_else(
+        self, side: DicomwebSide, uids: list[str], other: str
+    ) -> None:
+        """It may refuse in any way what it does not know."""
+        side.script = lambda request: status(403) if request.path.endswith(f"{other}/instances") else None
+        talk = Client(side.url, dicomweb_server=DicomwebServer.HEALTHIMAGING)
+        assert talk.run(lambda each: each.instances(other)).uids == frozenset(uids)
+        talk.close()
+
+    def test_a_server_that_refuses_to_say_how_many_there_are(
+        self, side: DicomwebSide, client: Client, uids: list[str], other: str
+    ) -> None:
+        side.script = lambda request: status(400) if "includefield" in request.query else None
+        found = client.run(lambda each: each.instances(other))
+        assert (found.uids, found.related) == (frozenset(uids), None)
+
+    def test_a_server_that_ignores_which_study_is_meant_has_not_said_how_many_there_are(
+        self, side: DicomwebSide, client: Client, uids: list[str], other: str
+    ) -> None:
+        strange = [{"0020000D": {"Value": ["1.2.3"]}, "00201208": {"Value": [3]}}]
+        side.script = lambda request: Rows(lambda _: strange) if "includefield" in request.query else None
+        assert client.run(lambda each: each.instances(other)).related is None
 
     def test_a_list_that_is_gone_in_the_middle_is_a_fault(
         self, side: DicomwebSide, client: Client, uids: list[str], other: str
@@ -546,6 +588,7 @@ class TestInstances:
         side.put(CT)
         assert client.run(lambda each: each.has_instance(STUDY, UID))
         assert client.run(lambda each: each.find_instance(UID)) == SeenInstance(STUDY, SERIES, UID)
+        assert client.run(lambda each: each.find_instance(UID, "1.2.3")) == SeenInstance(STUDY, SERIES, UID)
 
     def test_a_server_that_ignores_the_question_has_not_answered_it(
         self, side: DicomwebSide, client: Client

@@ -136,6 +136,20 @@ def test_what_can_not_be_read_is_named_nowhere(client: Client) -> None:
     assert answers[1].settled(is_there=False) is Said.REJECTED
 
 
+def test_of_a_body_that_is_cut_off_nothing_is_stored(server: Orthanc, client: Client) -> None:
+    """Also of what came whole before."""
+    first, second = study(2, study_number=9)
+
+    def pieces() -> Iterator[bytes]:
+        yield second[:300]
+        raise Fault(FaultKind.INTEGRITY, "other bytes than were uploaded")
+
+    parts = [Part(len(first), lambda: [first]), Part(len(second), pieces)]
+    with pytest.raises(Fault):
+        client.run(lambda each: each.store(instance_of(first).study, parts, ["1", "2"]))
+    assert instance_of(first).uid not in server.instances()
+
+
 def test_an_instance_that_is_not_there_is_404(client: Client) -> None:
     with pytest.raises(Fault) as raised:
         client.run(lambda each: each.retrieve("1.2", "1.2", "1.2", BytesIO()))
@@ -155,6 +169,20 @@ def test_a_wrong_password_is_refused(server: Orthanc) -> None:
     with pytest.raises(CredentialsRefusedError, match="DICOM_INGEST_DICOMWEB_USER"):
         talk.run(lambda each: each.check())
     talk.close()
+
+
+def test_what_a_filter_refuses_is_said_to_be_stored(tmp_path: Path) -> None:
+    """So the profile says that QIDO-RS has to confirm it."""
+    script = tmp_path / "filter.lua"
+    script.write_text("function ReceivedInstanceFilter(dicom, origin, info)\n return false\nend\n")
+    seen = instance_of(CONTESTED)
+    with orthanc(tmp_path, LuaScripts=[str(script)]) as started:
+        talk = Client(started.dicomweb_url, dicomweb_server=DicomwebServer.ORTHANC)
+        (answer,) = talk.store(CONTESTED, study_uid=seen.study)
+        assert not talk.run(lambda each: each.has_instance(seen.study, seen.uid))
+        assert talk.client.profile.lists_refused
+        talk.close()
+    assert answer.said is Said.STORED
 
 
 def test_a_server_that_was_killed_is_a_fault_that_may_pass(tmp_path: Path) -> None:
