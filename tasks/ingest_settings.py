@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 from tasks.bucket_settings import BucketAddress, BucketSettings, bucket_address
@@ -155,9 +154,3 @@ class IngestSettings(RegistrationSettings, ReportSettings, TlsSettings, BucketSe
 def load_ingest(**given: Any) -> IngestSettings:
     """The settings of one run of `ingest`; a value of None was not given. UsageError names every fault."""
     return load_as(IngestSettings, **given)
-
-
-def source_file(settings: RegistrationSettings) -> Path | None:
-    """What names the objects; None: a listing, or standard input."""
-    name = settings.keys or settings.events
-    return None if name in ("", STDIN) else Path(name)

@@ -58,4 +58,4 @@ def object_store(data_dir: Path) -> Iterator[ObjectStore]:
         }
         for name, value in environment.items():
             patched.setenv(name, value)
-        yield ObjectStore(boto3.client("s3"), "", environment)
+        yield ObjectStore(boto3.session.Session().client("s3"), "", environment)

@@ -15,6 +15,7 @@ from prefect import settings
 from prefect.analytics import is_telemetry_enabled
 
 from flows.cli.commands import app
+from tasks.comparison.instance_comparison import Difference
 from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError
 from tasks.core.models import ACCEPTABLE, Flaw, OnConflict, Reason, Status, Summary
@@ -249,6 +250,10 @@ class TestTroubleshooting:
         words = {rule.word for rule in rules} | {NOT_NAMED, IN_BOTH, *map("warning {}".format, WARNINGS)}
         rows = table(section("#### What a DICOMweb server answers"), "`detail`", "the server")
         assert {word for row in rows for word in re.findall(r"`([^`]+)`", row[0])} == words
+
+    def test_says_what_may_differ_between_two_instances(self) -> None:
+        """In the words of a row's `detail`."""
+        assert missing(Difference, section("#### What a DICOMweb server answers")) == []
 
     def test_has_a_row_for_every_kind_of_dicomweb_server(self) -> None:
         """With the size of its pages."""

@@ -29,6 +29,26 @@ def without_moved(pages: Iterable[list[BucketObject]], prefix: str) -> Iterator[
         yield [each for each in page if not each.key.startswith(moved)]
 
 
+def has_tags(bucket: Bucket) -> bool:
+    """Whether the store knows tags of objects, by the smallest object of the first ones; of none: yes.
+
+    Raises Fault when it refuses the credentials. rclone's sends an object's bytes for its tags.
+    """
+    page = next(bucket.listing(), [])
+    smallest = min(page, key=lambda each: each.size_bytes, default=None)
+    if smallest is None:
+        return True
+    try:
+        bucket.tags(smallest.key)
+    except GoneError:
+        return True
+    except Fault as fault:
+        if fault.kind in (FaultKind.FORBIDDEN, FaultKind.UNAUTHORIZED):
+            raise
+        return False
+    return True
+
+
 class Afterwards:
     """What an operator wants done, in one bucket."""
 

@@ -184,7 +184,7 @@ class Registrar:
                 return outcome
             if claim.registered_sha256 == under.read.sha256:
                 return self._ends(under, ObjectStatus.ALREADY_REGISTERED)
-            under.asks_first = True  # other bytes are registered, as far as the ledger knows
+            under.is_contested = True
         under.claimed = uid
         verdict = await self._verdict(under, under.read.header.study_instance_uid)
         return self._ends(under, verdict.status, verdict.reason, verdict.detail)

@@ -160,6 +160,12 @@ class StoreRequests:
 
     async def _settle_known(self, request: StoreRequest) -> None:
         """Gives those a verdict that the registry has."""
+        for member in request.members:
+            if member.under.is_contested:
+                await self._compare(request, member, sent_before=member.under.attempts)
+        request.forget_settled()
+        if not request.members:
+            return
         if not (self.client.profile.keeps_old_silently or request.is_repeated):
             return
         there = await self._there(request)
@@ -295,7 +301,7 @@ class StoreRequests:
 
 
 def _sent_before(member: Member, answer: InstanceAnswer) -> int:
-    """How often this run had sent what the registry has, as an answer says: of UNKNOWN it may be this time."""
+    """How often this run had sent what the registry has: of UNKNOWN it may be what was sent just now."""
     return member.under.attempts - (answer.said is not Said.UNKNOWN)
 
 

@@ -40,6 +40,7 @@ class UnderRegistration:
     read: ReadObject | None = None
     attempts: int = 0  # STOW-RS requests of this run
     asks_first: bool = False  # it may be in the registry
+    is_contested: bool = False  # other bytes are, as far as the ledger knows, be it in another study
     claimed: str = ""  # the SOP Instance UID
     detail: str = ""  # of the last fault
     reason: ObjectReason = ObjectReason.INTERRUPTED  # why it has failed, if it ends now

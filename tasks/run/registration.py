@@ -13,10 +13,12 @@ could be written.
 
 import logging
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from tasks.core.audit_chain import Event
@@ -28,7 +30,7 @@ from tasks.core.progress import OBJECTS, Progress
 from tasks.core.registration_rows import RegistrationSummary
 from tasks.core.retry import backoff_s
 from tasks.core.words import counted
-from tasks.ingest_settings import STDIN, IngestSettings, source_file
+from tasks.ingest_settings import STDIN, IngestSettings
 from tasks.pipeline.afterwards import without_moved
 from tasks.pipeline.object_sources import events_in, keys_in
 from tasks.remote.bucket import BucketObject
@@ -66,9 +68,10 @@ class Registration:
         self._claimed: dict[int, list[ObjectTodo]] = {}
         self._seen = self._scope = 0
         self._failing_since = 0.0
+        _require_sources(settings)
         with ExitStack() as undo:
             self._parts: Parts = open_parts(undo, settings)
-            self._parts.require_answers(self._edges)
+            self._parts.require_answers(settings.done_after, self._edges)
             self._records: RegistrationRecords = open_registration_records(
                 undo, settings, self.run_id, self.progress.counters
             )
@@ -84,7 +87,7 @@ class Registration:
         settings, after = self.settings, self.settings.done_after
         if settings.keys or settings.events:
             self._seen = self._scope = self._ledger.serial()
-            for page in self._named():
+            for page in _named(settings):
                 self._count(self._ledger.enrol_named(page, after, is_afresh=bool(settings.keys)))
             return
         state = self._ledger.begin_listing()
@@ -169,12 +172,6 @@ class Registration:
             self._batches.drain(self._edges.grace_s)
             self._is_drained = True
 
-    def _named(self) -> Iterator[list[BucketObject]]:
-        address = self.settings.address
-        if self.settings.keys and (path := source_file(self.settings)):
-            return keys_in(path, address)
-        return events_in(self.settings.events or STDIN, address)
-
     def _count(self, page: tuple[int, int]) -> None:
         listed, to_do = page
         self._parts.loop.call(self.progress.count_listed, listed, to_do)
@@ -203,15 +200,29 @@ class Registration:
         return claimed > 0
 
 
+def _named(settings: IngestSettings) -> Iterator[list[BucketObject]]:
+    """The objects that are named; none where a listing finds them."""
+    if settings.keys:
+        return keys_in(Path(settings.keys), settings.address)
+    return events_in(settings.events, settings.address) if settings.events else iter(())
+
+
+def _require_sources(settings: IngestSettings) -> None:
+    """UsageError when what names the objects can't be read, or names none; standard input is read once."""
+    if settings.events != STDIN:
+        deque(_named(settings), maxlen=0)
+
+
 def check(settings: IngestSettings, edges: Edges | None = None) -> None:
     """Everything that can be known before a run begins. No file and no directory of it stays.
 
     Raises UsageError, and CredentialsRefusedError when that is what is wrong.
     """
+    _require_sources(settings)
     with ExitStack() as undo:
         open_trail(undo, settings)
         parts = open_parts(undo, settings)
-        parts.require_answers(edges or all_edges.REAL)
+        parts.require_answers(settings.done_after, edges or all_edges.REAL)
 
 
 def register(

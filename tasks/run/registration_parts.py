@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from tasks.concurrency.daemon_threads import DaemonThreads
 from tasks.concurrency.event_loop import EventLoop
+from tasks.core.errors import UsageError
+from tasks.core.object_outcomes import After
 from tasks.core.object_rules import ObjectRule
 from tasks.core.pipeline_faults import Side, SideFaults
 from tasks.core.platform_state import PlatformState, Step
@@ -16,7 +18,7 @@ from tasks.core.words import counted
 from tasks.ingest_settings import IngestSettings
 from tasks.ledger.awaited_ledger import AwaitedAnswers
 from tasks.ledger.registration_ledger import RegistrationLedger
-from tasks.pipeline.afterwards import Afterwards
+from tasks.pipeline.afterwards import Afterwards, has_tags
 from tasks.pipeline.held_room import HeldRoom
 from tasks.pipeline.object_batches import ObjectBatches
 from tasks.pipeline.registrar import Registrar
@@ -49,9 +51,11 @@ class Parts:
     registrar: Registrar | None = None
     _is_closed: bool = field(default=False)
 
-    def require_answers(self, edges: Edges) -> None:
-        """UsageError, or CredentialsRefusedError, unless bucket and registry answer."""
+    def require_answers(self, after: After, edges: Edges) -> None:
+        """UsageError, or CredentialsRefusedError, unless both answer, and know tags where they are wanted."""
         require_answer(Side.BUCKET, self.bucket.check, edges)
+        if after is After.TAG:
+            require_answer(Side.BUCKET, self._require_tags, edges)
         require_answer(Side.REGISTRY, lambda: self.loop.run(self.client.check()), edges)
 
     def begin(
@@ -111,6 +115,10 @@ class Parts:
             self._is_closed = True
             self.loop.call(self.client.close)
             self.loop.close()
+
+    def _require_tags(self) -> None:
+        if not has_tags(self.bucket):
+            raise UsageError("The bucket's store has no tags of objects: choose --after leave or move.")
 
     def _state(self) -> PlatformState | None:
         """Of the side that fails, or else of the registry."""

@@ -38,7 +38,7 @@ class Store:
     """The bucket, as whoever uploads has it."""
 
     def __init__(self) -> None:
-        self._client = boto3.client("s3")
+        self._client = boto3.session.Session().client("s3")
         for page in open_bucket(BucketAddress(BUCKET)).listing():
             for each in page:
                 self.remove(each.key)

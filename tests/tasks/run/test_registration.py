@@ -1,9 +1,6 @@
 """`register`: objects of a real S3 endpoint, into a DICOMweb server with a script."""
 
 import json
-from collections.abc import Iterator
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,27 +9,11 @@ from tasks.audit.check import audit
 from tasks.core.errors import CredentialsRefusedError, UsageError
 from tasks.core.object_outcomes import ObjectStatus
 from tests.conftest import Dicom, NearSide, instance, padded
-from tests.dicomweb_side import DicomwebSide, Failed, Half, Reply, Reset, Step, Unnamed, always, scripted
-from tests.object_store import ObjectStore, object_store
+from tests.dicomweb_side import Failed, Half, Reply, Reset, Step, Unnamed, always, scripted
 from tests.pipeline_side import PipelineSide
 
-_numbers = count(1)
 COLUMNS = ["key", "status", "reason", "detail", "sop_instance_uid", "study_instance_uid", "size_bytes"]
 COLUMNS += ["sha256", "attempts", "started_at", "finished_at", "run_id", "moved_to"]
-
-
-@pytest.fixture(scope="module")
-def whole_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    with object_store(tmp_path_factory.mktemp("store")) as store:
-        yield store
-
-
-@pytest.fixture
-def side(whole_store: ObjectStore, tmp_path: Path, only_our_settings: None) -> Iterator[PipelineSide]:
-    whole = whole_store
-    store = ObjectStore(whole.client, f"in-{next(_numbers)}/", whole.environment)
-    with DicomwebSide() as registry:
-        yield PipelineSide(store, registry, tmp_path)
 
 
 def stored(side: PipelineSide) -> dict[str, bytes]:
@@ -259,6 +240,14 @@ class TestSameUid:
         (stays,) = stored(side).values()
         registered = next(key for key, status in ran.statuses.items() if status == "registered")
         assert stays == side.store.get(side.store.prefix + registered)
+
+    def test_one_uid_in_two_studies_is_a_conflict(self, side: PipelineSide) -> None:
+        side.put("one", instance("1.2.1"))
+        assert side.run().statuses == {"one": "registered"}
+        side.put("two", instance("1.2.1").replace(b"1.2.3\0", b"1.9.3\0"))
+        ran = side.run()
+        assert ran.statuses == {"one": "already_registered", "two": "conflict"}
+        assert ran.rows["two"]["detail"] == "another study"
 
     def test_what_the_registry_had_is_held_against_it(self, side: PipelineSide) -> None:
         """By a server that says that it stored both, and keeps what it has."""
