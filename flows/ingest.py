@@ -134,6 +134,6 @@ def _publish_end(summary: RegistrationSummary, report_dir: Path) -> State[dict[s
     emit_registered(summary.campaign, summary.exit_code, counts(summary))
     if summary.exit_code == 0:
         return Completed(message=in_words(summary), data=counts(summary))
-    error = NotAllStoredError(why_failed(summary), counts(summary))
+    error = NotAllStoredError(f"Not everything is registered: {why_failed(summary)}", counts(summary))
     requested = requested_end(error) if summary.exit_code == InterruptedRunError.exit_code else None
     return requested or failed(error)

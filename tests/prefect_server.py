@@ -1,5 +1,6 @@
 """A real Prefect server, with all its services: Prefect's test harness runs but some of them."""
 
+import binascii
 import os
 import signal
 import socket
@@ -112,3 +113,27 @@ def _pass_on(source: socket.socket, sink: socket.socket, late_s: float) -> None:
     finally:
         for each in (source, sink):
             each.close()
+
+
+def database_with(*texts: str) -> str:
+    """All of Prefect's database as text, once it has these."""
+    from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+
+    url = str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value())
+    until = time.monotonic() + 20
+    while True:
+        with closing(sqlite3.connect(url.partition("///")[2])) as database:
+            said = "\n".join(database.iterdump())
+        if all(text in said for text in texts):
+            return said
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def texts_below(home: Path) -> Iterator[str]:
+    for path in home.rglob("*"):
+        if path.is_file():
+            body = path.read_bytes()
+            yield body.decode("utf-8", "replace")
+            if path.parent.name == "storage":
+                yield binascii.a2b_base64(body).decode("utf-8", "replace")

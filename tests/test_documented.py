@@ -19,7 +19,10 @@ from tasks.comparison.instance_comparison import Difference
 from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError
 from tasks.core.models import ACCEPTABLE, Flaw, OnConflict, Reason, Status, Summary
+from tasks.core.object_outcomes import After, ObjectReason, ObjectStatus
+from tasks.core.object_rules import ObjectRule
 from tasks.core.problems import CURES
+from tasks.core.registration_rows import REGISTRATION_COLUMNS
 from tasks.core.stow_answers import IN_BOTH, NOT_NAMED, WARNINGS
 from tasks.core.stow_profiles import OTHER, PROFILES, STANDARD
 from tasks.declaration import Declared, Use, declarations, variables
@@ -220,6 +223,24 @@ class TestEverything:
     def test_every_exit_code_is_documented(self, code: int) -> None:
         """It begins a row of the table."""
         assert [row for row in table(section("## Exit codes"), "code") if row[0] == str(code)]
+
+
+class TestIngest:
+    def test_every_status_and_every_reason_has_a_row(self) -> None:
+        rows = table(section("## Ingest"), "status", "reason")
+        assert {row[0].strip("`") for row in rows if row[0]} == set(ObjectStatus)
+        reasons = sorted(row[1].strip("`") for row in rows if row[1])
+        assert reasons == sorted(set(ObjectReason) - {ObjectReason.NONE})
+
+    def test_every_column_has_the_row_of_its_declaration(self) -> None:
+        """In the same order."""
+        rows = table(section("## Ingest"), "column", "holds")
+        assert rows == [
+            [f"`{name}`", str(column.kind), column.sentence] for name, column in REGISTRATION_COLUMNS.items()
+        ]
+
+    def test_every_rule_is_documented(self) -> None:
+        assert missing(set(ObjectRule) | set(After), section("## Ingest")) == []
 
 
 class TestTroubleshooting:

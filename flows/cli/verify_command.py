@@ -15,9 +15,6 @@ def verify(report_dir: Path | None = None, /, *, options: VerifyOptions = Verify
     Writes verification.csv, studies.csv anew, and the repairs: repair-manifest.csv for `run`, repair-keys.txt
     for `ingest --keys`.
 
-    Exit code 0: every instance that the report calls stored is confirmed on each side that was asked. 1: not.
-    3: of some it could not be known.
-
     Parameters
     ----------
     report_dir
@@ -34,6 +31,6 @@ def verify(report_dir: Path | None = None, /, *, options: VerifyOptions = Verify
         settings = load_as(VerifySettings, report_dir=report_dir, **options.given(VerifySettings))
         with display_verification(progress):
             found = verification.verify(settings, progress)
-    for line in lines(found, settings.report_dir):
+    for line in lines(found, settings):
         say(line)
     return found.exit_code

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from flows.orchestration.background import running_beside
@@ -19,6 +20,8 @@ from tasks.core.comparison_progress import ComparisonProgress
 from tasks.core.signs import Sign
 from tasks.core.verification_totals import Verification
 from tasks.core.words import counted
+from tasks.report.directory import REPAIR_KEYS_TXT, REPAIR_MANIFEST_CSV
+from tasks.verify_settings import VerifySettings
 
 MEANINGS: Final = {
     Sign.EVERYWHERE: "confirmed",
@@ -68,7 +71,7 @@ def in_words(found: Verification) -> str:
     return f"{counted(found.instances, 'instance')}: {signs or 'none'}"
 
 
-def lines(found: Verification, report_dir: Path) -> Iterator[str]:
+def lines(found: Verification, settings: VerifySettings) -> Iterator[str]:
     """What a person at a terminal is to know."""
     yield from found.problems
     yield in_words(found)
@@ -76,8 +79,8 @@ def lines(found: Verification, report_dir: Path) -> Iterator[str]:
         yield compared
     safe = ", ".join(f"{count:,} {answer}" for answer, count in found.safe_to_delete.items() if count)
     yield f"Safe to delete: {safe or 'no study'} (studies.csv)"
-    yield from _repairs(found, report_dir.absolute())
-    yield f"Verification: {report_dir.absolute() / 'verification.csv'}"
+    yield from _repairs(found, settings)
+    yield f"Verification: {settings.report_dir.absolute() / 'verification.csv'}"
 
 
 def compared_in_words(found: Verification) -> str:
@@ -91,11 +94,17 @@ def compared_in_words(found: Verification) -> str:
     return f"Bytes compared: {'; '.join(parts)}" if parts else ""
 
 
-def _repairs(found: Verification, report_dir: Path) -> Iterator[str]:
+def _repairs(found: Verification, settings: VerifySettings) -> Iterator[str]:
+    """The commands that repair it, by the same ledger; a run's report would take the place of this one's."""
+    report_dir, ledger = settings.report_dir.absolute(), settings.ledger_at
+    where = quote(str(ledger.absolute() if isinstance(ledger, Path) else ledger))
     if found.to_send:
-        yield f"What the bucket lacks: dicom-ingest run {report_dir / 'repair-manifest.csv'}"
+        manifest, repair = quote(str(report_dir / REPAIR_MANIFEST_CSV)), quote(f"{report_dir}-repair")
+        yield f"What the bucket lacks: dicom-ingest run {manifest} --ledger {where} --report-dir {repair}"
     if found.to_register:
-        yield f"What the registry lacks: dicom-ingest ingest --keys {report_dir / 'repair-keys.txt'}"
+        keys, here = quote(str(report_dir / REPAIR_KEYS_TXT)), quote(str(report_dir))
+        command = f"dicom-ingest ingest --keys {keys} --ledger {where} --report-dir {here}"
+        yield f"What the registry lacks: {command}"
 
 
 def markdown(found: Verification, report_dir: Path) -> str:

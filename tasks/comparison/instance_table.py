@@ -65,7 +65,7 @@ DELETE FROM instance WHERE NOT is_stored AND EXISTS (
 """
 _SIDES: Final = "is_stored, bucket, registry, retrieved, is_conflict, difference"
 _LOCATION: Final = "id, found_key, current_key, size_bytes, md5, etag, crc64nvme"
-_CACHE_KIB: Final = 65536
+_CACHE_KIB: Final = 32768
 _COMMITTED_ROWS: Final = 100_000
 
 
@@ -330,6 +330,13 @@ class InstanceTable:
         query = "SELECT uid, current_key, sha256 FROM instance WHERE is_stored AND bucket = ? ORDER BY id"
         with closing(self._db.cursor()) as cursor:
             yield from map(Lacking._make, cursor.execute(query, (str(InBucket.MISSING),)))
+
+    def unregistered(self) -> Iterator[str]:
+        """The SOP Instance UIDs of what the registry lacks."""
+        query = "SELECT DISTINCT uid FROM instance WHERE is_stored AND registry = ? ORDER BY uid"
+        with closing(self._db.cursor()) as cursor:
+            for (uid,) in cursor.execute(query, (str(InRegistry.MISSING),)):
+                yield uid
 
     def lacking_studies(self) -> set[int]:
         """The study_nos that have files of such instances."""

@@ -51,8 +51,10 @@ def ending_at(
             f"The {words.name} refuses the credentials: {fault}. {before}Check {words.credentials}, then run "
             "the same command again."
         )
-    what = f"The {words.name} can't be used: {fault}. {before}Check {words.settings}"
-    return (UsageError if is_start else StoppedError)(f"{what}, then run the same command again.")
+    return (UsageError if is_start else StoppedError)(
+        f"The {words.name} can't be used: {fault}. {before}Check {words.settings}, then run the same command "
+        "again."
+    )
 
 
 def down_for_too_long(side: Side, outage_s: float) -> StoppedError:

@@ -39,7 +39,7 @@ _NO_TARGET: Final = Target()
 _T = TypeVar("_T")
 
 
-class Place(NamedTuple):
+class Endpoints(NamedTuple):
     """Which objects, and where they are registered."""
 
     bucket: str
@@ -55,7 +55,7 @@ class RegistrationLedger:
         url: str | Path,
         campaign: str,
         run_id: str,
-        place: Place,
+        endpoints: Endpoints,
         dead_after_s: float,
         trail: AuditTrail | None = None,
         counters: Callable[[], dict[str, int]] = dict,
@@ -63,7 +63,7 @@ class RegistrationLedger:
     ) -> None:
         """Opens or creates the database; see `tasks/ledger/ledger.py`."""
         self.run_id = run_id
-        self._place = place
+        self._endpoints = endpoints
         self._engine = connect(url)
         wait_for_locks(self._engine, heartbeat_s(dead_after_s))
         try:
@@ -76,8 +76,8 @@ class RegistrationLedger:
         self._events = PendingEvents(trail)
         self._runs = Runs(self._engine, scope, counters, locked=locked)
         others = OtherRuns(scope, clock, locked)
-        self._instances = RegisteredInstances(scope, place.registry, others)
-        self._objects = Objects(self._engine, scope, place.bucket, self._instances, others)
+        self._instances = RegisteredInstances(scope, endpoints.registry, others)
+        self._objects = Objects(self._engine, scope, endpoints.bucket, self._instances, others)
         self._writer = Writer(
             self._engine,
             self._runs.beat,
@@ -113,16 +113,16 @@ class RegistrationLedger:
 
     def begin_listing(self) -> ListingState:
         """Goes on with a listing that was cut off, or begins one."""
-        return self._write_alive(lambda db: self._objects.begin_listing(db, self._place.prefix))
+        return self._write_alive(lambda db: self._objects.begin_listing(db, self._endpoints.prefix))
 
     def enrol(self, page: Sequence[BucketObject], serial: int, after: After) -> ListedObjects:
         """Adds a page of the listing; with it, its cursor is durable."""
-        prefix = self._place.prefix
+        prefix = self._endpoints.prefix
         return self._write_alive(lambda db: self._objects.enrol(db, prefix, page, serial, after))
 
     def end_listing(self) -> None:
         """The listing is whole: the next one begins anew."""
-        self._write_alive(lambda db: self._objects.end_listing(db, self._place.prefix))
+        self._write_alive(lambda db: self._objects.end_listing(db, self._endpoints.prefix))
 
     def enrol_named(
         self, named: Sequence[BucketObject], after: After, *, is_afresh: bool = False
@@ -139,7 +139,7 @@ class RegistrationLedger:
 
     def claim(self, batch_no: int, most: int, seen: int = 0) -> list[ObjectTodo]:
         """Claims the next objects that nobody has, `seen` by a listing of this serial or a later one."""
-        where = batch_no, most, self._place.prefix, seen
+        where = batch_no, most, self._endpoints.prefix, seen
         return self._write_alive(lambda db: self._objects.claim(db, *where))
 
     def left(self, batch_no: int) -> list[ObjectTodo]:
@@ -148,11 +148,11 @@ class RegistrationLedger:
 
     def count_claimed(self, seen: int = 0) -> int:
         """How many objects other runs have claimed."""
-        return self._objects.count_claimed(self._place.prefix, seen)
+        return self._objects.count_claimed(self._endpoints.prefix, seen)
 
     def free_claims_of_dead(self, seen: int = 0) -> int:
         """Frees what dead runs have claimed; how many objects living ones have."""
-        prefix = self._place.prefix
+        prefix = self._endpoints.prefix
         return self._write_alive(lambda db: self._objects.free_claims_of_dead(db, prefix, seen))
 
     # -- what becomes of it --------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 An object that the store has lost is marked so, and no more: its rows stay what they are until a run has sent
 it again. It is the path's to send that stored it; where that file is gone, a duplicate's that is still there.
+What the registry has lost is registered no more.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -15,7 +17,14 @@ import sqlalchemy as sa
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Status
 from tasks.ledger.database import connect, fetch, has_ledger, prepare, retry_while_busy
-from tasks.ledger.schema import bucket_object, file, instance, other_content, stored_file
+from tasks.ledger.schema import (
+    bucket_object,
+    file,
+    instance,
+    other_content,
+    registered_instance,
+    stored_file,
+)
 from tasks.ledger.statements import Scope, known_select
 
 _AT_ONCE: Final = 1000  # rows read or written
@@ -108,6 +117,25 @@ class VerifiedObjects:
                 marked += bool(owners)
                 without_file += bool(owners) and not self._passes_on(each, owners, is_there)
         return marked, without_file
+
+    def forget_registrations(self, registry: str, uids: Iterable[str]) -> None:
+        """What a registry (host:port/path) lacks, from whatever object: ingest stores it anew.
+
+        A claim of who is at work stays.
+        """
+        waiting = iter(uids)
+        while page := [*islice(waiting, _AT_ONCE)]:
+            its = (
+                registered_instance.c.campaign == self._campaign,
+                registered_instance.c.registry == registry,
+                registered_instance.c.sop_instance_uid.in_(page),
+                registered_instance.c.key != "",
+            )
+            retry_while_busy(partial(self._delete, sa.delete(registered_instance).where(*its)))
+
+    def _delete(self, statement: sa.Delete) -> None:
+        with self._engine.execution_options(writes=True).begin() as db:
+            db.execute(statement)
 
     def _current(self, uids: Sequence[str]) -> "Iterator[sa.Row[Any]]":
         for table in (other_content, instance):

@@ -34,7 +34,7 @@ from tasks.ledger.awaited_ledger import AwaitedAnswers
 from tasks.ledger.registered_instances import ClaimingInstance, ClosingObject, ObjectRequest, SettlingObject
 from tasks.pipeline.afterwards import Afterwards
 from tasks.pipeline.held_room import HeldRoom
-from tasks.pipeline.object_reader import HELD_BYTES, UnfitError, read_object
+from tasks.pipeline.object_reader import HELD_BYTES, ReadObject, UnfitError, read_object
 from tasks.pipeline.store_requests import Member, StoreRequests, Verdict
 from tasks.pipeline.stream_window import HEAD_BYTES
 from tasks.pipeline.uid_locks import UidLocks
@@ -68,7 +68,9 @@ class Registrar:
     jitter: Callable[[], float]
     fail: Callable[[BaseException], None]  # a request, of which no object's coroutine is, ends the run
     clock_ns: Callable[[], int] = time.time_ns
+    finds_errors: Callable[[bytes], bool] | None = None  # of dciodvfy
     not_done: dict[str, int] = field(default_factory=dict)  # what follows an outcome and failed, by why
+    with_errors: int = 0  # objects in which it does
     waiting_for_others: int = 0  # objects with a UID that another process has in work
 
     def __post_init__(self) -> None:
@@ -140,8 +142,16 @@ class Registrar:
             else:
                 unfit = under.read.unfit
                 if unfit is None:
+                    await self._count_errors(under.read)
                     return None
                 return self._ends(under, ObjectStatus.QUARANTINED, unfit.reason, unfit.detail)
+
+    async def _count_errors(self, read: ReadObject) -> None:
+        """Of what is held."""
+        pieces = read.pieces() if self.finds_errors else None
+        if self.finds_errors and isinstance(pieces, list):
+            found = await self.threads.run(partial(self.finds_errors, b"".join(pieces)))
+            self.with_errors += found
 
     async def _after(self, under: UnderRegistration, fault: Fault) -> ObjectOutcome | None:
         """What follows a fault of the bucket: None after a pause, when it is to be tried again."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _LONGEST_CELL: Final = 1 << 30  # characters; what was written is read, also a manifest's longest cell escaped
 REGISTRATION_CSV: Final = "registration.csv"
 _BATCH_ROWS: Final = 1000
+_BUFFER_BYTES: Final = 1 << 16  # of each column of a row group, in place of all of it
 _NO_REPORT: Final = "There is no whole report in the report directory: run the command that writes it again."
 _DAMAGED: Final = "The report is not as it was written: write it again, or name another one."
 
@@ -65,7 +66,10 @@ def _parquet_cells(path: Path, names: Sequence[str]) -> Iterator[list[Any]]:
 
     texts = [COLUMNS[name].kind is not Kind.INTEGER for name in names]
     try:
-        with opened(path) as file, parquet.ParquetFile(file) as table:
+        with (
+            opened(path) as file,
+            parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as table,
+        ):
             there = [name for name in names if name in table.schema_arrow.names]
             for batch in table.iter_batches(_BATCH_ROWS, columns=there, use_threads=False):
                 empty = [None] * batch.num_rows

@@ -32,8 +32,9 @@ from tasks.core.retry import backoff_s
 from tasks.core.words import counted
 from tasks.ingest_settings import STDIN, IngestSettings
 from tasks.pipeline.afterwards import without_moved
+from tasks.pipeline.dciodvfy import dciodvfy_path
 from tasks.pipeline.object_sources import events_in, keys_in
-from tasks.remote.bucket import BucketObject
+from tasks.remote.bucket import Bucket, BucketObject
 from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
@@ -58,8 +59,17 @@ class Registration:
     Each may be called from another thread; what one leaves to the next is in the ledger.
     """
 
-    def __init__(self, settings: IngestSettings, run_id: str = "", edges: Edges | None = None) -> None:
-        """Asks bucket and registry, then opens the ledger: nothing is made before they have answered."""
+    def __init__(
+        self,
+        settings: IngestSettings,
+        run_id: str = "",
+        edges: Edges | None = None,
+        bucket: Bucket | None = None,
+    ) -> None:
+        """Asks bucket and registry, then opens the ledger: nothing is made before they have answered.
+
+        `bucket`: in place of the one that boto3's environment leads to.
+        """
         self.run_id = run_id or uuid.uuid4().hex
         self.settings = settings
         self.progress = Progress(nouns=OBJECTS)
@@ -70,7 +80,7 @@ class Registration:
         self._failing_since = 0.0
         _require_sources(settings)
         with ExitStack() as undo:
-            self._parts: Parts = open_parts(undo, settings)
+            self._parts: Parts = open_parts(undo, settings, bucket)
             self._parts.require_answers(settings.done_after, self._edges)
             self._records: RegistrationRecords = open_registration_records(
                 undo, settings, self.run_id, self.progress.counters
@@ -208,7 +218,9 @@ def _named(settings: IngestSettings) -> Iterator[list[BucketObject]]:
 
 
 def _require_sources(settings: IngestSettings) -> None:
-    """UsageError when what names the objects can't be read, or names none; standard input is read once."""
+    """UsageError when what names or checks objects can't be used; standard input is read only once."""
+    if settings.dciodvfy:
+        dciodvfy_path()
     if settings.events != STDIN:
         deque(_named(settings), maxlen=0)
 
@@ -226,10 +238,13 @@ def check(settings: IngestSettings, edges: Edges | None = None) -> None:
 
 
 def register(
-    settings: IngestSettings, watch: Watch = nullcontext, edges: Edges | None = None
+    settings: IngestSettings,
+    watch: Watch = nullcontext,
+    edges: Edges | None = None,
+    bucket: Bucket | None = None,
 ) -> RegistrationSummary:
     """A whole run without Prefect; `watch` may show its progress meanwhile."""
-    run = Registration(settings, edges=edges)
+    run = Registration(settings, edges=edges, bucket=bucket)
     with watch(run.progress):
         pool = ThreadPoolExecutor(BATCHES_IN_FLIGHT, thread_name_prefix="batch")
         with early_end(run) as end, pool, run.draining():

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tasks.concurrency.daemon_threads import DaemonThreads
@@ -19,6 +20,7 @@ from tasks.ingest_settings import IngestSettings
 from tasks.ledger.awaited_ledger import AwaitedAnswers
 from tasks.ledger.registration_ledger import RegistrationLedger
 from tasks.pipeline.afterwards import Afterwards, has_tags
+from tasks.pipeline.dciodvfy import dciodvfy_path, finds_errors
 from tasks.pipeline.held_room import HeldRoom
 from tasks.pipeline.object_batches import ObjectBatches
 from tasks.pipeline.registrar import Registrar
@@ -94,6 +96,7 @@ class Parts:
             jitter=edges.jitter,
             fail=lambda why: batches.fail(why),
             clock_ns=edges.clock_ns,
+            finds_errors=partial(finds_errors, dciodvfy_path()) if settings.dciodvfy else None,
         )
         batches = ObjectBatches(self.loop, self.registrar, progress, most_objects + _WAITING)
         progress.platform = self._state
@@ -106,8 +109,13 @@ class Parts:
 
     def problems(self) -> list[str]:
         """What did not work and is no object's own fault, in sentences."""
-        failed = self.registrar.not_done if self.registrar else {}
-        return [f"not {what}: {counted(count, 'object')}" for what, count in sorted(failed.items())]
+        if self.registrar is None:
+            return []
+        failed = sorted(self.registrar.not_done.items())
+        problems = [f"not {what}: {counted(count, 'object')}" for what, count in failed]
+        if found := self.registrar.with_errors:
+            problems.append(f"dciodvfy finds errors in: {counted(found, 'object')}")
+        return problems
 
     def close(self) -> None:
         """Gives connections and thread back."""
@@ -128,9 +136,9 @@ class Parts:
         return read if read.failing and not store.failing else store
 
 
-def open_parts(undo: ExitStack, settings: IngestSettings) -> Parts:
+def open_parts(undo: ExitStack, settings: IngestSettings, bucket: Bucket | None = None) -> Parts:
     """UsageError for addresses and certificates that can't be used; nothing is asked yet."""
-    bucket = bucket_of(settings)
+    bucket = bucket or bucket_of(settings)
     loop = EventLoop()
     try:
         client = loop.run(_client(settings))

@@ -13,7 +13,7 @@ from tasks.core.audit_chain import Event
 from tasks.core.models import RunFacts
 from tasks.core.registration_rows import REGISTRATION_CSV, RegistrationSummary
 from tasks.ingest_settings import IngestSettings
-from tasks.ledger.registration_ledger import Place, RegistrationLedger
+from tasks.ledger.registration_ledger import Endpoints, RegistrationLedger
 from tasks.report.registration_report import require_registration_files, write_registration
 from tasks.run.preflight import open_trail
 from tasks.run.records import exposures
@@ -82,9 +82,9 @@ def open_registration_records(
     key = signing_key(settings.signing_key)
     trail = open_trail(undo, settings)
     require_registration_files(settings.report_dir)
-    place = Place(settings.address.name, settings.address.prefix, settings.registry)
+    endpoints = Endpoints(settings.address.name, settings.address.prefix, settings.registry)
     ledger = RegistrationLedger(
-        settings.ledger_at, settings.campaign, run_id, place, settings.dead_after, trail, counters
+        settings.ledger_at, settings.campaign, run_id, endpoints, settings.dead_after, trail, counters
     )
     undo.callback(ledger.close)
     problems = exposures(settings)

@@ -1,7 +1,7 @@
 """What a report is held against, opened: the bucket, and the registry in an event loop of its own."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from tasks.comparison.deep_side import Retrieving
 from tasks.comparison.patience import Patience
 from tasks.concurrency.event_loop import EventLoop
 from tasks.core.errors import Fault, FaultKind, UsageError
-from tasks.remote.bucket import Bucket, open_bucket
+from tasks.remote.bucket import Bucket
 from tasks.remote.bucket_faults import bucket_ending
 from tasks.remote.tls import TlsPolicy
 from tasks.verify_settings import VerifySettings
@@ -47,13 +47,14 @@ class PatientBucket:
 
 
 OpenBucket = Callable[[BucketAddress], Bucket]
+OpenRegistry = Callable[[VerifySettings], AbstractContextManager[tuple[EventLoop, Retrieving]]]
 
 
-def opened_bucket(address: BucketAddress, patience: Patience, open_: OpenBucket = open_bucket) -> AskedBucket:
+def opened_bucket(address: BucketAddress, patience: Patience, open_bucket: OpenBucket) -> AskedBucket:
     """A bucket that answers. Raises CredentialsRefusedError, or UsageError when it can't be used at all."""
     seen = 0
     try:
-        bucket = open_(address)
+        bucket = open_bucket(address)
     except Fault as fault:
         raise bucket_ending(fault) from None
     while True:

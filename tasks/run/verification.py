@@ -49,12 +49,13 @@ from tasks.core.verification_totals import Verification, totals_of
 from tasks.core.words import counted
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.verified_objects import SentInstance, VerifiedObjects
+from tasks.remote.bucket import open_bucket
 from tasks.report.directory import AUDIT_JSONL, VERIFICATION_JSON, Drafts, drafts, require_report_files
 from tasks.report.reader import opened_studies, read_cells, read_registration, read_summary
 from tasks.report.studies_csv import WrittenStudy
 from tasks.run.preflight import known_beside
-from tasks.run.sides import OpenBucket, opened_bucket, opened_registry
-from tasks.setting_values import host_of
+from tasks.run.sides import OpenBucket, OpenRegistry, opened_bucket, opened_registry
+from tasks.setting_values import host_of, registry_of
 from tasks.source.own_files import own_files
 from tasks.source.scan import survey
 from tasks.verify_settings import VerifySettings
@@ -77,7 +78,8 @@ class VerifyEdges:
 
     clock_ns: Callable[[], int] = time.time_ns
     patience: Callable[[], Patience] = Patience  # for each side one
-    open_bucket: OpenBucket | None = None  # boto3's
+    open_bucket: OpenBucket = open_bucket
+    open_registry: OpenRegistry = opened_registry
     difference: Callable[[BinaryIO, BinaryIO], str] = _difference
     new_seed: Callable[[], int] = lambda: secrets.randbits(32)
 
@@ -167,8 +169,7 @@ class _Work:
         if address is None:
             return
         patience = self.edges.patience()
-        open_ = {"open_": self.edges.open_bucket} if self.edges.open_bucket else {}
-        bucket = opened_bucket(address, patience, **open_)
+        bucket = opened_bucket(address, patience, self.edges.open_bucket)
         try:
             ask_bucket(self.table, bucket, patience, self.progress)
         except Fault as fault:
@@ -181,7 +182,7 @@ class _Work:
             return
         patience = self.edges.patience()
         try:
-            with opened_registry(self.settings) as (loop, registry):
+            with self.edges.open_registry(self.settings) as (loop, registry):
                 side = RegistrySide(self.table, loop, registry, patience, self.progress)
                 side.ask()
                 self._note_miscounted(side.miscounted)
@@ -196,7 +197,10 @@ class _Work:
         self._note_trouble("registry", self.table.end_registry(), patience)
 
     def take_down(self) -> None:
-        """Marks in the ledger what the bucket lacks, so that a run sends it again."""
+        """Has the ledger know what is lost: so a run sends it again, and ingest registers it again."""
+        if self.ledger and self.settings.dicomweb_url:
+            registry = registry_of(self.settings.dicomweb_url)
+            self.ledger.forget_registrations(registry, self.table.unregistered())
         if next(self.table.lacking(), None) is None:
             return
         if self.ledger is None:

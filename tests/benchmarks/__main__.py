@@ -19,6 +19,7 @@ from tests.benchmarks import (
     bench_size,
     bench_slow_link,
     bench_start,
+    bench_verify,
 )
 from tests.benchmarks.table import Row, markdown
 
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "prefect": bench_prefect,
     "size": bench_size,
     "report": bench_report,
+    "verify": bench_verify,
     "dicomweb": bench_dicomweb,
 }
 

@@ -22,12 +22,12 @@ from tasks.core.object_outcomes import (
 from tasks.ledger.database import connect
 from tasks.ledger.ledger import Ledger
 from tasks.ledger.registered_instances import ClaimingInstance, SendingObjects, SettlingObject
-from tasks.ledger.registration_ledger import Place, RegistrationLedger
+from tasks.ledger.registration_ledger import Endpoints, RegistrationLedger
 from tasks.ledger.schema import registered_instance
 from tasks.remote.bucket import BucketObject
 from tests.tasks.ledger.sample_rows import Where, enrolled, listed, store
 
-PLACE = Place("bucket", "", "127.0.0.1:80/dicom-web")
+PLACE = Endpoints("bucket", "", "127.0.0.1:80/dicom-web")
 Begin = Callable[..., RegistrationLedger]
 
 
@@ -38,7 +38,7 @@ def begin(where: Where, tmp_path: Path) -> Iterator[Begin]:
 
     def begin(
         run_id: str,
-        place: Place = PLACE,
+        place: Endpoints = PLACE,
         campaign: str = "default",
         dead_after_s: float = 45,
         clock: Callable[[], float] = time.monotonic,
@@ -111,7 +111,7 @@ class TestListing:
     def test_each_prefix_has_its_own(self, begin: Begin) -> None:
         first = begin("r1")
         first.enrol(page("a"), first.begin_listing().serial, After.LEAVE)
-        assert begin("r2", Place("bucket", "in/", PLACE.registry)).begin_listing().after_key == ""
+        assert begin("r2", Endpoints("bucket", "in/", PLACE.registry)).begin_listing().after_key == ""
 
     def test_what_is_registered_is_known_by_key_and_etag(self, begin: Begin) -> None:
         ledger = begin("r1")
@@ -196,7 +196,7 @@ class TestClaims:
 
     def test_only_what_is_under_the_prefix_is_claimed(self, begin: Begin) -> None:
         listing(begin("r1"), "in/a", "other")
-        second = begin("r2", Place("bucket", "in/", PLACE.registry))
+        second = begin("r2", Endpoints("bucket", "in/", PLACE.registry))
         assert [each.key for each in second.claim(1, 9)] == ["in/a"]
 
     def test_an_attempt_is_known_before_it_begins(self, begin: Begin) -> None:
@@ -231,7 +231,7 @@ class TestInstances:
         listing(first, "a", "b")
         one, two = first.claim(1, 2)
         assert claim(first, one, "1.2").mine
-        assert claim(begin("r2", Place("bucket", "", "other:80/")), two, "1.2").mine
+        assert claim(begin("r2", Endpoints("bucket", "", "other:80/")), two, "1.2").mine
 
     def test_a_registered_one_says_where_it_is_and_of_which_study(self, begin: Begin, where: Where) -> None:
         ledger = begin("r1")

@@ -269,3 +269,20 @@ class TestEnds:
         ran = side.run(dicomweb_server="azure")
         assert ran.statuses == {"k": "already_registered"}
         assert side.registry.asked(Step.STORE) == []
+
+
+def test_dciodvfy_warns_and_holds_nothing_back(
+    side: PipelineSide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="dicom3tools"):
+        monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+        side.run(dciodvfy=True)
+    stand_in = tmp_path / "bin" / "dciodvfy"
+    stand_in.parent.mkdir()
+    stand_in.write_text("#!/bin/sh\necho 'Error - a module is missing' >&2\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:/usr/bin:/bin")
+    put_many(side, 2)
+    ran = side.run(dciodvfy=True)
+    assert set(ran.statuses.values()) == {"registered"}
+    assert ran.summary.problems == ["dciodvfy finds errors in: 2 objects"]

@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tasks.audit.check import audit
 from tasks.audit.log import Trail
 from tasks.core.errors import CredentialsRefusedError, UsageError
 from tasks.core.models import StudyEntry
+from tasks.ledger.database import connect
+from tasks.ledger.schema import registered_instance
 from tasks.report.directory import REPAIR_MANIFEST_CSV
 from tasks.run.engine import ingest
+from tasks.setting_values import registry_of
 from tasks.source.manifest_reader import load_manifest
 from tests.conftest import NOT_WAITING, NearSide, Run, instance, padded
 from tests.dicomweb_side import RUBBISH, DicomwebSide, Half, Reset, Rows, Step, always, status
@@ -275,6 +279,24 @@ class TestRegistry:
         found = verified()
         assert (found.exit_code, verified.signs()["0001"]) == (3, "!")
         assert verified.keys() == []
+
+    def test_what_it_has_lost_counts_as_registered_no_more(self, verified: Verified) -> None:
+        """So ingest registers it again, from whatever object; what another registry has stays."""
+        run = verified.near_side.run()
+        lost, kept = (row_of(run, name)["sop_instance_uid"] for name in ("0001", "0002"))
+        registry = registry_of(verified.registry.url)
+        engine = connect(verified.near_side.settings().ledger_at)
+        rows = [(registry, lost), (registry, kept), ("other:443/dicom-web", lost)]
+        names = ("campaign", "registry", "sop_instance_uid", "object_id", "key", "run_id")
+        with engine.begin() as db:
+            values = [dict(zip(names, ("default", *each, 1, "k", "r"), strict=True)) for each in rows]
+            db.execute(sa.insert(registered_instance), values)
+        verified.registry.delete(lost)
+        verified()
+        with engine.begin() as db:
+            columns = registered_instance.c.registry, registered_instance.c.sop_instance_uid
+            assert {tuple(row) for row in db.execute(sa.select(*columns))} == {*rows[1:]}
+        engine.dispose()
 
     def test_alone_is_enough(self, verified: Verified) -> None:
         """Then nothing is compared, so nobody may delete anything for sure."""
