@@ -13,6 +13,7 @@ import time
 from tests.benchmarks import (
     bench_dicomweb,
     bench_fast_link,
+    bench_ingest,
     bench_prefect,
     bench_read,
     bench_report,
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "report": bench_report,
     "verify": bench_verify,
     "dicomweb": bench_dicomweb,
+    "ingest": bench_ingest,
 }
 
 
