@@ -52,7 +52,7 @@ def rows(scale: float) -> Iterator[Row]:
         client = runner.run(_client(started.dicomweb_url))
         bare = _BareLoop(started.dicomweb_url)
         spent = _in_turns(
-            _batches(count),
+            batches(count),
             {"ours": lambda batches: runner.run(_store(client, batches)), "bare": bare.store},
         )
         rate = {who: sum_of / wall_s for who, (sum_of, wall_s, _) in spent.items()}
@@ -109,7 +109,7 @@ def _timed(act: Callable[[], Any]) -> tuple[float, Any]:
     return time.monotonic() - began, found
 
 
-def _batches(count: int) -> list[Batch]:
+def batches(count: int) -> list[Batch]:
     """Instances of one study: the same but for the last digits of their UID."""
     first = instance(100_000_000, pixels=PIXELS)
     template = f"{STUDY}.1.100000000".encode()
