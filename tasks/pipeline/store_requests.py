@@ -29,6 +29,7 @@ from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError, TooLargeFault
 from tasks.core.object_outcomes import ObjectReason, ObjectStatus, reason_of
 from tasks.core.pipeline_faults import SideFaults, down_for_too_long
+from tasks.core.platform_state import Step
 from tasks.core.retry import Action, backoff_s
 from tasks.core.store_batches import halves
 from tasks.core.stow_answers import InstanceAnswer
@@ -140,7 +141,7 @@ class StoreRequests:
     async def _try(self, request: StoreRequest) -> None:
         async with self.pace.admission():
             if self._has_to_ask(request):
-                async with self.pace.slot(request.number):
+                async with self.pace.slot(request.number, Step.ASK):
                     await self._settle_known(request)
             if not request.members:
                 return

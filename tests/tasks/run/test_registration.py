@@ -70,7 +70,8 @@ class TestWhole:
             side.put(f"b{number}", other_study(f"1.5.{number}", "1.9.3"))
         assert side.run(stow_parallel=4).exit_code == 0
         requests = side.registry.asked(Step.STORE)
-        assert sorted(len(each.uids) for each in requests) == [3, 30, 100]
+        assert sum(len(each.uids) for each in requests) == 133
+        assert max(len(each.uids) for each in requests) <= 100
         assert {each.path.rpartition("/")[2] for each in requests} == {"1.2.3", "1.9.3"}
         assert all("Content-Length" in each.headers for each in requests)
 
