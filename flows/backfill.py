@@ -22,9 +22,11 @@ from flows.orchestration.parameters import (
     Options,
     OptionsForm,
     ReportDirectory,
+    Verify,
 )
 from flows.orchestration.run_names import prefix_label, run_name
 from flows.shards.run_slots import hold_free_slots
+from flows.verify import settings_afterwards, verified_afterwards
 from tasks.core.words import counted
 from tasks.run.early_end import early_end
 from tasks.run.engine import Engine
@@ -48,6 +50,7 @@ def backfill(
     report_dir: ReportDirectory = "",
     api: ApiBlock = "",
     options: OptionsForm = _DEFAULTS,
+    verify: Verify = False,
 ) -> State[dict[str, Any]]:
     """Uploads the studies of a manifest and writes the reconciliation report.
 
@@ -58,14 +61,15 @@ def backfill(
         api: Name of a block dicom-upload-api: endpoint and credentials; empty: the worker's settings.
         report_dir: Where the report is written; empty: the setting DICOM_INGEST_REPORT_DIR, or ./report.
         options: How the run behaves. Empty: the settings of the worker, or the default.
+        verify: Hold the report against the worker's bucket and registry in the end.
     """
 
     def run() -> State[dict[str, Any]]:
         settings = settings_for(api_endpoint, report_dir, api, options)
         if (manifests := manifests_at(manifest)) is not None:
-            return run_each(
-                backfill, manifests, settings, options=options, api_endpoint=api_endpoint, api=api
-            )
+            target = {"api_endpoint": api_endpoint, "api": api, "verify": verify}
+            return run_each(backfill, manifests, settings, options=options, **target)
+        afterwards = settings_afterwards(settings) if verify else None
         entries = read_manifest(Path(manifest), settings)
         prefix_label(entries, settings.campaign)
         engine = begin("backfill", settings, lambda: Engine(entries, settings))
@@ -77,6 +81,7 @@ def backfill(
                 upload_batches(engine, batches, may_begin)
             facts = engine.reconcile(end.why)
             summary = engine.report(facts)
-        return publish_end("backfill", summary, settings.report_dir)
+        ended = publish_end("backfill", summary, settings.report_dir)
+        return verified_afterwards(ended, afterwards) if afterwards else ended
 
     return final_state(run)

@@ -6,6 +6,8 @@ from typing import Final
 from tasks.bucket_settings import BucketSettings
 from tasks.declaration import PREFIX, variables, without_effect
 from tasks.dicomweb_settings import DicomwebSettings
+from tasks.ingest_settings import IngestSettings
+from tasks.postprocess_settings import ResultSettings
 from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tasks.settings import (
     GONE,
@@ -17,8 +19,15 @@ from tasks.settings import (
     Settings,
     no_setting_any_more,
 )
+from tasks.verify_settings import VerifySettings
 
-_OF_PIPELINE: Final = (DicomwebSettings, BucketSettings)
+_OF_PIPELINE: Final = (
+    DicomwebSettings,
+    BucketSettings,
+    IngestSettings,
+    VerifySettings,
+    ResultSettings,
+)
 _OF_COMMANDS: Final = (CommandSettings, DemoSettings, ManifestSettings, ServeSettings, SandboxSettings)
 KINDS: Final = (Settings, MigrationSettings, *_OF_PIPELINE, *_OF_COMMANDS, GatewaySettings)
 # HOME is of deployments/prefect.yaml.

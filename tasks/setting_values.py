@@ -3,6 +3,7 @@
 import hashlib
 import re
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from tasks.core.allowed_hosts import why_not
 from tasks.core.models import ACCEPTABLE
@@ -118,6 +119,11 @@ def host_of(url: str) -> str:
 
     parsed = URL(url)
     return host_and_port(parsed.scheme, parsed.raw_host.decode("ascii"), parsed.port)
+
+
+def registry_of(url: str) -> str:
+    """host:port/path of a DICOMweb server: what it is known by in ledgers and reports."""
+    return f"{host_of(url)}{urlsplit(url).path.rstrip('/')}"
 
 
 def is_header_for_keys(name: str) -> bool:

@@ -7,7 +7,7 @@ the variable `DICOM_INGEST_<NAME>`. Secrets are no option: other users of the ma
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -64,6 +64,13 @@ AcceptedReasons = Annotated[
         convert=reasons_in_order,
         form={"pattern": f"^({'|'.join(ACCEPTABLE)}|[, ])*$"},
     ),
+]
+
+
+# Of several commands.
+UserId = Annotated[str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)]
+AllowHttp = Annotated[
+    bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
 ]
 
 
@@ -154,9 +161,7 @@ class PlatformSettings(Declared):
     audience: Annotated[
         str, Setting("The audience to ask a token for, where the token endpoint wants one.", Use.BLOCK)
     ] = ""
-    user_id: Annotated[
-        str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)
-    ] = ""
+    user_id: UserId = ""
 
     def _faults(self) -> Iterator[str]:
         yield from super()._faults()
@@ -224,6 +229,33 @@ class ReportSettings(LedgerSettings, ReportDirectorySettings):
         return self.ledger if "://" in self.ledger else Path(self.ledger)
 
 
+# How patient a run is with others, whatever it does.
+DeadAfter = Annotated[
+    float,
+    Setting(
+        "Take over what another run has claimed when it gave no sign of life for so many seconds.",
+        limits={"ge": 2},
+    ),
+]
+MaxOutage = Annotated[
+    float, Setting("Give up when the platform has been down for this many seconds.", limits={"ge": 0})
+]
+Retries = Annotated[
+    tuple[str, ...],
+    Setting(
+        f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {BUDGETS_IN_WORDS}.",
+        convert=known_kinds,
+        form={"items": {"type": "string", "pattern": rf"^({'|'.join(BUDGETS)})=[0-9]+$"}},
+    ),
+]
+
+
+def budgets_of(retries: Iterable[str]) -> dict[FaultKind, int]:
+    """How many faults of each kind a file, or an object, survives."""
+    given = (each.split("=") for each in retries)
+    return BUDGETS | {FaultKind(kind): int(count) for kind, count in given}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(LedgerSettings):
     """How a run behaves: nothing secret, so it may be a flow parameter."""
@@ -258,24 +290,9 @@ class RunSettings(LedgerSettings):
     min_age: Annotated[
         float, Setting("Leave files alone that changed less than this many seconds ago.", limits={"ge": 0})
     ] = 0
-    dead_after: Annotated[
-        float,
-        Setting(
-            "Take over what another run has claimed when it gave no sign of life for so many seconds.",
-            limits={"ge": 2},
-        ),
-    ] = 180
-    max_outage: Annotated[
-        float, Setting("Give up when the platform has been down for this many seconds.", limits={"ge": 0})
-    ] = 3600
-    retries: Annotated[
-        tuple[str, ...],
-        Setting(
-            f"How many faults of a kind a file survives; repeatable. Kinds and defaults: {BUDGETS_IN_WORDS}.",
-            convert=known_kinds,
-            form={"items": {"type": "string", "pattern": rf"^({'|'.join(BUDGETS)})=[0-9]+$"}},
-        ),
-    ] = ()
+    dead_after: DeadAfter = 180
+    max_outage: MaxOutage = 3600
+    retries: Retries = ()
     allow_storage_host: Annotated[
         tuple[str, ...],
         Setting(
@@ -283,9 +300,7 @@ class RunSettings(LedgerSettings):
             Use.OPTION | Use.BLOCK,
         ),
     ] = ()
-    allow_http: Annotated[
-        bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
-    ] = False
+    allow_http: AllowHttp = False
 
     @property
     def accepted(self) -> frozenset[str]:
@@ -295,8 +310,7 @@ class RunSettings(LedgerSettings):
     @property
     def budgets(self) -> dict[FaultKind, int]:
         """How many faults of each kind a file survives."""
-        given = (each.split("=") for each in self.retries)
-        return BUDGETS | {FaultKind(kind): int(count) for kind, count in given}
+        return budgets_of(self.retries)
 
 
 @dataclass(frozen=True, kw_only=True)

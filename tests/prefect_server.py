@@ -1,5 +1,6 @@
 """A real Prefect server, with all its services: Prefect's test harness runs but some of them."""
 
+import binascii
 import os
 import signal
 import socket
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import httpx
 
 from tests.processes import await_answer, free_port
 
@@ -112,3 +116,43 @@ def _pass_on(source: socket.socket, sink: socket.socket, late_s: float) -> None:
     finally:
         for each in (source, sink):
             each.close()
+
+
+def database_with(*texts: str) -> str:
+    """All of Prefect's database as text, once it has these."""
+    from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+
+    url = str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value())
+    until = time.monotonic() + 20
+    while True:
+        with closing(sqlite3.connect(url.partition("///")[2])) as database:
+            said = "\n".join(database.iterdump())
+        if all(text in said for text in texts):
+            return said
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def texts_below(home: Path) -> Iterator[str]:
+    for path in home.rglob("*"):
+        if path.is_file():
+            body = path.read_bytes()
+            yield body.decode("utf-8", "replace")
+            if path.parent.name == "storage":
+                yield binascii.a2b_base64(body).decode("utf-8", "replace")
+
+
+def events_of(campaign: str, expected: int, name: str = "") -> list[dict[str, Any]]:
+    """Ours about this campaign, of this name when one is given; the server hears of them a moment later."""
+    wanted: dict[str, Any] = {"resource": {"id_prefix": [f"dicom-ingest.campaign.{campaign}"]}}
+    if name:
+        wanted["event"] = {"name": [name]}
+    from prefect.settings import PREFECT_API_URL
+
+    until = time.monotonic() + 20
+    while True:
+        answer = httpx.post(f"{PREFECT_API_URL.value()}/events/filter", json={"filter": wanted})
+        events: list[dict[str, Any]] = answer.json()["events"]
+        if len(events) >= expected or time.monotonic() > until:
+            return events
+        time.sleep(0.2)

@@ -15,13 +15,22 @@ from prefect import settings
 from prefect.analytics import is_telemetry_enabled
 
 from flows.cli.commands import app
+from tasks.comparison.instance_comparison import Difference
+from tasks.comparison.verification_files import VERIFICATION_COLUMNS
 from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError
 from tasks.core.models import ACCEPTABLE, Flaw, OnConflict, Reason, Status, Summary
+from tasks.core.object_outcomes import After, ObjectReason, ObjectStatus
+from tasks.core.object_rules import ObjectRule
 from tasks.core.problems import CURES
+from tasks.core.registration_rows import REGISTRATION_COLUMNS
+from tasks.core.signs import InBucket, InRegistry, Retrieved, SafeToDelete, Sign
+from tasks.core.stow_answers import IN_BOTH, NOT_NAMED, WARNINGS
+from tasks.core.stow_profiles import OTHER, PROFILES, STANDARD
+from tasks.core.verification_totals import Verification
 from tasks.declaration import Declared, Use, declarations, variables
 from tasks.known_settings import KINDS, VARIABLES
-from tasks.report.directory import FILES
+from tasks.report.directory import FILES, REPAIRS, VERIFICATION, VERIFICATION_CERTIFICATE_SIG
 from tasks.report.studies_csv import STUDY_COLUMNS
 from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tests import stopping_messages
@@ -209,6 +218,20 @@ class TestEverything:
         rows = table(section("## Audit trail and certificate"), "event", "what it says")
         assert sorted(name for cell, *_ in rows for name in re.findall(r"`(\w+)`", cell)) == sorted(Event)
 
+    def test_what_verify_writes_is_documented(self) -> None:
+        """Each sign has its row, in what it says; each column, file and field its name, fields in order."""
+        text = section("## Verify")
+        signs = [row[0].strip("`") for row in table(text, "`sign`", "`verdict`")]
+        assert sorted(signs) == sorted(Sign)
+        assert (
+            missing({*VERIFICATION_COLUMNS, *VERIFICATION, *REPAIRS} - {VERIFICATION_CERTIFICATE_SIG}, text)
+            == []
+        )
+        assert missing({*InBucket, *InRegistry, *Retrieved, *SafeToDelete} - {""}, text) == []
+        rows = table(text, "field of `verification.json`", "what it is")
+        documented = [name for cell, *_ in rows for name in re.findall(r"`(\w+)`", cell)]
+        assert documented == [field.name for field in fields(Verification)]
+
     def test_every_choice_of_an_option_is_documented(self) -> None:
         """Beside the option."""
         assert missing({*OnConflict, *ACCEPTABLE}, section("## Settings")) == []
@@ -217,6 +240,24 @@ class TestEverything:
     def test_every_exit_code_is_documented(self, code: int) -> None:
         """It begins a row of the table."""
         assert [row for row in table(section("## Exit codes"), "code") if row[0] == str(code)]
+
+
+class TestIngest:
+    def test_every_status_and_every_reason_has_a_row(self) -> None:
+        rows = table(section("## Ingest"), "status", "reason")
+        assert {row[0].strip("`") for row in rows if row[0]} == set(ObjectStatus)
+        reasons = sorted(row[1].strip("`") for row in rows if row[1])
+        assert reasons == sorted(set(ObjectReason) - {ObjectReason.NONE})
+
+    def test_every_column_has_the_row_of_its_declaration(self) -> None:
+        """In the same order."""
+        rows = table(section("## Ingest"), "column", "holds")
+        assert rows == [
+            [f"`{name}`", str(column.kind), column.sentence] for name, column in REGISTRATION_COLUMNS.items()
+        ]
+
+    def test_every_rule_is_documented(self) -> None:
+        assert missing(set(ObjectRule) | set(After), section("## Ingest")) == []
 
 
 class TestTroubleshooting:
@@ -240,6 +281,26 @@ class TestTroubleshooting:
             assert f"`{flaw}`" in rows[flaw.reason][3]
         for reason, cure in CURES.items():
             assert cure in rows[reason][4].replace("`", "")
+
+    def test_has_a_row_for_every_word_about_an_answer_to_stow_rs(self) -> None:
+        """And none for a word that is not said."""
+        rules = [*STANDARD, OTHER, *(rule for profile in PROFILES.values() for rule in profile.rules)]
+        words = {rule.word for rule in rules} | {NOT_NAMED, IN_BOTH, *map("warning {}".format, WARNINGS)}
+        rows = table(section("#### What a DICOMweb server answers"), "`detail`", "the server")
+        assert {word for row in rows for word in re.findall(r"`([^`]+)`", row[0])} == words
+
+    def test_says_what_may_differ_between_two_instances(self) -> None:
+        """In the words of a row's `detail`."""
+        assert missing(Difference, section("#### What a DICOMweb server answers")) == []
+
+    def test_has_a_row_for_every_kind_of_dicomweb_server(self) -> None:
+        """With the size of its pages."""
+        text = section("#### What a DICOMweb server answers")
+        rows = table(text, "server", "an instance that is there already")
+        assert [row[0].strip("`") for row in rows] == [*PROFILES]
+        for row, profile in zip(rows, PROFILES.values(), strict=True):
+            assert f"pages of {profile.page_rows:,}" in row[2]
+            assert ("asked for first" in row[1] or "the same" in row[1]) or not profile.keeps_old_silently
 
     @pytest.mark.parametrize("key", [*stopping_messages.messages()])
     def test_has_a_row_for_every_message_that_stops_a_run(self, key: str) -> None:

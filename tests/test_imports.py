@@ -15,10 +15,11 @@ TASKS += [
     "known_settings",
     "ingest_settings",
     "verify_settings",
+    "postprocess_settings",
     "settings",
+    "sandbox_settings",
     "bucket_settings",
     "dicomweb_settings",
-    "sandbox_settings",
     "tls_settings",
     "setting_values",
     "declaration",
@@ -26,7 +27,7 @@ TASKS += [
     "process_memory",
     "core",
 ]
-FLOWS = ["cli", "migrate", "verify", "ingest", "postprocess", "backfill", "shards", "orchestration"]
+FLOWS = ["cli", "migrate", "ingest", "postprocess", "backfill", "verify", "shards", "orchestration"]
 ROOMS = [*(f"flows.{name}" for name in FLOWS), "deployments.sandbox", *(f"tasks.{name}" for name in TASKS)]
 CORE = sorted(name for name in MODULES if name.startswith("tasks.core"))
 # Of the standard library, what neither touches the world outside nor asks for the time: add with care.

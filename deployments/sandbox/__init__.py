@@ -1,1 +1,1 @@
-"""The platform on one machine: upload API, OAuth2, object store, sample studies."""
+"""The platform on one machine: upload API, OAuth2, object store, DICOMweb server, sample studies."""

@@ -1,17 +1,27 @@
-"""The demo: sample studies through a platform on this machine, and the report checked against the truth."""
+"""The demo: sample studies through a platform on this machine, to its registry, and all of it checked.
 
+Upload, ingest, verify: each is the command itself, and what it reports is held against what was planted.
+"""
+
+import csv
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from deployments.sandbox.chain_check import compare_chain
 from deployments.sandbox.demo_check import compare
+from deployments.sandbox.ports import keep_port, last_port
 from deployments.sandbox.privileges import drop_dac_capabilities
 from deployments.sandbox.samples import Planted, build
-from deployments.sandbox.sandbox import Sandbox, keep_port, last_port
+from deployments.sandbox.sandbox import Sandbox
 from tasks.core.errors import UsageError
+from tasks.core.registration_rows import REGISTRATION_CSV
+from tasks.report.directory import VERIFICATION_CSV
 from tasks.report.reader import read_report
 
 _MARK: Final = ".dicom-ingest-demo"  # only a folder with this in it is removed and made anew
@@ -22,35 +32,46 @@ Next, with studies of your own, to such a platform on this machine:
   set -a; . sandbox/sandbox.env; set +a            # in another: where it is, and as whom
   dicom-ingest manifest DIRECTORY -o manifest.csv
   dicom-ingest run manifest.csv --report-dir try
+  dicom-ingest ingest --report-dir try             # the platform's own part
+  dicom-ingest verify try                          # has it arrived?
 To the real platform, in a new terminal and with another report directory, and so another ledger: the one in
 try counts as stored what the sandbox has.
   export DICOM_INGEST_API_ENDPOINT=https://api.example.org
   read -rs DICOM_INGEST_TOKEN && export DICOM_INGEST_TOKEN
   dicom-ingest run manifest.csv --report-dir report"""
 _EXPECTED_EXIT: Final = 1  # what was planted has files that can't be where they should be
+_DEEP: Final = "10"  # instances that verify retrieves and compares with their files
 
 
 def run_demo(directory: Path, slices: int) -> int:
-    """Builds, uploads and checks; 0 only when report, bucket and what was planted agree."""
+    """Builds, uploads, registers, verifies, checks; 0 only when all agrees with what was planted."""
     home = _fresh(directory.absolute())
     _say("Building sample studies ...")
     planted = build(home / "archive", slices)
-    report = home / "report"
     with Sandbox.start(home / _SANDBOX) as sandbox:
-        _say(f"Until the demo ends, an upload API and an S3 endpoint run at {sandbox.api_url}. Now:")
-        manifest, report_dir = os.path.relpath(planted.manifest), os.path.relpath(report)
-        _say(f"  dicom-ingest run {manifest} -u {sandbox.api_url} --report-dir {report_dir}")
-        code = _backfill(planted.manifest, sandbox, report, home)
+        _say(f"Until the demo ends, an upload API and an S3 endpoint run at {sandbox.api_url},")
+        _say(f"and a DICOMweb server at {sandbox.dicomweb.url}: {sandbox.dicomweb.name}.")
+        report = home / "report"
+        commands = _Commands(home, sandbox)
+        code = commands.run("run", report, planted.manifest)
         if code == UsageError.exit_code:  # nothing was attempted, and it has said why
             return code
         _say(
             f"The backfill ended with exit code {code}: 1 is right, for what was planted can't all be stored."
         )
-        problems = (
-            [] if code == _EXPECTED_EXIT else [f"the backfill's exit code is {code}, not {_EXPECTED_EXIT}"]
+        problems = _unexpected("the backfill", code) + _check(planted, report, sandbox)
+        ingested, verified = commands.run("ingest", report), commands.run("verify", report)
+        _say(
+            f"Ingest and verify ended with exit codes {ingested} and {verified}: 1 is right, "
+            "for images that name no study can't be registered."
         )
-        problems += _check(planted, home / "report", sandbox)
+        problems += _unexpected("ingest", ingested) + _unexpected("verify", verified)
+        problems += _check_chain(planted, report, sandbox)
     return _verdict(problems, planted)
+
+
+def _unexpected(command: str, code: int) -> list[str]:
+    return [] if code == _EXPECTED_EXIT else [f"{command} ended with exit code {code}, not {_EXPECTED_EXIT}"]
 
 
 def _fresh(directory: Path) -> Path:
@@ -71,24 +92,31 @@ def _fresh(directory: Path) -> Path:
     return directory
 
 
-def _backfill(manifest: Path, sandbox: Sandbox, report_dir: Path, home: Path) -> int:
-    """Runs the command itself, in a process that can't read what its user may not, also as root."""
-    command = [
-        sys.executable, "-m", "flows.cli", "run", str(manifest),
-        "--api-endpoint", sandbox.api_url, "--report-dir", str(report_dir),
-    ]  # fmt: skip
-    settings = {
-        "DICOM_INGEST_TOKEN_URL": sandbox.token_url,
-        "DICOM_INGEST_CLIENT_ID": sandbox.client_id,
-        "DICOM_INGEST_CLIENT_SECRET": sandbox.client_secret,
-    }
-    return subprocess.run(  # noqa: S603 - our own command
-        command,
-        cwd=home,
-        env=_environment_without_settings(home) | settings,
-        preexec_fn=drop_dac_capabilities,
-        check=False,
-    ).returncode
+@dataclass(frozen=True, slots=True)
+class _Commands:
+    """The commands themselves, in processes that can't read what their user may not, also as root."""
+
+    home: Path
+    sandbox: Sandbox
+
+    def run(self, command: str, report_dir: Path, manifest: Path | None = None) -> int:
+        """Says which one, runs it, and gives its exit code."""
+        _say("\n  dicom-ingest " + " ".join(self._arguments(command, report_dir, manifest, os.path.relpath)))
+        return subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "flows.cli", *self._arguments(command, report_dir, manifest, str)],
+            cwd=self.home,
+            env=_environment_without_settings(self.home) | self.sandbox.variables,
+            preexec_fn=drop_dac_capabilities,
+            check=False,
+        ).returncode
+
+    def _arguments(
+        self, command: str, report_dir: Path, manifest: Path | None, name: Callable[[Path], str]
+    ) -> list[str]:
+        if command == "verify":
+            return [command, name(report_dir), "--deep", _DEEP]
+        source = [name(manifest), "-u", self.sandbox.api_url] if manifest else []
+        return [command, *source, "--report-dir", name(report_dir)]
 
 
 def _environment_without_settings(home: Path) -> dict[str, str]:
@@ -113,6 +141,20 @@ def _check(planted: Planted, report_dir: Path, sandbox: Sandbox) -> list[str]:
     return compare(planted, read_report(report_dir), sandbox.object_path, keys)
 
 
+def _check_chain(planted: Planted, report_dir: Path, sandbox: Sandbox) -> list[str]:
+    registration, verification = (_rows(report_dir / name) for name in (REGISTRATION_CSV, VERIFICATION_CSV))
+    report = read_report(report_dir)
+    return compare_chain(planted, sandbox.dicomweb.program, report, registration, verification)
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    """None of a file that was not written: what should be in it is missing then."""
+    if not file.is_file():
+        return []
+    with file.open(encoding="utf-8", newline="") as rows:
+        return list(csv.DictReader(rows))
+
+
 def _verdict(problems: list[str], planted: Planted) -> int:
     for problem in problems:
         _say(f"  {problem}")
@@ -121,7 +163,8 @@ def _verdict(problems: list[str], planted: Planted) -> int:
         return 1
     count = len(planted.expected) + 2 * len(planted.pairs)
     _say(f"Checked: each of the {count} planted files has its one row with the right outcome,")
-    _say("and every object in the bucket is byte for byte the file that its row names.")
+    _say("every object in the bucket is byte for byte the file that its row names,")
+    _say("and each of them that a server can register is registered, and confirmed by verify.")
     _say(_NEXT)
     return 0
 

@@ -102,6 +102,7 @@ class Planted:
     manifest: Path
     expected: dict[str, Expected]
     pairs: tuple[Pair, ...]
+    without_study: frozenset[str] = frozenset()  # paths of images that say of no study that they are its
 
 
 def build(root: Path, ct_slices: int = 300) -> Planted:
@@ -135,6 +136,7 @@ class _Archive:
     expected: dict[str, Expected] = field(default_factory=dict)
     pairs: list[Pair] = field(default_factory=list)
     entries: list[dict[str, str | int]] = field(default_factory=list)
+    without_study: set[str] = field(default_factory=set)
 
     def add_study(self, name: str, uid: str = "", instances: int | None = None, priority: int = 0) -> None:
         """Adds a manifest row; `instances` is how many the study has in truth, None where nobody knows."""
@@ -159,7 +161,7 @@ class _Archive:
             writer = csv.DictWriter(file, MANIFEST_COLUMNS)
             writer.writeheader()
             writer.writerows(self.entries)
-        return Planted(manifest, self.expected, tuple(self.pairs))
+        return Planted(manifest, self.expected, tuple(self.pairs), frozenset(self.without_study))
 
 
 def _stored(uid: str) -> Expected:
@@ -174,7 +176,9 @@ def _plant_real(archive: _Archive, name: str) -> None:
         header = _header(body)
         path = Path(name, *source.relative_to(_test_files()).parts[-2:])  # the folder of a series is kept
         archive.plant(str(path), body, _stored(str(header.SOPInstanceUID)))
-        studies.add(str(header.get("StudyInstanceUID", "")))
+        studies.add(study := str(header.get("StudyInstanceUID", "")))
+        if not study:
+            archive.without_study.add(str(archive.root / path))
     archive.add_study(name, studies.pop() if len(studies) == 1 else "", len(sources))
 
 

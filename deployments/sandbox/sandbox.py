@@ -1,7 +1,7 @@
-"""The platform in one `with` block: gateway and object store, started together and stopped together.
+"""The platform in one `with` block: gateway, object store, DICOMweb server, started and stopped together.
 
-The gateway is a child process with its own interpreter lock; the object store is the gateway's child. A pipe
-ties them to us: when it closes, also because this process was killed, both stop.
+Gateway and DICOMweb server are child processes; the object store is the gateway's child. A pipe ties each to
+us: when it closes, also because this process was killed, they stop.
 """
 
 import http.client
@@ -13,21 +13,21 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
 from deployments.sandbox import storage
+from deployments.sandbox.dicomweb_server import DicomwebEndpoint, registry
+from deployments.sandbox.ports import keep_port, listen
 from deployments.sandbox.storage import last_lines, open_private
 from tasks.core.errors import IngestError, StoppedError, UsageError
-from tasks.declaration import declarations
-from tasks.sandbox_settings import SandboxSettings, StoreSettings
+from tasks.declaration import declarations, load_as
+from tasks.sandbox_settings import GatewaySettings, RegistrySettings, SandboxSettings, StoreSettings
 
 _PREFIX: Final = SandboxSettings.prefix
-_LAST_PORT: Final = 65_535
-_PORT_FILE: Final = "gateway.port"  # in the data directory: the one that it had last
 _STOP_TIMEOUT_S: Final = 10.0  # the gateway gives its requests 2 s and the object store 5 s
 
 
@@ -39,6 +39,9 @@ class Sandbox:
     client_id: str
     client_secret: str = field(repr=False)
     bucket_dir: Path | None  # of the embedded object store; None when the settings name another bucket
+    bucket: str
+    dicomweb: DicomwebEndpoint
+    s3: Mapping[str, str] = field(repr=False)  # what boto3 needs for the bucket: the AWS_* variables
     _gateway: subprocess.Popen[bytes] = field(repr=False)
     _log: Path = field(repr=False)
 
@@ -58,24 +61,30 @@ class Sandbox:
         """
         _require_extra()
         data_dir = _private_directory(data_dir)
-        environment = _environment(data_dir) | _how_to_answer(store)
         log = data_dir / "gateway.log"
-        with _listen(port, data_dir) as listener:
+        settings = load_as(RegistrySettings)
+        with listen(port, data_dir) as listener, registry(data_dir, settings) as dicomweb:
+            environment = _environment(data_dir) | _how_to_answer(store) | _where_it_registers(dicomweb)
             address: tuple[str, int] = listener.getsockname()
+            environment.setdefault(f"{_PREFIX}PUBLIC_URL", f"http://{address[0]}:{address[1]}")
             gateway = _spawn_gateway(listener, environment, log)
-        try:
-            _await_first_answer(address, gateway, log)
-            keep_port(data_dir, address[1])
-            yield cls(
-                api_url=f"http://{address[0]}:{address[1]}",
-                client_id=environment[f"{_PREFIX}CLIENT_ID"],
-                client_secret=environment[f"{_PREFIX}CLIENT_SECRET"],
-                bucket_dir=None if _names_a_bucket() else storage.bucket_dir(data_dir),
-                _gateway=gateway,
-                _log=log,
-            )
-        finally:
-            _stop(gateway)
+            listener.close()  # the gateway has it
+            try:
+                _await_first_answer(address, gateway, log)
+                keep_port(data_dir, address[1])
+                yield cls(
+                    api_url=f"http://{address[0]}:{address[1]}",
+                    client_id=environment[f"{_PREFIX}CLIENT_ID"],
+                    client_secret=environment[f"{_PREFIX}CLIENT_SECRET"],
+                    bucket_dir=None if _names_a_bucket() else storage.bucket_dir(data_dir),
+                    bucket=f"s3://{environment.get(f'{_PREFIX}BUCKET') or storage.BUCKET}",
+                    dicomweb=dicomweb,
+                    s3=_s3_variables(environment, data_dir),
+                    _gateway=gateway,
+                    _log=log,
+                )
+            finally:
+                _stop(gateway)
 
     @property
     def token_url(self) -> str:
@@ -95,16 +104,26 @@ class Sandbox:
             )
         return self.bucket_dir / key
 
-    def write_env_file(self, path: Path) -> None:
-        """The settings that point dicom-ingest here, secret included, for `.` in a shell; mode 0600."""
+    @property
+    def variables(self) -> dict[str, str]:
+        """The settings that point dicom-ingest here, secrets included: of run, ingest and verify."""
         settings = {
             "API_ENDPOINT": self.api_url,
             "TOKEN_URL": self.token_url,
             "CLIENT_ID": self.client_id,
             "CLIENT_SECRET": self.client_secret,
+            "BUCKET": self.bucket,
+            "DICOMWEB_URL": self.dicomweb.url,
+            "DICOMWEB_SERVER": self.dicomweb.kind.value,
+            "DICOMWEB_USER": self.dicomweb.user,
+            "DICOMWEB_PASSWORD": self.dicomweb.password,
         }
+        return {f"DICOM_INGEST_{name}": value for name, value in settings.items() if value} | {**self.s3}
+
+    def write_env_file(self, path: Path) -> None:
+        """Its `variables` for `.` in a shell; mode 0600."""
         with open_private(path) as file:
-            file.writelines(f"DICOM_INGEST_{name}={shlex.quote(value)}\n" for name, value in settings.items())
+            file.writelines(f"{name}={shlex.quote(value)}\n" for name, value in self.variables.items())
 
     def wait(self) -> NoReturn:
         """Blocks until the gateway ends by itself, and then raises StoppedError."""
@@ -135,12 +154,15 @@ def _how_to_use(sandbox: Sandbox, env_file: Path) -> str:
   token URL      {sandbox.token_url}
   client id      {sandbox.client_id}
   objects        {sandbox.bucket_dir or "in the bucket that the settings name"}
-  settings       {env_file} (these and the client secret)
+  DICOMweb       {sandbox.dicomweb.url}: {sandbox.dicomweb.name}
+  settings       {env_file} (these, and every secret)
 
-Send a directory to it:
+Send a directory to it, register what arrived, and see whether all of it is there:
 
   set -a; . {shlex.quote(str(env_file))}; set +a
   dicom-ingest upload -p PATH --report-dir try
+  dicom-ingest ingest --report-dir try
+  dicom-ingest verify try
 """
 
 
@@ -156,7 +178,10 @@ def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
 
 
 def _require_extra() -> None:
-    if not all(importlib.util.find_spec(package) for package in ("boto3", "rclone_api", "uvicorn")):
+    if not all(
+        importlib.util.find_spec(package)
+        for package in ("boto3", "multipart", "rclone_api", "tiny_pacs_dicomweb", "uvicorn")
+    ):
         raise UsageError(storage.MISSING_EXTRA)
 
 
@@ -174,7 +199,7 @@ def _names_a_bucket() -> bool:
 
 
 def _environment(data_dir: Path) -> dict[str, str]:
-    """The gateway's environment: ours, with a fresh secret where none is set, and our very import path."""
+    """The gateway's environment: ours, with fresh secrets where none is set, and our very import path."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path),
@@ -182,7 +207,34 @@ def _environment(data_dir: Path) -> dict[str, str]:
         f"{_PREFIX}CLIENT_SECRET": os.environ.get(f"{_PREFIX}CLIENT_SECRET") or secrets.token_urlsafe(32),
         f"{_PREFIX}DATA_DIR": str(data_dir),
     }
-    return environment if _names_a_bucket() else _without_aws(environment)
+    if _names_a_bucket():
+        return environment
+    access_key_id, secret_access_key = storage.new_keys()
+    keys = {f"{_PREFIX}ACCESS_KEY_ID": access_key_id, f"{_PREFIX}SECRET_ACCESS_KEY": secret_access_key}
+    return _without_aws(environment) | keys
+
+
+def _where_it_registers(dicomweb: DicomwebEndpoint) -> dict[str, str]:
+    """The gateway passes searches and retrievals on to it."""
+    return {
+        f"{_PREFIX}DICOMWEB_URL": dicomweb.url,
+        f"{_PREFIX}DICOMWEB_USER": dicomweb.user,
+        f"{_PREFIX}DICOMWEB_PASSWORD": dicomweb.password,
+    }
+
+
+def _s3_variables(environment: Mapping[str, str], data_dir: Path) -> dict[str, str]:
+    """What boto3 needs to find the bucket, as far as the settings say it; else it looks as it always does."""
+    endpoint = (
+        environment.get(f"{_PREFIX}S3_ENDPOINT") if _names_a_bucket() else storage.listening_url(data_dir)
+    )
+    variables = {
+        "AWS_ACCESS_KEY_ID": environment.get(f"{_PREFIX}ACCESS_KEY_ID"),
+        "AWS_SECRET_ACCESS_KEY": environment.get(f"{_PREFIX}SECRET_ACCESS_KEY"),
+        "AWS_ENDPOINT_URL_S3": endpoint,
+        "AWS_REGION": environment.get(f"{_PREFIX}REGION") or GatewaySettings.region,
+    }
+    return {name: value for name, value in variables.items() if value}
 
 
 def _how_to_answer(store: StoreSettings | None) -> dict[str, str]:
@@ -198,39 +250,6 @@ def _without_aws(environment: dict[str, str]) -> dict[str, str]:
     """The embedded store has its own keys: a profile or setting for AWS must not get in their way."""
     kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     return {**kept, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-
-
-def last_port(data_dir: Path) -> int | None:
-    """The port that a sandbox with this data directory had last; None when that is not known."""
-    try:
-        text = (data_dir / _PORT_FILE).read_text(encoding="ascii").strip()
-        return int(text) if text.isdecimal() and 0 < int(text) <= _LAST_PORT else None
-    except (OSError, ValueError):
-        return None
-
-
-def keep_port(data_dir: Path, port: int) -> None:
-    """The next sandbox with this data directory takes this port when it is free."""
-    with suppress(OSError), open_private(data_dir / _PORT_FILE) as file:
-        file.write(f"{port}\n")
-
-
-def _listen(port: int | None, data_dir: Path) -> socket.socket:
-    """The socket that the gateway inherits: no other program gets the port, and early clients queue."""
-    if port is None and (last := last_port(data_dir)):
-        with suppress(UsageError):
-            return _listen_on(last)
-    return _listen_on(port)
-
-
-def _listen_on(port: int | None) -> socket.socket:
-    unusable = UsageError(f"Port {port} cannot be used here: choose another, or none for a free one.")
-    if not 0 <= (port or 0) <= _LAST_PORT:  # create_server would leave its socket open
-        raise unusable
-    try:
-        return socket.create_server(("127.0.0.1", port or 0), backlog=128)
-    except OSError:
-        raise unusable from None
 
 
 def _spawn_gateway(

@@ -25,6 +25,7 @@ MISSING_EXTRA: Final = (
 )
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 5.0
+_LOG: Final = "storage.log"
 _SHOWN_LINES: Final = 5
 _LISTENING: Final = re.compile(r"Starting s3 server on \[(http://127\.0\.0\.1:\d+)/\]")
 
@@ -39,8 +40,10 @@ class Endpoint:
 
 
 @contextmanager
-def serve_objects(data_dir: Path) -> Iterator[Endpoint]:
-    """Serves the objects under `data_dir` on a free loopback port, with fresh keys, until the block ends.
+def serve_objects(data_dir: Path, keys: tuple[str, str] | None = None) -> Iterator[Endpoint]:
+    """Serves the objects under `data_dir` on a free loopback port until the block ends.
+
+    To whoever has `keys`, an id and a secret; fresh ones where they are not given.
 
     rclone stays in the caller's process group, so that who ends the group ends both. Raises UsageError when
     the extra is not installed, StoppedError when rclone does not start.
@@ -48,8 +51,8 @@ def serve_objects(data_dir: Path) -> Iterator[Endpoint]:
     bucket = bucket_dir(data_dir)
     bucket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     bucket.mkdir(mode=0o700, exist_ok=True)
-    log = data_dir / "storage.log"
-    access_key_id, secret_access_key = secrets.token_hex(10), secrets.token_hex(20)
+    log = data_dir / _LOG
+    access_key_id, secret_access_key = keys or new_keys()
     with open_private(log) as output:
         rclone = subprocess.Popen(  # noqa: S603 - our own binary, our own arguments
             [
@@ -67,9 +70,20 @@ def serve_objects(data_dir: Path) -> Iterator[Endpoint]:
             umask=0o077,
         )
     try:
-        yield Endpoint(_listening_url(rclone, log), access_key_id, secret_access_key)
+        yield Endpoint(_await_url(rclone, data_dir), access_key_id, secret_access_key)
     finally:
         _stop(rclone)
+
+
+def new_keys() -> tuple[str, str]:
+    """An access key id and a secret access key."""
+    return secrets.token_hex(10), secrets.token_hex(20)
+
+
+def listening_url(data_dir: Path) -> str:
+    """Where the store with this data directory is, from rclone's log; empty before it says so."""
+    listening = _LISTENING.search((data_dir / _LOG).read_text(encoding="utf-8", errors="replace"))
+    return listening.group(1) if listening else ""
 
 
 def bucket_dir(data_dir: Path) -> Path:
@@ -107,15 +121,15 @@ def _environment(access_key_id: str, secret_access_key: str) -> dict[str, str]:
     }
 
 
-def _listening_url(rclone: subprocess.Popen[bytes], log: Path) -> str:
-    """The URL from rclone's log. It takes a free port itself: one chosen here might be gone by then."""
+def _await_url(rclone: subprocess.Popen[bytes], data_dir: Path) -> str:
+    """It takes a free port itself: one chosen here might be gone by then."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and rclone.poll() is None:
-        if listening := _LISTENING.search(log.read_text(encoding="utf-8", errors="replace")):
-            return listening.group(1)
+        if url := listening_url(data_dir):
+            return url
         time.sleep(0.01)
     raise StoppedError(
-        f"The object store of the sandbox did not start. Its log ends with:\n{last_lines(log)}"
+        f"The object store of the sandbox did not start. Its log ends with:\n{last_lines(data_dir / _LOG)}"
     )
 
 

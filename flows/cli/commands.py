@@ -2,8 +2,8 @@
 
 from cyclopts import App
 
-from flows.cli import move_commands, report_commands, trial_commands
-from flows.cli.help import EXIT_CODES_HELP, SETTINGS_HELP
+from flows.cli import move_commands, pipeline_commands, report_commands, trial_commands, verify_command
+from flows.cli.help import EXIT_CODES_HELP, SETTINGS_HELP, VERIFY_HELP
 
 
 def _version() -> str:
@@ -30,5 +30,8 @@ app.command(move_commands.run)
 app.command(move_commands.migrate)
 app.command(move_commands.serve, help_epilogue=SETTINGS_HELP)
 
+app.command(pipeline_commands.ingest)
+
+app.command(verify_command.verify, help_epilogue=VERIFY_HELP)
 app.command(report_commands.report, help_epilogue=EXIT_CODES_HELP)
 app.command(report_commands.audit, help_epilogue="")

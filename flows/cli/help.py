@@ -8,6 +8,19 @@ as DICOM_INGEST_API_ENDPOINT. Secrets are settings only: DICOM_INGEST_TOKEN,
 or DICOM_INGEST_TOKEN_URL with DICOM_INGEST_CLIENT_ID and
 DICOM_INGEST_CLIENT_SECRET; an API key is DICOM_INGEST_API_KEY."""
 
+VERIFY_HELP: Final = """\
+Every option under "Where and how" is also a setting DICOM_INGEST_<NAME>, such
+as DICOM_INGEST_BUCKET. Secrets are settings only: DICOM_INGEST_DICOMWEB_TOKEN,
+or DICOM_INGEST_DICOMWEB_TOKEN_URL with DICOM_INGEST_DICOMWEB_CLIENT_ID and
+DICOM_INGEST_DICOMWEB_CLIENT_SECRET, or DICOM_INGEST_DICOMWEB_USER and
+DICOM_INGEST_DICOMWEB_PASSWORD. A bucket's are boto3's own: AWS_ACCESS_KEY_ID,
+AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL_S3, AWS_REGION.
+
+Exit code 0: every instance that the report calls stored is confirmed on each
+side that was asked; 1: not; 2: the command or a setting is wrong, or the
+bucket has none of the keys; 3: of some it could not be known; 4: credentials
+refused; 130: interrupted, and nothing was written."""
+
 EXIT_CODES_HELP: Final = """\
 Exit codes: 0 every file is where it should be; 1 some are not, and the report
 says which and why; 2 the command, a setting or the manifest is wrong, or the
@@ -22,7 +35,7 @@ Moves an archive of DICOM studies into a cloud imaging platform, and proves it.
 
 Try it out
   demo      sample studies to a platform on this machine, and a report
-  sandbox   that platform alone: upload API, OAuth2 and S3, until Ctrl-C
+  sandbox   that platform alone: upload API, S3 and DICOMweb, until Ctrl-C
 
 Move an archive
   manifest  write a manifest of an archive: one row per study directory
@@ -31,7 +44,11 @@ Move an archive
   migrate   the same by many workers of a Prefect work pool, to one report
   serve     a Prefect server with its UI and the deployments, until Ctrl-C
 
+Take it in
+  ingest    new objects of a bucket, registered over DICOMweb
+
 Prove it
+  verify    hold a report against bucket and registry: what may be deleted
   report    write a directory's newest report again: after a crash or full disk
   audit     check a report's audit trail: chain, certificate and agreement
 

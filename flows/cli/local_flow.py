@@ -4,9 +4,10 @@ import atexit
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from flows.cli.prefect_home import temporary_home
 from flows.cli.prefect_server import NO_TELEMETRY, START_TIMEOUT_S, Server
@@ -21,37 +22,55 @@ if TYPE_CHECKING:
 _temporary: Final[list[Path]] = []
 
 
+class Summarized(Protocol):
+    """A report's summary, of whatever kind."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that it is of."""
+        ...
+
+
+_Read = TypeVar("_Read", bound=Summarized)
+
+
 def run_flow(name: Literal["backfill", "migrate"], **parameters: Any) -> "Summary":
     """Runs the flow in this process. Raises its own IngestError; StoppedError when Prefect ended it early."""
+    from tasks.report.reader import read_summary
+
+    return run_flow_of(name, read_summary, **parameters)
+
+
+def run_flow_of(name: str, read: Callable[[Path], _Read], **parameters: Any) -> _Read:
+    """The same of any flow; `read` gives the summary in its report directory."""
     _prepare()
     flow = getattr(import_module(f"flows.{name}"), name)
     from prefect.exceptions import Pause
 
     from tasks.core.errors import IngestError, NotAllStoredError, StoppedError
-    from tasks.report.reader import read_summary
 
     report_dir = Path(parameters["report_dir"])
-    before = _last_run_id(report_dir)
+    before = _last_run_id(report_dir, read)
     _say_warnings_of_flows()
     raise_if_terminated()
     try:
         state = flow(**parameters, return_state=True)
         result = state.result(raise_on_failure=False)
         if isinstance(result, dict | NotAllStoredError):
-            return read_summary(report_dir)
+            return read(report_dir)
     except Pause:  # suspended in the UI: no deployment starts this one again, but the same command does
-        return read_summary(report_dir)
+        return read(report_dir)
     except Exception as error:  # noqa: BLE001 - Prefect's own trouble: what counts is whether we are done
         result = error
     if isinstance(result, IngestError):
         raise result
-    if _last_run_id(report_dir) == before:
+    if _last_run_id(report_dir, read) == before:
         raise StoppedError(
             f"Prefect ended the flow ({type(result).__name__}) before there was a report. Look after its "
             "server, then run the same command again: it goes on from here."
         )
     say("Prefect's server went away: its UI may not show how this run ended. The report is complete.")
-    return read_summary(report_dir)
+    return read(report_dir)
 
 
 def _say_warnings_of_flows() -> None:
@@ -66,13 +85,12 @@ def _say_warnings_of_flows() -> None:
     logging.getLogger("prefect.flow_runs").addHandler(Warnings())
 
 
-def _last_run_id(report_dir: Path) -> str:
+def _last_run_id(report_dir: Path, read: Callable[[Path], Summarized]) -> str:
     """Of the report that lies there; empty when there is none."""
     from tasks.core.errors import IngestError
-    from tasks.report.reader import read_summary
 
     try:
-        return read_summary(report_dir).run_id
+        return read(report_dir).run_id
     except (OSError, IngestError):
         return ""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Group, Parameter
 
 from tasks.declaration import Declaration, Declared, Use, declarations
+from tasks.ingest_settings import IngestSettings
 from tasks.sandbox_settings import SandboxSettings
 from tasks.settings import (
     AcceptSettings,
@@ -18,6 +19,7 @@ from tasks.settings import (
     ServeSettings,
     Settings,
 )
+from tasks.verify_settings import VerifySettings
 
 _GROUP: Final = Group("Where and how")
 _Given = TypeVar("_Given", bound="Given")
@@ -40,12 +42,24 @@ def _option(declared: Declaration) -> Parameter:
         negative=f"--no-{declared.name.replace('_', '-')}" if default is True else "",
         show_default=False if default in (None, "", ()) or default is False else str(default),
         group=_GROUP,
+        name_transform=_as_it_is,  # of the choices: a library's own would cut dcm4chee in two
     )
 
 
-def _with_options(*kinds: type[Declared]) -> Callable[[type[_Given]], type[_Given]]:
-    """Gives a class a field for each setting of these kinds that is an option."""
-    options = [each for kind in kinds for each in declarations(kind) if Use.OPTION in each.setting.use]
+def _as_it_is(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _with_options(
+    *kinds: type[Declared], without: tuple[str, ...] = ()
+) -> Callable[[type[_Given]], type[_Given]]:
+    """Gives a class a field for each setting of these kinds that is an option; `without` are arguments."""
+    options = [
+        each
+        for kind in kinds
+        for each in declarations(kind)
+        if Use.OPTION in each.setting.use and each.name not in without
+    ]
 
     def decorate(cls: type[_Given]) -> type[_Given]:
         fields = [
@@ -79,6 +93,11 @@ class MigrateOptions(Given):
     """Options of what has many workers send files."""
 
 
+@_with_options(IngestSettings, CommandSettings)
+class IngestOptions(Given):
+    """Options of what registers objects."""
+
+
 @_with_options(ManifestSettings, AcceptSettings, CommandSettings)
 class ManifestOptions(Given):
     """Options of what writes a manifest."""
@@ -87,6 +106,11 @@ class ManifestOptions(Given):
 @_with_options(ServeSettings, CommandSettings)
 class ServeOptions(Given):
     """Options of what serves the deployments."""
+
+
+@_with_options(VerifySettings, CommandSettings, without=("report_dir",))
+class VerifyOptions(Given):
+    """Options of what holds a report against bucket and registry."""
 
 
 @_with_options(DemoSettings, CommandSettings)

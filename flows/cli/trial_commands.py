@@ -15,7 +15,7 @@ def demo(*, options: DemoOptions = DemoOptions()) -> int:
 
 
 def sandbox(*, options: SandboxOptions = SandboxOptions()) -> int:
-    """Run an embedded platform until Ctrl-C: upload API, OAuth2, S3 endpoint. Says how to point at it."""
+    """Run an embedded platform until Ctrl-C: upload API, OAuth2, S3, DICOMweb. Says how to point at it."""
     from deployments.sandbox.sandbox import serve
 
     settings = load_as(SandboxSettings, **options.given(SandboxSettings))

@@ -22,6 +22,7 @@ from prefect.artifacts import (
 from flows.orchestration.background import running_beside
 from flows.orchestration.incomplete import in_words, not_complete
 from flows.orchestration.run_progress import Sampler, sentence
+from tasks.core.comparison_progress import ComparisonProgress
 from tasks.core.errors import IngestError
 from tasks.core.models import Summary
 from tasks.core.progress import Progress
@@ -51,6 +52,28 @@ def publish_summary(flow: str, summary: Summary, report_dir: Path) -> None:
     if found.first:
         of_which = f"The first {_MOST_STUDIES} at most, by their rows in the manifest."
         _try(lambda: create_table_artifact(_cells(found), f"{flow}-incomplete-studies", of_which))
+
+
+def publish_text(text: str, key: str, description: str) -> None:
+    """An artifact of Markdown."""
+    _try(lambda: create_markdown_artifact(text, key, description))
+
+
+def publish_comparison(
+    flow: str, progress: ComparisonProgress, every_s: float = _UPDATE_S
+) -> AbstractContextManager[None]:
+    """As `publish_progress`, of a verification."""
+
+    def publish(ended: threading.Event) -> None:
+        artifact_id = _try(lambda: create_progress_artifact(0.0, f"{flow}-progress", progress.sentence()))
+        while artifact_id is not None:
+            last = ended.wait(every_s)
+            percent = 100.0 if last else progress.percent()
+            _try(partial(update_progress_artifact, artifact_id, percent, progress.sentence()))
+            if last:
+                return
+
+    return running_beside(publish, "artifact")
 
 
 def markdown(summary: Summary, found: NotComplete, report_dir: Path) -> str:

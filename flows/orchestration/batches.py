@@ -6,9 +6,9 @@ A task knows its batch by a number; which files that is, and which of them are l
 import threading
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from prefect import task, unmapped
+from prefect import Task, task, unmapped
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectConcurrentFuture
@@ -36,13 +36,28 @@ def upload_batch(batch_no: int, engine: Engine) -> State[None] | None:
     return None
 
 
+class Stoppable(Protocol):
+    """A run, as far as it may have been stopped."""
+
+    def raise_if_stopped(self) -> None:
+        """Why the run stops, when it does."""
+        ...
+
+
 def upload_batches(engine: Engine, batches: Iterator[int], may_begin: threading.Event) -> None:
     """Sends all batches; none begins while the run is paused. Raises what a task raised, and why it stops."""
+    map_batches(upload_batch, engine, batches, may_begin)
+
+
+def map_batches(
+    batch_task: Task[..., Any], run: Stoppable, batches: Iterator[int], may_begin: threading.Event
+) -> None:
+    """The same of any run: a task for each batch, which gets its number and the run."""
 
     def submit(window: list[int]) -> list[HasEnded]:
         while not may_begin.wait(LOOK_UP_S):
-            engine.raise_if_stopped()
-        futures = upload_batch.map(window, unmapped(engine))
+            run.raise_if_stopped()
+        futures = batch_task.map(window, unmapped(run))
         of_threads = cast("list[PrefectConcurrentFuture[Any]]", futures)  # of a ThreadPoolTaskRunner
         return [partial(_has_ended, future) for future in of_threads]
 

@@ -1,10 +1,11 @@
 """What a run tells Prefect's events, for automations: its end, and which studies are incomplete.
 
-    dicom-ingest.<flow>.completed       exit code 0; the flow is backfill, migrate or migrate-shard
+    dicom-ingest.<flow>.completed       exit code 0; the flow is backfill, migrate, migrate-shard, ingest
     dicom-ingest.<flow>.incomplete      exit code 1: the report says which files, and why
     dicom-ingest.<flow>.interrupted     suspended or cancelled by a person, or the machine shut down
     dicom-ingest.<flow>.stopped         stopped early: the platform down for too long; credentials refused,
                                         also before the run could begin
+    dicom-ingest.verify.completed       everything is confirmed; .incomplete: not; .stopped: not known of some
     dicom-ingest.study.incomplete       one study, by its number and label; the first twenty of a run
 
 The resource is the campaign (`dicom-ingest.campaign.<name>`) or a study of it (`....study.<number>`). Prefect
@@ -45,6 +46,16 @@ def emit_end(flow: str, summary: Summary, report_dir: Path) -> None:
     for study in islice(incomplete_studies(report_dir), _MOST_STUDIES):
         name = study["label"] or f"study {study['study_no']}"
         _emit("study.incomplete", f"{campaign}.study.{study['study_no']}", name, study)
+
+
+def emit_registered(campaign: str, exit_code: int, counts: dict[str, Any]) -> None:
+    """The end of an ingest."""
+    _emit(f"ingest.{_ENDS.get(exit_code, 'stopped')}", f"dicom-ingest.campaign.{campaign}", campaign, counts)
+
+
+def emit_verified(campaign: str, exit_code: int, counts: dict[str, Any]) -> None:
+    """A verification's end."""
+    _emit(f"verify.{_ENDS.get(exit_code, 'stopped')}", f"dicom-ingest.campaign.{campaign}", campaign, counts)
 
 
 def emit_stopped(flow: str, campaign: str, counts: dict[str, Any]) -> None:

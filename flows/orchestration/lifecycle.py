@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -86,8 +86,22 @@ def show_progress(flow: str, progress: Progress) -> Iterator[None]:
         yield
 
 
+class Work(Protocol):
+    """A run in this process."""
+
+    progress: Progress
+
+    def stop(self, why: IngestError) -> None:
+        """Begins nothing any more."""
+        ...
+
+    def close(self) -> None:
+        """Lets everything go."""
+        ...
+
+
 @contextmanager
-def under_way(flow: str, engine: Engine) -> Iterator[threading.Event]:
+def under_way(flow: str, engine: Work) -> Iterator[threading.Event]:
     """Around a run until its report is written: shows how far it is, and does what a person asks of it.
 
     The event is set while batches may begin. The engine is closed in the end.

@@ -34,7 +34,7 @@ def run_each(
     settings: Settings,
     *,
     options: Options,
-    **target: str,
+    **target: Any,
 ) -> State[Any]:
     """Runs `backfill` for each manifest that is not finished. One that is wrong keeps no other back."""
     options = options.model_copy(update={"ledger": str(settings.ledger_at)})

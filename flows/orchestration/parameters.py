@@ -9,6 +9,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 
+from tasks.dicomweb_settings import DicomwebServer
+from tasks.ingest_settings import RegistrationSettings
 from tasks.setting_values import WITHOUT_USER_OR_QUERY
 from tasks.settings import GONE, RunSettings, ShardCount, no_setting_any_more
 
@@ -42,6 +44,12 @@ class Options(BaseModel, RunSettings):
         return options
 
 
+class RegistrationOptions(BaseModel, RegistrationSettings):
+    """How an ingest behaves: nothing secret, so it may be a flow parameter."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_empty_fields)
+
+
 def _titled(title: str, **schema: Any) -> Any:
     """A name for people, in the form alone: Prefect's own is the parameter's."""
     return Field(json_schema_extra={"title": title} | schema)
@@ -51,5 +59,12 @@ ManifestPath = Annotated[str, _titled("Manifest", minLength=1)]
 ReportDirectory = Annotated[str, _titled("Report Directory")]
 ApiEndpoint = Annotated[str, _titled("API Endpoint", pattern=WITHOUT_USER_OR_QUERY)]
 Shards = Annotated[ShardCount, _titled("Shards")]
+Verify = Annotated[bool, _titled("Verify")]
 ApiBlock = Annotated[str, _titled("API Block")]
+Bucket = Annotated[str, _titled("Bucket")]
+DicomwebUrl = Annotated[str, _titled("DICOMweb URL", pattern=WITHOUT_USER_OR_QUERY)]
+DicomwebServerName = Annotated[
+    str, _titled("DICOMweb Server", pattern=f"^({'|'.join(['', *DicomwebServer])})$")
+]
+RegistrationForm = Annotated[RegistrationOptions, _titled("Options", default={})]
 OptionsForm = Annotated[Options, _titled("Options", default={})]

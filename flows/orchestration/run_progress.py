@@ -11,13 +11,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from tasks.core.platform_state import PlatformState, Step
-from tasks.core.progress import Progress
+from tasks.core.progress import FILES, Nouns, Progress
 from tasks.core.words import counted, duration
 
 SAMPLED_EVERY_S: Final = 1.0
 _RECENT_S: Final = 60.0  # what the pace is taken from
 _MIB: Final = 1024 * 1024
-_STEP_NAMES: Final = {Step.PRESIGN: "the upload API", Step.PUT: "the object store"}
+_STEP_NAMES: Final = {
+    Step.PRESIGN: "the upload API",
+    Step.PUT: "the object store",
+    Step.READ: "the bucket",
+    Step.ASK: "the DICOMweb server",
+    Step.STORE: "the DICOMweb server",
+}
 _TOO_MANY_REQUESTS: Final = 429
 _NO_TIME: Final = datetime.fromtimestamp(0, UTC)  # of a snapshot without any
 
@@ -32,6 +38,7 @@ class Snapshot:
     files_failed: int = 0
     files_held_back: int = 0
     scanning: bool = False
+    nouns: Nouns = FILES
     waiting_for: str = ""
     files_per_s: float | None = None  # settled, recently; None while unknown
     bytes_per_s: float = 0.0
@@ -87,6 +94,7 @@ class Sampler:
             files_stored=progress.files_stored,
             files_failed=progress.files_failed,
             files_held_back=progress.files_held_back,
+            nouns=progress.nouns,
         )
 
     def _sample(self) -> _Sample:
@@ -109,10 +117,10 @@ def sentence(seen: Snapshot) -> str:
 
 
 def _counts(seen: Snapshot) -> Iterator[str]:
-    yield f"{seen.files_done:,} of {counted(seen.files_listed, 'file')} done"
+    yield f"{seen.files_done:,} of {counted(seen.files_listed, seen.nouns.item)} done"
     if seen.scanning:
         yield "still listing"
-    yield f"{seen.files_stored:,} uploaded"
+    yield f"{seen.files_stored:,} {seen.nouns.stored}"
     yield f"{seen.files_failed:,} failed"
     if seen.files_held_back:
         yield f"{seen.files_held_back:,} held back"
@@ -124,7 +132,7 @@ def _pace(seen: Snapshot) -> Iterator[str]:
         yield f"waiting for {seen.waiting_for}"
     if seen.files_per_s is None:
         return
-    yield f"{_rate(seen.files_per_s)} files/s"
+    yield f"{_rate(seen.files_per_s)} {seen.nouns.item}s/s"
     yield f"{seen.bytes_per_s / _MIB:,.1f} MiB/s"
     left = seen.files_listed - seen.files_done
     is_down = seen.platform is not None and seen.platform.is_down

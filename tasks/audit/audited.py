@@ -18,6 +18,8 @@ class TrailFacts:
     report_sha256: dict[str, str] = field(default_factory=dict)  # by run: of report.csv, as it ended
     first: tuple[str, float] | None = None  # of its first line: the run, and when
     killed: dict[str, str] = field(default_factory=dict)  # runs without an end, before the last run's end
+    verified: dict[str, dict[str, str]] = field(default_factory=dict)  # by run: SHA-256 of what verify wrote
+    has_ingest: bool = False  # a run of `ingest` has lines in it
     issued_later: int = 0  # keys in the lines that follow the report's end
 
 

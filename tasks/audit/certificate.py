@@ -8,7 +8,7 @@ openssl pkeyutl -verify -rawin -pubin -inkey public.pem -in certificate.json -si
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,9 +18,17 @@ from tasks.report.directory import (
     CERTIFICATE_JSON,
     CERTIFICATE_SIG,
     RUNS,
+    STUDIES_CSV,
+    VERIFICATION_CERTIFICATE_JSON,
+    VERIFICATION_CERTIFICATE_SIG,
     Written,
     earlier_reports,
     private_file,
+)
+from tasks.report.registration_report import (
+    REGISTRATION_CERTIFICATE,
+    REGISTRATION_SIG,
+    WrittenRegistration,
 )
 from tasks.report.regular_file import read_regular
 
@@ -31,6 +39,12 @@ _RUN: Final = ("run_id", "campaign", "api_host", "storage_hosts", "manifest_sha2
 _SUMMED: Final = ("files", "bytes", "by_status", "studies", "complete_studies")
 _TIMED: Final = ("started_at", "finished_at", "exit_code")
 _LARGEST: Final = 16 << 20  # bytes
+# What certificates there are over a trail, and their signatures.
+_SIGNATURES: Final = {
+    CERTIFICATE_JSON: CERTIFICATE_SIG,
+    VERIFICATION_CERTIFICATE_JSON: VERIFICATION_CERTIFICATE_SIG,
+    REGISTRATION_CERTIFICATE: REGISTRATION_SIG,
+}
 
 
 def write_certificate(
@@ -48,12 +62,57 @@ def write_certificate(
     facts: dict[str, Any] = {name: getattr(written.summary, name) for name in (*_RUN, *_SUMMED, *_TIMED)}
     facts["unvouched"] = written.unvouched
     facts["sha256"] = written.sha256
-    facts["audit"] = {"lines": chain.lines, "head": chain.head, "bytes": trail_bytes}
-    certificate = json.dumps(facts, indent=2).encode() + b"\n"
-    with private_file(report_dir, CERTIFICATE_JSON) as file:
+    _write(report_dir, CERTIFICATE_JSON, facts, chain, trail_bytes, key)
+
+
+def write_registration_certificate(
+    report_dir: Path,
+    written: WrittenRegistration,
+    chain: Chain,
+    trail_bytes: int,
+    key: "Ed25519PrivateKey | None" = None,
+) -> None:
+    """The same of a run of `ingest`, over registration.csv and registration.json."""
+    facts = asdict(written.summary)
+    del facts["problems"]
+    facts["sha256"] = written.sha256
+    _write(report_dir, REGISTRATION_CERTIFICATE, facts, chain, trail_bytes, key)
+
+
+def write_verification_certificate(
+    report_dir: Path,
+    facts: dict[str, Any],
+    sha256: dict[str, str],
+    chain: Chain,
+    trail_bytes: int,
+    key: "Ed25519PrivateKey | None" = None,
+) -> None:
+    """The same of a verification, beside the report that it is of: with the digests of what it wrote.
+
+    It wrote studies.csv anew: what the report's own certificate says of that file is what is superseded.
+    """
+    report = read_certificate(report_dir)
+    before = report.sha256.get(STUDIES_CSV, "") if report else ""
+    superseded = {"supersedes": {STUDIES_CSV: before}}
+    found = facts | superseded | {"sha256": sha256}
+    _write(report_dir, VERIFICATION_CERTIFICATE_JSON, found, chain, trail_bytes, key)
+
+
+def _write(
+    report_dir: Path,
+    name: str,
+    facts: dict[str, Any],
+    chain: Chain,
+    trail_bytes: int,
+    key: "Ed25519PrivateKey | None",
+) -> None:
+    audit = {"lines": chain.lines, "head": chain.head, "bytes": trail_bytes}
+    certificate = json.dumps(facts | {"audit": audit}, indent=2).encode() + b"\n"
+    (report_dir / _SIGNATURES[name]).unlink(missing_ok=True)  # of an earlier one
+    with private_file(report_dir, name) as file:
         file.write(certificate)
     if key is not None:
-        with private_file(report_dir, CERTIFICATE_SIG) as file:
+        with private_file(report_dir, _SIGNATURES[name]) as file:
             file.write(key.sign(certificate))
 
 
@@ -102,10 +161,10 @@ class Certificate:
     trail_bytes: int  # where the trail's line ends; 0: an earlier version did not say
 
 
-def read_certificate(report_dir: Path) -> Certificate | None:
+def read_certificate(report_dir: Path, name: str = CERTIFICATE_JSON) -> Certificate | None:
     """The certificate of a report; None when there is none that can be read."""
     try:
-        content = read_regular(report_dir / CERTIFICATE_JSON, _LARGEST)
+        content = read_regular(report_dir / name, _LARGEST)
         facts = json.loads(content)
         audit, sha256 = facts["audit"], dict(facts["sha256"])
         certificate = Certificate(
@@ -124,23 +183,39 @@ def read_certificate(report_dir: Path) -> Certificate | None:
 
 
 def certificates_of(report_dir: Path) -> Iterator[tuple[str, Certificate | None]]:
-    """Every certificate over the trail of a directory, by its path there: its report's and the earlier ones'.
+    """Every certificate over the trail of a directory, by its path there: of its reports and verifications.
 
     None: it is there, and can't be read. Raises OSError when it can't be known which there are.
     """
-    if os.path.lexists(report_dir / CERTIFICATE_JSON):
-        yield CERTIFICATE_JSON, read_certificate(report_dir)
-    for home in earlier_reports(report_dir):
-        if os.path.lexists(home / CERTIFICATE_JSON):
-            yield f"{RUNS}/{home.name}/{CERTIFICATE_JSON}", read_certificate(home)
+    homes = [report_dir, *earlier_reports(report_dir)]
+    for home, name in ((home, name) for home in homes for name in _SIGNATURES):
+        if os.path.lexists(home / name):
+            place = name if home == report_dir else f"{RUNS}/{home.name}/{name}"
+            yield place, read_certificate(home, name)
 
 
-def is_signed(certificate: Certificate, report_dir: Path, key: "Ed25519PublicKey") -> bool:
-    """Whether certificate.sig is this key's signature over the certificate."""
+def is_of_verification(place: str) -> bool:
+    """Whether the certificate at this path is one."""
+    return place.rpartition("/")[2] == VERIFICATION_CERTIFICATE_JSON
+
+
+def is_of_registration(place: str) -> bool:
+    """Whether the certificate at this path is of a run of `ingest`."""
+    return place.rpartition("/")[2] == REGISTRATION_CERTIFICATE
+
+
+def has_signature(certificate_json: Path) -> bool:
+    """Whether one lies beside a certificate."""
+    return os.path.lexists(certificate_json.with_name(_SIGNATURES[certificate_json.name]))
+
+
+def is_signed(certificate: Certificate, certificate_json: Path, key: "Ed25519PublicKey") -> bool:
+    """Whether what lies beside it is this key's signature over the certificate."""
     from cryptography.exceptions import InvalidSignature
 
     try:
-        key.verify(read_regular(report_dir / CERTIFICATE_SIG, _LARGEST), certificate.content)
+        signature = certificate_json.with_name(_SIGNATURES[certificate_json.name])
+        key.verify(read_regular(signature, _LARGEST), certificate.content)
     except (OSError, InvalidSignature):
         return False
     return True

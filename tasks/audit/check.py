@@ -13,19 +13,22 @@ import fcntl
 import math
 import os
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tasks.audit.audited import Audited
-from tasks.audit.certificate import is_signed, read_certificate
+from tasks.audit.certificate import has_signature, is_signed, read_certificate
 from tasks.audit.continuity import since_ns
 from tasks.audit.findings import Findings
 from tasks.audit.key_table import KeyTable
 from tasks.audit.log import require_trail
+from tasks.audit.registration_check import check_registration
 from tasks.audit.report_check import check_report
 from tasks.audit.trail_reader import follow_trail, read_certificates
+from tasks.audit.verification_check import check_verification
 from tasks.core.audit_chain import ENDS, Course, Event
 from tasks.core.errors import IngestError, UsageError
 from tasks.core.escape import escape
@@ -35,7 +38,6 @@ from tasks.ledger.private_files import opened
 from tasks.report.directory import (
     AUDIT_JSONL,
     CERTIFICATE_JSON,
-    CERTIFICATE_SIG,
     FILES,
     RUNS,
     SUMMARY_JSON,
@@ -66,10 +68,22 @@ def audit(
         keys = KeyTable(database)
         audited = Audited(report_dir, trail_dir, certificate, certificates, ledger, keys, found)
         _read_trail(audited)
-        _check_certificate(audited, key)
-        _check_ledger(audited)
-        check_report(audited)
+        if not _is_of_ingest_alone(audited):
+            _check_certificate(audited)
+            _check_ledger(audited)
+            check_report(audited)
+        check_registration(report_dir, found)
+        if key is not None:
+            _check_signatures(audited, key)
     return found
+
+
+def _is_of_ingest_alone(audited: Audited) -> bool:
+    """Whether nothing was uploaded into this directory, and there is no report: of a registry's pipeline."""
+    trail = audited.trail
+    names = (*FILES, CERTIFICATE_JSON)
+    is_there = any(os.path.lexists(audited.report_dir / name) for name in names)
+    return trail.has_ingest and not (is_there or trail.runs or trail.later)
 
 
 def _trail_dir(report_dir: Path) -> Path:
@@ -107,6 +121,11 @@ def _read_trail(audited: Audited) -> None:
             event = str(facts.get("event"))
             trail.first = trail.first or (str(facts.get("run_id")), since_ns(str(facts.get("at"))))
             is_later = chain.lines > end
+            if event in ENDS:
+                trail.verified.pop(str(facts.get("run_id")), None)  # the report was written anew
+            elif event == Event.VERIFIED:
+                trail.verified[str(facts.get("run_id"))] = dict(facts.get("sha256") or {})
+            trail.has_ingest |= event == Event.INGEST_STARTED
             if event == Event.RUN_STARTED:
                 run_id = str(facts.get("run_id"))
                 (trail.later if is_later else trail.runs).add(run_id)
@@ -160,11 +179,14 @@ def _is_known_to_ledger(audited: Audited) -> bool:
 def _check_end(audited: Audited, course: Course) -> None:
     """A run without an end after the last report, or one that is at work."""
     found, trail = audited.found, audited.trail
-    if course.open_since_end and _is_locked(audited.trail_dir / AUDIT_JSONL):
+    is_open = course.open_since_end or course.ingest_since
+    if is_open and _is_locked(audited.trail_dir / AUDIT_JSONL):
         found.add_fault("A run into this directory is at work: audit it again at its end.")
         return
     for at in course.open_since_end.values():
         found.add_fault(_without_end(audited, at))
+    if course.ingest_since:
+        found.add_fault(f"An ingest began at {course.ingest_since} and has no end: run it again.")
     if course.open_since_end and trail.issued_later:
         were = "key was" if trail.issued_later == 1 else "keys were"
         found.add_fault(
@@ -192,39 +214,45 @@ def _is_locked(trail: Path) -> bool:
     return False
 
 
-def _check_certificate(audited: Audited, key: "Ed25519PublicKey | None") -> None:
+def _check_certificate(audited: Audited) -> None:
     certificate, found = audited.certificate, audited.found
     if certificate is None:
         found.add_fault(
             "There is no certificate.json that can be read: the last run did not end, or it was removed."
         )
+    verified = audited.trail.verified.get(certificate.run_id, {}) if certificate else {}
     for name in FILES:
-        try:
-            sha256 = sha256_of(audited.report_dir / name)
-        except OSError as error:
-            found.add_fault(f"{name} can't be read: {os.strerror(error.errno or 0)}.")
-            continue
-        if certificate and certificate.sha256.get(name) != sha256:
-            found.add_fault(f"{name} is not as it was when the certificate was written.")
-    if key is not None:
-        _check_signatures(audited, key)
+        _check_file(audited, name, (certificate.sha256 | verified) if certificate else {})
+    check_verification(audited, verified)
+
+
+def _check_file(audited: Audited, name: str, expected: Mapping[str, str]) -> None:
+    """`expected`: by name, what the certificate says, or a verification after it that wrote the file anew."""
+    try:
+        sha256 = sha256_of(audited.report_dir / name)
+    except OSError as error:
+        audited.found.add_fault(f"{name} can't be read: {os.strerror(error.errno or 0)}.")
+        return
+    if expected and expected.get(name) != sha256:
+        audited.found.add_fault(f"{name} is not as it was when the certificate was written.")
 
 
 def _check_signatures(audited: Audited, key: "Ed25519PublicKey") -> None:
     """The report's own has to be there; one of an earlier report has to be right where it is there."""
     found, unsigned = audited.found, 0
     if audited.certificate:
-        found.signed = is_signed(audited.certificate, audited.report_dir, key)
+        found.signed = is_signed(audited.certificate, audited.report_dir / CERTIFICATE_JSON, key)
         if not found.signed:
             found.add_fault("certificate.sig is no signature of this key over certificate.json.")
     for place, certificate in audited.certificates.items():
-        home = (audited.trail_dir / place).parent
-        if not os.path.lexists(home / CERTIFICATE_SIG):
-            unsigned += home != audited.report_dir
-        elif home != audited.report_dir and not is_signed(certificate, home, key):
+        at = audited.trail_dir / place
+        is_own = at == audited.report_dir / CERTIFICATE_JSON
+        if not has_signature(at):
+            unsigned += not is_own
+        elif not is_own and not is_signed(certificate, at, key):
             found.add_fault(f"{escape(place)} has a signature that is not of this key.")
     if unsigned:
-        found.add_unchecked(f"Earlier certificates without a signature: {unsigned:,}.")
+        found.add_unchecked(f"Other certificates without a signature: {unsigned:,}.")
 
 
 def _check_ledger(audited: Audited) -> None:

@@ -18,18 +18,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tasks.audit.certificate import Certificate, certificates_of, is_signed
-from tasks.core.audit_chain import ENDS, LONGEST_LINE, Break, Chain, Course, Event, digest, follow_links
+from tasks.audit.certificate import Certificate, certificates_of, has_signature, is_signed
+from tasks.core.audit_chain import ENDS, LONGEST_LINE, STARTS, Break, Chain, Course, digest, follow_links
 from tasks.core.errors import IngestError, UsageError
 from tasks.ledger.known_runs import KnownRuns, read_known_runs
-from tasks.report.directory import CERTIFICATE_SIG, SUMMARY_JSON
+from tasks.report.directory import SUMMARY_JSON
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _CHUNK: Final = 1 << 20
 _STARTED: Final = re.compile(rb'"event":"run_started","run_id":"([^"\\]*)"')
-_PARSED: Final = frozenset({Event.RUN_STARTED, *ENDS})
+_PARSED: Final = frozenset({*STARTS, *ENDS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ def _certificates(report_dir: Path, key: "Ed25519PublicKey | None") -> Iterator[
     for place, certificate in certificates_of(report_dir):
         if certificate is None:
             raise _NotAsItWas("a certificate beside it can't be read")
-        home = (report_dir / place).parent
-        if key and os.path.lexists(home / CERTIFICATE_SIG) and not is_signed(certificate, home, key):
+        at = report_dir / place
+        if key and has_signature(at) and not is_signed(certificate, at, key):
             raise _NotAsItWas("a certificate's signature is not one by DICOM_INGEST_SIGNING_KEY")
         yield certificate
 

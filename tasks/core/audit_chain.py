@@ -32,10 +32,18 @@ class Event(StrEnum):
     REFUSED = "refused"  # a file that was tried and given up
     RUN_ENDED = "run_ended"
     REPORT_WRITTEN = "report_written"  # again, from the ledger
+    INGEST_STARTED = "ingest_started"  # a run of the command ingest
+    REGISTERED = "registered"  # the object with a key, in the registry
+    NOT_REGISTERED = "not_registered"  # why it is not
+    MOVED = "moved"  # the object with a key, to another
+    INGEST_ENDED = "ingest_ended"
+    VERIFIED = "verified"  # a report, against bucket and registry: what was found
     LINE_CUT = "line_cut"  # a crash had torn the last line, and it was cut off
 
 
-ENDS: Final = (Event.RUN_ENDED, Event.REPORT_WRITTEN)  # nothing of a run follows them
+STARTS: Final = (Event.RUN_STARTED, Event.INGEST_STARTED)
+ENDS: Final = (Event.RUN_ENDED, Event.REPORT_WRITTEN, Event.INGEST_ENDED)  # nothing of a run follows them
+_ANYWHERE: Final = (Event.VERIFIED, Event.LINE_CUT)  # between runs, too
 
 
 @dataclass(slots=True)
@@ -111,18 +119,23 @@ class Course:
     current: str = ""  # the run whose the next line is; empty after its end
     open: dict[str, str] = field(default_factory=dict)  # run_id to its beginning, of what has no end
     open_since_end: dict[str, str] = field(default_factory=dict)  # of these, what began after any run's end
+    ingest_since: str = ""  # when the last run of `ingest` began, if it has no end
 
     def follow(self, event: str, facts: Mapping[str, Any]) -> str:
         """Goes on by a line; what is wrong with it, or nothing. `facts` are of its run's start and end."""
         run_id = str(facts.get("run_id", ""))
-        if event == Event.RUN_STARTED:
+        if event == Event.INGEST_STARTED:
+            self.current, self.ingest_since = run_id, str(facts.get("at", ""))
+        elif event == Event.INGEST_ENDED:
+            self.current = self.ingest_since = ""
+        elif event in STARTS:
             self.current = run_id
             self.open[run_id] = self.open_since_end[run_id] = str(facts.get("at", ""))
         elif event in ENDS:
             self.current = ""
             self.open.pop(run_id, None)
             self.open_since_end.clear()
-        elif event != Event.LINE_CUT and not self.current:
+        elif event not in _ANYWHERE and not self.current:
             return "follows the end of a run, after which nothing is written but by another run."
         else:
             return ""

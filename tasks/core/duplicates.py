@@ -25,6 +25,7 @@ class Claim:
 
     mine: bool
     stored_sha256: str  # empty: nothing is stored under this UID yet
+    is_lost: bool = False  # what was stored is not in the store any more, as verify found
 
 
 def judge(claim: Claim, sha256: str, on_conflict: OnConflict, *, is_altered: bool = False) -> Verdict:
@@ -36,6 +37,7 @@ def judge(claim: Claim, sha256: str, on_conflict: OnConflict, *, is_altered: boo
     | --------- | ----------- | ----------- | --------- | ------------------------------------------------ |
     | mine      | nothing     | any         | SEND      |                                                  |
     | mine      | same bytes  | any         | KEEP      | stored by this path before: nothing to send      |
+    | mine      | same, lost  | any         | SEND      | again: the store has lost it                     |
     | mine      | other bytes | any         | REPLACE   | sent; `uploaded`, reason `replaced`              |
     | another's | nothing     | any         | WAIT      | until the claim settles                          |
     | another's | same bytes  | any         | DUPLICATE |                                                  |
@@ -46,7 +48,9 @@ def judge(claim: Claim, sha256: str, on_conflict: OnConflict, *, is_altered: boo
     if not claim.stored_sha256:
         return Verdict.SEND if claim.mine else Verdict.WAIT
     if claim.stored_sha256 == sha256:
-        return Verdict.KEEP if claim.mine else Verdict.DUPLICATE
+        if not claim.mine:
+            return Verdict.DUPLICATE
+        return Verdict.SEND if claim.is_lost else Verdict.KEEP
     if is_altered and on_conflict is OnConflict.REPORT:
         return Verdict.ALTERED
     if claim.mine:
@@ -60,12 +64,15 @@ def judge_beside(claim: Claim, verdict: Verdict) -> Verdict:
     | claim     | stored | `verdict` was SEND_ANYWAY | was CONFLICT |
     | --------- | ------ | ------------------------- | ------------ |
     | mine      | yes    | KEEP                      | KEEP         |
+    | mine      | lost   | SEND_ANYWAY               | SEND_ANYWAY  |
     | another's | yes    | DUPLICATE                 | DUPLICATE    |
     | mine      | no     | SEND_ANYWAY               |              |
     | another's | no     | WAIT                      | CONFLICT     |
     """
+    if claim.stored_sha256 and claim.mine:
+        return Verdict.SEND_ANYWAY if claim.is_lost else Verdict.KEEP
     if claim.stored_sha256:
-        return Verdict.KEEP if claim.mine else Verdict.DUPLICATE
+        return Verdict.DUPLICATE
     if verdict is Verdict.SEND_ANYWAY and not claim.mine:
         return Verdict.WAIT
     return verdict

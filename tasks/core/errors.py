@@ -13,7 +13,8 @@
     └── NotAllStoredError       1   a run that came to its end: what Prefect's failed state carries
 
     Fault                           one presign or PUT that did not work; `core/retry.py` says what follows,
-                                    `ending` which of the errors above it is when that is the run's end
+    │                               `ending` which of the errors above it is when that is the run's end
+    └── TooLargeFault               a request of several parts that may well work with fewer of them
 
 A message names a study and a file by their numbers, a setting by its name, a manifest cell by row and column.
 It never holds a path, a UID, a cell's text, a token or a URL's query: messages reach logs and Prefect.
@@ -200,6 +201,10 @@ class Fault(Exception):  # noqa: N818 - data that travels by raise, not the end 
     def reason(self) -> Reason:
         """The report's word for it."""
         return REASONS[self.kind]
+
+
+class TooLargeFault(Fault):
+    """413, or a time-out: half of the request may well work. Of one part alone, its kind decides."""
 
 
 def ending(fault: Fault) -> IngestError:

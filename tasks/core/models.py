@@ -240,6 +240,7 @@ class StoredContent:
     size_bytes: int | None
     mtime_ns: int | None
     has_own_object: bool = True  # else it is the object of another file, which this one duplicates
+    is_lost: bool = False  # the store has lost the object
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ class Pacing:
         self._breaker.record_success(step)
         usual_s = self._usual_s[step]
         self._usual_s[step] = took_s if not usual_s else usual_s + _SMOOTHING * (took_s - usual_s)
-        if step is Step.PUT:
+        if step is not Step.PRESIGN:
             self._throttle.record_success(took_s, usual_s)
         return self._has_changed(before, now)
 

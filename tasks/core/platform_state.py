@@ -5,10 +5,13 @@ from enum import StrEnum
 
 
 class Step(StrEnum):
-    """What a request is for; one of the two may be down while the other works."""
+    """What a request is for; one of a run's two may be down while the other works."""
 
     PRESIGN = "presign"
     PUT = "put"
+    READ = "read"  # of the bucket, by ingest
+    ASK = "ask"  # the registry what it has, by ingest: it may answer while nothing can be stored
+    STORE = "store"  # into the registry, by ingest
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Final
+from typing import Final, NamedTuple
 
 from tasks.core.models import EXIT_ONE, Outcome, Status
+from tasks.core.object_outcomes import OBJECTS_EXIT_ONE, ObjectOutcome, ObjectStatus
 from tasks.core.platform_state import PlatformState
 
 
 def _unknown() -> PlatformState | None:
     return None
+
+
+class Nouns(NamedTuple):
+    """What a run counts, and what becomes of it when it works."""
+
+    item: str = "file"
+    stored: str = "uploaded"
+
+
+FILES: Final = Nouns()
+OBJECTS: Final = Nouns("object", "registered")
 
 
 @dataclass(slots=True)
@@ -24,6 +36,7 @@ class Progress:
     files_held_back: int = 0  # settled, not stored, and a reason for exit code 1, without those that failed
     bytes_stored: int = 0
     scanning: bool = True
+    nouns: Nouns = FILES
     waiting_for: str = ""  # what keeps the run from sending, in words, such as "upload slots"
     platform: Callable[[], PlatformState | None] = field(default=_unknown, repr=False, compare=False)
 
@@ -41,6 +54,17 @@ class Progress:
         self.files_failed += failed
         self.files_held_back += outcome.status in EXIT_ONE and not failed
         self.bytes_stored += (outcome.size_bytes or 0) if stored else 0
+
+    def count_object(self, outcome: ObjectOutcome) -> None:
+        """One more object of the bucket that has its outcome."""
+        self.files_done += 1
+        is_new, is_bad = outcome.status is ObjectStatus.REGISTERED, outcome.status in OBJECTS_EXIT_ONE
+        failed = outcome.status is ObjectStatus.FAILED
+        self.files_settled += 1
+        self.files_stored += is_new
+        self.files_failed += failed
+        self.files_held_back += is_bad and not failed
+        self.bytes_stored += (outcome.size_bytes or 0) if is_new else 0
 
     def counters(self) -> dict[str, int]:
         """The numbers alone, by name."""

@@ -4,6 +4,8 @@ from typing import Final
 
 from tasks.core.http_messages import Limits
 
+SILENT: Final = "the server was silent for too long"
+SLOW: Final = "the answer came too slowly"
 _PIECE_BYTES: Final = 64 * 1024  # who takes less of a body, as long as he may be silent, is as good as that
 
 
@@ -32,7 +34,7 @@ class SilenceWatch:
         elif self._answered_at is None:
             self._answered_at = now
         if now - self._moved_at >= self._limits.silence_s:
-            return "the server was silent for too long"
+            return SILENT
         if self._answered_at is not None and now - self._answered_at >= self._limits.answer_s:
-            return "the answer came too slowly"
+            return SLOW
         return ""

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from tasks.core.models import Outcome, Todo
 from tasks.ledger.file_requests import Claiming, FileRequest, Issuing, Reaching, Settling
@@ -14,42 +14,29 @@ if TYPE_CHECKING:
     from tasks.core.duplicates import Claim
 
 
-class PostingLedger(Protocol):
+_Request_contra = TypeVar("_Request_contra", contravariant=True)
+_Asking = TypeVar("_Asking")
+
+
+class PostingLedger(Protocol[_Request_contra]):
     """A ledger that answers by a call."""
 
-    def post(self, request: FileRequest, reply: Callable[[Any], None]) -> None:
+    def post(self, request: _Request_contra, reply: Callable[[Any], None]) -> None:
         """Never blocks; `reply` is called once, by another thread, with the answer or an exception."""
         ...
 
 
-class AwaitedLedger:
-    """To be used in the event loop's thread alone."""
+class AwaitedAnswers(Generic[_Asking]):
+    """Answers of a ledger. To be used in the event loop's thread alone."""
 
-    def __init__(self, ledger: PostingLedger, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, ledger: PostingLedger[_Asking], loop: asyncio.AbstractEventLoop) -> None:
         self._ledger = ledger
         self._loop = loop
         self._answered: deque[tuple[asyncio.Future[Any], Any]] = deque()
         self._is_called = False  # the loop knows that there are answers: one word for a whole commit
 
-    def claim(
-        self, todo: Todo, uid: str, sha256: str = "", is_to_be_sent: bool = True
-    ) -> "asyncio.Future[Claim]":
-        """Asks at once, in the order of the calls: whose a UID is, or these bytes beside others of it."""
-        return self._asked(Claiming(todo, uid, sha256, is_to_be_sent))
-
-    async def issue(self, todo: Todo, uid: str, key: str, now_ns: int) -> bool:
-        """Makes the intent to send durable. False when the key was handed out before."""
-        return bool(await self._asked(Issuing(todo, uid, key, now_ns)))
-
-    async def settle(self, todo: Todo, outcome: Outcome | None, claimed: Collection[str] = ()) -> None:
-        """Makes an outcome durable; None: it waits, and keeps nothing claimed."""
-        await self._asked(Settling(todo, outcome, claimed))
-
-    async def reach(self, storage_host: str) -> None:
-        """Makes durable that files go to a host, before the first does."""
-        await self._asked(Reaching(storage_host))
-
-    def _asked(self, request: FileRequest) -> "asyncio.Future[Any]":
+    def asked(self, request: _Asking) -> "asyncio.Future[Any]":
+        """Asks at once, in the order of the calls."""
         future: asyncio.Future[Any] = self._loop.create_future()
         self._ledger.post(request, partial(self._reply, future))
         return future
@@ -71,3 +58,25 @@ class AwaitedLedger:
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+
+
+class AwaitedLedger(AwaitedAnswers[FileRequest]):
+    """What is asked about files."""
+
+    def claim(
+        self, todo: Todo, uid: str, sha256: str = "", is_to_be_sent: bool = True
+    ) -> "asyncio.Future[Claim]":
+        """Asks at once, in the order of the calls: whose a UID is, or these bytes beside others of it."""
+        return self.asked(Claiming(todo, uid, sha256, is_to_be_sent))
+
+    async def issue(self, todo: Todo, uid: str, key: str, now_ns: int) -> bool:
+        """Makes the intent to send durable. False when the key was handed out before."""
+        return bool(await self.asked(Issuing(todo, uid, key, now_ns)))
+
+    async def settle(self, todo: Todo, outcome: Outcome | None, claimed: Collection[str] = ()) -> None:
+        """Makes an outcome durable; None: it waits, and keeps nothing claimed."""
+        await self.asked(Settling(todo, outcome, claimed))
+
+    async def reach(self, storage_host: str) -> None:
+        """Makes durable that files go to a host, before the first does."""
+        await self.asked(Reaching(storage_host))

@@ -27,7 +27,7 @@ _Asked: TypeAlias = tuple[str, str]  # SOP Instance UID; and SHA-256, of bytes b
 
 _HELD: Final = {  # composed once: that takes longer than the database
     table: sa.select(
-        *(table.c[name] for name in ("sop_instance_uid", "file_id", "run_id", "sha256", "key"))
+        *(table.c[name] for name in ("sop_instance_uid", "file_id", "run_id", "sha256", "key", "lost_key"))
     ).where(
         table.c.campaign == sa.bindparam("in_campaign"),
         table.c.sop_instance_uid.in_(sa.bindparam("uids", expanding=True)),
@@ -110,12 +110,22 @@ class Claims:
             return Claim(mine=False, stored_sha256="")
         file_id = request.todo.file_id
         if held.key:
-            return Claim(mine=held.file_id == file_id, stored_sha256=held.sha256)
+            is_mine, is_lost = held.file_id == file_id, held.key == held.lost_key
+            if is_mine and is_lost and request.sha256:
+                self._take_up_lost(db, request)
+            return Claim(is_mine, held.sha256, is_lost)
         if held.run_id == self._scope.run_id:
             return Claim(mine=held.file_id == file_id, stored_sha256="")
         if not request.is_to_be_sent or not self._others.is_dead(db, held.run_id):
             return Claim(mine=False, stored_sha256="")
         return Claim(mine=self._take_over(db, request, held.run_id), stored_sha256="")
+
+    def _take_up_lost(self, db: sa.Connection, request: Claiming) -> None:
+        """This run is to store again what an earlier one has, beside the instance of another file."""
+        its = [other_content.c.campaign == self._scope.campaign]
+        its += [other_content.c.sop_instance_uid == request.sop_instance_uid]
+        its += [other_content.c.sha256 == request.sha256]
+        db.execute(sa.update(other_content).where(*its).values(run_id=self._scope.run_id))
 
     def _take_over(self, db: sa.Connection, request: Claiming, run_id: str) -> bool:
         """Whether the claim of this run was still there."""

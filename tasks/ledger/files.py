@@ -38,6 +38,7 @@ from tasks.ledger.statements import (
     UNCLAIM_CONTENT,
     UNOPENED,
     Scope,
+    is_lost,
     known_select,
 )
 from tasks.ledger.trail_events import IssuedKey, TrailEvents
@@ -75,6 +76,9 @@ _STORED_CONTENT: Final = tuple(
     sa.case((_is_stored, file.c[name]), else_=stored_file.c[name])
     for name in ("status", "sha256", "sop_instance_uid", "size_bytes", "mtime_ns")
 )
+_IS_LOST: Final = sa.case(
+    (_is_stored, is_lost(file)), else_=sa.func.coalesce(is_lost(stored_file), sa.false())
+)
 _UNOPENED: Final = ("at", "by", "new_status", "new_reason", "is_file")
 
 
@@ -99,6 +103,7 @@ class Files:
                 listing.c.file_no,
                 file.c.path,
                 *_STORED_CONTENT,
+                _IS_LOST,
             )
             .join(file, file.c.file_id == listing.c.file_id)
             .outerjoin(stored_file, stored_file.c.file_id == listing.c.file_id)
@@ -300,8 +305,9 @@ class Files:
 def _stored_content(status: str | None, *content: Any) -> StoredContent | None:
     if not status:
         return None
-    sha256, uid, size_bytes, mtime_ns = content
-    return StoredContent(sha256, uid, size_bytes, mtime_ns, has_own_object=status == Status.UPLOADED)
+    sha256, uid, size_bytes, mtime_ns, is_lost = content
+    has_own_object = status == Status.UPLOADED and not is_lost
+    return StoredContent(sha256, uid, size_bytes, mtime_ns, has_own_object, bool(is_lost))
 
 
 def _before_opening(

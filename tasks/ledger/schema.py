@@ -12,6 +12,15 @@
     issued_key    every key ever issued; those that are not their file's key are superseded, and those of no
                   file (file_id 0) were asked for at a run's start and are unused
 
+    bucket_listing       how far the listing of a bucket has come; a whole one is followed by a new one
+    bucket_object        what is known of an object of a bucket: registration.csv, as of the last look at it
+    registered_instance  the claim on a SOP Instance UID in a registry: first come; with a key once it is
+                         registered there: what is complete, and what verify looks for, starts from these rows
+    registered_study     a study of which instances are registered: its number, and its completions
+
+What `verify` does not find in the store has its key in `lost_key`, too: as long as it is the row's `key`, the
+object is lost, and is to be sent again.
+
 Paths are stored escaped (`core/escape.py`). One that ends in a slash is no file's, but that of a directory or
 link that was not walked: a file of that path has a row of its own. What the report says is derived from these
 rows; nothing is kept twice.
@@ -21,7 +30,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0012"  # the newest revision in migrations/versions
+HEAD: Final = "0015"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -42,6 +51,7 @@ _big = sa.BigInteger
 # a value that is bound would not do.
 UNSTORED: Final = sa.text("key = ''")  # of an instance: claimed, and nothing stored yet
 UNSETTLED: Final = sa.text("NOT settled")  # of a listing
+OPEN: Final = sa.text("is_open")  # of an object: to be looked at, by whoever claims it
 
 revision = sa.Table(  # alembic's own
     "alembic_version", sa.MetaData(), sa.Column("version_num", sa.String(32), primary_key=True)
@@ -53,7 +63,7 @@ run = sa.Table(
     sa.Column("campaign", _text, nullable=False),
     sa.Column("started_ns", _big, nullable=False),
     sa.Column("heartbeat_s", _big, nullable=False),  # by the database's clock; 0: ended, or declared dead
-    sa.Column("report_dir", _text, nullable=False),
+    sa.Column("report_dir", _text, nullable=False),  # of an ingest's run: its registration.csv
     sa.Column("end", sa.JSON),  # RunEnd; null when the run was killed
     sa.Column("progress", sa.JSON),  # its counters at the last heartbeat
     sa.Column("api_host", _text, nullable=False, server_default=""),
@@ -122,6 +132,7 @@ file = sa.Table(
     sa.Column("last_status", _text, nullable=False, server_default=""),  # of a file that is gone: its own
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),  # empty: by an earlier version
     sa.Column("proof", _text, nullable=False, server_default=""),  # that its object has these bytes
+    sa.Column("lost_key", _text, nullable=False, server_default=""),  # an object that the store has lost
     sa.UniqueConstraint("campaign", "path").ddl_if(dialect="sqlite"),
     sa.Index("file_by_path", "campaign", sa.text(PATH_SHA256), unique=True).ddl_if(dialect="postgresql"),
     sa.Index("file_by_end", "run_id", "finished_ns"),
@@ -156,6 +167,7 @@ stored_file = sa.Table(
     sa.Column("run_id", _text, nullable=False),
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),
     sa.Column("proof", _text, nullable=False, server_default=""),
+    sa.Column("lost_key", _text, nullable=False, server_default=""),
 )
 listing = sa.Table(
     "listing",
@@ -195,6 +207,7 @@ instance = sa.Table(
     sa.Column("md5", _text, nullable=False, server_default=""),
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),
     sa.Column("proof", _text, nullable=False, server_default=""),
+    sa.Column("lost_key", _text, nullable=False, server_default=""),
     sa.Index("instance_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
 )
@@ -215,6 +228,7 @@ other_content = sa.Table(
     sa.Column("md5", _text, nullable=False, server_default=""),
     sa.Column("crc64nvme", _text, nullable=False, server_default=""),
     sa.Column("proof", _text, nullable=False, server_default=""),
+    sa.Column("lost_key", _text, nullable=False, server_default=""),
     sa.Index("other_content_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
 )
@@ -228,6 +242,87 @@ issued_key = sa.Table(
     sa.Column("issued_ns", _big, nullable=False),
     sa.Column("sop_instance_uid", _text, nullable=False),  # of what was to be sent there
     sqlite_with_rowid=False,
+)
+bucket_listing = sa.Table(
+    "bucket_listing",
+    metadata,
+    sa.Column("campaign", _text, primary_key=True),
+    sa.Column("bucket", _text, primary_key=True),
+    sa.Column("prefix", _text, primary_key=True),
+    sa.Column("after_key", _text, nullable=False),  # the cursor: objects up to this one are in the ledger
+    sa.Column("is_whole", sa.Boolean, nullable=False),
+    sa.Column("serial", _big, nullable=False),  # of the run that began it
+    sqlite_with_rowid=False,
+)
+bucket_object = sa.Table(
+    "bucket_object",
+    metadata,
+    sa.Column("object_id", sa.Integer().with_variant(_big, "postgresql"), primary_key=True),
+    sa.Column("campaign", _text, nullable=False),
+    sa.Column("bucket", _text, nullable=False),
+    sa.Column("key", _text, nullable=False),
+    sa.Column("size_bytes", _big),  # null: it was named, and nobody has looked
+    sa.Column("etag", _text, nullable=False, server_default=""),
+    sa.Column("modified_ns", _big, nullable=False, server_default="0"),
+    sa.Column("status", _text, nullable=False, server_default=""),
+    sa.Column("reason", _text, nullable=False, server_default=""),
+    sa.Column("detail", _text, nullable=False, server_default=""),
+    # As its key says it, by the upload's rows, until it is read.
+    sa.Column("sop_instance_uid", _text, nullable=False, server_default=""),
+    sa.Column("study_instance_uid", _text, nullable=False, server_default=""),
+    sa.Column("sha256", _text, nullable=False, server_default=""),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),  # STOW requests it was part of
+    sa.Column("started_ns", _big),
+    sa.Column("finished_ns", _big),
+    sa.Column("run_id", _text, nullable=False, server_default=""),  # that this outcome is of
+    sa.Column("moved_to", _text, nullable=False, server_default=""),  # its key by now, or in a moment
+    sa.Column("tagged", _text, nullable=False, server_default=""),  # the tag that it was given
+    sa.Column("is_open", sa.Boolean, nullable=False),
+    sa.Column("claimed_by", _text, nullable=False, server_default=""),  # the run that has it in work
+    sa.Column("batch_no", sa.Integer, nullable=False, server_default="0"),  # of that run
+    sa.Column("seen", _big, nullable=False),  # the serial of the last listing that had it to be looked at
+    sa.Index("bucket_object_by_key", "campaign", "bucket", "key", unique=True),
+    sa.Index(
+        "bucket_object_open",
+        "campaign",
+        "bucket",
+        "study_instance_uid",
+        "modified_ns",
+        "object_id",
+        sqlite_where=OPEN,
+    ),
+)
+registered_instance = sa.Table(
+    "registered_instance",
+    metadata,
+    sa.Column("campaign", _text, primary_key=True),
+    sa.Column("registry", _text, primary_key=True),  # host:port/path of the DICOMweb server
+    sa.Column("sop_instance_uid", _text, primary_key=True),
+    sa.Column("study_instance_uid", _text, nullable=False, server_default=""),
+    sa.Column("series_instance_uid", _text, nullable=False, server_default=""),
+    sa.Column("sha256", _text, nullable=False, server_default=""),  # of the object's bytes
+    sa.Column("object_id", _big, nullable=False),
+    sa.Column("key", _text, nullable=False, server_default=""),  # empty: claimed, not registered yet
+    sa.Column("run_id", _text, nullable=False),  # who claims, or who registered
+    sa.Column("registered_ns", _big),
+    sa.Index("registered_by_study", "campaign", "registry", "study_instance_uid", "sop_instance_uid"),
+    sa.Index("registered_unstored", "run_id", sqlite_where=UNSTORED),
+    sqlite_with_rowid=False,
+)
+registered_study = sa.Table(
+    "registered_study",
+    metadata,
+    # Its only name in Prefect.
+    sa.Column("study_no", sa.Integer().with_variant(_big, "postgresql"), primary_key=True),
+    sa.Column("campaign", _text, nullable=False),
+    sa.Column("registry", _text, nullable=False),
+    sa.Column("study_instance_uid", _text, nullable=False),
+    sa.Column("label", _text, nullable=False, server_default=""),
+    sa.Column("instances", _big, nullable=False, server_default="0"),  # that its last completion had
+    sa.Column("completion", sa.Integer, nullable=False, server_default="0"),  # how many there were
+    sa.Column("event_id", _text, nullable=False, server_default=""),  # of the last one's event
+    sa.Column("is_announced", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.UniqueConstraint("campaign", "registry", "study_instance_uid"),
 )
 # On each kind of database other indices, which alembic can't compare: on PostgreSQL over a path's head.
 _PATH_HEAD: Final = f"substr(path, 1, {PATH_HEAD})"

@@ -272,10 +272,11 @@ def _insert(dialect: str, table: sa.Table) -> Any:
 def known_select(scope: Scope) -> "sa.Select[Any]":
     """What is known of some `paths`; in PostgreSQL they are found by their digests, which have an index.
 
-    A duplicate of what its owner replaced by other bytes is in conflict, as the report says, and to be done.
+    A duplicate of what its owner replaced by other bytes is in conflict, as the report says, and to be done;
+    so is what the store has lost.
     """
     times = (file.c[name] for name in ("size_bytes", "mtime_ns", "ctime_ns", "read_ns"))
-    status = sa.case((_is_displaced(), Status.CONFLICT), else_=file.c.status)
+    status = sa.case((_is_displaced(), Status.CONFLICT), (is_lost(file), Status.FAILED), else_=file.c.status)
     known = sa.select(file.c.path, file.c.file_id, status, *times).where(
         file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True))
     )
@@ -283,6 +284,12 @@ def known_select(scope: Scope) -> "sa.Select[Any]":
         return known
     digest = sa.literal_column(PATH_SHA256, sa.LargeBinary)
     return known.where(digest.in_(_bind("digests", expanding=True)))
+
+
+def is_lost(table: sa.Table) -> "sa.ColumnElement[bool]":
+    """Whether the store has lost the object of a path: its own, or of what it duplicates and is to send."""
+    own_or_duplicated = (table.c.key == table.c.lost_key) | (table.c.status == Status.DUPLICATE)
+    return (table.c.lost_key != "") & own_or_duplicated
 
 
 def _is_displaced() -> "sa.ColumnElement[bool]":

@@ -46,12 +46,11 @@ class _Current(NamedTuple):
     key: str
 
 
-class TrailEvents:
-    """Writes the events of one campaign's files, those of a transaction when it is about to be committed."""
+class PendingEvents:
+    """Writes events, those of a transaction when it is about to be committed; nothing without a trail."""
 
-    def __init__(self, trail: AuditTrail, campaign: str) -> None:
-        self._trail = trail
-        self._campaign = campaign
+    def __init__(self, trail: AuditTrail | None) -> None:
+        self._recorder = trail
         self._events: list[tuple[Event, dict[str, Any]]] = []  # of the transaction that is under way
 
     def begin(self) -> None:
@@ -61,9 +60,23 @@ class TrailEvents:
     def flush(self) -> None:
         """Returns when every line is on the disk, those of this transaction after all others."""
         events, self._events = self._events, []
-        for event, facts in events:
-            self._trail.record(event, **facts)
-        self._trail.flush()
+        if self._recorder is not None:
+            for event, facts in events:
+                self._recorder.record(event, **facts)
+            self._recorder.flush()
+
+    def add(self, event: Event, **facts: Any) -> None:
+        """Of the transaction that is under way."""
+        self._events.append((event, facts))
+
+
+class TrailEvents(PendingEvents):
+    """The events of one campaign's files."""
+
+    def __init__(self, trail: AuditTrail, campaign: str) -> None:
+        super().__init__(trail)
+        self._trail = trail
+        self._campaign = campaign
 
     def record_issued(self, db: sa.Connection, keys: Sequence[IssuedKey]) -> None:
         """Keys to which files will be sent, and those that they supersede."""
@@ -73,7 +86,7 @@ class TrailEvents:
 
     def record_unused(self, key: str) -> None:
         """A key to which nothing will be sent."""
-        self._events.append((Event.KEY_UNUSED, {"key": key}))
+        self.add(Event.KEY_UNUSED, key=key)
 
     def record_storage_host(self, storage_host: str) -> None:
         """A host that files go to from here on."""
@@ -109,4 +122,4 @@ class TrailEvents:
                 self._file(Event.SUPERSEDED, todo, key=key)
 
     def _file(self, event: Event, todo: Todo, **facts: Any) -> None:
-        self._events.append((event, {"study_no": todo.study_no, "file_no": todo.file_no, **facts}))
+        self.add(event, study_no=todo.study_no, file_no=todo.file_no, **facts)

@@ -13,11 +13,12 @@ from typing import Final
 import pycurl
 
 from tasks.concurrency.daemon_threads import wait_at_most
+from tasks.core.answer_reader import Receiver
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.http_messages import LIMITS, Answer, Limits, Origin, Request, plain_url
 from tasks.remote.curl_handle import Handle, Sockets
 from tasks.remote.proxies import proxy_for
-from tasks.remote.streamed import StreamedBody
+from tasks.remote.streamed import HeldBody, SentBody, StreamedBody
 from tasks.remote.tls import Option, TlsPolicy
 
 _MOST_CONNECTIONS: Final = 256  # that are kept while they are idle
@@ -58,17 +59,33 @@ class Engine:
         return await self._send(request, limits, None)
 
     async def send_streamed(
-        self, request: Request, pieces: Iterable[bytes], size_bytes: int, limits: Limits = LIMITS
+        self,
+        request: Request,
+        pieces: Iterable[bytes],
+        size_bytes: int,
+        limits: Limits = LIMITS,
+        *,
+        asks_first: bool = True,
+        is_held: bool = False,
     ) -> Answer:
         """The same with a body of so many bytes, whose pieces are asked for once, in a thread of its own.
 
-        What they raise is raised here.
+        What they raise is raised here. `asks_first`: whether the server wants the body at all (Expect); one
+        that does not know the question costs a second. `is_held`: the pieces need no thread.
         """
-        body = StreamedBody(pieces, size_bytes)
+        kind: Callable[..., SentBody] = HeldBody if is_held else StreamedBody
+        body = kind(pieces, size_bytes, asks_first=asks_first)
         try:
             return await self._send(request, limits, body)
         finally:
             body.close()
+
+    async def receive(self, request: Request, receiver: Receiver, limits: Limits = LIMITS) -> Answer:
+        """The same without a body, for an answer too large to hold: if it is 2xx, the receiver gets its body.
+
+        What the receiver raises is raised here.
+        """
+        return await self._send(request, limits, None, receiver)
 
     def close(self) -> None:
         """Cuts what is under way off, closes connections, forgets the sockets."""
@@ -85,13 +102,19 @@ class Engine:
             wait_at_most(1.0, self._multi.close, "closing")  # it waits for resolvers whom nobody needs
         self._tls.close()
 
-    async def _send(self, request: Request, limits: Limits, streamed: StreamedBody | None) -> Answer:
+    async def _send(
+        self,
+        request: Request,
+        limits: Limits,
+        streamed: SentBody | None,
+        receiver: Receiver | None = None,
+    ) -> Answer:
         url, origin = plain_url(request.url)
         kind = (request.method, origin, request.allow_private, limits.connect_s, streamed is not None)
         handle = self._idle[kind].pop() if self._idle[kind] else self._new_handle(kind)
         try:
             for is_again in (False, True):
-                handle.begin(request, url, limits, streamed, is_again)
+                handle.begin(request, url, limits, streamed, is_again, receiver)
                 handle.ended = self._loop.create_future()
                 self._under_way[handle.curl] = handle
                 self._multi.add_handle(handle.curl)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 import pycurl
 
 from tasks.core.allowed_hosts import is_private
-from tasks.core.answer_reader import AnswerReader
+from tasks.core.answer_reader import AnswerReader, Receiver
 from tasks.core.curl_faults import ENDED, PRIVATE, fault_of
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.http_messages import Answer, Limits, Request
 from tasks.core.server_silence import SilenceWatch
-from tasks.remote.streamed import StreamedBody
+from tasks.remote.streamed import SentBody
 from tasks.remote.tls import Option
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Handle:
         self._checks_address = checks_address and not is_proxied
         self._is_proxied = is_proxied
         self._has_body = method in ("POST", "PUT", "PATCH")
-        self._streamed: StreamedBody | None = None
+        self._streamed: SentBody | None = None
         self.curl = pycurl.Curl()
         for option, value in [*_ALWAYS, *options]:
             self.curl.setopt(option, value)
@@ -81,16 +81,21 @@ class Handle:
         self.curl.setopt(pycurl.PREREQFUNCTION, self._check_connection)
 
     def begin(
-        self, request: Request, url: str, limits: Limits, streamed: StreamedBody | None, is_again: bool
+        self,
+        request: Request,
+        url: str,
+        limits: Limits,
+        streamed: SentBody | None,
+        is_again: bool,
+        receiver: Receiver | None = None,
     ) -> None:
         """All that differs from request to request. Raises Fault for a header that can't be sent."""
         curl = self.curl
-        # Of a large body the server may say before it comes that it does not want it.
-        expect = "Expect: 100-continue" if streamed else "Expect:"
+        expect = "Expect: 100-continue" if streamed and streamed.asks_first else "Expect:"
         curl.setopt(pycurl.HTTPHEADER, [*request.header_lines(), expect, "Accept:"])
         curl.setopt(pycurl.URL, url)
         curl.setopt(pycurl.FRESH_CONNECT, is_again)
-        self._reader = AnswerReader(limits)
+        self._reader = AnswerReader(limits, receiver)
         curl.setopt(pycurl.HEADERFUNCTION, self._reader.read_line)
         curl.setopt(pycurl.WRITEFUNCTION, self._reader.read_body)
         self._streamed, self._size_bytes = streamed, len(request.body)
@@ -135,7 +140,8 @@ class Handle:
             raise self._streamed.error
         if self.fault:
             raise self.fault
-        if not self._reader.wrong and (not self._reader.status or number not in (0, _WRITE_ERROR)):
+        is_wrong = self._reader.wrong or self._reader.error
+        if not is_wrong and (not self._reader.status or number not in (0, _WRITE_ERROR)):
             raise fault_of(number, text, int(self.curl.getinfo(pycurl.HTTP_CONNECTCODE)))
         is_sent_whole = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T)) >= self._size_bytes
         address = self.connection[0] if self.connection and not self._is_proxied else ""

@@ -52,8 +52,11 @@ class ClientCredentials:
         scope: str = "",
         audience: str = "",
         clock: Callable[[], float] = time.monotonic,
+        prefix: str = "DICOM_INGEST_",
     ) -> None:
+        """`prefix`: of the settings that a message names."""
         self._client = client
+        self._prefix = prefix
         self._token_url = token_url
         self._scope = scope or None
         self._more = {"audience": audience} if audience else {}  # not in RFC 6749, yet many ask for it
@@ -140,21 +143,21 @@ class ClientCredentials:
             token = self._oauth.parse_request_body_response(answer.text())
             value = f"Bearer {token['access_token']}"
         except (OAuth2Error, ValueError, TypeError, AttributeError, Warning):  # also JSON that is no object
-            raise _refusal(answer) from None
+            raise _refusal(answer, self._prefix) from None
         said_s = float(token.get("expires_in") or 0)
         lifetime_s = said_s or _USUAL_S
         renew_at = began + max(lifetime_s - _EARLY_S, lifetime_s / 2)
         return _Token(value, renew_at, began + said_s if said_s else math.inf)
 
 
-def _refusal(answer: Answer) -> CredentialsRefusedError | WrongSettingsError:
+def _refusal(answer: Answer, prefix: str) -> CredentialsRefusedError | WrongSettingsError:
     """A refused client, or an address at which there is no token endpoint."""
     if answer.status in _REFUSING:
         return CredentialsRefusedError(
             f"The token endpoint refused the client credentials (HTTP {answer.status}). "
-            "Check DICOM_INGEST_TOKEN_URL, _CLIENT_ID, _CLIENT_SECRET and _SCOPE."
+            f"Check {prefix}TOKEN_URL, _CLIENT_ID, _CLIENT_SECRET and _SCOPE."
         )
     return WrongSettingsError(
-        f"What is at DICOM_INGEST_TOKEN_URL answers like no token endpoint (HTTP {answer.status}). "
+        f"What is at {prefix}TOKEN_URL answers like no token endpoint (HTTP {answer.status}). "
         "Check that address, and _CLIENT_ID, _CLIENT_SECRET and _SCOPE."
     )

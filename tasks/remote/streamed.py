@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pycurl
 
@@ -12,14 +12,68 @@ if TYPE_CHECKING:
     import asyncio
 
 
+class SentBody(Protocol):
+    """As libcurl reads it, piece by piece."""
+
+    size_bytes: int
+    asks_first: bool  # of a large body the server may say before that it does not want it
+    is_awaited: bool  # the next piece, by libcurl
+    error: BaseException | None  # that the pieces raised
+    on_piece: Callable[[], None] | None  # lets libcurl go on; None: it wants no more
+
+    def read(self, most_bytes: int) -> bytes | int:
+        """READFUNCTION: the next bytes, empty at the end."""
+        ...
+
+    def close(self) -> None:
+        """It was sent, or is not wanted any more."""
+        ...
+
+
+class HeldBody:
+    """Of pieces that are held already: nobody has to wait for one, and they are never joined but as sent."""
+
+    def __init__(self, pieces: Iterable[bytes], size_bytes: int, *, asks_first: bool = True) -> None:
+        self.size_bytes = size_bytes
+        self.asks_first = asks_first
+        self.is_awaited = False
+        self.error: BaseException | None = None
+        self.on_piece: Callable[[], None] | None = None
+        self._pieces: Iterator[bytes] = filter(None, pieces)
+        self._piece = memoryview(b"")
+
+    def read(self, most_bytes: int) -> bytes | int:
+        """READFUNCTION: as many bytes as fit, of one piece or more."""
+        taken: list[memoryview] = []
+        left = most_bytes
+        while left:
+            if not self._piece:
+                try:
+                    self._piece = memoryview(next(self._pieces, b""))
+                except Exception as error:  # noqa: BLE001 - libcurl's callback must not raise; the engine does
+                    self.error = error
+                    return int(pycurl.READFUNC_ABORT)
+                if not self._piece:
+                    break
+            taken.append(self._piece[:left])
+            self._piece = self._piece[left:]
+            left -= len(taken[-1])
+        return b"".join(taken)
+
+    def close(self) -> None:
+        """Lets go of the pieces."""
+        self._pieces, self._piece = iter(()), memoryview(b"")
+
+
 class StreamedBody:
     """Asked for once, from the first piece to the last, by libcurl: which pauses while there is none."""
 
-    def __init__(self, pieces: Iterable[bytes], size_bytes: int) -> None:
+    def __init__(self, pieces: Iterable[bytes], size_bytes: int, *, asks_first: bool = True) -> None:
         self.size_bytes = size_bytes
-        self.is_awaited = False  # the next piece, by libcurl
-        self.error: BaseException | None = None  # that the pieces raised
-        self.on_piece: Callable[[], None] | None = None  # lets libcurl go on; None: it wants no more
+        self.asks_first = asks_first
+        self.is_awaited = False
+        self.error: BaseException | None = None
+        self.on_piece: Callable[[], None] | None = None
         self._pieces: Iterator[bytes] = filter(None, pieces)
         self._thread = DaemonThreads(1, "streamed")
         self._piece = memoryview(b"")

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +27,24 @@ STUDIES_CSV: Final = "studies.csv"
 SUMMARY_JSON: Final = "summary.json"
 # The summary last: with it a report is whole.
 FILES: Final = (REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, SUMMARY_JSON)
+
+# What `verify` finds, beside the report that it is of; it writes studies.csv anew, too.
+VERIFICATION_CSV: Final = "verification.csv"
+VERIFICATION_JSON: Final = "verification.json"
+VERIFICATION_CERTIFICATE_JSON: Final = "verification-certificate.json"
+VERIFICATION_CERTIFICATE_SIG: Final = "verification-certificate.sig"
+REPAIR_MANIFEST_CSV: Final = "repair-manifest.csv"
+REPAIR_KEYS_TXT: Final = "repair-keys.txt"
+REPAIRS: Final = (
+    REPAIR_MANIFEST_CSV,
+    REPAIR_KEYS_TXT,
+)  # they stay where a command that reads them expects them
+VERIFICATION: Final = (
+    VERIFICATION_CERTIFICATE_JSON,
+    VERIFICATION_CERTIFICATE_SIG,
+    VERIFICATION_CSV,
+    VERIFICATION_JSON,
+)
 
 RUNS: Final = "runs"  # what it holds: a directory for each earlier report
 CERTIFICATE_JSON: Final = "certificate.json"  # of this report: it goes when the report goes
@@ -63,7 +81,7 @@ def require_report_files(report_dir: Path) -> None:
     So it is of `runs/`: an earlier report, which is moved there, would go elsewhere.
     """
     require_directory_of_ours(report_dir / RUNS, f"{RUNS} in the report directory")
-    names = (*FILES, CERTIFICATE_JSON, CERTIFICATE_SIG)
+    names = (*FILES, CERTIFICATE_JSON, CERTIFICATE_SIG, *VERIFICATION, *REPAIRS)
     for path in (each for name in names for each in (report_dir / name, _draft(report_dir, name))):
         require_ours(path, f"{path.name} in the report directory")
 
@@ -107,6 +125,49 @@ def private_file(report_dir: Path, name: str) -> Iterator[IO[bytes]]:
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise StoppedError(_sentence(error)) from None
+
+
+class Drafts:
+    """Files of a report directory that are written under temporary names, and published in one go."""
+
+    def __init__(self, report_dir: Path) -> None:
+        self.sha256: dict[str, str] = {}  # by name, of what was written
+        self._names: list[str] = []
+        self._report_dir = report_dir
+
+    def draft(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """A new file, on the disk when the block ends."""
+        self._names.append(name)
+        return _hashed_draft(self._report_dir, self.sha256, name)
+
+    def discard(self) -> None:
+        """Removes those that were not published."""
+        for name in self._names:
+            with suppress(OSError):
+                _draft(self._report_dir, name).unlink(missing_ok=True)
+
+    def publish(self, last: str) -> None:
+        """Gives them their names, `last` once the rest is sure to be there."""
+        for names in ([name for name in self.sha256 if name != last], [last]):
+            for name in names:
+                _draft(self._report_dir, name).rename(self._report_dir / name)
+            _sync_names(self._report_dir)
+
+
+@contextmanager
+def drafts(report_dir: Path, last: str) -> Iterator[Drafts]:
+    """Writes files beside a report, all of them or none. Raises `StoppedError` as `write_report` does."""
+    written = Drafts(report_dir)
+    try:
+        yield written
+        written.publish(last)
+    except OSError as error:
+        reason, remedy = _why(error)
+        raise StoppedError(
+            f"What was found could not be written: {reason}. {remedy}, then run the same command again."
+        ) from None
+    finally:
+        written.discard()
 
 
 def _write_drafts(
@@ -161,10 +222,10 @@ def _keep_earlier(report_dir: Path, run_id: str) -> None:
     """
     earlier = _run_id_of(report_dir / SUMMARY_JSON)
     if earlier and earlier == run_id:
-        for name in (CERTIFICATE_JSON, CERTIFICATE_SIG, SUMMARY_JSON):
+        for name in (*VERIFICATION, CERTIFICATE_JSON, CERTIFICATE_SIG, SUMMARY_JSON):
             (report_dir / name).unlink(missing_ok=True)
         return
-    names = (CERTIFICATE_JSON, CERTIFICATE_SIG, *FILES)
+    names = (*VERIFICATION, CERTIFICATE_JSON, CERTIFICATE_SIG, *FILES)
     if there := [name for name in names if (report_dir / name).is_file()]:
         _move(report_dir, there, _new_home(report_dir, there))
 
@@ -255,7 +316,13 @@ def _discard_drafts(report_dir: Path) -> None:
 
 
 def _sentence(error: OSError) -> str:
+    reason, remedy = _why(error)
+    return f"The report could not be written: {reason}. {remedy}, then run `dicom-ingest report REPORT_DIR`."
+
+
+def _why(error: OSError) -> tuple[str, str]:
+    """The reason, and what to do about it."""
     what = os.strerror(error.errno) if error.errno else "the disk gave an error"
     remedy = _REMEDIES.get(error.errno or 0, "Put that right")
     reason = what[0].lower() + what[1:]
-    return f"The report could not be written: {reason}. {remedy}, then run `dicom-ingest report REPORT_DIR`."
+    return reason, remedy

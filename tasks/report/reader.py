@@ -3,25 +3,29 @@
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from tasks.core.completeness import Completeness
 from tasks.core.errors import UsageError
 from tasks.core.escape import unescape
 from tasks.core.models import Summary
+from tasks.core.report_columns import COLUMNS, Kind
 from tasks.ledger.private_files import opened
-from tasks.report.directory import REPORT_CSV, STUDIES_CSV, SUMMARY_JSON
-from tasks.report.studies_csv import STUDY_COLUMNS
+from tasks.report.directory import REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, SUMMARY_JSON
+from tasks.report.studies_csv import STUDY_COLUMNS, WrittenStudies, read_studies
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _LONGEST_CELL: Final = 1 << 30  # characters; what was written is read, also a manifest's longest cell escaped
+REGISTRATION_CSV: Final = "registration.csv"
+_BATCH_ROWS: Final = 1000
+_BUFFER_BYTES: Final = 1 << 16  # of each column of a row group, in place of all of it
 _NO_REPORT: Final = "There is no whole report in the report directory: run the command that writes it again."
 _DAMAGED: Final = "The report is not as it was written: write it again, or name another one."
 
@@ -35,6 +39,65 @@ def read_report(path: Path) -> Iterator[dict[str, str]]:
             raise UsageError(_DAMAGED)
         for line in lines:
             yield dict(zip(names, map(unescape, line), strict=True))
+
+
+def read_cells(report_dir: Path, names: Sequence[str]) -> Iterator[list[Any]]:
+    """These columns of a report's rows, row by row: as they are written, but for numbers, which are such.
+
+    Of report.parquet where that can be read, else of report.csv. A column that an earlier version did not
+    write is empty, a number that is not known None.
+    """
+    if (report_dir / REPORT_PARQUET).is_file():
+        yield from _parquet_cells(report_dir / REPORT_PARQUET, names)
+        return
+    numbers = [COLUMNS[name].kind is Kind.INTEGER for name in names]
+    with _readable(report_dir / REPORT_CSV) as file:
+        for row in csv.DictReader(file):
+            cells = [row.get(name) or "" for name in names]
+            yield [
+                (int(cell) if cell else None) if is_number else cell
+                for cell, is_number in zip(cells, numbers, strict=True)
+            ]
+
+
+def _parquet_cells(path: Path, names: Sequence[str]) -> Iterator[list[Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    texts = [COLUMNS[name].kind is not Kind.INTEGER for name in names]
+    try:
+        with (
+            opened(path) as file,
+            parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as table,
+        ):
+            there = [name for name in names if name in table.schema_arrow.names]
+            for batch in table.iter_batches(_BATCH_ROWS, columns=there, use_threads=False):
+                empty = [None] * batch.num_rows
+                found = {name: batch.column(name).to_pylist() for name in there}
+                columns = [
+                    [cell or "" for cell in found.get(name, empty)] if is_text else found.get(name, empty)
+                    for name, is_text in zip(names, texts, strict=True)
+                ]
+                yield from map(list, zip(*columns, strict=True))
+    except OSError as error:
+        raise UsageError(f"The report could not be read: {os.strerror(error.errno or 0)}.") from None
+    except (pa.ArrowException, ValueError, KeyError):
+        raise UsageError(_DAMAGED) from None
+
+
+def read_registration(report_dir: Path) -> Iterator[tuple[str, str, str]]:
+    """What ingest wrote beside a report of each object: key, status, moved_to; they are escaped."""
+    if (report_dir / REGISTRATION_CSV).is_file():
+        with _readable(report_dir / REGISTRATION_CSV) as file:
+            for row in csv.DictReader(file):
+                yield row["key"], row["status"], row.get("moved_to") or ""
+
+
+@contextmanager
+def opened_studies(report_dir: Path) -> Iterator[WrittenStudies]:
+    """studies.csv, row by row, within the block."""
+    with _readable(report_dir / STUDIES_CSV) as file:
+        yield read_studies(csv.reader(file))
 
 
 def read_table(path: Path) -> "pd.DataFrame":

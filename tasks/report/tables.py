@@ -97,7 +97,7 @@ def _columns(chunk: Sequence[ReportRow]) -> _Columns:
         if column.escaped is Escaped.REPORT:
             columns[name] = _escaped(columns[name])
         elif column.kind is Kind.TIME:
-            columns[name] = [_iso(ns) for ns in columns[name]]
+            columns[name] = [iso(ns) for ns in columns[name]]
     return columns
 
 
@@ -106,7 +106,8 @@ def _escaped(column: Sequence[str | None]) -> list[str]:
     return [safe[text] for text in column]
 
 
-def _iso(ns: int | None) -> str:
+def iso(ns: int | None) -> str:
+    """Unix nanoseconds as ISO 8601 UTC with microseconds; empty for none."""
     if ns is None:
         return ""
     seconds, rest = divmod(ns, 1_000_000_000)
@@ -220,11 +221,11 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
         by_status=by_status,
         studies=totals.studies,
         complete_studies=totals.complete_studies,
-        started_at=_iso(run.started_ns),
-        finished_at=_iso(run.finished_ns),
+        started_at=iso(run.started_ns),
+        finished_at=iso(run.finished_ns),
         wall_s=round(wall_s, 3),
-        files_per_s=_rate(by_status.get(Status.UPLOADED, 0), wall_s),
-        bytes_per_s=_rate(totals.uploaded_bytes, wall_s),
+        files_per_s=rate(by_status.get(Status.UPLOADED, 0), wall_s),
+        bytes_per_s=rate(totals.uploaded_bytes, wall_s),
         peak_parallel=run.peak_parallel,
         exit_code=code if run.stopped_exit_code is None else run.stopped_exit_code,
         parallel_course=list(run.parallel_course),
@@ -238,5 +239,6 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
     )
 
 
-def _rate(count: int, wall_s: float) -> float:
+def rate(count: int, wall_s: float) -> float:
+    """So many a second."""
     return round(count / wall_s, 1) if wall_s else 0.0

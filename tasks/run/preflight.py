@@ -85,7 +85,7 @@ def check(settings: Settings, edges: Edges | None = None) -> FirstAnswer:
         return ask(platform, edges)
 
 
-def open_trail(undo: ExitStack, settings: Settings) -> Trail:
+def open_trail(undo: ExitStack, settings: ReportSettings) -> Trail:
     """The trail of a report directory, which is made when missing; `undo` takes both back.
 
     UsageError when it is not as earlier runs left it, or another run has it, or the signing key is none.

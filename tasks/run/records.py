@@ -22,7 +22,7 @@ from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.private_files import why_exposed
 from tasks.report.directory import REPORT_CSV, require_report_files, write_report
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, open_trail
-from tasks.settings import Settings
+from tasks.settings import ReportSettings, Settings
 
 log = logging.getLogger("dicom_ingest")
 
@@ -99,13 +99,13 @@ def open_records(
     first = ask()
     ledger = Ledger(settings.ledger_at, settings.campaign, run_id, settings.dead_after, trail, counters)
     undo.callback(ledger.close)
-    problems = _exposures(settings)
+    problems = exposures(settings)
     for problem in problems:
         log.warning(problem)
     return Records(trail, ledger, key, anew, first, problems)
 
 
-def _exposures(settings: Settings) -> tuple[str, ...]:
+def exposures(settings: ReportSettings) -> tuple[str, ...]:
     """Why the directories of report and ledger are not safe from other users."""
     directories = {settings.report_dir.resolve(): "The report directory"}
     if ledger := sqlite_file(settings.ledger_at):

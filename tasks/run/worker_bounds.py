@@ -49,7 +49,7 @@ def load_bounded(
 
 def _widened(settings: Settings, ours: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
     """The settings that go beyond what the environment says."""
-    if "api_endpoint" in ours and not _is_below(settings.api_endpoint, ours["api_endpoint"]):
+    if "api_endpoint" in ours and not is_below(settings.api_endpoint, ours["api_endpoint"]):
         yield "api_endpoint"
     if "ledger" in ours and server_of(settings.ledger, environ) != server_of(ours["ledger"], environ):
         yield "ledger"
@@ -58,7 +58,7 @@ def _widened(settings: Settings, ours: Mapping[str, Any], environ: Mapping[str, 
     patterns = ours.get("allow_storage_host", ())
     if patterns and not all(is_within(each, patterns) for each in settings.allow_storage_host):
         yield "allow_storage_host"
-    if "allow_http" in ours and settings.allow_http and not _is_true(ours["allow_http"]):
+    if "allow_http" in ours and settings.allow_http and not is_true(ours["allow_http"]):
         yield "allow_http"
 
 
@@ -90,13 +90,13 @@ def _misled_to_ledger(
         yield "worker's environment", "PGPASSWORD or what else PostgreSQL's client knows", "ledger"
 
 
-def _is_below(url: str, bound: str) -> bool:
+def is_below(url: str, bound: str) -> bool:
     """Whether an endpoint is the same, or a path below it."""
     try:
         base = URL(without_upload(bound)).path.rstrip("/")
+        path = URL(url).path
     except (InvalidURL, ValueError):
         return False
-    path = URL(url).path
     return _is_origin(url, bound) and f"{path}/".startswith(f"{base}/") and ".." not in path.split("/")
 
 
@@ -120,7 +120,8 @@ def _is_inside(directory: str, root: str) -> bool:
         return False
 
 
-def _is_true(text: str) -> bool:
+def is_true(text: str) -> bool:
+    """What a variable of the environment says."""
     from pydantic import TypeAdapter
 
     return bool(TypeAdapter(bool).validate_python(text))

@@ -21,10 +21,15 @@ class Slots:
     """Shared by all files of a run. Times by `clock`, in seconds."""
 
     def __init__(
-        self, parallel: int, clock: Callable[[], float] = time.monotonic, began: float | None = None
+        self,
+        parallel: int,
+        clock: Callable[[], float] = time.monotonic,
+        began: float | None = None,
+        step: Step = Step.PUT,
     ) -> None:
-        """`began`: when the run did, by the clock; now when not given."""
+        """`began`: when the run did, by the clock; now when not given. `step`: what a slot is for."""
         self.most = parallel  # throttled or not
+        self._step = step
         self._clock = clock
         self._pacing = Pacing(parallel, clock(), clock() if began is None else began)
         self._admitted = Gate(self._may_be_admitted, self._pacing.begin, self._end_probe)
@@ -51,13 +56,16 @@ class Slots:
                     return
 
     @asynccontextmanager
-    async def slot(self, file_id: int) -> AsyncIterator[None]:
-        """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up."""
+    async def slot(self, file_id: int, step: Step | None = None) -> AsyncIterator[None]:
+        """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up.
+
+        `step`: of another request than the slots are for.
+        """
         async with self._busy.entered():
             self._puts += 1
             self.peak = max(self.peak, self._puts)
             try:
-                with self._watched(Step.PUT, file_id):
+                with self._watched(step or self._step, file_id):
                     yield
             finally:
                 self._puts -= 1

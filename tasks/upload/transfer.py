@@ -236,7 +236,7 @@ class Transfer:
         digests, earlier = await self._digests(content), file.todo.stored
         assert file.url is not None
         reason = content.rejected.reason if content.rejected else Reason.NONE
-        if verdict is Verdict.REPLACE or (earlier and earlier.has_own_object):
+        if verdict is Verdict.REPLACE or (earlier and (earlier.has_own_object or earlier.is_lost)):
             reason = Reason.REPLACED
         file.http_status = stored.http_status
         return file.ends(

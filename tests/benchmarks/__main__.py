@@ -11,13 +11,16 @@ import sys
 import time
 
 from tests.benchmarks import (
+    bench_dicomweb,
     bench_fast_link,
+    bench_ingest,
     bench_prefect,
     bench_read,
     bench_report,
     bench_size,
     bench_slow_link,
     bench_start,
+    bench_verify,
 )
 from tests.benchmarks.table import Row, markdown
 
@@ -29,6 +32,9 @@ BENCHMARKS = {
     "prefect": bench_prefect,
     "size": bench_size,
     "report": bench_report,
+    "verify": bench_verify,
+    "dicomweb": bench_dicomweb,
+    "ingest": bench_ingest,
 }
 
 

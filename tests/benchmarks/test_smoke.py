@@ -15,7 +15,7 @@ from tests.benchmarks.table import HEADINGS, Row, markdown
 
 # Of each command, about as long as the other.
 WHAT_IS_SHOWN = {
-    ("start", "read", "slow_link", "size", "report"): (
+    ("start", "read", "slow_link", "size", "report", "verify"): (
         "first PUT",
         "--help",
         "headers",
@@ -23,9 +23,11 @@ WHAT_IS_SHOWN = {
         "sparse",
         "rerun",
         "report",
+        "verify",
     ),
     ("fast_link",): ("fast link", "TLS", "by part"),
     ("prefect",): ("Prefect",),
+    ("dicomweb", "ingest"): ("STOW-RS", "QIDO-RS", "ingest"),
 }
 
 

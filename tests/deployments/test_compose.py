@@ -14,8 +14,7 @@ from prefect.settings.legacy import _get_valid_setting_names
 from prefect.settings.models.root import Settings as PrefectSettings
 
 from tasks.declaration import variables
-from tasks.sandbox_settings import GatewaySettings
-from tasks.settings import Settings
+from tasks.known_settings import KINDS
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = ROOT / "deployments"
@@ -83,17 +82,30 @@ class TestServices:
 
     def test_are_told_nothing_that_nobody_knows(self, compose: dict[str, Any]) -> None:
         """A setting with a wrong name is ignored without a word."""
-        ours = set(variables(Settings))
-        gateway = set(variables(GatewaySettings))
+        ours = {name for kind in KINDS for name in variables(kind)}
         prefect = _get_valid_setting_names(PrefectSettings)
         others = {"PGPASSWORD", "RCLONE_CONFIG", "RCLONE_AUTH_KEY"}
+        others |= {"AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
         told = {
             name
             for key, service in compose["services"].items()
             for name in service.get("environment", {})
             if key != "postgres"
         }
-        assert told - ours - gateway - prefect - others == set()
+        assert told - ours - prefect - others == set()
+
+    def test_are_one_chain(self, compose: dict[str, Any]) -> None:
+        """What the gateway stores ingest reads, and where it registers the gateway's clients search."""
+        worker, gateway = (compose["services"][name]["environment"] for name in ("worker", "sandbox"))
+        sandbox = "DICOM_INGEST_SANDBOX_"
+        assert worker["DICOM_INGEST_BUCKET"] == f"${{BUCKET:-s3://{gateway[f'{sandbox}BUCKET']}}}"
+        assert gateway[f"{sandbox}S3_ENDPOINT"] in worker["AWS_ENDPOINT_URL_S3"]
+        assert gateway[f"{sandbox}SECRET_ACCESS_KEY"] == worker["AWS_SECRET_ACCESS_KEY"]
+        for name in ("URL", "SERVER", "USER", "PASSWORD"):
+            assert gateway[f"{sandbox}DICOMWEB_{name}"] in worker[f"DICOM_INGEST_DICOMWEB_{name}"], name
+        orthanc = yaml.safe_load(compose["configs"]["orthanc.json"]["content"])
+        assert gateway[f"{sandbox}DICOMWEB_PASSWORD"] in orthanc["RegisteredUsers"].values()
+        assert gateway[f"{sandbox}DICOMWEB_URL"].endswith(orthanc["DicomWeb"]["Root"].rstrip("/"))
 
     def test_have_every_secret_from_the_environment_file(self, compose: dict[str, Any]) -> None:
         text = (DEPLOYMENTS / "compose.yaml").read_text()

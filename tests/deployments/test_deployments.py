@@ -86,7 +86,13 @@ class TestPrefectYaml:
         with get_client(sync_client=True) as client:
             found = {
                 name: client.read_deployment_by_name(name)
-                for name in ("backfill/manual", "backfill/scheduled", "migrate/manual", SHARD_DEPLOYMENT)
+                for name in (
+                    "backfill/manual",
+                    "backfill/scheduled",
+                    "migrate/manual",
+                    "verify/manual",
+                    SHARD_DEPLOYMENT,
+                )
             }
         assert {each.work_pool_name for each in found.values()} == {"archive"}
         assert [schedule.active for schedule in found["backfill/scheduled"].schedules] == [False]

@@ -22,7 +22,8 @@ from pydantic import SecretStr
 
 from deployments.sandbox.gateway.oauth2 import MAX_LIVE_TOKENS, Tokens
 from deployments.sandbox.gateway.presign import presigner
-from deployments.sandbox.sandbox import Sandbox, keep_port, last_port
+from deployments.sandbox.ports import keep_port, last_port
+from deployments.sandbox.sandbox import Sandbox
 from tasks.core.checksums import Evidence
 from tasks.core.errors import StoppedError, UsageError
 from tasks.sandbox_settings import GatewaySettings
@@ -60,7 +61,7 @@ def is_listening(url: str) -> bool:
     address = urlsplit(url)
     try:
         socket.create_connection((address.hostname, address.port), timeout=5).close()
-    except ConnectionRefusedError:
+    except ConnectionError:  # refused; or reset, in the moment in which it ends
         return False
     return True
 
@@ -298,12 +299,83 @@ class TestSettings:
         exported = subprocess.run(
             shell, env={}, capture_output=True, text=True, check=True
         ).stdout.splitlines()
-        assert {line for line in exported if line.startswith("DICOM_INGEST_")} == {
+        assert {line for line in exported if line.startswith(("DICOM_INGEST_", "AWS_"))} == {
             f"DICOM_INGEST_API_ENDPOINT={sandbox.api_url}",
             f"DICOM_INGEST_TOKEN_URL={sandbox.token_url}",
             f"DICOM_INGEST_CLIENT_ID={sandbox.client_id}",
             f"DICOM_INGEST_CLIENT_SECRET={sandbox.client_secret}",
+            "DICOM_INGEST_BUCKET=s3://dicom-ingest",
+            f"DICOM_INGEST_DICOMWEB_URL={sandbox.dicomweb.url}",
+            f"DICOM_INGEST_DICOMWEB_SERVER={sandbox.dicomweb.kind}",
+            f"DICOM_INGEST_DICOMWEB_USER={sandbox.dicomweb.user}",
+            f"DICOM_INGEST_DICOMWEB_PASSWORD={sandbox.dicomweb.password}",
+            *(f"{name}={value}" for name, value in sandbox.s3.items()),
         }
+        assert set(sandbox.s3) == {
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_ENDPOINT_URL_S3",
+            "AWS_REGION",
+        }
+
+    def test_in_the_env_file_lead_to_the_bucket_and_to_the_registry(
+        self, sandbox: Sandbox, client: httpx.Client, tmp_path: Path
+    ) -> None:
+        """By boto3 alone, whatever else the environment says of AWS, and by the client that `ingest` has."""
+        url, key = presigned(sandbox, client)
+        assert client.put(url, content=b"x", headers=DICOM).status_code == 200
+        sandbox.write_env_file(tmp_path / "env")
+        code = (
+            "import boto3, os; bucket = os.environ['DICOM_INGEST_BUCKET'].removeprefix('s3://')\n"
+            "rows = boto3.client('s3').list_objects_v2(Bucket=bucket)['Contents']\n"
+            "print(*(row['Key'] for row in rows))"
+        )
+        script = (
+            f"set -a; . {shlex.quote(str(tmp_path / 'env'))}; set +a; {sys.executable} -c {shlex.quote(code)}"
+        )
+        environment = os.environ | {
+            "AWS_SESSION_TOKEN": "of another account",
+            "AWS_DEFAULT_REGION": "nowhere",
+        }
+        listed = subprocess.run(
+            ["sh", "-c", script], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        assert key in listed.split()
+        login = sandbox.dicomweb.user, sandbox.dicomweb.password
+        assert client.get(f"{sandbox.dicomweb.url}/studies", auth=login).is_success
+
+    def test_may_choose_which_dicomweb_server_is_started(
+        self, tmp_path: Path, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also beside an Orthanc; the gateway asks it."""
+        monkeypatch.setenv("DICOM_INGEST_SANDBOX_DICOMWEB_PROGRAM", "tiny-pacs")
+        with Sandbox.start(tmp_path) as sandbox:
+            assert (sandbox.dicomweb.name[:9], sandbox.dicomweb.kind) == ("tiny-pacs", "generic")
+            bearer = {"Authorization": f"Bearer {token(sandbox, client)}"}
+            assert client.get(f"{sandbox.api_url}/studies", headers=bearer).status_code == 204
+
+    def test_may_name_another_dicomweb_server_and_another_bucket(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Then none is started, and the env file says of AWS what they say."""
+        named = {
+            "DICOMWEB_URL": "http://127.0.0.1:9/pacs/",
+            "DICOMWEB_SERVER": "dcm4chee",
+            "BUCKET": "scans",
+            "REGION": "eu-central-1",
+        }
+        for name, value in named.items():
+            monkeypatch.setenv(f"DICOM_INGEST_SANDBOX_{name}", value)
+        with Sandbox.start(tmp_path / "data") as sandbox:
+            sandbox.write_env_file(tmp_path / "env")
+        lines = (tmp_path / "env").read_text().splitlines()
+        assert [line for line in lines if re.search("DICOMWEB|BUCKET|AWS", line)] == [
+            "DICOM_INGEST_BUCKET=s3://scans",
+            "DICOM_INGEST_DICOMWEB_URL=http://127.0.0.1:9/pacs",
+            "DICOM_INGEST_DICOMWEB_SERVER=dcm4chee",
+            "AWS_REGION=eu-central-1",
+        ]
+        assert not (tmp_path / "data" / "dicomweb.log").exists()
 
 
 class TestProcess:
@@ -319,7 +391,7 @@ class TestProcess:
             [sys.executable, "-c", code, str(tmp_path / "data")], stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout
-            printed = [process.stdout.readline() for _ in range(11)]
+            printed = [process.stdout.readline() for _ in range(15)]
             settings = dict(
                 line.split("=", 1) for line in (tmp_path / "data" / "sandbox.env").read_text().splitlines()
             )
@@ -328,7 +400,12 @@ class TestProcess:
         assert process.returncode == exit_code
         assert ends_soon(settings["DICOM_INGEST_API_ENDPOINT"])
         assert ends_soon(url)
-        assert settings["DICOM_INGEST_CLIENT_SECRET"] not in "".join(printed)
+        assert ends_soon(settings["DICOM_INGEST_DICOMWEB_URL"])
+        assert settings["DICOM_INGEST_DICOMWEB_URL"] in "".join(printed)
+        assert "dicom-ingest verify try" in printed[-1]
+        secrets = {value for name, value in settings.items() if re.search("SECRET|PASSWORD", name)}
+        assert len(secrets) == 3
+        assert not [secret for secret in secrets if secret in "".join(printed)]
         assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
     @staticmethod

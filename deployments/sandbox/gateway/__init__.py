@@ -1,1 +1,1 @@
-"""The platform's API gateway: OAuth2 and presigned URLs."""
+"""The platform's API gateway: OAuth2, presigned URLs, STOW-RS; QIDO-RS and WADO-RS passed on."""

@@ -27,24 +27,29 @@ class Tokens:
     def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lifetime_s = lifetime_s
         self._clock = clock
-        self._expiry: dict[bytes, float] = {}  # in order of issue, and so of expiry
+        self._live: dict[bytes, tuple[float, frozenset[str]]] = {}  # expiry, in order of issue, and scopes
 
-    def issue(self) -> str:
-        """A new opaque token (RFC 6750 2.1: token68 characters only)."""
+    def issue(self, scope: str = "") -> str:
+        """A new opaque token (RFC 6750 2.1: token68 characters only) for these scopes, space-separated."""
         now = self._clock()
-        while self._expiry and (len(self._expiry) >= MAX_LIVE_TOKENS or self._first_expiry() <= now):
-            del self._expiry[next(iter(self._expiry))]
+        while self._live and (len(self._live) >= MAX_LIVE_TOKENS or self._first_expiry() <= now):
+            del self._live[next(iter(self._live))]
         token = secrets.token_urlsafe(32)
-        self._expiry[_digest(token)] = now + self._lifetime_s
+        self._live[_digest(token)] = now + self._lifetime_s, frozenset(scope.split())
         return token
 
     def accepts(self, token: str) -> bool:
         """Whether this token was issued here and has not expired."""
-        expiry = self._expiry.get(_digest(token))
-        return expiry is not None and self._clock() < expiry
+        live = self._live.get(_digest(token))
+        return live is not None and self._clock() < live[0]
+
+    def is_for(self, token: str, scope: str) -> bool:
+        """Whether it was issued for that scope."""
+        live = self._live.get(_digest(token))
+        return live is not None and scope in live[1]
 
     def _first_expiry(self) -> float:
-        return next(iter(self._expiry.values()))
+        return next(iter(self._live.values()))[0]
 
 
 class TokenError(Exception):
@@ -61,14 +66,20 @@ class TokenError(Exception):
         return JSONResponse(self.body, self.status, {**NO_STORE, **challenge})
 
 
-def check_bearer(authorization: str, tokens: Tokens) -> None:
-    """Raises 401 with the challenge of RFC 6750 section 3 unless the header carries a live token."""
+def check_bearer(authorization: str, tokens: Tokens, scope: str) -> None:
+    """Raises 401 with the challenge of RFC 6750 section 3 unless the header carries a live token.
+
+    And 403 unless that is for `scope`.
+    """
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
         raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": 'Bearer realm="upload"'})
     if not tokens.accepts(token.strip()):
         challenge = 'Bearer realm="upload", error="invalid_token", error_description="unknown or expired"'
         raise HTTPException(401, "the token is unknown or expired", {"WWW-Authenticate": challenge})
+    if not tokens.is_for(token.strip(), scope):
+        challenge = f'Bearer realm="upload", error="insufficient_scope", scope="{scope}"'
+        raise HTTPException(403, f"the token is not for {scope}", {"WWW-Authenticate": challenge})
 
 
 async def grant_token(request: Request, tokens: Tokens, settings: GatewaySettings) -> Response:
@@ -78,7 +89,11 @@ async def grant_token(request: Request, tokens: Tokens, settings: GatewaySetting
         scope = _grant(form, request.headers.get("authorization", ""), settings)
     except TokenError as error:
         return error.answer()
-    token = {"access_token": tokens.issue(), "token_type": "Bearer", "expires_in": settings.token_lifetime_s}
+    token = {
+        "access_token": tokens.issue(scope),
+        "token_type": "Bearer",
+        "expires_in": settings.token_lifetime_s,
+    }
     return JSONResponse({**token, "scope": scope}, headers=NO_STORE)
 
 

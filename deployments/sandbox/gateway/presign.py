@@ -20,7 +20,7 @@ def new_key(prefix: str) -> str:
 
 def presigner(settings: GatewaySettings) -> Callable[[str], str]:
     """Key to presigned PUT URL. The content type is signed: the store refuses a PUT that says another."""
-    s3 = _s3_client(settings)
+    s3 = s3_client(settings)
 
     def presign(key: str) -> str:
         params = {"Bucket": settings.bucket, "Key": key, "ContentType": CONTENT_TYPE}
@@ -30,8 +30,10 @@ def presigner(settings: GatewaySettings) -> Callable[[str], str]:
     return presign
 
 
-def _s3_client(settings: GatewaySettings) -> Any:  # boto3's clients have no types
+def s3_client(settings: GatewaySettings, **options: Any) -> Any:  # boto3's clients have no types
+    """A client for the bucket that the settings name; `options` are botocore's."""
     config = Config(
+        **options,
         signature_version="s3v4",
         # boto3's "auto" signs for AWS's global host, which redirects to the region, and a signature does not
         # survive a redirect; virtual hosts are regional. Elsewhere a bucket is no host name.

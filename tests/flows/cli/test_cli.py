@@ -21,18 +21,19 @@ from flows.cli.__main__ import execute
 from flows.cli.commands import app
 from flows.cli.options import RunOptions
 from flows.cli.termination import raise_if_terminated, terminated_like_interrupted
-from tasks.bucket_settings import BucketSettings
 from tasks.core.errors import UsageError
 from tasks.core.escape import escape
 from tasks.core.retry import BUDGETS
 from tasks.declaration import Use, declarations
-from tasks.dicomweb_settings import DicomwebSettings
+from tasks.ingest_settings import IngestSettings
 from tasks.known_settings import VARIABLES, unknown_variables
 from tasks.ledger.earlier_runs import Begins
+from tasks.postprocess_settings import ResultSettings
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import Edges
 from tasks.sandbox_settings import GatewaySettings
 from tasks.settings import MigrationSettings, Settings, load
+from tasks.verify_settings import VerifySettings
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
 
@@ -357,8 +358,9 @@ class TestHelpOfACommand:
     ) -> None:
         """The sandbox takes none; what an exit code of a run means, commands say that end with it."""
         page = help_of(command, capsys)
-        assert ("Secrets" in page) == (command in ("upload", "run", "migrate", "serve"))
-        assert ("Exit codes: 0" in page) == (command in ("upload", "run", "migrate", "report"))
+        assert ("Secrets" in page) == (command in ("upload", "run", "migrate", "serve", "ingest", "verify"))
+        ends_like_a_run = ("upload", "run", "migrate", "report", "ingest")
+        assert ("Exit codes: 0" in page) == (command in ends_like_a_run)
 
 
 def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -582,7 +584,7 @@ class TestUnknownVariable:
         self, study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Settings of a run, of the sandbox, of the deployments, and of our own processes."""
-        kinds = (Settings, MigrationSettings, DicomwebSettings, BucketSettings)
+        kinds = (Settings, MigrationSettings, IngestSettings, VerifySettings, ResultSettings)
         names = [each.name for kind in kinds for each in declarations(kind)]
         names += [f"sandbox_{each.name}" for each in declarations(GatewaySettings)]
         names += ["home", "debug", "manifest_output", "manifest_scan", "serve_port"]

@@ -33,6 +33,15 @@ class TestJudge:
         """Whose claim it is, what is stored under it and the operator's choice decide; nothing else does."""
         assert judge(Claim(mine, stored), SAME, on_conflict) is verdict
 
+    @pytest.mark.parametrize(
+        ("mine", "stored", "verdict"),
+        [(True, SAME, Verdict.SEND), (True, OTHER, Verdict.REPLACE), (False, SAME, Verdict.DUPLICATE)],
+    )
+    def test_what_the_store_has_lost_is_sent_again_by_its_own_path(
+        self, mine: bool, stored: str, verdict: Verdict
+    ) -> None:
+        assert judge(Claim(mine, stored, is_lost=True), SAME, REPORT) is verdict
+
     @pytest.mark.parametrize("mine", [True, False])
     def test_verdict_on_a_file_that_is_altered(self, mine: bool) -> None:
         """Not sent unless that is asked for; bytes that are stored are stored all the same."""
@@ -67,3 +76,7 @@ class TestJudgeBeside:
     def test_verdict(self, mine: bool, stored: str, before: Verdict, verdict: Verdict) -> None:
         """These bytes are sent once, and are no conflict once they are stored."""
         assert judge_beside(Claim(mine, stored), before) is verdict
+
+    @pytest.mark.parametrize("before", [Verdict.SEND_ANYWAY, Verdict.CONFLICT])
+    def test_what_the_store_has_lost_is_sent_again_beside(self, before: Verdict) -> None:
+        assert judge_beside(Claim(mine=True, stored_sha256=SAME, is_lost=True), before) is Verdict.SEND_ANYWAY

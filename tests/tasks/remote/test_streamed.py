@@ -14,6 +14,7 @@ import pytest
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.http_messages import Answer, Limits, Request
+from tasks.remote.streamed import HeldBody
 from tests.raw_server import OK, head_of
 from tests.tasks.remote.test_curl_engine import EARLY, LIMITS, Talk, talking
 
@@ -55,6 +56,43 @@ class Server:
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.digest = read_body(connection, self.size_bytes)
         connection.sendall(OK)
+
+
+class TestHeldBody:
+    def test_arrives_whole_from_pieces_of_any_size(self) -> None:
+        pieces = [b"", PIECE[:1], PIECE, b"", PIECE[:700_000], PIECE[:3]]
+        server = Server(sum(map(len, pieces)))
+        with talking(server) as talk:
+            request = Request("POST", talk.server.url)
+            sent = talk.engine.send_streamed(request, iter(pieces), server.size_bytes, LIMITS, is_held=True)
+            assert talk.runner.run(sent).status == 200
+        assert server.digest == hashlib.sha256(b"".join(pieces)).digest()
+
+    def test_needs_no_thread(self) -> None:
+        threads = threading.active_count()
+        body = HeldBody([PIECE], len(PIECE))
+        assert body.read(100) == PIECE[:100]
+        assert threading.active_count() == threads
+
+    def test_gives_as_much_as_is_wanted_however_small_its_pieces_are(self) -> None:
+        """libcurl sends what one call gives: many small ones would be as many packets."""
+        body = HeldBody([PIECE[:100]] * 5, 500)
+        assert [body.read(256), body.read(256), body.read(256)] == [
+            PIECE[:100] * 2 + PIECE[:56],
+            PIECE[56:100] + PIECE[:100] * 2,
+            b"",
+        ]
+
+    def test_that_raises_is_not_sent_whole(self) -> None:
+        def pieces() -> Iterator[bytes]:
+            yield PIECE
+            raise Fault(FaultKind.CHANGED, "another size")
+
+        with talking(Server(2 * len(PIECE))) as talk:
+            request = Request("POST", talk.server.url)
+            sent = talk.engine.send_streamed(request, pieces(), 2 * len(PIECE), LIMITS, is_held=True)
+            with pytest.raises(Fault, match="another size"):
+                talk.runner.run(sent)
 
 
 class TestBody:

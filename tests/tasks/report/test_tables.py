@@ -128,9 +128,9 @@ class TestStudies:
         header, *lines = (tmp_path / "studies.csv").read_text().splitlines()
         assert tuple(header.split(",")) == STUDY_COLUMNS
         assert lines == [
-            "1,/archive/a,A,1.2,5,3,3000,2,0,2,3000,true,,1.2,CT,,,",
-            "2,/archive/b,,,0,0,0,0,0,,,false,no file,,,,,",
-            "3,/archive/c,,,0,1,0,0,1,,,false,1 not_found,,,,,",
+            "1,/archive/a,A,1.2,5,3,3000,2,0,2,3000,true,,1.2,CT,,,,",
+            "2,/archive/b,,,0,0,0,0,0,,,false,no file,,,,,,",
+            "3,/archive/c,,,0,1,0,0,1,,,false,1 not_found,,,,,,",
         ]
 
     def test_what_was_seen_and_why_it_is_not_complete(self, tmp_path: Path) -> None:
