@@ -34,7 +34,7 @@ format: $(VENV)/ready ## mend what can be mended
 
 lock: $(VENV)/ready ## resolve the dependencies anew; kept when schedules still make runs with them
 	@$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-annotate --no-header \
-		--python-version 3.11 --extra sandbox --extra postgresql --extra dev --output-file $(LOCK).new pyproject.toml
+		--python-version 3.11 --extra sandbox --extra postgresql --extra stores --extra dev --output-file $(LOCK).new pyproject.toml
 	@$(MAKE) --no-print-directory VENV=.venv-lock LOCK=$(LOCK).new .venv-lock/ready
 	@.venv-lock/bin/pytest -x -m '' tests/e2e/test_schedules.py || { \
 		echo "The lock stays as it was: with $(LOCK).new schedules make no runs. Find the package that changed."; exit 1; }

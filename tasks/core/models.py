@@ -7,7 +7,7 @@ would open it (bytes that are not UTF-8 as surrogates, PEP 383); `core/escape.py
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class Status(StrEnum):
@@ -327,3 +327,5 @@ class Summary:
     parallel_course: list[tuple[float, int]] = field(default_factory=list)  # (seconds, slots) at each change
     problems: list[str] = field(default_factory=list)  # what the operator should know
     unused_keys: list[str] = field(default_factory=list)  # issued at the start; nothing was sent to them
+    accepted: int = 0  # rows that a person accepted: no reason for exit code 1
+    forecast: dict[str, Any] = field(default_factory=dict)  # what `plan` said of it; empty: nobody had asked
