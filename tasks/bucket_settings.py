@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Final, NamedTuple
 
-from tasks.declaration import Declared, Setting, Use
+from tasks.declaration import Declared, Setting
 
 _ADDRESS: Final = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._:-]{1,254})(?:/(.*))?\Z", re.DOTALL)
 
@@ -39,7 +39,6 @@ class BucketSettings(Declared):
         str,
         Setting(
             "The bucket that uploads arrive in: s3://BUCKET or s3://BUCKET/PREFIX.",
-            Use.OPTION | Use.BLOCK,
             convert=_checked,
         ),
     ] = ""

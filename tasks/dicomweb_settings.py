@@ -30,31 +30,33 @@ class DicomwebServer(StrEnum):
 class DicomwebSettings(Declared):
     """Where studies are registered, and as whom."""
 
-    dicomweb_url: Annotated[
-        str, Setting("The DICOMweb server's base address, below which /studies is.", Use.OPTION | Use.BLOCK)
-    ] = ""
+    dicomweb_url: Annotated[str, Setting("The DICOMweb server's base address, below which /studies is.")] = ""
     dicomweb_server: Annotated[
         DicomwebServer,
         Setting(
             "Whose ways it has, in what it answers to STOW-RS.",
-            Use.OPTION | Use.BLOCK,
             form={"title": "DICOMweb Server"},
         ),
     ] = DicomwebServer.GENERIC
     dicomweb_token: Annotated[
-        "SecretStr", Setting("A static bearer token for the DICOMweb server.", Use.BLOCK | Use.SECRET)
+        "SecretStr", Setting("A static bearer token for the DICOMweb server.", Use.SECRET)
     ] = field(default_factory=no_secret)
     dicomweb_token_url: Annotated[
-        str, Setting("The DICOMweb server's OAuth2 token endpoint (client credentials grant).", Use.BLOCK)
+        str,
+        Setting(
+            "The DICOMweb server's OAuth2 token endpoint (client credentials grant).", Use.ENVIRONMENT_ALONE
+        ),
     ] = ""
-    dicomweb_client_id: Annotated[str, Setting("The OAuth2 client there.", Use.BLOCK)] = ""
-    dicomweb_client_secret: Annotated[
-        "SecretStr", Setting("That OAuth2 client's secret.", Use.BLOCK | Use.SECRET)
-    ] = field(default_factory=no_secret)
-    dicomweb_scope: Annotated[str, Setting("The OAuth2 scope to ask for there.", Use.BLOCK)] = ""
-    dicomweb_user: Annotated[str, Setting("A user of the DICOMweb server, for HTTP Basic.", Use.BLOCK)] = ""
-    dicomweb_password: Annotated["SecretStr", Setting("That user's password.", Use.BLOCK | Use.SECRET)] = (
+    dicomweb_client_id: Annotated[str, Setting("The OAuth2 client there.", Use.ENVIRONMENT_ALONE)] = ""
+    dicomweb_client_secret: Annotated["SecretStr", Setting("That OAuth2 client's secret.", Use.SECRET)] = (
         field(default_factory=no_secret)
+    )
+    dicomweb_scope: Annotated[str, Setting("The OAuth2 scope to ask for there.", Use.ENVIRONMENT_ALONE)] = ""
+    dicomweb_user: Annotated[
+        str, Setting("A user of the DICOMweb server, for HTTP Basic.", Use.ENVIRONMENT_ALONE)
+    ] = ""
+    dicomweb_password: Annotated["SecretStr", Setting("That user's password.", Use.SECRET)] = field(
+        default_factory=no_secret
     )
 
     def _faults(self) -> Iterator[str]:

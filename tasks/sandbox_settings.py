@@ -73,6 +73,9 @@ class RegistrySettings(Declared):
     dicomweb_url: Annotated[
         str, _of_gateway("The DICOMweb server behind the gateway; none: the sandbox starts one.")
     ] = ""
+    dicomweb_program: Annotated[
+        DicomwebProgram | None, _of_gateway("Which one it starts; none: Orthanc where that is installed.")
+    ] = None
     dicomweb_server: Annotated[DicomwebServer, _of_gateway("Whose ways it has.")] = DicomwebServer.GENERIC
     dicomweb_user: Annotated[str, _of_gateway("As whom it is asked.")] = ""
     dicomweb_password: Annotated["SecretStr", _of_gateway("That user's password.", Use.SECRET)] = field(

@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+import httpx
 
 from tests.processes import await_answer, free_port
 
@@ -137,3 +140,19 @@ def texts_below(home: Path) -> Iterator[str]:
             yield body.decode("utf-8", "replace")
             if path.parent.name == "storage":
                 yield binascii.a2b_base64(body).decode("utf-8", "replace")
+
+
+def events_of(campaign: str, expected: int, name: str = "") -> list[dict[str, Any]]:
+    """Ours about this campaign, of this name when one is given; the server hears of them a moment later."""
+    wanted: dict[str, Any] = {"resource": {"id_prefix": [f"dicom-ingest.campaign.{campaign}"]}}
+    if name:
+        wanted["event"] = {"name": [name]}
+    from prefect.settings import PREFECT_API_URL
+
+    until = time.monotonic() + 20
+    while True:
+        answer = httpx.post(f"{PREFECT_API_URL.value()}/events/filter", json={"filter": wanted})
+        events: list[dict[str, Any]] = answer.json()["events"]
+        if len(events) >= expected or time.monotonic() > until:
+            return events
+        time.sleep(0.2)

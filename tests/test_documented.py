@@ -16,6 +16,7 @@ from prefect.analytics import is_telemetry_enabled
 
 from flows.cli.commands import app
 from tasks.comparison.instance_comparison import Difference
+from tasks.comparison.verification_files import VERIFICATION_COLUMNS
 from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError
 from tasks.core.models import ACCEPTABLE, Flaw, OnConflict, Reason, Status, Summary
@@ -23,11 +24,13 @@ from tasks.core.object_outcomes import After, ObjectReason, ObjectStatus
 from tasks.core.object_rules import ObjectRule
 from tasks.core.problems import CURES
 from tasks.core.registration_rows import REGISTRATION_COLUMNS
+from tasks.core.signs import InBucket, InRegistry, Retrieved, SafeToDelete, Sign
 from tasks.core.stow_answers import IN_BOTH, NOT_NAMED, WARNINGS
 from tasks.core.stow_profiles import OTHER, PROFILES, STANDARD
+from tasks.core.verification_totals import Verification
 from tasks.declaration import Declared, Use, declarations, variables
 from tasks.known_settings import KINDS, VARIABLES
-from tasks.report.directory import FILES
+from tasks.report.directory import FILES, REPAIRS, VERIFICATION, VERIFICATION_CERTIFICATE_SIG
 from tasks.report.studies_csv import STUDY_COLUMNS
 from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tests import stopping_messages
@@ -214,6 +217,20 @@ class TestEverything:
     def test_every_event_of_the_trail_is_documented(self) -> None:
         rows = table(section("## Audit trail and certificate"), "event", "what it says")
         assert sorted(name for cell, *_ in rows for name in re.findall(r"`(\w+)`", cell)) == sorted(Event)
+
+    def test_what_verify_writes_is_documented(self) -> None:
+        """Each sign has its row, in what it says; each column, file and field its name, fields in order."""
+        text = section("## Verify")
+        signs = [row[0].strip("`") for row in table(text, "`sign`", "`verdict`")]
+        assert sorted(signs) == sorted(Sign)
+        assert (
+            missing({*VERIFICATION_COLUMNS, *VERIFICATION, *REPAIRS} - {VERIFICATION_CERTIFICATE_SIG}, text)
+            == []
+        )
+        assert missing({*InBucket, *InRegistry, *Retrieved, *SafeToDelete} - {""}, text) == []
+        rows = table(text, "field of `verification.json`", "what it is")
+        documented = [name for cell, *_ in rows for name in re.findall(r"`(\w+)`", cell)]
+        assert documented == [field.name for field in fields(Verification)]
 
     def test_every_choice_of_an_option_is_documented(self) -> None:
         """Beside the option."""

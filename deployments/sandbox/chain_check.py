@@ -11,41 +11,47 @@ from tasks.core.escape import escape
 from tasks.core.models import Status
 from tasks.core.object_outcomes import ObjectReason, ObjectStatus
 from tasks.core.signs import Sign
-from tasks.dicomweb_settings import DicomwebServer
+from tasks.sandbox_settings import DicomwebProgram
 
 Row = Mapping[str, str]
 
-# What a server refuses (HTTP 400, without a word which instance): of Orthanc 1.10, by STOW-RS alone.
-_REFUSED: Final[Mapping[DicomwebServer, frozenset[str]]] = {
-    DicomwebServer.ORTHANC: frozenset({"rtdose_rle.dcm"})
+# What a program refuses by STOW-RS: Orthanc 1.10 a file in RLE, tiny-pacs what is deflated.
+_REFUSED: Final[Mapping[DicomwebProgram, str]] = {
+    DicomwebProgram.ORTHANC: "rtdose_rle.dcm",
+    DicomwebProgram.TINY_PACS: "image_dfl.dcm",
 }
+_REJECTED: Final = (ObjectStatus.REJECTED, ObjectReason.NONE)
 
 
 def compare_chain(
     planted: Planted,
-    server: DicomwebServer,
+    program: DicomwebProgram | None,
     report: Iterable[Row],
     registration: Iterable[Row],
     verification: Iterable[Row],
 ) -> list[str]:
     """One sentence for each thing that does not agree; none when the chain is whole.
 
-    `report` has paths unescaped; `registration` and `verification` are the rows of their files.
+    `program`: which DICOMweb server it was; of another one it is not known what that refuses. `report` has
+    paths unescaped; `registration` and `verification` are the rows of their files.
     """
     paths = {row["key"]: row["path"] for row in report if row["status"] == Status.UPLOADED}
-    expected = {key: _expected(planted, server, path) for key, path in paths.items()}
+    found = [*registration]
+    refused = {row["key"] for row in found if row["status"] == ObjectStatus.REJECTED and program is None}
+    expected = {
+        key: _REJECTED if key in refused else _expected(planted, program, path) for key, path in paths.items()
+    }
     return [
-        *_registered(expected, paths, registration),
+        *_registered(expected, paths, found),
         *_verified(expected, paths, verification),
     ]
 
 
-def _expected(planted: Planted, server: DicomwebServer, path: str) -> tuple[str, str]:
+def _expected(planted: Planted, program: DicomwebProgram | None, path: str) -> tuple[str, str]:
     if path in planted.without_study:
         return ObjectStatus.QUARANTINED, ObjectReason.NO_STUDY
-    if path.rpartition("/")[2] in _REFUSED.get(server, ()):
-        return ObjectStatus.REJECTED, ObjectReason.NONE
-    return ObjectStatus.REGISTERED, ObjectReason.NONE
+    is_refused = program is not None and path.endswith(f"/{_REFUSED[program]}")
+    return _REJECTED if is_refused else (ObjectStatus.REGISTERED, ObjectReason.NONE)
 
 
 def _registered(

@@ -144,7 +144,7 @@ def _check(planted: Planted, report_dir: Path, sandbox: Sandbox) -> list[str]:
 def _check_chain(planted: Planted, report_dir: Path, sandbox: Sandbox) -> list[str]:
     registration, verification = (_rows(report_dir / name) for name in (REGISTRATION_CSV, VERIFICATION_CSV))
     report = read_report(report_dir)
-    return compare_chain(planted, sandbox.dicomweb.kind, report, registration, verification)
+    return compare_chain(planted, sandbox.dicomweb.program, report, registration, verification)
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -31,7 +31,7 @@ ORTHANC: Final = Path("/usr/sbin/Orthanc")
 PLUGIN: Final = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 NAMES: Final = {
     DicomwebProgram.ORTHANC: "Orthanc with its DICOMweb plugin",
-    DicomwebProgram.TINY_PACS: "tiny-pacs, as Orthanc is not here (apt install orthanc orthanc-dicomweb)",
+    DicomwebProgram.TINY_PACS: "tiny-pacs (Orthanc: apt install orthanc orthanc-dicomweb)",
 }
 _ROOT: Final = "/dicom-web"
 _USER: Final = "sandbox"
@@ -49,6 +49,7 @@ class DicomwebEndpoint:
     user: str
     password: str = field(repr=False)
     name: str = ""  # of the program, for people
+    program: DicomwebProgram | None = None  # None: a server that the settings name
 
 
 def installed_program() -> DicomwebProgram:
@@ -60,7 +61,7 @@ def installed_program() -> DicomwebProgram:
 def registry(data_dir: Path, settings: RegistrySettings) -> Iterator[DicomwebEndpoint]:
     """The DICOMweb server that the settings name, else one of our own while the block lasts."""
     if not settings.dicomweb_url:
-        with serve_dicomweb(data_dir) as endpoint:
+        with serve_dicomweb(data_dir, settings.dicomweb_program) as endpoint:
             yield endpoint
         return
     yield DicomwebEndpoint(
@@ -98,6 +99,7 @@ def serve_dicomweb(data_dir: Path, program: DicomwebProgram | None = None) -> It
             user=_USER,
             password=server.password,
             name=NAMES[program],
+            program=program,
         )
     finally:
         server.stop()

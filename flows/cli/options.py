@@ -42,7 +42,12 @@ def _option(declared: Declaration) -> Parameter:
         negative=f"--no-{declared.name.replace('_', '-')}" if default is True else "",
         show_default=False if default in (None, "", ()) or default is False else str(default),
         group=_GROUP,
+        name_transform=_as_it_is,  # of the choices: a library's own would cut dcm4chee in two
     )
+
+
+def _as_it_is(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def _with_options(

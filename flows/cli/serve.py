@@ -5,12 +5,15 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from flows.cli.prefect_home import require_home
 from flows.cli.prefect_server import LAST_PORT, NO_TELEMETRY, Server
 from flows.orchestration.standard_streams import say
 from tasks.core.errors import StoppedError, UsageError
+
+if TYPE_CHECKING:
+    from prefect.events import DeploymentEventTrigger
 
 SERVER_ENVIRONMENT: Final = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -42,6 +45,7 @@ def _serve_deployments(url: str) -> None:
 
     from flows.backfill import backfill
     from flows.ingest import ingest
+    from flows.postprocess import postprocess
     from flows.verify import verify
 
     one_at_a_time = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
@@ -59,10 +63,33 @@ def _serve_deployments(url: str) -> None:
             (verify, "Holds a report against bucket and registry: what is confirmed, what may be deleted."),
         )
     ]
+    served.append(
+        postprocess.to_deployment(
+            "registered",
+            description="Says what a study consists of that was just registered.",
+            tags=["dicom-ingest", postprocess.name],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            triggers=[_arrival()],
+        )
+    )
     ui = url.removesuffix("/api")
     say(f"The UI is at {ui}/v2/deployments. Ctrl-C stops it.")
     # A schedule is the operator's: whoever else serves this deployment, or deployed it since, has it go on.
     serve(*served, print_starting_message=False, pause_on_shutdown=False)  # type: ignore[arg-type]
+
+
+def _arrival() -> "DeploymentEventTrigger":
+    """What starts post-processing: the same that deployments/prefect.yaml has."""
+    from prefect.events import DeploymentEventTrigger
+
+    from flows.orchestration.arrivals import EVENT
+
+    return DeploymentEventTrigger(
+        name="dicom-ingest post-processes studies that are registered",
+        expect={EVENT},
+        match={"prefect.resource.id": "dicom-ingest.campaign.*"},
+        parameters={"study": "{{ event.payload.study }}", "campaign": "{{ event.payload.campaign }}"},
+    )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ _STEP_NAMES: Final = {
     Step.PRESIGN: "the upload API",
     Step.PUT: "the object store",
     Step.READ: "the bucket",
+    Step.ASK: "the DICOMweb server",
     Step.STORE: "the DICOMweb server",
 }
 _TOO_MANY_REQUESTS: Final = 429

@@ -46,6 +46,7 @@ def show_lines(
     progress: ComparisonProgress,
     ended: threading.Event,
     clock: Callable[[], float] = time.monotonic,
+    say: Callable[[str], None] = say,
 ) -> None:
     """A line within five seconds and every half minute."""
     due = clock() + FIRST_LINE_S
@@ -98,6 +99,8 @@ def _repairs(found: Verification, settings: VerifySettings) -> Iterator[str]:
     """The commands that repair it, by the same ledger; a run's report would take the place of this one's."""
     report_dir, ledger = settings.report_dir.absolute(), settings.ledger_at
     where = quote(str(ledger.absolute() if isinstance(ledger, Path) else ledger))
+    if found.campaign != VerifySettings.campaign:
+        where = f"{where} --campaign {found.campaign}"
     if found.to_send:
         manifest, repair = quote(str(report_dir / REPAIR_MANIFEST_CSV)), quote(f"{report_dir}-repair")
         yield f"What the bucket lacks: dicom-ingest run {manifest} --ledger {where} --report-dir {repair}"

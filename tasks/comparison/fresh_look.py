@@ -1,8 +1,9 @@
 """Whether study directories hold now exactly the report's files, unchanged: each is walked once more.
 
-Size and mtime are held against the ledger's, from when the file was last looked at. Without a ledger, or of a
-file that it does not know with these bytes, the bytes are hashed; of one that was never hashed, as text is
-not, size and an mtime from before the run's start have to do.
+Size and mtime are held against the ledger's, from when the file was last looked at. The bytes are hashed
+where that says too little: without a ledger, of a file that it does not know with these bytes, that was
+written as it was read, or whose ctime is another. Of one that was never hashed, as text is not, size and
+times have to do: without a ledger an mtime from before the run's start.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tasks.core.escape import unescape
+from tasks.core.file_times import is_racy
 from tasks.core.models import Listed, StudyEntry
 from tasks.ledger.verified_objects import KnownFile, VerifiedObjects
 from tasks.source.own_files import upwards
@@ -70,11 +72,16 @@ class FreshLook:
     def _is_the_same(self, row: Reported, listed: Listed, known: KnownFile | None) -> bool:
         if row.size_bytes is not None and row.size_bytes != listed.size_bytes:
             return False
-        if known and known.sha256 == row.sha256 and known.mtime_ns is not None:
-            return (known.size_bytes, known.mtime_ns) == (listed.size_bytes, listed.mtime_ns)
-        if row.sha256:
+        if known is None or known.sha256 != row.sha256 or known.mtime_ns is None:
+            if row.sha256:
+                return self.hashed(row.path) == row.sha256
+            return row.size_bytes is not None and listed.mtime_ns < self.started_ns
+        if (known.size_bytes, known.mtime_ns) != (listed.size_bytes, listed.mtime_ns):
+            return False
+        is_touched = known.ctime_ns not in (None, listed.ctime_ns)
+        if row.sha256 and (is_touched or is_racy(known.mtime_ns, known.read_ns)):
             return self.hashed(row.path) == row.sha256
-        return row.size_bytes is not None and listed.mtime_ns < self.started_ns
+        return not is_touched
 
     def _holds_own(self, entry: StudyEntry) -> bool:
         """Whether it holds the report's or the ledger's directory: they would go with it."""

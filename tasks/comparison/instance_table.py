@@ -331,6 +331,16 @@ class InstanceTable:
         with closing(self._db.cursor()) as cursor:
             yield from map(Lacking._make, cursor.execute(query, (str(InBucket.MISSING),)))
 
+    def count_lacking(self) -> int:
+        """How many these are."""
+        query = "SELECT count(*) FROM instance WHERE is_stored AND bucket = ?"
+        return int(self._db.execute(query, (str(InBucket.MISSING),)).fetchone()[0])
+
+    def count_not_retrieved(self) -> int:
+        """Of how many the registry's copy could not be had."""
+        query = "SELECT count(*) FROM instance WHERE retrieved = ?"
+        return int(self._db.execute(query, (str(Retrieved.UNKNOWN),)).fetchone()[0])
+
     def unregistered(self) -> Iterator[str]:
         """The SOP Instance UIDs of what the registry lacks."""
         query = "SELECT DISTINCT uid FROM instance WHERE is_stored AND registry = ? ORDER BY uid"

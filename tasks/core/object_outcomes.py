@@ -4,6 +4,7 @@ Times are Unix nanoseconds. A key may name a patient: it is in ledger, report an
 logs an object is its number.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,12 +87,26 @@ PREFIXES: Final[Mapping[ObjectStatus, str]] = {
     ObjectStatus.ALREADY_REGISTERED: "registered/",
     ObjectStatus.QUARANTINED: "quarantine/",
 }
+_NUMBER: Final = re.compile(r"\.[0-9]+\Z")
 TAG_NAME: Final = "dicom-ingest"
 TAGS: Final[Mapping[ObjectStatus, str]] = {
     ObjectStatus.REGISTERED: "registered",
     ObjectStatus.ALREADY_REGISTERED: "registered",
     ObjectStatus.QUARANTINED: "quarantined",
 }
+
+
+def keys_before_move(key: str) -> list[str]:
+    """The keys that an object may have come under which lies at this one; none, if nothing is moved there.
+
+    Where the place was taken, it has a number behind its key.
+    """
+    for prefix in sorted({*PREFIXES.values()}):
+        if key.startswith(prefix):
+            was = key.removeprefix(prefix)
+            unnumbered = _NUMBER.sub("", was)
+            return [was] if unnumbered == was else [was, unnumbered]
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +131,11 @@ class ObjectTodo:
     study_instance_uid: str = ""
     moved_to: str = ""
     expected: Expected = Expected()
+
+    @property
+    def location(self) -> str:
+        """The key under which it lies."""
+        return self.moved_to or self.key
 
     def __str__(self) -> str:
         return f"object {self.object_id}"

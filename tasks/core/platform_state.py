@@ -10,6 +10,7 @@ class Step(StrEnum):
     PRESIGN = "presign"
     PUT = "put"
     READ = "read"  # of the bucket, by ingest
+    ASK = "ask"  # the registry what it has, by ingest: it may answer while nothing can be stored
     STORE = "store"  # into the registry, by ingest
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from tasks.core.object_outcomes import After, Expected, ObjectTodo
+from tasks.core.object_outcomes import After, Expected, ObjectTodo, keys_before_move
 from tasks.core.object_standing import KnownObject, ObjectStanding, object_standing
 from tasks.ledger.database import execute_many, fetch
 from tasks.ledger.liveness import OtherRuns
@@ -56,11 +56,12 @@ _SETTLED: Final = (
         **{name: _bind(f"new_{name}") for name in _OUTCOME}, run_id=_bind("by"), is_open=False, claimed_by=""
     )
 )
+_REOPENING: Final = ("etag", "size_bytes", "modified_ns", "status", "seen", "moved_to")
 _REOPENED: Final = (
     sa.update(bucket_object)
     .where(bucket_object.c.object_id == _bind("at"))
     .values(
-        **{name: _bind(f"new_{name}") for name in ("etag", "size_bytes", "modified_ns", "status", "seen")},
+        **{name: _bind(f"new_{name}") for name in _REOPENING},
         is_open=True,
     )
 )
@@ -141,15 +142,25 @@ class Objects:
     def enrol_named(
         self, db: sa.Connection, named: Sequence[BucketObject], after: After, *, is_afresh: bool
     ) -> ListedObjects:
-        """Adds objects that somebody named. `is_afresh`: those that are registered are looked at again."""
+        """Adds objects that somebody named. `is_afresh`: those that are registered are looked at again.
+
+        One that was moved may be named by the key that it has by now.
+        """
         serial = self.serial(db)
-        if is_afresh:
-            keys = [each.key for each in named]
-            its = (*self._ours, bucket_object.c.key.in_(keys))
-            query = sa.select(bucket_object.c.object_id, bucket_object.c.sop_instance_uid).where(*its)
-            self._instances.forget(db, [(row.object_id, row.sop_instance_uid) for row in db.execute(query)])
-            db.execute(sa.update(bucket_object).where(*its).values(status="", is_open=True, seen=serial))
-        return self._enrol(db, named, serial, after)
+        if not is_afresh:
+            return self._enrol(db, named, serial, after)
+        moved = self._moved(db, [each.key for each in named])
+        named = [replace(each, key=moved.get(each.key, each.key)) for each in named]
+        its = (*self._ours, bucket_object.c.key.in_([each.key for each in named]))
+        query = sa.select(bucket_object.c.object_id, bucket_object.c.sop_instance_uid).where(*its)
+        self._instances.forget(db, [(row.object_id, row.sop_instance_uid) for row in db.execute(query)])
+        again = {"status": "", "size_bytes": None, "etag": "", "is_open": True, "seen": serial}
+        db.execute(sa.update(bucket_object).where(*its).values(**again))
+        known = self._known(db, [each.key for each in named])
+        new = {each.key: each for each in named if each.key not in known}
+        if new:
+            self._add(db, new, serial)
+        return ListedObjects(len(named), len(named))
 
     def claim(self, db: sa.Connection, batch_no: int, most: int, prefix: str, seen: int) -> list[ObjectTodo]:
         """Claims the next objects that nobody has: study by study, as they came."""
@@ -259,6 +270,15 @@ class Objects:
             self._add(db, new, serial)
         return ListedObjects(len(page), len(reopened) + len(new))
 
+    def _moved(self, db: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
+        """Of those keys to which an object was moved, the key that it came under."""
+        wanted = {before for key in keys for before in keys_before_move(key)}
+        if not wanted:
+            return {}
+        columns = bucket_object.c.key, bucket_object.c.moved_to
+        query = sa.select(*columns).where(*self._ours, bucket_object.c.key.in_(wanted))
+        return {moved_to: key for key, moved_to in db.execute(query) if moved_to}
+
     def _known(self, db: sa.Connection, keys: Sequence[str]) -> dict[str, KnownObject]:
         columns = (bucket_object.c[name] for name in _KNOWN)
         query = sa.select(bucket_object.c.key, *columns).where(*self._ours, bucket_object.c.key.in_(keys))
@@ -334,11 +354,13 @@ class Objects:
 
 def _reopened(its: KnownObject, each: BucketObject, serial: int, standing: ObjectStanding) -> dict[str, Any]:
     """What is registered keeps its status, if it is to be moved or tagged alone."""
+    is_same = standing is ObjectStanding.AFTERWARDS
     return {
         "at": its.object_id,
         "new_etag": each.etag,
         "new_size_bytes": each.size_bytes if each.size_bytes >= 0 else None,
         "new_modified_ns": each.modified_ns,
-        "new_status": its.status if standing is ObjectStanding.AFTERWARDS else "",
+        "new_status": its.status if is_same else "",
+        "new_moved_to": its.moved_to if is_same else "",
         "new_seen": serial,
     }

@@ -44,6 +44,8 @@ class KnownFile(NamedTuple):
 
     size_bytes: int | None
     mtime_ns: int | None
+    ctime_ns: int | None  # None: an earlier version looked at it
+    read_ns: int | None
     sha256: str
 
 
@@ -102,7 +104,8 @@ class VerifiedObjects:
         waiting = iter(paths)
         while page := [escape(path) for path in islice(waiting, _AT_ONCE)]:
             for row in fetch(self._engine, self._known, self._scope.named(page)):
-                found[unescape(row.path)] = KnownFile(row.size_bytes, row.mtime_ns, row.sha256)
+                times = row.mtime_ns, row.ctime_ns, row.read_ns
+                found[unescape(row.path)] = KnownFile(row.size_bytes, *times, row.sha256)
         return found
 
     def take_down(
@@ -112,10 +115,9 @@ class VerifiedObjects:
         marked = without_file = 0
         waiting = iter(lost)
         while page := [*islice(waiting, _AT_ONCE)]:
-            for each in page:
-                owners = retry_while_busy(lambda each=each: self._mark(each))  # type: ignore[misc]
-                marked += bool(owners)
-                without_file += bool(owners) and not self._passes_on(each, owners, is_there)
+            for each, owners in retry_while_busy(partial(self._mark_all, page)):
+                marked += 1
+                without_file += not self._passes_on(each, owners, is_there)
         return marked, without_file
 
     def forget_registrations(self, registry: str, uids: Iterable[str]) -> None:
@@ -144,21 +146,28 @@ class VerifiedObjects:
             )
             yield from fetch(self._engine, query)
 
-    def _mark(self, lost: SentInstance) -> list[int]:
+    def _mark_all(self, page: Sequence[SentInstance]) -> list[tuple[SentInstance, list[int]]]:
+        """In one commit; each that was marked, and the files that stored it."""
+        with self._engine.execution_options(writes=True).begin() as db:
+            marked = [(each, self._mark(db, each)) for each in page]
+        return [(each, owners) for each, owners in marked if owners]
+
+    def _mark(self, db: sa.Connection, lost: SentInstance) -> list[int]:
         """Marks it where it is still the current object; the files that stored it."""
         owners: list[int] = []
-        with self._engine.execution_options(writes=True).begin() as db:
-            for table in (instance, other_content):
-                its = (
-                    table.c.campaign == self._campaign,
-                    table.c.sop_instance_uid == lost.uid,
-                    table.c.key == lost.key,
-                )
-                owners += db.scalars(sa.select(table.c.file_id).where(*its))
+        for table in (instance, other_content):
+            its = (
+                table.c.campaign == self._campaign,
+                table.c.sop_instance_uid == lost.uid,
+                table.c.key == lost.key,
+            )
+            found = [*db.scalars(sa.select(table.c.file_id).where(*its))]
+            if found:
                 db.execute(sa.update(table).where(*its).values(lost_key=lost.key))
-            for table in (file, stored_file):
-                its_rows = table.c.file_id.in_(owners), table.c.key == lost.key
-                db.execute(sa.update(table).where(*its_rows).values(lost_key=lost.key))
+            owners += found
+        for table in (file, stored_file) if owners else ():
+            its_rows = table.c.file_id.in_(owners), table.c.key == lost.key
+            db.execute(sa.update(table).where(*its_rows).values(lost_key=lost.key))
         return owners
 
     def _passes_on(self, lost: SentInstance, owners: Sequence[int], is_there: Callable[[str], bool]) -> bool:

@@ -52,7 +52,7 @@ def read_object(bucket: Bucket, todo: ObjectTodo, off: Collection[ObjectRule] = 
     """The object as it is now, with why it is held back, if it is. `off`: rules that do not count."""
     size_bytes, etag = todo.size_bytes, todo.etag
     if size_bytes is None or not etag:
-        head = bucket.head(todo.key)
+        head = bucket.head(todo.location)
         if head is None:
             raise GoneError
         size_bytes, etag = head.size_bytes, head.etag
@@ -65,7 +65,7 @@ def read_object(bucket: Bucket, todo: ObjectTodo, off: Collection[ObjectRule] = 
 def _hold(
     bucket: Bucket, todo: ObjectTodo, size_bytes: int, etag: str, off: Collection[ObjectRule]
 ) -> ReadObject:
-    return judge_held(b"".join(bucket.pieces(todo.key, etag, size_bytes)), todo, etag, off)
+    return judge_held(b"".join(bucket.pieces(todo.location, etag, size_bytes)), todo, etag, off)
 
 
 def judge_held(data: bytes, todo: ObjectTodo, etag: str, off: Collection[ObjectRule]) -> ReadObject:
@@ -81,7 +81,7 @@ def _stream(
     bucket: Bucket, todo: ObjectTodo, size_bytes: int, etag: str, off: Collection[ObjectRule]
 ) -> ReadObject:
     """What identifies it stands at its beginning; whether it is whole, its last bytes say."""
-    head = bucket.beginning(todo.key, etag, HEAD_BYTES)
+    head = bucket.beginning(todo.location, etag, HEAD_BYTES)
     found = examine(BytesIO(head), size_bytes, "")
     unfit = judge_object(found, "", todo.expected, {*off, ObjectRule.PART10})
     read = ReadObject(size_bytes, etag, _header(found), "", list, unfit, HEAD_BYTES)
@@ -106,7 +106,7 @@ class _Passing:
         sha256, last, read = hashlib.sha256(), b"", self._read
         threading.Thread(target=self._examine, name="examine", daemon=True).start()
         try:
-            for piece in self._bucket.pieces(self._todo.key, read.etag, read.size_bytes):
+            for piece in self._bucket.pieces(self._todo.location, read.etag, read.size_bytes):
                 if last:
                     yield last
                 sha256.update(piece)

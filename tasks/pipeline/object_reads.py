@@ -46,7 +46,7 @@ class ObjectReads:
         is_signed = self.signed.is_of_use and not has_failed
         if is_signed and todo.etag and todo.size_bytes and todo.size_bytes <= HELD_BYTES:
             # In a thread: credentials of a role are renewed now and then.
-            url = await self.threads.run(partial(self.bucket.signed_url, todo.key))
+            url = await self.threads.run(partial(self.bucket.signed_url, todo.location))
             data = await self.signed.read(url, todo.etag, todo.size_bytes)
             if data is not None:
                 return await self.threads.run(partial(judge_held, data, todo, todo.etag, self.off))

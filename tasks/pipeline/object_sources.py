@@ -21,14 +21,14 @@ _LARGEST_MESSAGE: Final = 4 << 20  # bytes; S3's have less than 256 KiB
 UNKNOWN_SIZE: Final = -1
 
 
-def keys_in(path: Path, address: BucketAddress) -> Iterator[list[BucketObject]]:
-    """The objects that a file names, one key a line; without a blank line, and outside of the prefix none.
+def keys_in(path: Path) -> Iterator[list[BucketObject]]:
+    """The objects that a file names, one key a line, wherever in the bucket; blank lines are none.
 
     UsageError when it can't be read, or names what can't be a key.
     """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
-            yield from _pages(_named(lines, address))
+            yield from _pages(_named(lines))
     except OSError as error:
         why = os.strerror(error.errno or 0)
         raise UsageError(f"--keys can't be read: {why}. Nothing was registered.") from None
@@ -43,7 +43,7 @@ def events_in(source: str, address: BucketAddress) -> Iterator[list[BucketObject
     yield from _pages(_of_bucket(messages, address))
 
 
-def _named(lines: Iterable[str], address: BucketAddress) -> Iterator[BucketObject]:
+def _named(lines: Iterable[str]) -> Iterator[BucketObject]:
     for number, line in enumerate(lines, 1):
         try:
             key = key_of_line(line)
@@ -52,7 +52,7 @@ def _named(lines: Iterable[str], address: BucketAddress) -> Iterator[BucketObjec
             raise UsageError(f"--keys, line {number}, is not UTF-8. Nothing was registered.") from None
         except ValueError as why:
             raise UsageError(f"--keys, line {number}, {why}. Nothing was registered.") from None
-        if key and key.startswith(address.prefix):
+        if key:
             yield BucketObject(key, UNKNOWN_SIZE, "", 0)
 
 

@@ -127,7 +127,9 @@ class Registrar:
                     under.read = await self.reads.read(under.todo, has_failed=bool(under.faults))
                 self.faults.record_success()
             except GoneError:
-                return self._ends(under, ObjectStatus.MISSING)
+                if not under.todo.moved_to:
+                    return self._ends(under, ObjectStatus.MISSING)
+                under.todo = replace(under.todo, moved_to="")  # a move was cut short: it is where it was
             except AlteredError:
                 altered += 1
                 if altered >= _READS:
@@ -257,14 +259,15 @@ class Registrar:
         """Tagged before it is durable, moved after: what is cut short in between is done again."""
         status, todo = outcome.status, under.todo
         if tag := self.afterwards.tag_of(status):
-            is_tagged = await self._try(partial(self.afterwards.tag, todo.key, status), "tagged")
+            is_tagged = await self._try(partial(self.afterwards.tag, todo.location, status), "tagged")
             outcome = replace(outcome, tagged=tag if is_tagged else "")
-        moves = self.afterwards.is_moved(status)
-        if moves and (target := await self._target(under, outcome)):
-            outcome = replace(outcome, moved_to=target)
-        outcome = await self._settle(under, outcome)
-        if outcome.moved_to:
-            await self._move(todo, outcome.moved_to, outcome)
+        target = todo.moved_to
+        moves = not target and self.afterwards.is_moved(status)
+        if moves:
+            target = await self._target(under, outcome)
+        outcome = await self._settle(under, replace(outcome, moved_to=target))
+        if moves and target:
+            await self._move(todo, target, outcome)
         return outcome
 
     async def _settle(self, under: UnderRegistration, outcome: ObjectOutcome) -> ObjectOutcome:

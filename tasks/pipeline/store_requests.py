@@ -29,6 +29,7 @@ from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.errors import Fault, FaultKind, InterruptedRunError, TooLargeFault
 from tasks.core.object_outcomes import ObjectReason, ObjectStatus, reason_of
 from tasks.core.pipeline_faults import SideFaults, down_for_too_long
+from tasks.core.platform_state import Step
 from tasks.core.retry import Action, backoff_s
 from tasks.core.store_batches import halves
 from tasks.core.stow_answers import InstanceAnswer
@@ -85,6 +86,7 @@ class StoreRequest:
     is_repeated: bool = False  # something of it may have been carried out
     faults: dict[FaultKind, int] = field(default_factory=dict)
     detail: str = ""
+    is_to_be_halved: bool = False  # it was refused as a whole
 
     @property
     def number(self) -> int:
@@ -137,26 +139,43 @@ class StoreRequests:
             await self._send(StoreRequest(request.study, half, is_repeated=True))
 
     async def _try(self, request: StoreRequest) -> None:
-        async with self.pace.admission(), self.pace.slot(request.number):
-            await self._settle_known(request)
+        async with self.pace.admission():
+            if self._has_to_ask(request):
+                async with self.pace.slot(request.number, Step.ASK):
+                    await self._settle_known(request)
             if not request.members:
                 return
-            sent = [each.uid for each in request.members]
+            # Durable while it waits for a slot: the registry does not wait for the ledger.
             await self.ledger.asked(SendingObjects([each.under.todo for each in request.members]))
             for each in request.members:
                 each.under.attempts += 1
-            is_repeated, request.is_repeated = request.is_repeated, True
-            answers = await self.client.store(request.study, [_part(each) for each in request.members], sent)
-            self.faults.record_success()
-            for member, answer in zip(request.members, answers, strict=True):
-                await self._account(request, member, answer)
-            request.is_repeated = is_repeated or any(not each.verdict.done() for each in request.members)
+            async with self.pace.slot(request.number):
+                await self._store(request)
         request.forget_settled()
-        if request.members:
+        if request.is_to_be_halved and len(request.members) > 1:
+            await self._send_halves(request)
+        elif request.members:
             what = "the DICOMweb server put instances off, or did not say what became of them"
             await self._after(request, Fault(FaultKind.SERVER, what, detail=request.detail))
 
+    async def _store(self, request: StoreRequest) -> None:
+        is_repeated, request.is_repeated = request.is_repeated, True
+        sent = [each.uid for each in request.members]
+        answers = await self.client.store(request.study, [_part(each) for each in request.members], sent)
+        self.faults.record_success()
+        for member, answer in zip(request.members, answers, strict=True):
+            await self._account(request, member, answer)
+        request.is_repeated = is_repeated or any(not each.verdict.done() for each in request.members)
+
     # -- what is there -------------------------------------------------------------------------------------
+
+    def _has_to_ask(self, request: StoreRequest) -> bool:
+        """Whether the registry may have any of it, and that is not known yet."""
+        if request.is_repeated or any(each.under.is_contested for each in request.members):
+            return True
+        known = self.known.get(request.study)
+        is_new = known is not None and not any(each.uid in known for each in request.members)
+        return self.client.profile.keeps_old_silently and not is_new
 
     async def _settle_known(self, request: StoreRequest) -> None:
         """Gives those a verdict that the registry has."""
@@ -233,6 +252,9 @@ class StoreRequests:
         if said is Said.UNKNOWN:
             is_there = await self.client.has_instance(request.study, member.uid)
             said = answer.settled(is_there=is_there)
+            if said is Said.REJECTED and len(request.members) > 1:  # who of them is to blame is not said
+                request.is_to_be_halved = True
+                return
         if said is Said.STORED:
             self.known.setdefault(request.study, set()).add(member.uid)
             member.settle(ObjectStatus.REGISTERED, detail=answer.detail)
@@ -281,7 +303,7 @@ class StoreRequests:
 
     def _give_up(self, request: StoreRequest, fault: Fault, detail: str) -> None:
         for each in request.members:
-            if fault.kind is FaultKind.REJECTED:
+            if isinstance(fault, TooLargeFault) and fault.kind is FaultKind.REJECTED:
                 each.settle(ObjectStatus.REJECTED, detail=detail)
             elif fault.kind is FaultKind.CHANGED:
                 each.settle(ObjectStatus.FAILED, ObjectReason.ALTERED)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from tasks.core.errors import FaultKind
 from tasks.core.object_outcomes import ObjectOutcome, ObjectReason, ObjectStatus, ObjectTodo
+from tasks.core.platform_state import Step
 from tasks.pipeline.object_reader import ReadObject
 
 
@@ -22,8 +23,8 @@ class Pace(Protocol):
         """Waits while the side is down."""
         ...
 
-    def slot(self, file_id: int) -> AbstractAsyncContextManager[None]:
-        """Around a request."""
+    def slot(self, file_id: int, step: Step | None = None) -> AbstractAsyncContextManager[None]:
+        """Around a request: of this step, where it is another than most are."""
         ...
 
     def pausing(self, file_id: int, seconds: float) -> AbstractContextManager[None]:

@@ -66,11 +66,20 @@ class RegisteredStudy:
         """
         message = json.dumps({"type": EVENT, "study": self.study_no, "label": self.label, "data": {**result}})
         if self._result_dir:
-            make_directories(self._result_dir)
-            with private_file(self._result_dir, f"study-{self.study_no}.json") as file:
-                file.write(message.encode() + b"\n")
+            self._write(self._result_dir, message)
         if self._webhook:
             self._post(self._webhook, message)
+
+    def _write(self, directory: Path, message: str) -> None:
+        try:
+            make_directories(directory)
+            with private_file(directory, f"study-{self.study_no}.json") as file:
+                file.write(message.encode() + b"\n")
+        except (OSError, StoppedError):
+            raise StoppedError(
+                "The study's result can't be written to DICOM_INGEST_RESULT_DIR. Look after that directory "
+                "and its disk, then run the study again."
+            ) from None
 
     def _post(self, webhook: Webhook, message: str) -> None:
         try:

@@ -219,7 +219,7 @@ class Registration:
 def _named(settings: IngestSettings) -> Iterator[list[BucketObject]]:
     """The objects that are named; none where a listing finds them."""
     if settings.keys:
-        return keys_in(Path(settings.keys), settings.address)
+        return keys_in(Path(settings.keys))
     return events_in(settings.events, settings.address) if settings.events else iter(())
 
 

@@ -82,7 +82,8 @@ def open_registration_records(
     key = signing_key(settings.signing_key)
     trail = open_trail(undo, settings)
     require_registration_files(settings.report_dir)
-    endpoints = Endpoints(settings.address.name, settings.address.prefix, settings.registry)
+    prefix = "" if settings.keys else settings.address.prefix  # what is named may lie anywhere
+    endpoints = Endpoints(settings.address.name, prefix, settings.registry)
     ledger = RegistrationLedger(
         settings.ledger_at, settings.campaign, run_id, endpoints, settings.dead_after, trail, counters
     )

@@ -198,6 +198,7 @@ class _Work:
                         self.table, loop, registry, patience, self.progress, self.edges.difference
                     )
                     deep.compare(count, self._new_seed())
+                    self._note_not_retrieved(patience)
         except CredentialsRefusedError as refused:
             self.stopped = refused
             self.problems.append(str(refused))
@@ -208,7 +209,7 @@ class _Work:
         if self.ledger and self.settings.dicomweb_url:
             registry = registry_of(self.settings.dicomweb_url)
             self.ledger.forget_registrations(registry, self.table.unregistered())
-        if next(self.table.lacking(), None) is None:
+        if not self.table.count_lacking():
             return
         if self.ledger is None:
             self.problems.append(
@@ -216,9 +217,15 @@ class _Work:
                 "with --ledger."
             )
             return
-        lacking = self.table.lacking()
+        lacking, count = self.table.lacking(), self.table.count_lacking()
         lost = (SentInstance(each.uid, unescape(each.current_key), each.sha256) for each in lacking)
         self.taken_down, without_file = self.ledger.take_down(lost)
+        if self.taken_down < count:
+            rest = counted(count - self.taken_down, "instance")
+            self.problems.append(
+                f"{rest} that the bucket lacks: the ledger has no such object as its current one. Name the "
+                "run's --ledger, or run its manifest again."
+            )
         if without_file:
             were = f"{counted(without_file, 'instance')} that the bucket lacks"
             self.problems.append(f"{were} can't be sent again, for no file of it is there: restore it.")
@@ -308,6 +315,13 @@ class _Work:
             self.problems.append(
                 f"The registry says of {counted(studies, 'study')} that it has another number of instances "
                 "than could be found there."
+            )
+
+    def _note_not_retrieved(self, patience: Patience) -> None:
+        if count := self.table.count_not_retrieved():
+            copies = counted(count, "instance")
+            self.problems.append(
+                f"{copies} could not be retrieved from the registry, the last: {patience.last}."
             )
 
     def _note_trouble(self, side: str, unknown: int, patience: Patience) -> None:

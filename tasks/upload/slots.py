@@ -56,13 +56,16 @@ class Slots:
                     return
 
     @asynccontextmanager
-    async def slot(self, file_id: int) -> AsyncIterator[None]:
-        """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up."""
+    async def slot(self, file_id: int, step: Step | None = None) -> AsyncIterator[None]:
+        """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up.
+
+        `step`: of another request than the slots are for.
+        """
         async with self._busy.entered():
             self._puts += 1
             self.peak = max(self.peak, self._puts)
             try:
-                with self._watched(self._step, file_id):
+                with self._watched(step or self._step, file_id):
                     yield
             finally:
                 self._puts -= 1

@@ -27,15 +27,11 @@ WHAT_IS_SHOWN = {
     ),
     ("fast_link",): ("fast link", "TLS", "by part"),
     ("prefect",): ("Prefect",),
-    ("dicomweb",): ("STOW-RS", "QIDO-RS"),
-    ("ingest",): ("ingest into Orthanc",),
+    ("dicomweb", "ingest"): ("STOW-RS", "QIDO-RS", "ingest"),
 }
 
 
-WITH_PREFECT = {"prefect", "ingest"}
-NAMES = [
-    pytest.param(names, marks=pytest.mark.long if WITH_PREFECT & {*names} else ()) for names in WHAT_IS_SHOWN
-]
+NAMES = [pytest.param(names, marks=pytest.mark.long if "prefect" in names else ()) for names in WHAT_IS_SHOWN]
 
 
 @pytest.mark.skipif(
@@ -47,7 +43,7 @@ def test_every_benchmark_runs(
     names: tuple[str, ...], only_our_settings: None, new_prefect_home: Callable[[], Path]
 ) -> None:
     """In CI nothing skips: there it fails without nginx."""
-    environment = {"READY_PREFECT_HOME": str(new_prefect_home())} if WITH_PREFECT & {*names} else {}
+    environment = {"READY_PREFECT_HOME": str(new_prefect_home())} if "prefect" in names else {}
     command = [sys.executable, "-m", "tests.benchmarks", "--scale", "0.005", *names]
     told = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=600)
     assert told.returncode == 0, told.stderr[-3000:]

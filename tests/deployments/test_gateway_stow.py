@@ -328,7 +328,7 @@ class TestLimits:
         """By its Content-Length nothing is read; without one, what was whole before is stored."""
         first, second = instance("1.1"), instance("1.2")
         gateway = Gateway(tmp_path, stow_max_bytes=len(related(first)) + 100)
-        assert gateway.stow(related(first, second)).status_code == 413
+        assert gateway.stow(related(first), Content_Length="1000000").status_code == 413
         assert gateway.stored == []
 
         async def chunks() -> AsyncIterator[bytes]:
@@ -366,6 +366,31 @@ class TestLimits:
         assert refused.value.headers == {"Retry-After": "1"}  # type: ignore[attr-defined]
         with at_once.one():
             pass
+
+    def test_of_requests_at_the_same_time_hold_for_the_gateway(self, tmp_path: Path) -> None:
+        """One comes while another's body is on its way: the first one ends well."""
+        gateway = Gateway(tmp_path, stow_parallel=1)
+
+        async def both() -> list[int]:
+            async with httpx.AsyncClient(transport=gateway.transport, base_url="http://gateway") as client:
+                form = {"grant_type": "client_credentials"}
+                granted = await client.post("/oauth2/token", data=form, auth=("c", "s"))
+                headers = {
+                    "Authorization": f"Bearer {granted.json()['access_token']}",
+                    "Content-Type": RELATED,
+                }
+                statuses = []
+
+                async def chunks() -> AsyncIterator[bytes]:
+                    second = await client.post("/studies", content=related(instance("1.2")), headers=headers)
+                    statuses.append(second.status_code)
+                    yield related(instance("1.1"))
+
+                first = await client.post("/studies", content=chunks(), headers=headers)
+                return [*statuses, first.status_code]
+
+        assert anyio.run(both) == [503, 200]
+        assert gateway.stored == [instance("1.1")]
 
     def test_of_the_rate(self) -> None:
         """429, with when to come again; a pause lets as many at once as a second does."""
@@ -409,6 +434,21 @@ class TestStoreAway:
         answer = gateway.stow(related(instance("1.1"), instance("1.2"), instance("1.3")))
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         assert (gateway.stored, values(answer, REFERENCED, UID)) == ([instance("1.1")], ["1.1"])
+
+    def test_is_all_that_its_error_says(self) -> None:
+        """Not the key, which the library's text has in the URL."""
+        settings = GatewaySettings(
+            client_id="c",
+            client_secret=SecretStr("s"),
+            bucket="scans",
+            s3_endpoint="http://127.0.0.1:9",
+            access_key_id="AKID",
+            secret_access_key=SecretStr("shh"),
+        )
+        with pytest.raises(StoreUnavailableError) as error:
+            ObjectWriter(settings).put("uploads/1.dcm", io.BytesIO(b"x"), 1)
+        assert str(error.value) == ""
+        assert error.value.__suppress_context__
 
     def test_no_audit_line_no_success(self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
         """On a full disk."""

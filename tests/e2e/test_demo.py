@@ -17,6 +17,7 @@ from tasks.core.models import Status
 from tasks.core.report_columns import REPORT_COLUMNS
 from tasks.report.directory import FILES
 from tasks.report.reader import read_report, read_summary
+from tests.orthanc import IS_INSTALLED
 from tests.proxy import Proxy, running_proxy, through
 
 DICOM_INGEST = str(Path(sys.executable).with_name("dicom-ingest"))
@@ -71,6 +72,19 @@ def test_ends_with_0_and_tells_the_backfills_own_exit_code(demo: Demo) -> None:
     assert int(checked[1]) == sum(1 for _ in read_report(directory / "report")) > SLICES
 
 
+def test_goes_all_the_way(demo: Demo) -> None:
+    """Ingest and verify are run as a person would, and what they report was checked; it says what ran."""
+    directory, done = demo
+    program = "Orthanc with its DICOMweb plugin" if IS_INSTALLED else "tiny-pacs"
+    assert f"/dicom-web: {program}" in done.stdout
+    assert "  dicom-ingest ingest --report-dir new/report\n" in done.stdout
+    assert "  dicom-ingest verify new/report --deep 10\n" in done.stdout
+    assert "Ingest and verify ended with exit codes 1 and 1" in done.stdout
+    assert "registered, and confirmed by verify." in done.stdout
+    names = {path.name for path in (directory / "report").iterdir()}
+    assert names >= {"registration.csv", "verification.csv", "verification-certificate.json"}
+
+
 def test_asks_neither_a_proxy_nor_a_prefect_server_that_is_named(demo: Demo, elsewhere: Proxy) -> None:
     """By PREFECT_API_URL, a profile, or a file in the working directory: its own server ends with it."""
     assert demo[1].returncode == 0
@@ -87,7 +101,7 @@ def test_says_what_a_person_wants_to_see(demo: Demo) -> None:
     assert re.search(r"^8 of \d+ files are not stored$", done.stderr, re.MULTILINE)
     assert "  study 36 (mr-moved-away): 1 not_found; 12 fewer than expected\n" in done.stderr
     assert f"Report: {directory}/report/report.csv" in done.stderr
-    assert len((done.stdout + done.stderr).splitlines()) < 40
+    assert len((done.stdout + done.stderr).splitlines()) < 60
     assert "Traceback" not in done.stderr
 
 
@@ -99,14 +113,18 @@ def test_ends_with_what_to_do_next(demo: Demo) -> None:
     assert found
     assert "127.0.0.1" not in next_steps
     commands = re.findall(r"^  dicom-ingest ([^#\n]+)", next_steps, re.MULTILINE)
-    assert [command.split()[0] for command in commands] == ["sandbox", "manifest", "run", "run"]
+    assert [command.split()[0] for command in commands] == [
+        *("sandbox", "manifest", "run", "ingest", "verify"),
+        "run",
+    ]
     for command in commands:
         app.parse_args(command.split(), exit_on_error=False)
     assert ". sandbox/sandbox.env" in next_steps
     to_sandbox, endpoint, to_platform = next_steps.partition("DICOM_INGEST_API_ENDPOINT=")
     assert endpoint
     report_dirs = [re.findall(r"--report-dir (\S+)", part) for part in (to_sandbox, to_platform)]
-    assert report_dirs == [["try"], ["report"]], "two platforms, two ledgers"
+    assert report_dirs == [["try", "try"], ["report"]], "two platforms, two ledgers"
+    assert "dicom-ingest verify try" in to_sandbox
 
 
 def test_leaves_a_report_with_every_outcome_that_was_planted(demo: Demo) -> None:

@@ -344,6 +344,16 @@ class TestSettings:
         login = sandbox.dicomweb.user, sandbox.dicomweb.password
         assert client.get(f"{sandbox.dicomweb.url}/studies", auth=login).is_success
 
+    def test_may_choose_which_dicomweb_server_is_started(
+        self, tmp_path: Path, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also beside an Orthanc; the gateway asks it."""
+        monkeypatch.setenv("DICOM_INGEST_SANDBOX_DICOMWEB_PROGRAM", "tiny-pacs")
+        with Sandbox.start(tmp_path) as sandbox:
+            assert (sandbox.dicomweb.name[:9], sandbox.dicomweb.kind) == ("tiny-pacs", "generic")
+            bearer = {"Authorization": f"Bearer {token(sandbox, client)}"}
+            assert client.get(f"{sandbox.api_url}/studies", headers=bearer).status_code == 204
+
     def test_may_name_another_dicomweb_server_and_another_bucket(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

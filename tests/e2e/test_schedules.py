@@ -90,7 +90,7 @@ def site(server: PrefectServer, tmp_path: Path, far_side: FarSide) -> Iterator[S
     site = Site(tmp_path, far_side, "", server)
     config = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
     for deployment in config["deployments"]:
-        if deployment["name"] == "scheduled":
+        if deployment["name"] == "scheduled" and "backfill" in deployment["entrypoint"]:
             deployment["parameters"]["manifest"] = str(tmp_path / "manifests")
             deployment["schedules"] = [{"slug": "short", "interval": _EVERY_S, "active": True}]
     (tmp_path / "manifests").mkdir()

@@ -143,7 +143,7 @@ class TestTheForm:
             for header in headers.all()
         }
         assert set(told) == {
-            *("Manifest", "API Endpoint", "Report Directory", "API Block", "Options"),
+            *("Manifest", "API Endpoint", "Report Directory", "API Block", "Options", "Verify"),
             *("Parallel", "Campaign", "Ledger", "Root", "Rehash", "On Conflict", "Min Age"),
             *("Dead After", "Max Outage", "Retries", "Allow Storage Host", "Allow HTTP"),
             *("Same Platform", "Trust Ctime", "Accept"),
@@ -213,6 +213,7 @@ def test_a_form_filled_in_by_hand_runs_to_a_true_report(form: Page, site: Site, 
         "report_dir": "report",
         "api": "",
         "options": {"parallel": 8, "campaign": "spring", "on_conflict": "report"},
+        "verify": False,
     }, "what was left empty is left to the settings"
 
     page = form

@@ -19,7 +19,7 @@ from tasks.report.reader import read_report
 from tests.conftest import Plant, Row
 from tests.orthanc import Orthanc, needs_orthanc, orthanc
 
-pytestmark = [needs_orthanc, pytest.mark.long]
+pytestmark = needs_orthanc
 
 REAL = ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "SC_rgb_rle_2frame.dcm", "reportsi.dcm", "liver.dcm")
 
@@ -101,6 +101,7 @@ def chain(
             yield Chain(tmp_path, storage.bucket_dir(tmp_path / "store"), registry)
 
 
+@pytest.mark.long
 def test_what_is_lost_on_the_way_is_found_and_repaired(chain: Chain, plant: Plant) -> None:
     """Confirmed, then instances and objects deleted: exactly those have their signs, and come back."""
     archive = chain.directory / "archive"
@@ -176,8 +177,36 @@ def test_a_registry_that_goes_away_makes_nothing_missing(chain: Chain, plant: Pl
     plant(chain.directory / "archive", 3)
     assert execute(["upload", "-p", "archive"]) == 0
     chain.store(*(row["key"] for row in chain.rows().values()))
+    assert chain.verify("--deep", "1") == 0
+    assert chain.safe() == ["yes"]
     chain.registry.kill()
     assert chain.verify() == 3
     assert set(chain.signs().values()) == {"!"}
     assert (chain.report / "repair-keys.txt").read_text() == ""
+    assert execute(["audit"]) == 0
+
+
+@pytest.mark.long
+def test_what_ingest_has_moved_is_found_and_repaired_from_where_it_is(chain: Chain, plant: Plant) -> None:
+    plant(chain.directory / "archive", 4)
+    assert execute(["upload", "-p", "archive"]) == 0
+    assert chain.ingest("--after", "move") == 0
+    assert chain.verify() == 0
+    assert chain.safe() == ["yes"]
+    with (chain.report / "verification.csv").open(newline="") as file:
+        assert all(row["bucket_key"].startswith("registered/") for row in csv.DictReader(file))
+
+    lost, unregistered = (chain.rows()[name] for name in ("IM0001.dcm", "IM0002.dcm"))
+    chain.delete(f"registered/{lost['key']}")
+    chain.registry.delete(unregistered["sop_instance_uid"])
+    assert chain.verify() == 1
+    assert chain.signs() == dict.fromkeys(chain.rows(), "=") | {"IM0001.dcm": "b", "IM0002.dcm": "-"}
+    assert (chain.report / "repair-keys.txt").read_text().startswith("registered/")
+
+    repair = ["--ledger", "report/ledger.sqlite", "--report-dir", "repair"]
+    assert execute(["run", "report/repair-manifest.csv", *repair]) == 0
+    assert chain.ingest("--keys", "report/repair-keys.txt", "--after", "move") == 0
+    assert chain.ingest("--after", "move") == 0
+    assert chain.verify() == 0
+    assert set(chain.signs().values()) == {"="}
     assert execute(["audit"]) == 0

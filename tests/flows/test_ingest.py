@@ -9,6 +9,7 @@ import pytest
 from prefect.client.schemas.objects import State
 
 from flows.ingest import ingest
+from flows.orchestration.arrivals import EVENT
 from flows.orchestration.parameters import RegistrationOptions
 from tasks.core.errors import CredentialsRefusedError, NotAllStoredError, UsageError
 from tasks.run.ingest_bounds import load_bounded_ingest
@@ -16,7 +17,7 @@ from tests.conftest import instance, padded
 from tests.dicomweb_side import DicomwebSide, Reply, Step, always
 from tests.object_store import ObjectStore, object_store
 from tests.pipeline_side import PipelineSide
-from tests.prefect_server import database_with, texts_below
+from tests.prefect_server import database_with, events_of, texts_below
 
 CANARY = "Canary^Jane_19700101"
 UID = "1.2.826.0.1.99.424242"
@@ -91,6 +92,23 @@ class TestFlow:
         state = ingested(options=RegistrationOptions(after="move"))
         assert state.is_completed()
         assert side.store.keys() == []
+
+    def test_a_study_that_has_arrived_is_announced_once(self, side: PipelineSide) -> None:
+        """When the run ends, with what it is known by: its number and its instances."""
+        for number in range(3):
+            side.put(f"k{number}", instance(f"1.2.{number}"))
+        campaign = f"arrived-{next(_numbers)}"
+        options = RegistrationOptions(campaign=campaign, quiet_after=0)
+        assert ingested(options=options).is_completed()
+        assert ingested(options=options).is_completed()
+        (event,) = events_of(campaign, 1, EVENT)
+        assert event["payload"] == {
+            "campaign": campaign,
+            "study": 1,
+            "label": "",
+            "instances": 3,
+            "completion": 1,
+        }
 
     def test_prefect_learns_no_key_no_uid_and_no_secret(
         self,

@@ -112,3 +112,13 @@ class TestPostprocess:
         monkeypatch.delenv("DICOM_INGEST_RESULT_DIR")
         state = postprocess(STUDY_NO, return_state=True)
         assert "DICOM_INGEST_RESULT_DIR or WEBHOOK_URL" in str(state.message)
+
+    def test_a_directory_that_can_not_be_written_is_said(
+        self, tmp_path: Path, study_uid: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without its path, which a person has in the settings."""
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("DICOM_INGEST_RESULT_DIR", str(tmp_path / "file" / "results"))
+        state = postprocess(STUDY_NO, return_state=True)
+        assert "can't be written to DICOM_INGEST_RESULT_DIR" in str(state.message)
+        assert str(tmp_path) not in str(state.message)

@@ -27,31 +27,29 @@ class Tokens:
     def __init__(self, lifetime_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lifetime_s = lifetime_s
         self._clock = clock
-        self._expiry: dict[bytes, float] = {}  # in order of issue, and so of expiry
-        self._scopes: dict[bytes, frozenset[str]] = {}
+        self._live: dict[bytes, tuple[float, frozenset[str]]] = {}  # expiry, in order of issue, and scopes
 
     def issue(self, scope: str = "") -> str:
         """A new opaque token (RFC 6750 2.1: token68 characters only) for these scopes, space-separated."""
         now = self._clock()
-        while self._expiry and (len(self._expiry) >= MAX_LIVE_TOKENS or self._first_expiry() <= now):
-            oldest = next(iter(self._expiry))
-            del self._expiry[oldest], self._scopes[oldest]
+        while self._live and (len(self._live) >= MAX_LIVE_TOKENS or self._first_expiry() <= now):
+            del self._live[next(iter(self._live))]
         token = secrets.token_urlsafe(32)
-        self._expiry[_digest(token)] = now + self._lifetime_s
-        self._scopes[_digest(token)] = frozenset(scope.split())
+        self._live[_digest(token)] = now + self._lifetime_s, frozenset(scope.split())
         return token
 
     def accepts(self, token: str) -> bool:
         """Whether this token was issued here and has not expired."""
-        expiry = self._expiry.get(_digest(token))
-        return expiry is not None and self._clock() < expiry
+        live = self._live.get(_digest(token))
+        return live is not None and self._clock() < live[0]
 
     def is_for(self, token: str, scope: str) -> bool:
         """Whether it was issued for that scope."""
-        return scope in self._scopes.get(_digest(token), ())
+        live = self._live.get(_digest(token))
+        return live is not None and scope in live[1]
 
     def _first_expiry(self) -> float:
-        return next(iter(self._expiry.values()))
+        return next(iter(self._live.values()))[0]
 
 
 class TokenError(Exception):

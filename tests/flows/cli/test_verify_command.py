@@ -1,11 +1,17 @@
 """`dicom-ingest verify` at a terminal: what it says, and how it ends."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from flows.cli.__main__ import execute
+from flows.orchestration.verification_display import show_lines
+from tasks.core.comparison_progress import ComparisonProgress
+from tasks.dicomweb_settings import DicomwebServer
 from tests.dicomweb_side import DicomwebSide, Step, always, status
 from tests.far_side import TOKEN, FarSide
 from tests.flows.conftest import Plant
@@ -56,6 +62,15 @@ def test_says_what_repairs_what_is_missing(
     assert uid not in said
 
 
+def test_says_the_repairs_by_the_reports_campaign(
+    sent: Path, registry: DicomwebSide, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert execute(["upload", "-p", "study", "--campaign", "spring"]) == 0
+    registry.stored.clear()
+    assert execute(["verify"]) == 1
+    assert "ledger.sqlite --campaign spring --report-dir" in capsys.readouterr().err
+
+
 def test_says_which_copies_were_compared(sent: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["verify", "--deep", "2", "--seed", "11"]) == 0
     assert "Bytes compared: 2 retrieved (2 same; seed 11)\n" in capsys.readouterr().err
@@ -79,6 +94,54 @@ def test_ends_with(
 ) -> None:
     assert execute(["verify", *arguments]) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("server", DicomwebServer)
+def test_takes_each_server_by_its_name(sent: Path, server: str) -> None:
+    assert execute(["verify", "--dicomweb-server", server]) == 0
+
+
+def test_signs_what_it_found(
+    sent: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the operator's key; the audit says when the signature is another's."""
+    keys = [Ed25519PrivateKey.generate() for _ in range(2)]
+    for number, key in enumerate(keys):
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (here / f"{number}.pem").write_bytes(pem)
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (here / f"{number}.pub").write_bytes(public)
+    monkeypatch.setenv("DICOM_INGEST_SIGNING_KEY", "0.pem")
+    assert execute(["upload", "-p", "study"]) == 0
+    assert execute(["verify"]) == 0
+    assert execute(["audit", "--public-key", "0.pub"]) == 0
+    assert "Other certificates without a signature: 1." in capsys.readouterr().err, "that of the first run"
+    monkeypatch.setenv("DICOM_INGEST_SIGNING_KEY", "1.pem")
+    (sent / "verification-certificate.sig").write_bytes(
+        keys[1].sign((sent / "verification-certificate.json").read_bytes())
+    )
+    assert execute(["audit", "--public-key", "0.pub"]) == 1
+    assert "verification-certificate.json has a signature that is not of this key" in capsys.readouterr().err
+
+
+def test_says_how_far_it_is() -> None:
+    """Where standard error is no terminal, a line within five seconds."""
+    progress, said = ComparisonProgress(), []
+    progress.begin("objects", 2000)
+    progress.count(500)
+    ended = threading.Event()
+    times = iter([0.0, 1.0, 4.0, 5.0])
+
+    def clock() -> float:
+        try:
+            return next(times)
+        except StopIteration:
+            ended.set()
+            return 6.0
+
+    show_lines(progress, ended, clock, said.append)
+    assert said == ["verify: 500 of 2,000 objects"]
+    assert progress.percent() == 25.0
 
 
 def test_ends_with_4_when_the_credentials_are_refused(

@@ -3,9 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import sqlalchemy as sa
 from prefect import flow
@@ -16,6 +14,7 @@ from tasks.ledger.database import connect, prepare
 from tasks.ledger.registered_studies import RegisteredStudies
 from tasks.ledger.schema import registered_instance
 from tasks.ledger.statements import Scope
+from tests.prefect_server import events_of
 
 REGISTRY = "r"
 NOW_NS = 10**15
@@ -43,18 +42,6 @@ def studies(engine: sa.Engine, campaign: str, *uids: str) -> RegisteredStudies:
             }
             db.execute(sa.insert(registered_instance).values(**values))
     return RegisteredStudies(engine, Scope("sqlite", campaign, "i", 45), REGISTRY, 600, lambda: NOW_NS)
-
-
-def events_of(campaign: str, expected: int) -> list[dict[str, Any]]:
-    """The server shows them a moment later."""
-    resources = {"resource": {"id_prefix": [f"dicom-ingest.campaign.{campaign}."]}}
-    until = time.monotonic() + 20
-    while True:
-        answer = httpx.post(f"{PREFECT_API_URL.value()}/events/filter", json={"filter": resources})
-        events: list[dict[str, Any]] = answer.json()["events"]
-        if len(events) >= expected or time.monotonic() > until:
-            return events
-        time.sleep(0.2)
 
 
 @pytest.mark.usefixtures("prefect_server")

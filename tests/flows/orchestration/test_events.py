@@ -2,11 +2,8 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
@@ -17,21 +14,10 @@ from flows.backfill import backfill
 from flows.orchestration.parameters import Options
 from tests.far_side import TOKEN, FarSide, Step, always, once_begun, status
 from tests.flows.conftest import Plant, cut
+from tests.prefect_server import events_of
 
 AUTOMATIONS = Path(__file__).parents[3] / "deployments" / "automations.yaml"
 AUTOMATION_DATA = yaml.safe_load(AUTOMATIONS.read_text())["automations"]
-
-
-def events_of(campaign: str, expected: int) -> list[dict[str, Any]]:
-    """Ours about this campaign; the server hears of them a moment later."""
-    resources = {"resource": {"id_prefix": [f"dicom-ingest.campaign.{campaign}"]}}
-    until = time.monotonic() + 20
-    while True:
-        answer = httpx.post(f"{PREFECT_API_URL.value()}/events/filter", json={"filter": resources})
-        events: list[dict[str, Any]] = answer.json()["events"]
-        if len(events) >= expected or time.monotonic() > until:
-            return events
-        time.sleep(0.2)
 
 
 @pytest.mark.usefixtures("prefect_server", "at_sandbox")

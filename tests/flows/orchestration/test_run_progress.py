@@ -23,8 +23,9 @@ from rich.console import Console
 
 from flows.orchestration.progress_display import bar, show_lines
 from flows.orchestration.run_progress import Sampler, Snapshot, sentence
+from tasks.core.object_outcomes import ObjectOutcome, ObjectStatus
 from tasks.core.platform_state import PlatformState, Step
-from tasks.core.progress import Progress
+from tasks.core.progress import OBJECTS, Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
 from tests.far_side import Step as Asked
 from tests.flows.conftest import Plant
@@ -459,3 +460,13 @@ def test_the_artifact_in_the_ui_says_the_same(
     assert state.is_completed()
     assert told
     assert descriptions() == ["40 of 40 files done, 40 uploaded, 0 failed"]
+
+
+def test_a_run_of_ingest_speaks_of_objects() -> None:
+    progress = Progress(nouns=OBJECTS, scanning=False)
+    progress.count_listed(3, 3)
+    for became in (ObjectStatus.REGISTERED, ObjectStatus.QUARANTINED, ObjectStatus.FAILED):
+        progress.count_object(ObjectOutcome(status=became, size_bytes=7))
+    said = sentence(Sampler(progress).counts())
+    assert said == "3 of 3 objects done, 1 registered, 1 failed, 1 held back"
+    assert progress.bytes_stored == 7

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.core.object_outcomes import DONE, OBJECTS_EXIT_ONE, After, ObjectStatus
+from tasks.core.object_outcomes import DONE, OBJECTS_EXIT_ONE, After, ObjectStatus, keys_before_move
 from tasks.core.object_standing import KnownObject, ObjectStanding, object_standing
 
 
@@ -44,3 +44,16 @@ def test_the_statuses_are_those_of_the_contract() -> None:
     assert set(ObjectStatus) == done | others
     assert done == DONE
     assert others == OBJECTS_EXIT_ONE
+
+
+@pytest.mark.parametrize(
+    ("key", "before"),
+    [
+        ("in/k", []),
+        ("registered/in/k", ["in/k"]),
+        ("quarantine/in/k.2", ["in/k.2", "in/k"]),
+        ("registered/1.2.3", ["1.2.3", "1.2"]),
+    ],
+)
+def test_what_was_moved_is_known_by_the_key_that_it_came_under(key: str, before: list[str]) -> None:
+    assert keys_before_move(key) == before

@@ -8,11 +8,15 @@ from tasks.ledger.verified_objects import SentInstance, VerifiedObjects
 from tests.conftest import NearSide, Run, instance
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
 def ledger(request: pytest.FixtureRequest) -> str:
-    if request.param == "sqlite":
+    """SQLite in the report directory, unless a test asks for another."""
+    if getattr(request, "param", "sqlite") == "sqlite":
         return ""
     return str(request.getfixturevalue("postgresql").new_database())
+
+
+on_both = pytest.mark.parametrize("ledger", ["sqlite", "postgresql"], indirect=True)
 
 
 def lose(near_side: NearSide, *lost: dict[str, str]) -> tuple[int, int]:
@@ -32,6 +36,7 @@ def sent(run: Run) -> set[str]:
     return {name for name, status in run.statuses.items() if status.startswith("uploaded")}
 
 
+@on_both
 def test_is_sent_again_under_a_new_key_and_nothing_else_is(near_side: NearSide) -> None:
     near_side.put_many(4)
     first = near_side.run()
@@ -89,6 +94,7 @@ def test_is_sent_by_its_own_path_whichever_of_its_uid_comes_first(near_side: Nea
     assert again.row("study/z.dcm")["key"] == again.row("study/m.dcm")["key"]
 
 
+@on_both
 def test_is_sent_by_a_duplicate_when_its_own_file_is_gone(near_side: NearSide) -> None:
     path = near_side.put("study/a.dcm", instance("1.7"))
     near_side.put("study/b.dcm", instance("1.7"))
@@ -128,6 +134,7 @@ def test_is_not_sent_when_its_file_has_rotted(near_side: NearSide) -> None:
     assert near_side.run().statuses == {"study/a.dcm": "changed/altered"}
 
 
+@on_both
 def test_beside_another_instance_is_sent_again_beside_it(near_side: NearSide) -> None:
     """Two contents under one UID, both sent as it was asked for; the second one is lost."""
     near_side.put("study/a.dcm", instance("1.7", "one"))

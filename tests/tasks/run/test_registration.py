@@ -1,5 +1,6 @@
 """`register`: objects of a real S3 endpoint, into a DICOMweb server with a script."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -69,7 +70,8 @@ class TestWhole:
             side.put(f"b{number}", other_study(f"1.5.{number}", "1.9.3"))
         assert side.run(stow_parallel=4).exit_code == 0
         requests = side.registry.asked(Step.STORE)
-        assert sorted(len(each.uids) for each in requests) == [3, 30, 100]
+        assert sum(len(each.uids) for each in requests) == 133
+        assert max(len(each.uids) for each in requests) <= 100
         assert {each.path.rpartition("/")[2] for each in requests} == {"1.2.3", "1.9.3"}
         assert all("Content-Length" in each.headers for each in requests)
 
@@ -302,6 +304,17 @@ class TestAnswers:
         assert set(side.run().statuses.values()) == {"registered"}
         assert sorted(len(each.uids) for each in side.registry.asked(Step.STORE)) == [1, 1, 1, 1, 2, 2, 4]
 
+    def test_one_that_makes_a_server_refuse_a_request_is_rejected_alone(self, side: PipelineSide) -> None:
+        """Of a request that is refused as a whole nothing says who is to blame."""
+        for number in range(7):
+            side.put(f"k{number}", instance(f"1.2.{number}"))
+        side.registry.script = lambda request: (
+            Reply(400) if request.step is Step.STORE and padded("1.2.4") in request.uids else None
+        )
+        ran = side.run()
+        assert ran.statuses == {f"k{n}": "rejected" if n == 4 else "registered" for n in range(7)}
+        assert ran.rows["k4"]["detail"] == "not_named http_400"
+
     def test_one_that_is_too_large_by_itself_is_rejected(self, side: PipelineSide) -> None:
         side.put("k", instance("1.2.1"))
         side.registry.script = always(Step.STORE, Reply(413))
@@ -330,6 +343,13 @@ class TestAnswers:
         ran = side.run()
         assert ran.statuses == {"k": "registered"}
         assert ran.summary.wall_s >= 1
+
+    def test_a_registry_that_can_t_be_asked_rejects_nothing(self, side: PipelineSide) -> None:
+        side.put("k", instance("1.2.1"))
+        side.registry.script = lambda request: (
+            Reply(400) if request.step is Step.QUERY and request.n > 1 else None
+        )
+        assert side.run().statuses == {"k": "failed/refused"}
 
     def test_rubbish_is_asked_about_and_given_up(self, side: PipelineSide) -> None:
         side.put("k", instance("1.2.1"))
@@ -397,3 +417,42 @@ class TestStart:
 def test_the_statuses_of_the_report_are_those_of_the_contract() -> None:
     names = "registered already_registered conflict rejected quarantined missing failed not_attempted"
     assert [each.value for each in ObjectStatus] == names.split()
+
+
+class TestLarge:
+    """Objects of more than 16 MiB pass through, each alone in its request."""
+
+    LARGE = instance("1.2.1", pixel_bytes=20 * 1024 * 1024)
+
+    def test_one_is_registered_byte_for_byte(self, side: PipelineSide) -> None:
+        side.put("large", self.LARGE)
+        side.put("small", instance("1.2.2"))
+        ran = side.run()
+        assert set(ran.statuses.values()) == {"registered"}
+        assert stored(side)[padded("1.2.1")] == self.LARGE
+        assert ran.rows["large"]["sha256"] == hashlib.sha256(self.LARGE).hexdigest()
+        assert sorted(len(each.uids) for each in side.registry.asked(Step.STORE)) == [1, 1]
+
+    def test_of_one_that_is_cut_nothing_is_stored(self, side: PipelineSide) -> None:
+        side.put("large", self.LARGE[:-40])
+        ran = side.run()
+        assert ran.statuses == {"large": "quarantined/truncated"}
+        assert stored(side) == {}
+        assert side.run().exit_code == 1
+
+    def test_one_is_read_again_when_its_request_broke_off(self, side: PipelineSide) -> None:
+        side.put("large", self.LARGE)
+        side.registry.script = scripted((Step.STORE, 1, Reset(stored=False)))
+        assert side.run().statuses == {"large": "registered"}
+        assert stored(side)[padded("1.2.1")] == self.LARGE
+
+    def test_one_under_two_keys_is_registered_once(self, side: PipelineSide) -> None:
+        side.put("one", self.LARGE)
+        side.put("two", self.LARGE)
+        assert sorted(side.run().statuses.values()) == ["already_registered", "registered"]
+        assert len(side.registry.asked(Step.STORE)) == 1
+
+    def test_what_the_registry_had_is_held_against_it(self, side: PipelineSide) -> None:
+        side.registry.put(instance("1.2.1", "others", pixel_bytes=20 * 1024 * 1024))
+        side.put("large", self.LARGE)
+        assert side.run().statuses == {"large": "conflict"}

@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tasks.run.registration import Registration, register
 from tests.conftest import instance, padded
 from tests.dicomweb_side import Reply, Request, Slow, Step, always, scripted
 from tests.pipeline_side import Ingested, PipelineSide
+from tests.processes import await_that
 
 
 def put_many(side: PipelineSide, count: int) -> dict[str, bytes]:
@@ -62,6 +64,21 @@ class TestKeys:
         names.write_text(f"{side.store.prefix}k000\n")
         assert side.run(keys=str(names)).statuses == {"k000": "already_registered"}
         assert len(side.registry.asked(Step.STORE)) == 1
+
+    def test_one_that_was_moved_is_named_by_the_key_that_it_has_by_now(self, side: PipelineSide) -> None:
+        """As verify names it, which has looked where it is."""
+        put_many(side, 2)
+        moved_to = side.run(after="move").rows["k001"]["moved_to"]
+        side.registry.delete(padded("1.2.1"))
+        names = side.directory / "keys.txt"
+        names.write_text(f"{moved_to}\n")
+        for after in ("leave", "move"):
+            ran = side.run(keys=str(names), after=after)
+            assert ran.exit_code == 0
+            assert set(ran.rows) == {"k000", "k001"}
+            assert ran.rows["k001"]["moved_to"] == moved_to
+            assert side.store.get(moved_to) == instance("1.2.1")
+        assert padded("1.2.1") in side.registry.bodies
 
     @pytest.mark.parametrize(("text", "what"), [(b"\xff\xfe", "UTF-8"), (b"x" * 1025, "1024")])
     def test_what_can_t_be_a_key_is_refused(self, text: bytes, what: str, side: PipelineSide) -> None:
@@ -179,11 +196,16 @@ class TestAfterwards:
 
 
 class TestTwoAtOnce:
-    def test_two_runs_share_the_work(self, side: PipelineSide) -> None:
+    @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+    def test_two_runs_share_the_work(
+        self, database: str, side: PipelineSide, request: pytest.FixtureRequest
+    ) -> None:
         """Into report directories of their own, with one ledger: nothing is stored twice."""
         put_many(side, 150)
         side.put("same", instance("1.2.7"))
-        ledger = str(side.directory / "ledger.sqlite")
+        is_file = database == "sqlite"
+        server = None if is_file else request.getfixturevalue(database)
+        ledger = str(side.directory / "ledger.sqlite") if is_file else server.new_database()
         ran: dict[str, Ingested] = {}
 
         def run(name: str) -> None:
@@ -231,6 +253,33 @@ class TestEnds:
         assert ran.exit_code == 130
         assert set(ran.statuses.values()) <= {"not_attempted/stopped"}
         assert set(side.run().statuses.values()) == {"registered"}
+
+    def test_a_request_that_outlasts_the_grace_is_cut_off_and_asked_about_later(
+        self, side: PipelineSide
+    ) -> None:
+        """The registry has stored it meanwhile: it is compared, not sent again."""
+        put_many(side, 2)
+        side.registry.script = scripted((Step.STORE, 1, Slow(3)))
+        edges = replace(side.edges, grace_s=0.2)
+        run = Registration(side.settings(), edges=edges)
+
+        def stop_when_it_is_under_way() -> None:
+            await_that(lambda: bool(side.registry.asked(Step.STORE)))
+            run.stop(InterruptedRunError("Interrupted."))
+
+        stopper = threading.Thread(target=stop_when_it_is_under_way)
+        stopper.start()
+        with early_end(run) as end, run.draining():
+            for batch_no in run.plan():
+                run.register(batch_no)
+        stopper.join(60)
+        ran = side.told(run.finish(end.why))
+        assert ran.exit_code == 130
+        assert set(ran.statuses.values()) == {"failed/interrupted"}
+        await_that(lambda: len(side.registry.bodies) == 2)
+        again = side.run()
+        assert set(again.statuses.values()) == {"already_registered"}
+        assert len(side.registry.asked(Step.STORE)) == 1
 
     def test_a_registry_that_is_down_for_too_long_ends_a_run(self, side: PipelineSide) -> None:
         put_many(side, 6)

@@ -360,10 +360,25 @@ class TestDeep:
         assert (found.exit_code, verified.signs()["0001"]) == (1, "*")
         assert verified.keys() == []
 
+    def test_of_another_ledger_nothing_is_taken_down_and_that_is_said(self, verified: Verified) -> None:
+        key = row_of(verified.near_side.run(), "0001")["key"]
+        del verified.near_side.far_side.objects[key]
+        near_side = verified.near_side
+        other = near_side.directory / "other"
+        near_side.put("else/0001", instance("4.4"))
+        entries = [StudyEntry(1, str(near_side.archive / "else"))]
+        ingest(entries, near_side.settings(report_dir=other), edges=NOT_WAITING)
+        found = verified(ledger=str(other / "ledger.sqlite"))
+        assert (found.taken_down, found.exit_code) == (0, 1)
+        assert "1 instance that the bucket lacks: the ledger has no such object" in found.problems[0]
+        (verified.report_dir / "ledger.sqlite").rename(near_side.directory / "moved.sqlite")
+        assert "The ledger was not found" in verified().problems[0]
+
     def test_a_copy_that_can_not_be_had_is_unknown(self, verified: Verified) -> None:
         verified.registry.script = always(Step.RETRIEVE, status(500))
         found = verified(verified.edges(difference=self.difference), deep="1")
         assert (found.exit_code, found.by_sign) == (3, {"=": 3, "!": 1})
+        assert "1 instance could not be retrieved from the registry" in found.problems[0]
 
     def test_a_file_that_is_another_now_is_not_compared(self, verified: Verified) -> None:
         for path in (verified.near_side.archive / "study").iterdir():
@@ -389,6 +404,21 @@ class TestDirectory:
         os.utime(verified.near_side.archive / "study/0001")
         verified()
         assert verified.safe() == ["no"]
+
+    def test_with_other_bytes_under_the_same_times_is_read_where_times_say_too_little(
+        self, verified: Verified
+    ) -> None:
+        """As the ctime of what somebody wrote, and set the mtime back."""
+        path = verified.near_side.archive / "study/0001"
+        body, times = path.read_bytes(), path.stat()
+        path.write_bytes(body[:-1] + b"x")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        verified()
+        assert verified.safe() == ["no"]
+        path.write_bytes(body)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        verified()
+        assert verified.safe() == ["yes"], "the same bytes again"
 
     def test_with_a_text_may_go_and_with_an_archive_not(self, verified: Verified) -> None:
         for name, body, safe in (
