@@ -200,9 +200,12 @@ class Objects:
                 living += count
         return living
 
-    def count_claimed(self, prefix: str, seen: int) -> int:
-        """How many objects other runs have claimed."""
-        others = bucket_object.c.claimed_by.not_in(["", self._scope.run_id])
+    def count_others(self, prefix: str, seen: int) -> int:
+        """How many objects have no outcome and are not this run's: what another is about to claim, too.
+
+        Those are locked, and left out of `claim`; that they are claimed shows once it has committed.
+        """
+        others = bucket_object.c.claimed_by != self._scope.run_id
         query = sa.select(sa.func.count()).where(*self._ours, OPEN, others, *self._within(prefix, seen))
         return int(fetch(self._engine, query)[0][0])
 

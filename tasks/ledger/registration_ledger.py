@@ -151,9 +151,9 @@ class RegistrationLedger:
         """What is not settled of a batch."""
         return self._write_alive(lambda db: self._objects.left(db, batch_no))
 
-    def count_claimed(self, seen: int = 0) -> int:
-        """How many objects other runs have claimed."""
-        return self._objects.count_claimed(self._endpoints.prefix, seen)
+    def count_others(self, seen: int = 0) -> int:
+        """How many objects have no outcome and are not this run's."""
+        return self._objects.count_others(self._endpoints.prefix, seen)
 
     def free_claims_of_dead(self, seen: int = 0) -> int:
         """Frees what dead runs have claimed; how many objects living ones have."""

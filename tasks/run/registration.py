@@ -52,6 +52,7 @@ log = logging.getLogger("dicom_ingest")
 Watch: TypeAlias = Callable[[Progress], AbstractContextManager[object]]
 _LARGEST_BATCH: Final = 5000  # two runs at once share the work by batches
 _OTHERS_LOOK_UP_S: Final = 1.0
+_BEING_CLAIMED_S: Final = 0.05  # a commit
 
 
 class Registration:
@@ -207,13 +208,13 @@ class Registration:
 
     def _may_be_freed(self) -> bool:
         """Whether another run has claimed objects of this one: it settles them, or is dead in a while."""
-        claimed = self._ledger.count_claimed(self._seen)
-        living = self._ledger.free_claims_of_dead(self._seen) if claimed else 0
+        others = self._ledger.count_others(self._seen)
+        living = self._ledger.free_claims_of_dead(self._seen) if others else 0
         what = f"{counted(living, 'object')} that another run has claimed" if living else ""
         self.progress.waiting_for = what
-        if living:
-            self._edges.sleep(_OTHERS_LOOK_UP_S)
-        return claimed > 0
+        if others:
+            self._edges.sleep(_OTHERS_LOOK_UP_S if living else _BEING_CLAIMED_S)
+        return others > 0
 
 
 def _named(settings: IngestSettings) -> Iterator[list[BucketObject]]:

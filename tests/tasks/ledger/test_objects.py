@@ -94,6 +94,17 @@ def rows(ledger: RegistrationLedger) -> dict[str, Any]:
     return {row.key: row for row in ledger.rows()}
 
 
+def test_a_run_is_not_at_its_end_while_another_is_about_to_claim_the_rest(begin: Begin) -> None:
+    """What the other's commit does not show yet has no outcome all the same."""
+    first, second = begin("r1"), begin("r2")
+    listing(first, "a", "b")
+    assert second.count_others() == 2
+    (todo,) = first.claim(1, 1)
+    assert (first.count_others(), second.count_others()) == (1, 2)
+    settle(first, todo)
+    assert second.count_others() == 1
+
+
 class TestListing:
     def test_one_that_was_cut_off_goes_on_from_its_cursor(self, begin: Begin) -> None:
         """By another run, whose objects of it are those of the first one, too."""
