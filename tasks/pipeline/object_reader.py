@@ -65,11 +65,15 @@ def read_object(bucket: Bucket, todo: ObjectTodo, off: Collection[ObjectRule] = 
 def _hold(
     bucket: Bucket, todo: ObjectTodo, size_bytes: int, etag: str, off: Collection[ObjectRule]
 ) -> ReadObject:
-    data = b"".join(bucket.pieces(todo.location, etag, size_bytes))
+    return judge_held(b"".join(bucket.pieces(todo.location, etag, size_bytes)), todo, etag, off)
+
+
+def judge_held(data: bytes, todo: ObjectTodo, etag: str, off: Collection[ObjectRule]) -> ReadObject:
+    """An object of which all bytes are here; `etag`: theirs."""
     found, sha256 = examine(BytesIO(data), len(data), ""), _sha256(data)
     unfit = judge_object(found, sha256, todo.expected, off)
     return ReadObject(
-        size_bytes, etag, _header(found), sha256, lambda: [data], unfit, 0 if unfit else len(data)
+        len(data), etag, _header(found), sha256, lambda: [data], unfit, 0 if unfit else len(data)
     )
 
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,7 +26,6 @@ from tasks.core.object_outcomes import (
     ObjectTodo,
     reason_of,
 )
-from tasks.core.object_rules import ObjectRule
 from tasks.core.pipeline_faults import SideFaults, down_for_too_long
 from tasks.core.retry import Action, backoff_s
 from tasks.core.store_batches import StoreBatch, StoreBatches
@@ -34,12 +33,12 @@ from tasks.ledger.awaited_ledger import AwaitedAnswers
 from tasks.ledger.registered_instances import ClaimingInstance, ClosingObject, ObjectRequest, SettlingObject
 from tasks.pipeline.afterwards import Afterwards
 from tasks.pipeline.held_room import HeldRoom
-from tasks.pipeline.object_reader import HELD_BYTES, ReadObject, UnfitError, read_object
+from tasks.pipeline.object_reader import HELD_BYTES, ReadObject, UnfitError
+from tasks.pipeline.object_reads import ObjectReads
 from tasks.pipeline.store_requests import Member, StoreRequests, Verdict
 from tasks.pipeline.stream_window import HEAD_BYTES
 from tasks.pipeline.uid_locks import UidLocks
 from tasks.pipeline.under_registration import Pace, UnderRegistration
-from tasks.remote.bucket import Bucket
 from tasks.remote.bucket_faults import AlteredError, GoneError
 
 log = logging.getLogger("dicom_ingest")
@@ -52,7 +51,7 @@ _LOOK_UP_S: Final = 1.0  # between two looks at a claim of another process
 class Registrar:
     """Takes objects their way, each in a coroutine; one for all of a run."""
 
-    bucket: Bucket
+    reads: ObjectReads
     requests: StoreRequests
     batches: StoreBatches[Member]
     ledger: AwaitedAnswers[ObjectRequest]
@@ -62,7 +61,6 @@ class Registrar:
     room: HeldRoom
     afterwards: Afterwards
     parallel: int  # requests to the registry
-    off: Collection[ObjectRule]
     stopping: asyncio.Event
     max_outage_s: float
     jitter: Callable[[], float]
@@ -126,8 +124,7 @@ class Registrar:
         while True:
             try:
                 async with self.reading.admission(), self.reading.slot(under.todo.object_id):
-                    read = partial(read_object, self.bucket, under.todo, self.off)
-                    under.read = await self.threads.run(read)
+                    under.read = await self.reads.read(under.todo, has_failed=bool(under.faults))
                 self.faults.record_success()
             except GoneError:
                 if not under.todo.moved_to:

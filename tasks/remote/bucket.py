@@ -81,6 +81,7 @@ class Bucket:
     def __init__(self, address: BucketAddress, client: S3) -> None:
         self.address = address
         self._client = client
+        self._presign: Callable[..., str] | None = getattr(client, "generate_presigned_url", None)
 
     @property
     def endpoint(self) -> str:
@@ -146,6 +147,20 @@ class Bucket:
                     raise
             else:
                 return
+
+    @property
+    def signs(self) -> bool:
+        """Whether `signed_url` gives URLs."""
+        return self._presign is not None
+
+    def signed_url(self, key: str) -> str:
+        """A presigned URL of an object, for an hour: it gives access, and is for no log and no record.
+
+        boto3 makes it without a request, unless a role's credentials have to be renewed.
+        """
+        with raise_faults("signing a URL", of_object=True):
+            assert self._presign is not None
+            return self._presign("get_object", Params=self._of(key))
 
     def beginning(self, key: str, etag: str, count: int) -> bytes:
         """An object's first bytes, so many at most. GoneError, AlteredError as `pieces`."""
@@ -241,8 +256,16 @@ def open_bucket(address: BucketAddress) -> Bucket:
         user_agent_extra="dicom-ingest",
     )
     with raise_faults("the environment of boto3"):
-        client: S3 = boto3.session.Session().client("s3", config=config)
+        client: Any = boto3.session.Session().client("s3", config=config)
+        client.meta.events.register_first("choose-signer.s3", _same_signature)
         return Bucket(address, client)
+
+
+def _same_signature(signature_version: Any, **_: Any) -> Any:
+    """Signs URLs as requests are: by itself boto3 takes version 2 for many, which new buckets refuse."""
+    if not isinstance(signature_version, str) or not signature_version.endswith("-query"):
+        return None
+    return "s3v4-query" if signature_version == "v4-query" else signature_version
 
 
 def _not_seen(page: list[BucketObject], last: str) -> list[BucketObject]:

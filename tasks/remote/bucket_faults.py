@@ -16,7 +16,7 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -71,7 +71,7 @@ def bucket_ending(fault: Fault) -> IngestError:
 def _as_ours(error: Exception, doing: str, *, of_object: bool) -> Exception:
     answer: Any = getattr(error, "response", None)
     if isinstance(answer, dict):
-        return _answered(answer, doing, of_object=of_object)
+        return answered(answer, doing, of_object=of_object)
     name = type(error).__name__
     what = f"{doing} did not work ({name})"
     if any(each in name for each in _NO_CREDENTIALS):
@@ -88,7 +88,8 @@ def _as_ours(error: Exception, doing: str, *, of_object: bool) -> Exception:
     return error
 
 
-def _answered(answer: dict[str, Any], doing: str, *, of_object: bool) -> Exception:
+def answered(answer: Mapping[str, Any], doing: str, *, of_object: bool) -> Exception:
+    """What an answer is, in the form in which botocore parses it."""
     said = str(answer.get("Error", {}).get("Code", ""))
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
     # Of an answer without a body botocore gives the status in place of a code.

@@ -23,11 +23,13 @@ from tasks.pipeline.afterwards import Afterwards, has_tags
 from tasks.pipeline.dciodvfy import dciodvfy_path, finds_errors
 from tasks.pipeline.held_room import HeldRoom
 from tasks.pipeline.object_batches import ObjectBatches
+from tasks.pipeline.object_reads import ObjectReads
 from tasks.pipeline.registrar import Registrar
 from tasks.pipeline.store_requests import StoreRequests
 from tasks.remote.bucket import Bucket
 from tasks.remote.curl_engine import Engine
 from tasks.remote.dicomweb import DicomwebClient
+from tasks.remote.signed_reads import SignedReads
 from tasks.remote.tls import TlsPolicy
 from tasks.run.edges import Edges
 from tasks.run.registration_checks import bucket_of, require_answer
@@ -48,6 +50,7 @@ class Parts:
     bucket: Bucket
     loop: EventLoop
     client: DicomwebClient
+    signed: SignedReads
     slots: Slots | None = None
     reading: Slots | None = None
     registrar: Registrar | None = None
@@ -78,19 +81,19 @@ class Parts:
             max_outage_s=settings.max_outage,
             jitter=edges.jitter,
         )
+        threads = DaemonThreads(_READERS, "reader")
         most_objects = (parallel + 2) * MOST_INSTANCES
         self.registrar = Registrar(
-            bucket=self.bucket,
+            reads=self._reads(settings, threads),
             requests=requests,
             batches=StoreBatches(MOST_INSTANCES, min(MOST_BYTES, _HELD_BYTES // (parallel + 2))),
             ledger=awaited,
-            threads=DaemonThreads(_READERS, "reader"),
+            threads=threads,
             reading=self.reading,
             faults=SideFaults(Side.BUCKET, settings.budgets),
             room=HeldRoom(_HELD_BYTES, most_objects),
             afterwards=Afterwards(self.bucket, settings.done_after),
             parallel=parallel,
-            off=frozenset(map(ObjectRule, settings.skip_rule)),
             stopping=stopping,
             max_outage_s=settings.max_outage,
             jitter=edges.jitter,
@@ -101,6 +104,10 @@ class Parts:
         batches = ObjectBatches(self.loop, self.registrar, progress, most_objects + _WAITING)
         progress.platform = self._state
         return batches
+
+    def _reads(self, settings: IngestSettings, threads: DaemonThreads) -> ObjectReads:
+        off = frozenset(map(ObjectRule, settings.skip_rule))
+        return ObjectReads(bucket=self.bucket, signed=self.signed, threads=threads, off=off)
 
     @property
     def peak(self) -> int:
@@ -141,17 +148,19 @@ def open_parts(undo: ExitStack, settings: IngestSettings, bucket: Bucket | None 
     bucket = bucket or bucket_of(settings)
     loop = EventLoop()
     try:
-        client = loop.run(_client(settings))
+        client, signed = loop.run(_clients(settings, bucket))
     except BaseException:
         loop.close()
         raise
-    parts = Parts(bucket, loop, client)
+    parts = Parts(bucket, loop, client, signed)
     undo.callback(parts.close)
     return parts
 
 
-async def _client(settings: IngestSettings) -> DicomwebClient:
+async def _clients(settings: IngestSettings, bucket: Bucket) -> tuple[DicomwebClient, SignedReads]:
+    """Of one engine, and by one policy."""
     from tasks.remote.engine_transport import http_client
 
     engine = Engine(TlsPolicy(settings.ca_bundle))
-    return DicomwebClient(engine, settings, http_client(engine), allow_http=settings.allow_http)
+    client = DicomwebClient(engine, settings, http_client(engine), allow_http=settings.allow_http)
+    return client, SignedReads(bucket, engine)
