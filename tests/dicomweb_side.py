@@ -138,6 +138,7 @@ class DicomwebSide:
         self.requests: list[Request] = []
         self.authorizations: set[str] = set()  # that are accepted; none: everybody is
         self.duplicates: int | None = None
+        self.dropped: set[str] = set()  # it says that it stored these, and does not
         self.most_rows = 1_000_000  # of a page, whatever limit says
         self.related_offset: int | None = 0  # what NumberOfStudyRelatedInstances is off by; None: not said
         self.searches_studies = True  # for instances; else series by series alone
@@ -222,7 +223,8 @@ class DicomwebSide:
             reason = self._refusal(instance, study, failed)
             with self.lock:
                 if reason is _STORED:
-                    self.stored.setdefault(instance.uid, instance)
+                    if instance.uid not in self.dropped:
+                        self.stored.setdefault(instance.uid, instance)
                     done.append(_reference(instance))
                 else:
                     failures.append(_reference(instance) | _reason(reason))

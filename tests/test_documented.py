@@ -25,7 +25,7 @@ from tasks.core.object_rules import ObjectRule
 from tasks.core.problems import CURES
 from tasks.core.registration_rows import REGISTRATION_COLUMNS
 from tasks.core.signs import InBucket, InRegistry, Retrieved, SafeToDelete, Sign
-from tasks.core.stow_answers import IN_BOTH, NOT_NAMED, WARNINGS
+from tasks.core.stow_answers import IN_BOTH, NOT_KEPT, NOT_NAMED, WARNINGS
 from tasks.core.stow_profiles import OTHER, PROFILES, STANDARD
 from tasks.core.verification_totals import Verification
 from tasks.declaration import Declared, Use, declarations, variables
@@ -285,7 +285,12 @@ class TestTroubleshooting:
     def test_has_a_row_for_every_word_about_an_answer_to_stow_rs(self) -> None:
         """And none for a word that is not said."""
         rules = [*STANDARD, OTHER, *(rule for profile in PROFILES.values() for rule in profile.rules)]
-        words = {rule.word for rule in rules} | {NOT_NAMED, IN_BOTH, *map("warning {}".format, WARNINGS)}
+        words = {rule.word for rule in rules} | {
+            NOT_NAMED,
+            IN_BOTH,
+            NOT_KEPT,
+            *map("warning {}".format, WARNINGS),
+        }
         rows = table(section("#### What a DICOMweb server answers"), "`detail`", "the server")
         assert {word for row in rows for word in re.findall(r"`([^`]+)`", row[0])} == words
 

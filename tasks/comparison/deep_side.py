@@ -71,7 +71,7 @@ class DeepSide:
     async def _retrieve(self, picked: Picked, copy: IO[bytes]) -> bool:
         study_uid, series_uid = picked.study_uid, picked.series_uid
         if not (study_uid and series_uid):  # of an instance that does not say it itself
-            found = await self.registry.find_instance(picked.uid)
+            found = await self.registry.find_instance(picked.uid, study_uid)
             study_uid = study_uid or getattr(found, "study_uid", "")
             series_uid = series_uid or getattr(found, "series_uid", "")
         copy.seek(0)

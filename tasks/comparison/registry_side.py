@@ -42,8 +42,8 @@ class Registry(Protocol):
         """Whether it has one, asked for by itself."""
         ...
 
-    def find_instance(self, sop_instance_uid: str) -> Coroutine[Any, Any, object | None]:
-        """Whether it has one, of whatever study."""
+    def find_instance(self, sop_instance_uid: str, study_uid: str = "") -> Coroutine[Any, Any, object | None]:
+        """Whether it has one, of whatever study; in this one, where it can't search all."""
         ...
 
 

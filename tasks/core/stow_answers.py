@@ -6,7 +6,7 @@ whatever status. What no sequence names is unknown until QIDO-RS has said.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tasks.core.dicom_json import DataSet, NotDicomError, data_sets, first_number, first_text, items
@@ -26,6 +26,7 @@ _OTHER_WARNING: Final = "other"
 WARNINGS: Final = (*_WARNINGS.values(), _OTHER_WARNING)
 NOT_NAMED: Final = "not_named"
 IN_BOTH: Final = "in_both_sequences"
+NOT_KEPT: Final = "not_kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,10 @@ class InstanceAnswer:
         if self.said is not Said.UNKNOWN:
             return self.said
         return self.if_there if is_there else self.if_absent
+
+    def refused(self) -> "InstanceAnswer":
+        """Said to be stored, and QIDO-RS does not show it: the server did not keep it."""
+        return replace(self, said=Said.REJECTED, detail=NOT_KEPT)
 
 
 def instance_answers(profile: Profile, status: int, body: bytes, sent: Sequence[str]) -> list[InstanceAnswer]:

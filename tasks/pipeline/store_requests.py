@@ -163,9 +163,20 @@ class StoreRequests:
         sent = [each.uid for each in request.members]
         answers = await self.client.store(request.study, [_part(each) for each in request.members], sent)
         self.faults.record_success()
+        if self.client.profile.lists_refused:
+            answers = await self._believed(request.study, answers)
         for member, answer in zip(request.members, answers, strict=True):
             await self._account(request, member, answer)
         request.is_repeated = is_repeated or any(not each.verdict.done() for each in request.members)
+
+    async def _believed(self, study: str, answers: Sequence[InstanceAnswer]) -> list[InstanceAnswer]:
+        """What is said to be stored, and is not there, is refused. A study's count shows that all are."""
+        stored = {each.sop_instance_uid for each in answers if each.said is Said.STORED}
+        if not stored or await self.client.related(study) == len(self.known.get(study, set()) | stored):
+            return [*answers]
+        listed = await self.client.instances(study)
+        absent = {uid for uid in stored - {*listed.uids} if not await self.client.has_instance(study, uid)}
+        return [each.refused() if each.sop_instance_uid in absent else each for each in answers]
 
     # -- what is there -------------------------------------------------------------------------------------
 
@@ -222,7 +233,7 @@ class StoreRequests:
 
         `sent_before`: how often this run had sent it before the registry said that it is there.
         """
-        seen = await self.client.find_instance(member.uid)
+        seen = await self.client.find_instance(member.uid, request.study)
         if seen is None:
             self.known.pop(request.study, None)
             return False

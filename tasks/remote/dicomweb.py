@@ -118,6 +118,10 @@ class DicomwebClient:
         """Which instances of a study are there, and whether that is all of them (`qido.py`)."""
         return await self._queries.instances(study_uid)
 
+    async def related(self, study_uid: str) -> int | None:
+        """How many instances of a study it says there are; None: it does not say."""
+        return await self._queries.related(study_uid)
+
     async def has_instance(self, study_uid: str, sop_instance_uid: str) -> bool:
         """Whether a study has this instance: by a query of its own."""
         return await self._queries.has_instance(study_uid, sop_instance_uid)

@@ -46,7 +46,7 @@ class Queries:
     async def instances(self, study_uid: str) -> QidoResult:
         """Which instances of a study are there, and how many the server says there are."""
         found = await self._instances(study_uid, "")
-        return QidoResult(found, await self._related(study_uid))
+        return QidoResult(found, await self.related(study_uid))
 
     async def has_instance(self, study_uid: str, sop_instance_uid: str) -> bool:
         """Whether a study has this instance: by a query of its own."""
@@ -112,7 +112,7 @@ class Queries:
                     raise
                 return None
 
-    async def _related(self, study_uid: str) -> int | None:
+    async def related(self, study_uid: str) -> int | None:
         """NumberOfStudyRelatedInstances (0020,1208), where the server says it."""
         query = f"/studies?StudyInstanceUID={in_url(study_uid)}&includefield={RELATED_INSTANCES}"
         try:

@@ -166,6 +166,29 @@ def test_real_files_come_back_as_they_are(store: ObjectStore, registry: Orthanc,
         assert difference(BytesIO(body), BytesIO(registry.file(row["sop_instance_uid"]))) == "", key
 
 
+def test_what_orthanc_s_filter_refuses_is_rejected(store: ObjectStore, tmp_path: Path) -> None:
+    """Orthanc itself answers that all of it is stored."""
+    script = tmp_path / "filter.lua"
+    script.write_text(
+        "function ReceivedInstanceFilter(dicom, origin, info)\n"
+        "  return string.sub(dicom.SOPInstanceUID, -1) ~= '3'\nend\n"
+    )
+    for number in range(1, 6):
+        store.put(f"filtered-{number}", instance(number, study_number=90))
+    with orthanc(tmp_path, LuaScripts=[str(script)]) as registry:
+        settings = load_ingest(
+            bucket=store.address,
+            dicomweb_url=registry.dicomweb_url,
+            dicomweb_server="orthanc",
+            report_dir=tmp_path / "report",
+        )
+        summary = register(settings)
+        assert len(registry.instances()) == 4
+    rows = rows_of(tmp_path / "report")
+    assert summary.by_status == {"registered": 4, "rejected": 1}
+    assert [row["detail"] for row in rows.values() if row["status"] == "rejected"] == ["not_kept"]
+
+
 def test_a_registry_that_is_restarted_costs_no_object(store: ObjectStore, tmp_path: Path) -> None:
     """It is killed in the middle, and comes back on the same port with what it has stored."""
     for study in range(1, 13):

@@ -270,6 +270,14 @@ class TestSameUid:
         ran = side.run(dicomweb_server="azure")
         assert ran.statuses == {"same": "already_registered", "other": "conflict"}
 
+    def test_it_is_found_where_a_server_searches_a_study_s_series_alone(self, side: PipelineSide) -> None:
+        side.registry.put(instance("1.2.1"), instance("1.2.2", "these"))
+        side.registry.searches_studies = False
+        side.put("same", instance("1.2.1"))
+        side.put("other", instance("1.2.2", "others"))
+        ran = side.run(dicomweb_server="healthimaging")
+        assert ran.statuses == {"same": "already_registered", "other": "conflict"}
+
 
 class TestAnswers:
     def test_each_instance_is_accounted_for_by_the_body(self, side: PipelineSide) -> None:
@@ -279,6 +287,25 @@ class TestAnswers:
         ran = side.run()
         assert ran.statuses == {f"k{n}": "rejected" if n == 2 else "registered" for n in range(4)}
         assert ran.rows["k2"]["detail"] == "does_not_match_sop_class A900"
+
+    def test_what_is_said_to_be_stored_and_is_not_there_is_rejected(self, side: PipelineSide) -> None:
+        """By a server that filters what it receives; where another one stores into the study, too."""
+        for number in range(4):
+            side.put(f"k{number}", instance(f"1.2.{number}"))
+        side.registry.dropped = {padded("1.2.2")}
+        ran = side.run(dicomweb_server="orthanc")
+        assert ran.statuses == {f"k{n}": "rejected" if n == 2 else "registered" for n in range(4)}
+        assert (ran.exit_code, ran.rows["k2"]["detail"]) == (1, "not_kept")
+
+    def test_a_count_that_is_off_rejects_nothing(self, side: PipelineSide) -> None:
+        """Another one may store into the study at the same time, or the server may not count."""
+        for number, offset in enumerate((1, None)):
+            side.registry.related_offset = offset
+            side.put(f"k{number}", instance(f"1.2.{number}"))
+            assert set(side.run(dicomweb_server="orthanc").statuses.values()) <= {
+                "registered",
+                "already_registered",
+            }
 
     def test_what_no_sequence_names_is_asked_for(self, side: PipelineSide) -> None:
         for number in range(3):
