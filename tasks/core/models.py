@@ -300,6 +300,7 @@ class RunFacts:
     root: str = ""  # absolute, escaped; empty: none was given
     touched: int = 0  # files that were read for their ctime alone
     gone: int = 0  # stored files that the run before listed
+    forecast: dict[str, Any] = field(default_factory=dict)  # what `plan` said of the same manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

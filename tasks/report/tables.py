@@ -236,7 +236,21 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
             *run_problems(run),
         ],
         unused_keys=list(run.unused_keys),
+        forecast=_forecast_and_result(run, totals, wall_s),
     )
+
+
+def _forecast_and_result(run: RunFacts, totals: Totals, wall_s: float) -> dict[str, Any]:
+    """What `plan` said, and beside it under the same names what came of it; empty when nobody had asked."""
+    if not run.forecast:
+        return {}
+    result = {
+        "duration_s": round(wall_s, 3),
+        "ends_at": iso(run.finished_ns),
+        "files": totals.by_status[Status.UPLOADED],
+        "bytes": totals.uploaded_bytes,
+    }
+    return {**run.forecast, "result": result}
 
 
 def rate(count: int, wall_s: float) -> float:

@@ -141,7 +141,7 @@ class Engine:
 
     def plan(self, chunks: Iterator[Chunk]) -> Iterator[int]:
         """Decides what is to do; yields the number of each batch with files to send, once it is full."""
-        rules = _rules(self.settings, self._started_ns)
+        rules = rules_of(self.settings, self._started_ns)
         batch_no, todo = 1, 0
         for rows, scanned in chunks:
             to_do, touched = self._ledger.enrol(batch_no, rows, scanned, rules)
@@ -348,7 +348,8 @@ def problems_of(ownership: Ownership) -> list[str]:
     return problems
 
 
-def _rules(settings: Settings, now_ns: int) -> Rules:
+def rules_of(settings: Settings, now_ns: int) -> Rules:
+    """Which files a run that begins now leaves alone."""
     rules = Rules(settings.rehash, trust_ctime=settings.trust_ctime)
     if not settings.min_age:
         return rules

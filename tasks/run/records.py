@@ -21,6 +21,7 @@ from tasks.ledger.ledger import Ledger
 from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.private_files import why_exposed
 from tasks.report.directory import REPORT_CSV, require_report_files, write_report
+from tasks.report.plan_file import read_forecast
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, open_trail
 from tasks.settings import ReportSettings, Settings
 
@@ -54,6 +55,7 @@ class Records:
         """The report, the trail's last line, and the certificate over both."""
         ledger, trail = self.ledger, self.trail
         facts = replace(ledger.with_target(facts), unused_keys=ledger.unused_keys())
+        facts = replace(facts, forecast=read_forecast(report_dir, facts.manifest_sha256))
         written = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
         summary = written.summary
         trail.record(
