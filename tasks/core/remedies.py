@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from tasks.core.errors import FaultKind
 from tasks.core.models import EXIT_ONE, Reason, Status
+from tasks.core.signs import Sign
 from tasks.core.store_answers import KIND_ADVICE
 
 
@@ -235,6 +236,46 @@ REMEDIES: Final[Mapping[tuple[Status, Reason], Remedy]] = {
     (Status.NOT_ATTEMPTED, Reason.TOO_YOUNG): Remedy(
         "changed less than `--min-age` ago",
         "run again later",
+    ),
+}
+# Of an instance that was verified, by its sign.
+SIGNS: Final[Mapping[Sign, Remedy]] = {
+    Sign.EVERYWHERE: Remedy(
+        "confirmed on each side that was asked: its bytes were compared, or its name alone",
+        "nothing",
+        Way.NOTHING,
+    ),
+    Sign.NOT_REGISTERED: Remedy(
+        "not in the registry",
+        "`dicom-ingest ingest --keys report/repair-keys.txt`",
+        Way.NOTHING,
+    ),
+    Sign.NOT_IN_BUCKET: Remedy(
+        "not in the bucket; or neither there nor in the registry",
+        (
+            "`dicom-ingest run report/repair-manifest.csv`, with `--report-dir` of another name and "
+            "`--ledger report/ledger.sqlite`; what was in neither place is then in the bucket under a new "
+            "key: ingest, or verify again and use the new repair-keys.txt"
+        ),
+        Way.NOTHING,
+    ),
+    Sign.REGISTRY_ALONE: Remedy(
+        "in the registry alone, or the report does not call it stored; no reason for exit 1",
+        "find out who sent it",
+        Way.NOTHING,
+    ),
+    Sign.DIFFERS: Remedy(
+        (
+            "the bucket has other bytes, the registry has it in another study or its copy differs, or "
+            "ingest found other bytes there (`conflict`)"
+        ),
+        "a person has to look",
+        Way.NOTHING,
+    ),
+    Sign.UNKNOWN: Remedy(
+        "the bucket or the registry gave no certain answer; verification.json says which",
+        "verify again",
+        Way.NOTHING,
     ),
 }
 _NAMED: Final = {(str(status), str(reason)): known for (status, reason), known in REMEDIES.items()}

@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from html import escape as escape_markup
-from importlib.resources import files
 from typing import IO, Final
 
 from tasks.core.escape import printable
@@ -221,4 +220,6 @@ def _source(name: str) -> str:
 
 @cache
 def _asset(name: str) -> str:
+    from importlib.resources import files
+
     return (files("tasks.report") / name).read_text("utf-8")
