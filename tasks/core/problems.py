@@ -29,9 +29,13 @@ def why_failed(outcome: Outcome) -> str:
     answer = f"{outcome.reason}, HTTP {outcome.http_status or '-'} {outcome.detail}".rstrip()
     if outcome.detail in WRONG_SHAPES:
         return f"{answer}; {what_is_wrong(outcome.detail)}"
-    if outcome.reason not in _ADVISED or outcome.detail == "ledger":
-        return answer
-    return f"{answer}. {advice(outcome.detail, FaultKind(outcome.reason))}"
+    cure = advice_on(outcome.reason, outcome.detail)
+    return f"{answer}. {cure}" if cure else answer
+
+
+def advice_on(reason: str, detail: str) -> str:
+    """What to do about a failure with this `detail`; empty where the reason says all."""
+    return advice(detail, FaultKind(reason)) if reason in _ADVISED and detail != "ledger" else ""
 
 
 class Verdict(NamedTuple):

@@ -240,9 +240,9 @@
       this.detail.replaceChildren(list);
     }
 
-    // Shows these rows alone: a value for each choice by its column's title.
+    // Shows these rows alone: a value for each choice by its column's title, and what to search for.
     choose(values) {
-      this.search.value = "";
+      this.search.value = values.Search || "";
       for (const choice of this.choices) {
         const value = values[this.columns[choice.dataset.column].title];
         choice.value = value === undefined ? "" : JSON.stringify(value);

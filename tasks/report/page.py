@@ -35,6 +35,7 @@ from tasks.core.escape import printable
 
 _EMPTY: Final = frozenset({"br", "input", "meta", "path", "rect", "line", "circle"})
 _CODE: Final = re.compile(r"`([^`]+)`")
+_OF: Final = re.compile(r"(\d) of (?=\d)")  # no line ends there
 _LINK: Final = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
@@ -103,7 +104,7 @@ def verdict(tone: Tone, sentence: str, context: str) -> Html:
     return element(
         "div",
         element("p", context, class_="context"),
-        element("h1", element("span", class_="mark", aria_hidden="true"), sentence),
+        element("h1", _OF.sub("\\1\u00a0of\u00a0", sentence)),
         class_=f"verdict {tone}",
     )
 
@@ -115,8 +116,8 @@ def figures(each: Iterable[Figure]) -> Html:
         *(
             element(
                 "div",
-                element("dt", one.name),
-                element("dd", element("b", one.value), *([element("span", one.note)] if one.note else [])),
+                element("dt", one.name, *([element("span", one.note)] if one.note else [])),
+                element("dd", element("b", one.value)),
                 class_=f"figure {one.tone}",
             )
             for one in each
@@ -141,15 +142,27 @@ def facts(rows: Mapping[str, str], class_: str = "") -> Html:
     return element("dl", *pairs, class_=f"facts {class_}".strip())
 
 
-def remedy(title: str, count: str, cause: str, action: str, command: str = "", more: Html | str = "") -> Html:
-    """What is wrong with how many, why, what to do about it, and the command to copy."""
+def remedy(
+    title: str,
+    count: str,
+    cause: str,
+    action: str,
+    command: str = "",
+    more: str = "",
+    seen: Html | None = None,
+) -> Html:
+    """What is wrong with how many, why, what was `seen`, what to do about it, and the command to copy."""
+    lines = {"Cause": rich(cause), "Seen": seen, "What to do": rich(action)}
     return element(
         "article",
         element("h3", rich(title), " ", element("span", count, class_="count")),
         element(
             "dl",
-            element("div", element("dt", "Cause"), element("dd", rich(cause))),
-            element("div", element("dt", "What to do"), element("dd", rich(action))),
+            *(
+                element("div", element("dt", name), element("dd", said))
+                for name, said in lines.items()
+                if said
+            ),
         ),
         *([copyable(command)] if command else []),
         more,

@@ -11,6 +11,7 @@ from typing import Final
 from tasks.report.page import Html, element
 
 _HEIGHT: Final = 100.0
+_MOST_GAPS: Final = 60  # bars that stand apart
 _STEPS: Final = (1, 2, 5, 10)
 
 
@@ -62,13 +63,14 @@ def stacked(
     if not count:
         return Html("")
     top = ceiling(max(sum(each.values[number] for each in series) for number in range(count)))
+    gap = 0.16 if count <= _MOST_GAPS else 0.0
     base, shapes = [0.0] * count, []
     for each in series:
         bars = []
         for number, value in enumerate(each.values):
             if value:
                 y, height = _y(base[number] + value, top), _HEIGHT * value / top
-                bars.append(f"M{number + 0.08:g} {y:.4g}h.84v{height:.4g}h-.84z")
+                bars.append(f"M{number + gap / 2:g} {y:.4g}h{1 - gap:g}v{height:.4g}h{gap - 1:g}z")
                 base[number] += value
         if bars:
             shapes.append(element("path", d="".join(bars), class_=f"bar {each.class_}"))
@@ -153,7 +155,9 @@ def _swatch(class_: str) -> Html:
 
 def _share(count: int, total: int) -> str:
     share = 100 * count / total
-    return "100 %" if count == total else f"{min(max(share, 0.1), 99.9):.1f} %"
+    if 0 < share < 0.1:
+        return "< 0.1 %"
+    return "100 %" if count == total else f"{min(share, 99.9):.1f} %"
 
 
 def _y(value: float, top: float) -> float:

@@ -28,7 +28,7 @@ ROW_COLUMNS: Final = (
     "same_uid_path",
     "size_bytes",
 )
-ACCEPTED: Final = "accepted"  # a word in `detail` of a row that a person accepted
+_ACCEPTED: Final = "accepted"  # so begins `detail` of a row that a person accepted
 OUTCOMES: Final = {
     Completeness.COMPLETE.value: "complete",
     Completeness.INCOMPLETE.value: "not complete",
@@ -40,6 +40,7 @@ _INTERVALS: Final = 160
 _FEWEST_INTERVALS: Final = 8
 _SHORTEST_S: Final = 0.25
 _MOST_OF_A_KIND: Final = 50
+_EXCERPT_OF_A_KIND: Final = 3
 _MOST_FILES: Final = 1000
 _MOST_DETAILS: Final = 20
 _MOST_GROUPS: Final = 120
@@ -49,22 +50,22 @@ _FILES: Final = (
     Column("File", "number", "xs"),
     Column("Status", "word", "m"),
     Column("Reason", "word", "m", is_narrow=False),
-    Column("Detail", "text", "m", is_narrow=False),
+    Column("Detail", "text", "wide", is_narrow=False),
     Column("Path", "text", "l"),
     Column("Same instance as", "text", "none"),
 )
 _STUDIES: Final = (
     Column("No.", "number", "xs"),
     Column("Directory", "text", "l"),
-    Column("Label", "text", "m", is_narrow=False),
+    Column("Label", "text", "s", is_narrow=False),
     Column("Outcome", "word", "m", words=OUTCOMES),
-    Column("Files", "number", "s", is_narrow=False),
-    Column("Stored", "number", "s", is_narrow=False),
-    Column("Failed", "number", "s"),
+    Column("Files", "number", "xs", is_narrow=False),
+    Column("Stored", "number", "xs", is_narrow=False),
+    Column("Failed", "number", "xs"),
     Column("Expected", "number", "none"),
     Column("Size", "bytes", "s", is_narrow=False),
     Column("Modalities", "text", "none"),
-    Column("Why", "text", "m", is_narrow=False),
+    Column("Why", "text", "wide", is_narrow=False),
     Column("Overlaps", "number", "none"),
 )
 _VERIFIED: Final = (
@@ -83,6 +84,14 @@ class Kind:
     last_study: int = 0
     shown: int = 0
     details: Counter[str] = field(default_factory=Counter)  # the first few that were seen
+
+    def add(self, study_no: int, detail: str) -> None:
+        """The next row; they come study by study."""
+        self.files += 1
+        if self.last_study != study_no:
+            self.studies, self.last_study = self.studies + 1, study_no
+        if detail and (detail in self.details or len(self.details) < _MOST_DETAILS):
+            self.details[detail] += 1
 
 
 class Intervals:
@@ -153,7 +162,7 @@ class PageRows:
         self.intervals = Intervals(started_ns, finished_ns)
         self.outcomes = StudyGroups()
         self.kinds: dict[tuple[str, str], Kind] = {}
-        self.accepted = 0
+        self.accepted = Kind()
         self.files = PackedRows(_FILES, _MOST_FILES)
         self.studies = PackedRows([*_STUDIES, *(_VERIFIED if is_verified else ())])
         self.other_reasons = 0  # studies that are not complete though no row of them says why
@@ -229,24 +238,20 @@ class PageRows:
     def _add_trouble(self, row: Sequence[Any], finished_ns: int | None) -> None:
         study_no, file_no, status, reason, detail, path, same_uid_path, _ = row
         if is_accepted(detail):
-            self.accepted += 1
-            return
-        self.intervals.add_failure(finished_ns)
-        kind = self.kinds.setdefault((str(status), str(reason)), Kind())
-        kind.files += 1
-        if kind.last_study != study_no:
-            kind.studies, kind.last_study = kind.studies + 1, study_no
-        if detail and (detail in kind.details or len(kind.details) < _MOST_DETAILS):
-            kind.details[detail] += 1
+            kind = self.accepted
+        else:
+            kind = self.kinds.setdefault((str(status), str(reason)), Kind())
+            self.intervals.add_failure(finished_ns)
+        kind.add(study_no, detail)
         if kind.shown < _MOST_OF_A_KIND:
             kind.shown += 1
             cells = (study_no, file_no, str(status), str(reason), detail, path, same_uid_path)
-            self.files.add(cells, is_in_excerpt=kind.shown <= 3)
+            self.files.add(cells, is_in_excerpt=kind.shown <= _EXCERPT_OF_A_KIND)
 
 
 def is_accepted(detail: str) -> bool:
     """Whether a person accepted the row."""
-    return ACCEPTED in detail and ACCEPTED in detail.replace(";", " ").replace(",", " ").split()
+    return detail.startswith(_ACCEPTED)
 
 
 def _number(cell: str) -> int | None:

@@ -173,6 +173,11 @@ def in_bytes(count: float) -> str:
     return f"{size:,.{digits}f} {unit}"
 
 
+def in_count(count: float) -> str:
+    """A number of whole things beside an axis; nothing for half a thing."""
+    return f"{count:,.0f}" if count == int(count) else ""
+
+
 def _printable(cell: Cell) -> Cell:
     return printable(cell) if isinstance(cell, str) else cell
 

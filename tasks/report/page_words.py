@@ -34,7 +34,9 @@ def tone_of(summary: Summary, verification: Verification | None) -> Tone:
 def verdict_of(summary: Summary, outcomes: Mapping[str, int], verification: Verification | None) -> str:
     """What came of the run, in one sentence. `outcomes`: studies by their cell `complete`."""
     incomplete = outcomes.get("false", 0)
-    beginning = STOPPED.get(summary.exit_code)
+    # A run that reached a bound of the operator's ends in order; the next one goes on.
+    planned = "To be continued" if getattr(summary, "ended_by", "") else None
+    beginning = STOPPED.get(summary.exit_code, planned)
     clauses = [_of_files(summary), _of_studies(summary, incomplete), _of_verification(verification)]
     said = "; ".join(filter(None, clauses))
     return f"{beginning}: {said}." if beginning else f"{said[0].upper()}{said[1:]}."

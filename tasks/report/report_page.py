@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+from tasks.core.api_answers import WRONG_SHAPES, what_is_wrong
 from tasks.core.models import RunFacts, Status, Summary
+from tasks.core.problems import advice_on
 from tasks.core.remedies import command_for, remedy_of
 from tasks.core.verification_totals import Verification
 from tasks.core.words import counted
@@ -26,13 +28,14 @@ from tasks.report.page import (
     points,
     prose,
     remedy,
+    rich,
     verdict,
     write_page,
 )
 from tasks.report.page_forecast import forecast_rows
 from tasks.report.page_plots import Series, course, proportions, stacked, time_ticks
 from tasks.report.page_rows import OUTCOMES, Kind, PageRows
-from tasks.report.page_tables import Column, in_bytes, plain_table, search_table
+from tasks.report.page_tables import Column, in_bytes, in_count, plain_table, search_table
 from tasks.report.page_verification import verification_blocks
 from tasks.report.page_words import (
     STOPPED,
@@ -50,6 +53,7 @@ from tasks.report.page_words import (
 
 REPORT_HTML: Final = "report.html"
 _STORED: Final = (Status.UPLOADED, Status.ALREADY_UPLOADED, Status.DUPLICATE)
+_MOST_DETAILS: Final = 6
 _OUTCOME_CLASSES: Final = {"true": "good", "false": "stopped", "": "none"}
 _DIGESTS: Final = "sha256sum {} | sha256sum"
 
@@ -163,6 +167,11 @@ def _needs(page: PageFacts) -> Iterator[Html]:
         yield _need(status, reason, kind, where)
     if page.rows.other_reasons:
         yield _other_reasons(page)
+    if accepted := page.rows.accepted.files:
+        link = _choosing("files", "Show the files", Search="accepted")
+        yield element(
+            "p", f"Accepted as they are, by a person: {counted(accepted, 'file')}. ", link, class_="apart"
+        )
     if not kinds and not page.rows.other_reasons:
         yield prose("Nothing: every file is where it should be.")
     noted = page.summary.problems[1 if page.summary.exit_code in STOPPED else 0 :]
@@ -179,20 +188,29 @@ def _needs(page: PageFacts) -> Iterator[Html]:
 
 def _need(status: str, reason: str, kind: Kind, where: str) -> Html:
     known = remedy_of(status, reason)
-    title = f"`{status}` `{reason}`" if reason else f"`{status}`"
+    title = f"{status}: {reason}" if reason else status
     count = f"{counted(kind.files, 'file')} in {counted(kind.studies, 'study')}"
-    more = [element("p", _choosing("files", "Show the files", Status=status, Reason=reason), class_="more")]
-    if kind.details:
-        seen = ", ".join(f"`{detail}` {count:,}" for detail, count in kind.details.most_common(6))
-        more.insert(0, prose(f"`detail`: {seen}", "details"))
     return remedy(
         title,
         count,
         sentence(known.cause),
         sentence(known.action),
         command_for(status, reason, where),
-        Html("".join(more)),
+        element("p", _choosing("files", "Show the files", Status=status, Reason=reason), class_="more"),
+        _seen(reason, kind),
     )
+
+
+def _seen(reason: str, kind: Kind) -> Html | None:
+    """What the platform, or the file, said: the commonest, with what to do about it."""
+    if not kind.details:
+        return None
+    items = []
+    for detail, count in kind.details.most_common(_MOST_DETAILS):
+        what = what_is_wrong(detail) if detail in WRONG_SHAPES else advice_on(reason, detail)
+        said = f": {what}" if detail and what else ""
+        items.append(element("li", rich(f"`{detail}`"), f", {counted(count, 'file')}{said}"))
+    return element("ul", *items, class_="seen")
 
 
 def _other_reasons(page: PageFacts) -> Html:
@@ -240,11 +258,11 @@ def _over_time(page: PageFacts, ticks: list[str]) -> Iterator[Html]:
     if slots := _slots(summary, intervals.count):
         said = f"at most {summary.peak_parallel} uploads at a time"
         drawn = Series("slots", slots, "b")
-        yield course("Slots", said, drawn, ticks, lambda count: f"{count:g}", is_stepped=True)
+        yield course("Slots", said, drawn, ticks, in_count, is_stepped=True)
     if timed := sum(intervals.failures):
         drawn = Series("failures", [float(count) for count in intervals.failures], "stopped")
         said = f"{counted(timed, 'file')} that could not be stored, by when that was known"
-        yield stacked("Failures", said, [drawn], ticks, lambda count: f"{count:,.4g}")
+        yield stacked("Failures", said, [drawn], ticks, in_count)
 
 
 def _of_sizes(page: PageFacts) -> Iterator[Html]:
@@ -253,7 +271,7 @@ def _of_sizes(page: PageFacts) -> Iterator[Html]:
         commonest = max(sizes, key=lambda size: size[1])
         said = f"most files are under {commonest[0]}"
         labels = [word for word, _ in sizes]
-        yield stacked("Sizes", said, [counts], labels, lambda count: f"{count:,.4g}", is_labelled=True)
+        yield stacked("Sizes", said, [counts], labels, in_count, is_labelled=True)
 
 
 def _of_studies(page: PageFacts) -> Iterator[Html]:
@@ -268,7 +286,7 @@ def _of_studies(page: PageFacts) -> Iterator[Html]:
     said = f"in the manifest's order, each bar {each}"
     last = f"study {outcomes.total.total():,}"
     ticks = ["study 1", last] if outcomes.total.total() > 1 else ["study 1"]
-    yield stacked("Outcomes by study", said, series, ticks, lambda count: f"{count:g}")
+    yield stacked("Outcomes by study", said, series, ticks, in_count)
 
 
 def _class(outcome: str) -> str:
@@ -297,7 +315,7 @@ def _studies(page: PageFacts) -> Iterator[Html]:
 def _files(page: PageFacts) -> Iterator[Html]:
     bad, rows = sum(kind.files for kind in page.rows.kinds.values()), page.rows.files
     left = f" The first of each kind are here, {rows.count:,} of {bad:,}." if bad > rows.count else ""
-    yield search_table("files", "Files that are not fine", rows, _said("report.csv", left))
+    yield search_table("files", "The first files of each kind", rows, _said("report.csv", left))
 
 
 def _said(name: str, left: str) -> Html:
@@ -307,7 +325,7 @@ def _said(name: str, left: str) -> Html:
 
 def _forecast(summary: Summary) -> list[Html]:
     rows = forecast_rows(summary)
-    columns = [Column(""), Column("Forecast"), Column("Result")]
+    columns = [Column("What", width="l"), Column("Forecast"), Column("Result")]
     return [plain_table("What the plan said, and what came of it", columns, rows)] if rows else []
 
 

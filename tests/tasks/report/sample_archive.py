@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks.core.models import RunFacts, StudyEntry, Summary
 from tasks.core.report_columns import ReportRow
+from tasks.core.verification_totals import Verification
 from tasks.report.directory import write_report
 from tests.tasks.report.sample_report import UNSENT, UPLOADED, row
 
@@ -85,10 +86,10 @@ class Archive:
         random = Random(self.seed)
         for number in range(self.files):
             study_no, file_no = divmod(number, self.in_study)
-            modality = MODALITIES[study_no * 7919 % 5]
+            modality = MODALITIES[study_no * study_no * 7919 % 5]
             took_ns = int(random.expovariate(1) * 400e6)
             # Half way the platform is slow for a while.
-            share = number / self.files
+            share = (number + random.uniform(0, 400)) / (self.files + 400)
             share = share * 0.8 if share < 0.7 else 0.56 + (share - 0.7) * 1.46
             finished_ns = STARTED_NS + int(share * self.seconds * 1e9) + took_ns
             path = f"{study_dir(study_no + 1)}/IM{file_no:06}.dcm"
@@ -105,3 +106,31 @@ class Archive:
 
 def study_dir(study_no: int) -> str:
     return f"/archive/{SITES[study_no % 4]}/2019/{study_no // 365 % 12 + 1:02}/{study_no * 7919 % 10**8:08}"
+
+
+def verification(summary: Summary) -> Verification:
+    """What a verification of it may find: some of each."""
+    stored = summary.by_status["uploaded"]
+    return Verification(
+        run_id=summary.run_id,
+        campaign=summary.campaign,
+        bucket="s3://uploads/incoming",
+        dicomweb_host="pacs.example.org:443",
+        started_at="2026-11-26T11:00:00.000000Z",
+        finished_at="2026-11-26T11:20:00.000000Z",
+        wall_s=1200.0,
+        instances=stored,
+        confirmed=stored - 7,
+        by_sign={"=": stored - 7, "-": 3, "b": 2, "+": 1, "*": 1, "!": 1},
+        unknown=1,
+        in_bucket=stored - 2,
+        registered=stored - 4,
+        compared_in_bucket=stored - 5,
+        deep="1%",
+        seed=7,
+        retrieved={"same": 7, "no source": 1},
+        studies=summary.studies,
+        safe_to_delete={"yes": summary.studies - 5, "unknown": 2, "no": 3},
+        exit_code=3,
+        problems=["The registry gave no certain answer about 1 instance, the last: HTTP 503."],
+    )
