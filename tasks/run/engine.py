@@ -39,7 +39,7 @@ from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer, target_of
-from tasks.run.records import keep_unused, open_records
+from tasks.run.records import keep_unused, open_records, versions
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
 from tasks.source.gone_files import with_gone
@@ -201,6 +201,8 @@ class Engine:
             stopped_exit_code=why.exit_code if why else None,
             touched=self._touched,
             gone=0 if isinstance(self._scan, OneFile) else self._ledger.left.count_gone(),
+            settings=self.settings.in_words,
+            versions=versions(),
         )
         self._ledger.end(facts)
         return facts

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Final
 
 from tasks.audit.certificate import signing_key, write_certificate
@@ -27,6 +28,7 @@ from tasks.settings import ReportSettings, Settings
 
 log = logging.getLogger("dicom_ingest")
 
+_NAMED_VERSIONS: Final = ("pycurl", "SQLAlchemy")
 _KEYS_AT_ONCE: Final = 1000  # that are looked up
 
 if TYPE_CHECKING:
@@ -105,6 +107,15 @@ def open_records(
     for problem in problems:
         log.warning(problem)
     return Records(trail, ledger, key, anew, first, problems)
+
+
+def versions() -> dict[str, str]:
+    """Of the software that does a run."""
+    return {
+        "dicom-ingest": version("dicom-ingest"),
+        "Python": python_version(),
+        **{name: version(name) for name in _NAMED_VERSIONS},
+    }
 
 
 def exposures(settings: ReportSettings) -> tuple[str, ...]:
