@@ -1,6 +1,7 @@
 """The command `plan`: what a run would find, say and take, without sending a file."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,8 @@ from cyclopts import Parameter
 from flows.cli.options import PlanOptions
 from flows.orchestration.standard_streams import list_out, say
 from tasks.bucket_settings import BucketSettings
+from tasks.core.models import EXIT_ONE
+from tasks.core.remedies import remedy_of
 from tasks.core.words import counted, duration
 from tasks.declaration import load_as
 from tasks.dicomweb_settings import DicomwebSettings
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 _INTERRUPTED: Final = "Interrupted. Nothing was sent: the same command plans anew."
 _MIB: Final = 1024 * 1024
 _NAMES_SHOWN: Final = 8
+_LINK: Final = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
 def plan(
@@ -70,7 +74,7 @@ def plan(
     else:
         list_out(sentences(facts))
         if facts.unused_keys:
-            say(f"Plan: {settings.report_dir.absolute() / 'plan.json'}")
+            say(f"Plan: {settings.report_dir.absolute() / 'plan.html'}")
     return facts.exit_code
 
 
@@ -86,21 +90,7 @@ def sentences(facts: "PlanFacts") -> Iterator[str]:
     if facts.problems:
         yield from facts.problems
         yield ""
-    yield verdict(facts)
-
-
-def verdict(facts: "PlanFacts") -> str:
-    """What a run comes to, in one sentence."""
-    failed = [probe.name for probe in facts.probes if probe.result == "failed"]
-    if facts.exit_code in (2, 4):
-        return f"A run would not begin (exit code {facts.exit_code}): {', '.join(failed)}."
-    if failed:
-        return f"A run would not come to a good end: {', '.join(failed)}."
-    if facts.exit_code:
-        return (
-            "A run would end with exit code 1: not every file would be stored, or not every study complete."
-        )
-    return "Nothing is in the way of a run."
+    yield facts.verdict
 
 
 def _what_there_is(facts: "PlanFacts") -> Iterator[str]:
@@ -129,6 +119,11 @@ def _what_becomes_of_it(facts: "PlanFacts") -> Iterator[str]:
     yield f"A run would report: {statuses or 'nothing'}; {_size(facts.bytes)} to send."
     if facts.by_reason:
         yield f"Of these: {_first(facts.by_reason)}."
+    for word, count in facts.by_reason.items():
+        status, _, reason = word.partition("/")
+        if status in EXIT_ONE:
+            known = remedy_of(status, reason)
+            yield f"{word} ({counted(count, 'file')}): {_plain(known.cause)}. To do: {_plain(known.action)}."
 
 
 def _of_probe(probe: "Probe") -> str:
@@ -162,6 +157,11 @@ def _first(numbers: Mapping[str, int]) -> str:
     shown = [f"{count:,} {name}" for name, count in list(numbers.items())[:_NAMES_SHOWN]]
     more = len(numbers) - len(shown)
     return ", ".join([*shown, *([f"and {more} more"] if more else [])])
+
+
+def _plain(markdown: str) -> str:
+    """A sentence of the troubleshooting table, for a terminal."""
+    return _LINK.sub(r"\1", markdown).replace("`", "").rstrip(".")
 
 
 def _size(size_bytes: int) -> str:

@@ -142,10 +142,17 @@ def is_of_this_version(url: str | Path) -> bool:
     if engine is None:
         return True
     try:
-        with engine.connect() as db:
-            return retry_while_busy(lambda: db.scalar(sa.select(revision.c.version_num))) == HEAD
+        return retry_while_busy(lambda: _revision(engine)) in (HEAD, "")
     finally:
         engine.dispose()
+
+
+def _revision(engine: sa.Engine) -> str:
+    """Empty where there is no ledger yet."""
+    with engine.connect() as db:
+        if not sa.inspect(db).has_table(revision.name):
+            return ""
+        return str(db.scalar(sa.select(revision.c.version_num)))
 
 
 def _reading(url: str | Path) -> sa.Engine | None:

@@ -1,5 +1,6 @@
-"""plan.json: what `plan` said last in this report directory. It stays where it is; a run's summary repeats
-the forecast of its own manifest, and of no other.
+"""plan.json and plan.html: what `plan` said last in this report directory.
+
+They stay where they are; a run's summary repeats the forecast of its own manifest, and of no other.
 """
 
 import json
@@ -10,14 +11,21 @@ from typing import Any, Final
 
 from tasks.ledger.private_files import read_private, require_ours
 from tasks.report.directory import private_file
+from tasks.report.plan_page import PLAN_HTML, write_plan_page
 
 PLAN_JSON: Final = "plan.json"
 _MOST_BYTES: Final = 1 << 20
 
 
-def write_plan(report_dir: Path, plan: Mapping[str, Any]) -> None:
-    """In place of an earlier one. StoppedError when the disk is full or the directory can't be written."""
-    require_ours(report_dir / PLAN_JSON, f"{PLAN_JSON} in the report directory")
+def write_plan(report_dir: Path, plan: Mapping[str, Any], said: str) -> None:
+    """In place of an earlier one, and as a page; `said`: the plan in one sentence.
+
+    StoppedError when the disk is full or the directory can't be written.
+    """
+    for name in (PLAN_JSON, PLAN_HTML):
+        require_ours(report_dir / name, f"{name} in the report directory")
+    with private_file(report_dir, PLAN_HTML) as file:
+        write_plan_page(file, plan, said)
     with private_file(report_dir, PLAN_JSON) as file:
         file.write(json.dumps(plan, indent=2).encode() + b"\n")
 

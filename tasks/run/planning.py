@@ -110,6 +110,18 @@ class PlanFacts:
     probes: list[Probe]
     forecast: dict[str, Any]
 
+    @property
+    def verdict(self) -> str:
+        """What a run comes to, in one sentence."""
+        failed = ", ".join(probe.name for probe in self.probes if probe.result is ProbeResult.FAILED)
+        if self.exit_code in (UsageError.exit_code, CredentialsRefusedError.exit_code):
+            return f"A run would not begin (exit code {self.exit_code}): {failed}."
+        if failed:
+            return f"A run would not come to a good end: {failed}."
+        if self.exit_code:
+            return "Not every file would be stored, or not every study complete: exit code 1."
+        return "Nothing is in the way of a run."
+
     def as_json(self) -> dict[str, Any]:
         """For `json.dumps`."""
         return asdict(self)
@@ -157,7 +169,7 @@ def plan(
         **_of_files(counts, is_full=plan_settings.full),
     )
     if has_trail:
-        write_plan(settings.report_dir, facts.as_json())
+        write_plan(settings.report_dir, facts.as_json(), facts.verdict)
     return facts
 
 

@@ -1,9 +1,13 @@
 """`plan`: what it says of files is what the run then reports; it sends nothing, and says what would fail."""
 
+import json
 import os
 import random
 import shutil
-from contextlib import nullcontext
+import socket
+import sqlite3
+import tracemalloc
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,15 @@ from tasks.bucket_settings import BucketSettings
 from tasks.core.models import Summary
 from tasks.core.progress import Progress
 from tasks.dicomweb_settings import DicomwebSettings
+from tasks.ledger.known_files import known_files
 from tasks.plan_settings import PlanSettings
 from tasks.run.engine import ingest
 from tasks.run.planning import PlanFacts, Sides, plan
+from tasks.run.probes import room_for
 from tasks.source.manifest_reader import load_manifest
-from tests.conftest import Dicom, NearSide, Run
-from tests.far_side import FarSide, Step, always, status
+from tests.conftest import Dicom, NearSide, Run, padded
+from tests.databases import PostgreSQL
+from tests.far_side import FarSide, Minted, Step, always, status
 
 FULL = PlanSettings(full=True)
 EVERYTHING = ("truncated", "no_preamble", "malformed")
@@ -116,7 +123,9 @@ class TestWhatAFullPlanForesees:
         same(planned.plan(), planned.run().summary)
         same(planned.plan(), planned.run().summary)
 
-    @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.parametrize(
+        "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 20))]
+    )
     def test_is_what_the_runs_report_whatever_happens_between_them(
         self, planned: Planned, dicom: Dicom, seed: int
     ) -> None:
@@ -176,7 +185,11 @@ class TestAPlan:
         facts = planned.plan()
         assert not far_side.asked(Step.PUT)
         assert set(facts.unused_keys) == far_side.keys_handed_out
-        assert sorted(path.name for path in planned.report_dir.iterdir()) == ["audit.jsonl", "plan.json"]
+        assert sorted(path.name for path in planned.report_dir.iterdir()) == [
+            "audit.jsonl",
+            "plan.html",
+            "plan.json",
+        ]
         assert facts.unused_keys[0] in (planned.report_dir / "audit.jsonl").read_text()
 
     def test_leaves_a_trail_that_runs_go_on_with(self, planned: Planned, dicom: Dicom) -> None:
@@ -278,3 +291,125 @@ class TestProbes:
         facts = planned.plan(sides=sides)
         assert (results(facts)["bucket"], results(facts)["dicomweb"]) == ("failed", "failed")
         assert facts.exit_code == 1
+
+    def test_of_a_clock_that_is_wrong(self, planned: Planned, far_side: FarSide) -> None:
+        """A note: URLs are signed by the platform, so a run does not mind."""
+        far_side.clock_skew_s = -3000
+        facts = planned.plan()
+        assert (results(facts)["clock"], facts.exit_code) == ("note", 0)
+        assert "seconds ahead of" in said(facts, "clock")
+        assert "refused by S3" in said(facts, "clock")
+
+    def test_of_an_object_store_that_does_not_answer(self, planned: Planned, far_side: FarSide) -> None:
+        """Its name is said, and of the URL nothing else."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            host = f"127.0.0.1:{listener.getsockname()[1]}"
+        far_side.script = always(Step.PRESIGN, Minted(host=host))
+        facts = planned.plan()
+        assert (results(facts)["storage"], facts.exit_code) == ("failed", 1)
+        assert "X-Amz" not in json.dumps(facts.as_json())
+
+    def test_of_a_proxy(self, planned: Planned, far_side: FarSide, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Which one is in use is said without its password."""
+        monkeypatch.setenv("HTTPS_PROXY", "http://me:hush@proxy.example.org:3128")
+        monkeypatch.setenv("HTTP_PROXY", "http://me:hush@127.0.0.1:9")
+        facts = planned.plan(api_endpoint="https://api.example.org")
+        assert said(facts, "proxy") == "In use: the API by proxy.example.org:3128."
+        assert "hush" not in json.dumps(facts.as_json())
+
+    def test_of_a_proxy_that_is_none(self, planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", "no proxy")
+        facts = planned.plan(api_endpoint="https://api.example.org")
+        assert (results(facts)["proxy"], facts.exit_code) == ("failed", 2)
+
+    def test_of_a_ledger_of_another_platform(self, planned: Planned) -> None:
+        planned.run()
+        facts = planned.plan(api_endpoint="http://127.0.0.1:9")
+        assert (results(facts)["records"], results(facts)["api"]) == ("failed", "not_tried")
+        assert facts.by_status == {"already_uploaded": 1}
+        assert facts.exit_code == 2
+
+    def test_of_a_disk_that_is_too_small(self, planned: Planned) -> None:
+        room = room_for(10**6, planned.report_dir, planned.report_dir / "ledger.sqlite", lambda _: 10**9)
+        assert (room.probe.result, room.probe.exit_code) == ("failed", 1)
+        assert room_for(1, planned.report_dir / "not/there", "postgresql://host/db").free_bytes > 0
+
+
+class TestRates:
+    def test_are_measured_or_given_or_an_earlier_runs(self, planned: Planned, dicom: Dicom) -> None:
+        for number in range(3):
+            planned.put(f"a/{number}.dcm", dicom(f"1.2.{number}"))
+        assert planned.plan().forecast["network_from"] == "unknown"
+        assert any("--rate" in problem for problem in planned.plan().problems)
+        given = planned.plan(PlanSettings(full=True, rate="1M"))
+        assert given.forecast["network_from"] == "given"
+        assert given.forecast["bytes_per_s"] == pytest.approx(1024**2, rel=1e-3)
+        assert not any("--rate" in problem for problem in given.problems)
+
+    def test_of_an_earlier_run_are_in_the_ledger(
+        self, planned: Planned, dicom: Dicom, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that was long enough to say something."""
+        monkeypatch.setattr("tasks.ledger.known_files._LEAST_FILES", 3)
+        monkeypatch.setattr("tasks.ledger.known_files._LEAST_S", 0.0)
+        bodies = planned.put_many(5, "a")
+        planned.run()
+        planned.put("a/new.dcm", dicom("1.2.9"))
+        with known_files(planned.settings().ledger_at, "default") as known:
+            pace = known.pace()
+        assert pace is not None
+        assert pace.files_per_s > 0
+        assert pace.bytes_per_s / pace.files_per_s == pytest.approx(len(next(iter(bodies.values()))))
+        assert {planned.plan().forecast[name] for name in ("network_from", "slots_from")} >= {"earlier_run"}
+
+
+class TestALedgerThatIsOnlyRead:
+    def test_is_not_changed_by_a_plan(self, planned: Planned, dicom: Dicom) -> None:
+        planned.put("a/1.dcm", dicom("1.2.1"))
+        planned.run()
+        ledger = planned.report_dir / "ledger.sqlite"
+        before = ledger.read_bytes()
+        planned.put("a/2.dcm", dicom("1.2.2"))
+        assert planned.plan().by_status == {"uploaded": 1, "already_uploaded": 1}
+        assert ledger.read_bytes() == before
+        assert {path.name for path in planned.report_dir.glob("ledger*")} == {"ledger.sqlite"}
+
+    def test_of_another_version_is_not_read(self, planned: Planned, dicom: Dicom) -> None:
+        """And that is said."""
+        planned.put("a/1.dcm", dicom("1.2.1"))
+        planned.run()
+        with closing(sqlite3.connect(planned.report_dir / "ledger.sqlite")) as db:
+            db.execute("UPDATE alembic_version SET version_num = '0003'")
+            db.commit()
+        facts = planned.plan()
+        assert facts.by_status == {"uploaded": 1}
+        assert any("another version" in problem for problem in facts.problems)
+
+
+def test_of_postgresql_is_read_as_well(planned: Planned, dicom: Dicom, postgresql: PostgreSQL) -> None:
+    planned.options["ledger"] = postgresql.new_database()
+    fill(planned, dicom)
+    same(planned.plan(), planned.run().summary)
+    planned.put("b/3.dcm", dicom("1.2.6")[:-60])
+    (planned.archive / "a/cut.dcm").rename(planned.archive / "a/moved.dcm")
+    same(planned.plan(), planned.run().summary)
+
+
+@pytest.mark.long
+def test_memory_is_flat_whatever_the_number_of_files(planned: Planned, dicom: Dicom) -> None:
+    """Of 20,000 files in one study, and of 40,000 in two, the second costs nothing."""
+    body = dicom("1.2.1")
+    peaks = []
+    for study in "ab":
+        for number in range(20_000):
+            path = planned.archive / f"{study}/{number}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(
+                body.replace(padded("1.2.1").encode(), padded(f"1.2.{study == 'a'}{number}").encode())
+            )
+        (planned.directory / "manifest.csv").unlink(missing_ok=True)
+        tracemalloc.start()
+        assert planned.plan().by_status["uploaded"] == 20_000 * (1 + (study == "b"))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 1024 * 1024
