@@ -81,7 +81,7 @@ def backfill(
                 upload_batches(engine, batches, may_begin)
             facts = engine.reconcile(end.why)
             summary = engine.report(facts)
-        ended = publish_end("backfill", summary, settings.report_dir)
+        ended = publish_end("backfill", summary, settings.report_dir, engine.starts.begun)
         return verified_afterwards(ended, afterwards) if afterwards else ended
 
     return final_state(run)

@@ -173,6 +173,7 @@ def _starter(migration: Migration, deployment: str, shards: int, api: str) -> Ca
     options = Options.model_validate(settings, from_attributes=True).model_dump(mode="json")
     if settings.root:
         options["root"] = str(Path(settings.root).absolute())
+    bounds = migration.bounds(shards)
     again = flow_run.run_count or 1
     campaign = settings.campaign
 
@@ -189,7 +190,7 @@ def _starter(migration: Migration, deployment: str, shards: int, api: str) -> Ca
                 "report_dir": str(settings.report_dir.absolute() / "shards" / f"{number:04}"),
                 "api_endpoint": settings.api_endpoint,
                 "api": api,
-                "options": options,
+                "options": options | bounds(number),
             },
             idempotency_key=f"{migration.run_id}-{number}-{again}-{starts}",
             tags=["dicom-ingest", "migrate"],

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from tasks.core.run_bounds import Bound
+
 
 class Status(StrEnum):
     """What became of one row of the report; `EXIT_ONE` says which of them make a run exit with 1."""
@@ -300,6 +302,7 @@ class RunFacts:
     root: str = ""  # absolute, escaped; empty: none was given
     touched: int = 0  # files that were read for their ctime alone
     gone: int = 0  # stored files that the run before listed
+    ended_by: str = Bound.NONE  # the bound that was reached before all was done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,3 +332,4 @@ class Summary:
     unused_keys: list[str] = field(default_factory=list)  # issued at the start; nothing was sent to them
     accepted: int = 0  # rows that a person accepted: no reason for exit code 1
     forecast: dict[str, Any] = field(default_factory=dict)  # what `plan` said of it; empty: nobody had asked
+    ended_by: str = Bound.NONE  # a bound of the operator's, before all was done: the next run goes on

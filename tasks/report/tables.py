@@ -236,6 +236,7 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
             *run_problems(run),
         ],
         unused_keys=list(run.unused_keys),
+        ended_by=run.ended_by,
     )
 
 

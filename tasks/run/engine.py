@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from tasks.core.audit_chain import Event
-from tasks.core.errors import IngestError, InterruptedRunError, UsageError
+from tasks.core.errors import IngestError, InterruptedRunError, PlannedEndError, UsageError
 from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.progress import Progress
+from tasks.core.run_bounds import Bound
 from tasks.core.run_faults import RunFaults
 from tasks.core.study_entries import in_order
 from tasks.core.words import counted
@@ -48,6 +49,7 @@ from tasks.source.own_files import own_files, require_none_in
 from tasks.source.readers import MOST_READERS, Readers
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
 from tasks.upload.slots import Slots
+from tasks.upload.starts import Starts
 from tasks.upload.transfer import Transfer
 from tasks.upload.uploader import Uploader
 
@@ -102,6 +104,7 @@ class Engine:
             undo.callback(self._platform.close)
             refusal = self._open_records(undo, entries, report_dirs, is_shard=shard is not None)
             undo.pop_all()
+        self.starts = self._new_starts(is_shard=shard is not None)
         self._uploader = self._new_uploader()
         self._is_drained = False
         if refusal:
@@ -187,9 +190,11 @@ class Engine:
     def reconcile(self, why: IngestError | None = None) -> RunFacts:
         """From here on the ledger has one outcome for every file. `why`: what ended the run early."""
         self._drain()
+        why = self._why(why)
         if why is not None:
             self._ledger.enrol_unscanned()
         self._ledger.drop_stored()
+        ended_by = why.bound if isinstance(why, PlannedEndError) else Bound.NONE
         facts = RunFacts(
             self.run_id,
             self.settings.campaign,
@@ -198,9 +203,10 @@ class Engine:
             peak_parallel=self._slots.peak,
             parallel_course=self._slots.course,
             problems=([str(why)] if why else []) + self._problems(why),
-            stopped_exit_code=why.exit_code if why else None,
+            stopped_exit_code=None if why is None or ended_by else why.exit_code,
             touched=self._touched,
             gone=0 if isinstance(self._scan, OneFile) else self._ledger.left.count_gone(),
+            ended_by=ended_by,
         )
         self._ledger.end(facts)
         return facts
@@ -221,6 +227,17 @@ class Engine:
             self._records.close()
         finally:
             self._platform.close()
+
+    def _why(self, why: IngestError | None) -> IngestError | None:
+        """After a planned end: what stopped the run while the last files were finished, if anything did.
+
+        None, too, when all was done: then nothing is to be continued.
+        """
+        if not isinstance(why, PlannedEndError):
+            return why
+        if not isinstance(self._uploader.stopped_by, PlannedEndError):
+            return self._uploader.stopped_by
+        return why if self._ledger.due.is_any() else None
 
     def _problems(self, why: IngestError | None) -> list[str]:
         """Who interrupts a run does not wait for a second look at all directories."""
@@ -280,6 +297,17 @@ class Engine:
     def _not_asked(self) -> FirstAnswer:
         return NOT_ASKED
 
+    def _new_starts(self, *, is_shard: bool) -> Starts:
+        """A shard goes on with its part of --max-files where another process left it."""
+        settings = self.settings
+        is_counted = is_shard and settings.max_files is not None
+        return Starts(
+            settings.max_files,
+            settings.max_duration_s,
+            self._edges.elapsed,
+            begun=self._ledger.due.count_stored() if is_counted else 0,
+        )
+
     def _new_uploader(self) -> Uploader:
         self._slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)
         awaited = AwaitedLedger(self._ledger, self._platform.loop.loop)
@@ -295,6 +323,7 @@ class Engine:
             max_outage_s=self.settings.max_outage,
             jitter=self._edges.jitter,
             clock=self._edges.clock,
+            starts=self.starts,
         )
         return Uploader(self._platform.loop, transfer, self.progress)
 

@@ -424,6 +424,8 @@ SAME = [
     ("--accept truncated,malformed", "ACCEPT", "malformed,truncated"),
     ("--same-platform", "SAME_PLATFORM", "true"),
     ("--min-age 2.5", "MIN_AGE", "2.5"),
+    ("--max-files 100", "MAX_FILES", "100"),
+    ("--max-duration 1h30m", "MAX_DURATION", "1h30m"),
     ("--dead-after 90", "DEAD_AFTER", "90"),
     ("--max-outage 60", "MAX_OUTAGE", "60"),
     ("--retries network=3 --retries server=1", "RETRIES", '["network=3", "server=1"]'),
