@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from tasks.core.models import Order
 from tasks.core.run_bounds import DURATION, duration_s
 from tasks.declaration import Declared, Setting
 
@@ -43,6 +44,11 @@ class ScheduleSettings(Declared):
             form={"pattern": DURATION},
         ),
     ] = ""
+
+    order: Annotated[
+        Order,
+        Setting("Which studies first: by the manifest's priority, or the newest, oldest or smallest ones."),
+    ] = Order.MANIFEST
 
     @property
     def max_duration_s(self) -> int | None:

@@ -129,6 +129,15 @@ class Balance(StrEnum):
     BYTES = "bytes"
 
 
+class Order(StrEnum):
+    """Which studies a run sends first."""
+
+    MANIFEST = "manifest"
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    SMALLEST = "smallest"
+
+
 class OnConflict(StrEnum):
     """What to do with a file whose SOP Instance UID is stored with other bytes, from another path."""
 
@@ -303,6 +312,7 @@ class RunFacts:
     touched: int = 0  # files that were read for their ctime alone
     gone: int = 0  # stored files that the run before listed
     ended_by: str = Bound.NONE  # the bound that was reached before all was done
+    started: list[int] = field(default_factory=list)  # studies, by study_no, that the next run finishes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -243,9 +243,9 @@ class Ledger:
         """Once all is sent: what is gone and was stored from elsewhere meanwhile has no row."""
         self._writer.write(self._left.drop_stored)
 
-    def todo(self, batch_no: int) -> Iterator[Todo]:
+    def todo(self, batch_no: int, study_nos: Sequence[int] = ()) -> Iterator[Todo]:
         """A batch's files that are not settled yet, in the report's order; read as they are asked for."""
-        return self._files.todo(batch_no)
+        return self._files.todo(batch_no, study_nos)
 
     # -- upload ------------------------------------------------------------------------------------------
 

@@ -30,7 +30,6 @@ from tasks.core.plan import Rules
 from tasks.core.progress import Progress
 from tasks.core.run_bounds import Bound
 from tasks.core.run_faults import RunFaults
-from tasks.core.study_entries import in_order
 from tasks.core.words import counted
 from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.ledger.database import sqlite_file
@@ -39,8 +38,10 @@ from tasks.remote.platform_client import Platform
 from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
+from tasks.run.planned_end import starts_of, why_ended
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer, target_of
 from tasks.run.records import keep_unused, open_records
+from tasks.run.sending_order import SendingOrder
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
 from tasks.source.gone_files import with_gone
@@ -49,7 +50,6 @@ from tasks.source.own_files import own_files, require_none_in
 from tasks.source.readers import MOST_READERS, Readers
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
 from tasks.upload.slots import Slots
-from tasks.upload.starts import Starts
 from tasks.upload.transfer import Transfer
 from tasks.upload.uploader import Uploader
 
@@ -91,7 +91,8 @@ class Engine:
         self.progress = Progress()
         self._scan = scan
         ours = entries if shard is None else [entry for entry in entries if entry.study_no in shard]
-        self._entries: Sequence[StudyEntry] = in_order(ours)
+        self._entries: Sequence[StudyEntry] = ours
+        self._order = SendingOrder()
         self._edges = edges or all_edges.REAL
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()
@@ -104,7 +105,7 @@ class Engine:
             undo.callback(self._platform.close)
             refusal = self._open_records(undo, entries, report_dirs, is_shard=shard is not None)
             undo.pop_all()
-        self.starts = self._new_starts(is_shard=shard is not None)
+        self.starts = starts_of(settings, self._ledger.due, self._edges, is_shard=shard is not None)
         self._uploader = self._new_uploader()
         self._is_drained = False
         if refusal:
@@ -163,7 +164,7 @@ class Engine:
     def upload(self, batch_no: int) -> None:
         """Sends what is not settled of a batch; raises IngestError when the run stops."""
         self._records.trail.record(Event.BATCH_STARTED, batch_no=batch_no)
-        self._uploader.upload(batch_no, self._ledger.todo(batch_no))
+        self._uploader.upload(batch_no, self._order.todo(self._ledger, batch_no))
 
     def stop(self, why: IngestError) -> None:
         """Starts no file any more. Safe from any thread, and from a signal handler's."""
@@ -190,7 +191,8 @@ class Engine:
     def reconcile(self, why: IngestError | None = None) -> RunFacts:
         """From here on the ledger has one outcome for every file. `why`: what ended the run early."""
         self._drain()
-        why = self._why(why)
+        why = why_ended(why, self._uploader.stopped_by, self._ledger.due)
+        started = self._ledger.due.unfinished(self.starts.studies) if why else []
         if why is not None:
             self._ledger.enrol_unscanned()
         self._ledger.drop_stored()
@@ -207,6 +209,7 @@ class Engine:
             touched=self._touched,
             gone=0 if isinstance(self._scan, OneFile) else self._ledger.left.count_gone(),
             ended_by=ended_by,
+            started=started,
         )
         self._ledger.end(facts)
         return facts
@@ -227,17 +230,6 @@ class Engine:
             self._records.close()
         finally:
             self._platform.close()
-
-    def _why(self, why: IngestError | None) -> IngestError | None:
-        """After a planned end: what stopped the run while the last files were finished, if anything did.
-
-        None, too, when all was done: then nothing is to be continued.
-        """
-        if not isinstance(why, PlannedEndError):
-            return why
-        if not isinstance(self._uploader.stopped_by, PlannedEndError):
-            return self._uploader.stopped_by
-        return why if self._ledger.due.is_any() else None
 
     def _problems(self, why: IngestError | None) -> list[str]:
         """Who interrupts a run does not wait for a second look at all directories."""
@@ -278,6 +270,8 @@ class Engine:
 
     def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
         """The scan's rows, each with its study_no; after a study's last row comes None."""
+        order, ownership = self.settings.order, self._ownership
+        self._entries = self._order.arrange(self._entries, order, ownership, self._ledger)
         looks = not isinstance(self._scan, OneFile) and self._ledger.left.are_any()
         for entry in self._entries:
             left = self._ledger.left.under(entry.study_dir) if looks else ()
@@ -296,17 +290,6 @@ class Engine:
 
     def _not_asked(self) -> FirstAnswer:
         return NOT_ASKED
-
-    def _new_starts(self, *, is_shard: bool) -> Starts:
-        """A shard goes on with its part of --max-files where another process left it."""
-        settings = self.settings
-        is_counted = is_shard and settings.max_files is not None
-        return Starts(
-            settings.max_files,
-            settings.max_duration_s,
-            self._edges.elapsed,
-            begun=self._ledger.due.count_stored() if is_counted else 0,
-        )
 
     def _new_uploader(self) -> Uploader:
         self._slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)

@@ -47,21 +47,24 @@ class Slots:
         return self._pacing.outage_s(self._clock())
 
     @asynccontextmanager
-    async def admission(self) -> AsyncIterator[None]:
-        """From asking for a URL to the end of its PUT. Waits while the platform is down."""
+    async def admission(self, rank: int = 0) -> AsyncIterator[None]:
+        """From asking for a URL to the end of its PUT. Waits while the platform is down.
+
+        `rank`: those of a smaller one go first, here and where a slot is waited for.
+        """
         while True:
-            async with self._admitted.entered() as is_probe:
+            async with self._admitted.entered(rank) as is_probe:
                 if is_probe or not self._pacing.is_down:  # as it may have been found since there was room
                     yield
                     return
 
     @asynccontextmanager
-    async def slot(self, file_id: int, step: Step | None = None) -> AsyncIterator[None]:
+    async def slot(self, file_id: int, step: Step | None = None, rank: int = 0) -> AsyncIterator[None]:
         """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up.
 
         `step`: of another request than the slots are for.
         """
-        async with self._busy.entered():
+        async with self._busy.entered(rank):
             self._puts += 1
             self.peak = max(self.peak, self._puts)
             try:

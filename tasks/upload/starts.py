@@ -11,6 +11,7 @@ from tasks.core.errors import PlannedEndError
 from tasks.core.run_bounds import Bound
 
 _GOES_ON: Final = "The next run of the same command goes on from here."
+_MOST_STUDIES: Final = 500  # more than files can be under way
 _ENOUGH_FILES: Final = f"To be continued: as many files were begun as --max-files says. {_GOES_ON}"
 _LONG_ENOUGH: Final = f"To be continued: the run has lasted for --max-duration. {_GOES_ON}"
 
@@ -30,13 +31,23 @@ class Starts:
         self._elapsed = elapsed
         self._ends_at = None if max_duration_s is None else elapsed() + max_duration_s
         self.begun = begun
+        self._studies: dict[int, None] = {}  # of the last files that began, in their order
 
-    def begin(self) -> None:
+    @property
+    def studies(self) -> list[int]:
+        """Those of which files were begun lately, by study_no: all that may be started and not finished."""
+        return [*self._studies]
+
+    def begin(self, study_no: int) -> None:
         """One more file starts. Raises PlannedEndError when it may not."""
         self.raise_if_over()
         if self._max_files is not None and self.begun >= self._max_files:
             raise PlannedEndError(_ENOUGH_FILES, Bound.MAX_FILES)
         self.begun += 1
+        self._studies.pop(study_no, None)
+        self._studies[study_no] = None
+        if len(self._studies) > _MOST_STUDIES:
+            del self._studies[next(iter(self._studies))]
 
     def raise_if_over(self) -> None:
         """PlannedEndError once nothing may be sent any more, be it again."""

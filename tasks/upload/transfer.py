@@ -78,10 +78,12 @@ class Transfer:
     def __post_init__(self) -> None:
         self._integrity = Integrity(self.stopping)
         self._neighbours = Neighbours()
+        self._newest = 0  # place of the file that was started last
 
     def start(self, todo: Todo) -> UnderWay:
         """The next file in the plan's order."""
-        return UnderWay(todo, self.order.enter(), self.clock_ns())
+        self._newest += 1
+        return UnderWay(todo, self.order.enter(), self.clock_ns(), self._newest)
 
     def goes_on(self, file: UnderWay) -> bool:
         """Whether it is finished though no file starts any more: by another try, too, where there is time."""
@@ -265,7 +267,8 @@ class Transfer:
     async def _store(self, file: UnderWay, content: Content) -> tuple[Stored, Proof]:
         if file.faults[FaultKind.INTEGRITY] and self._integrity.rules.wants_md5():
             await self._digests(content, with_md5=True)  # S3 is to check it now, also of what is streamed
-        async with self.slots.admission():
+        rank = self._newest if self.slots.outage_s else file.place  # then each has its turn to be the probe
+        async with self.slots.admission(rank):
             self._begin(file)
             if file.url is None or not file.url.lives(self.clock_ns() / 1e9):
                 file.url = await self._mint(file.todo, content.header.sop_instance_uid)
@@ -273,7 +276,7 @@ class Transfer:
             with_md5 = self._integrity.rules.wants_md5(url.host)
             if with_md5 and not isinstance(content, Streamed):
                 await self._digests(content, with_md5=True)
-            async with self.slots.slot(file.todo.file_id):
+            async with self.slots.slot(file.todo.file_id, rank=file.place):
                 self.faults.raise_if_over()
                 file.attempts += 1
                 stored = await self.client.put(url, content, with_md5=with_md5)
@@ -287,7 +290,7 @@ class Transfer:
         if file.has_begun:
             self.starts.raise_if_over()
         else:
-            self.starts.begin()
+            self.starts.begin(file.todo.study_no)
         file.has_begun = file.is_inside = True
 
     async def _mint(self, todo: Todo, sop_instance_uid: str) -> PresignedUrl:

@@ -20,6 +20,7 @@ class UnderWay:
     todo: Todo
     position: Position  # in the order of claims
     started_ns: int
+    place: int = 0  # in the order in which files are sent
     content: Content | None = None
     read_ns: int | None = None  # when that was begun to be read
     url: PresignedUrl | None = None

@@ -1,15 +1,20 @@
 """What bounds one run: so many files, so long, in this order. What it leaves undone, the next one does."""
 
+import os
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tasks.core.errors import CredentialsRefusedError
-from tasks.report.reader import read_summary
+from tasks.core.models import StudyEntry
+from tasks.report.reader import read_report, read_summary
 from tasks.run.early_end import early_end
-from tests.conftest import NearSide
+from tasks.run.engine import ingest
+from tests.conftest import NearSide, instance
 from tests.far_side import Deviation, FarSide, Request, Reset, Step, s3_error, status
 
 
@@ -167,3 +172,84 @@ class TestMaxDuration:
         assert near_side.run(max_duration="0").summary.ended_by == "max_duration"
         assert not far_side.objects
         assert read_summary(near_side.report_dir).ended_by == "max_duration"
+
+
+class TestOrder:
+    @pytest.fixture
+    def archive(self, near_side: NearSide) -> NearSide:
+        """Studies whose age, size and name are in three different orders."""
+        for study, age_s, pixels in (("a", 300, 128), ("b", 100, 512), ("c", 400, 64), ("d", 200, 256)):
+            for number in range(3):
+                near_side.put(f"{study}/{number}", instance(f"1.{ord(study)}.{number}", pixel_bytes=pixels))
+            changed = time.time() - 1000 - age_s
+            os.utime(near_side.archive / study, (changed, changed))
+        return near_side
+
+    def sent(self, near_side: NearSide, **options: Any) -> str:
+        """The studies in the order in which their files were sent, one at a time.
+
+        A PUT takes long enough for others to wait.
+        """
+        near_side.far_side.script = lambda request: time.sleep(0.02) if request.step is Step.PUT else None
+        run = near_side.run(parallel=1, **options)
+        rows = [(name, row) for name, row in run.rows.items() if row["status"] == "uploaded"]
+        rows.sort(key=lambda item: list(near_side.far_side.objects).index(item[1]["key"]))
+        return "".join(name[0] for name, _ in rows)
+
+    @pytest.mark.parametrize(
+        ("order", "studies"),
+        [("manifest", "abcd"), ("newest", "bdac"), ("oldest", "cadb"), ("smallest", "cadb")],
+    )
+    def test_is_that_of_studies_whole(self, archive: NearSide, order: str, studies: str) -> None:
+        """Within one batch, too; each study's files in the order of their paths."""
+        assert self.sent(archive, order=order) == "".join(letter * 3 for letter in studies)
+        paths = [os.path.relpath(row["path"], archive.archive) for row in read_report(archive.report_dir)]
+        assert paths == sorted(paths), "the report's order is the manifest's"
+
+    def test_of_the_manifest_is_by_priority(self, archive: NearSide, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With few files to send it is the first study that is sent."""
+        entries = [replace(entry, priority=int(entry.study_no == 3)) for entry in archive.entries()]
+        monkeypatch.setattr(type(archive), "entries", lambda _self: entries)
+        assert self.sent(archive, max_files=4) == "ccca"
+
+    def test_of_sizes_believes_the_manifest(self, archive: NearSide, monkeypatch: pytest.MonkeyPatch) -> None:
+        entries = [replace(entry, expected_bytes=9 - entry.study_no) for entry in archive.entries()]
+        monkeypatch.setattr(type(archive), "entries", lambda _self: entries)
+        assert self.sent(archive, order="smallest") == "dddcccbbbaaa"
+
+    def test_finishes_a_started_study_before_it_goes_on(self, archive: NearSide, far_side: FarSide) -> None:
+        """A file that is sent again goes before those of studies that follow."""
+
+        def script(request: Request) -> Deviation | None:
+            time.sleep(0.02 if request.step is Step.PUT else 0)
+            return Reset() if request.step is Step.PUT and request.n == 1 else None
+
+        far_side.script = script
+        run = archive.run(parallel=1)
+        study_of = {row["key"]: name[0] for name, row in run.rows.items()}
+        assert [study_of[key] for key in far_side.objects][:4].count("a") == 3
+
+    def test_of_batches_of_many_studies(self, near_side: NearSide) -> None:
+        """More than one page of the ledger's."""
+        for number in range(30):
+            study = f"{number:02}"
+            near_side.put(f"{study}/x", instance(f"1.7.{number}", pixel_bytes=64 * (30 - number)))
+        run = near_side.run(parallel=1, order="smallest", max_files=29)
+        assert [name for name, status in run.statuses.items() if status != "uploaded"] == ["00/x"]
+
+    def test_has_a_directory_that_is_not_there_last(self, archive: NearSide) -> None:
+        """Its row is there all the same."""
+        entries = [StudyEntry(1, str(archive.archive / "gone")), *archive.entries()]
+        entries = [replace(entry, study_no=number) for number, entry in enumerate(entries, 1)]
+        summary = ingest(entries, archive.settings(order="newest"), edges=archive.edges)
+        assert summary.by_status == {"uploaded": 12, "missing": 1}
+
+    @pytest.mark.parametrize("order", ["manifest", "newest"])
+    def test_begins_with_what_the_run_before_had_started(self, archive: NearSide, order: str) -> None:
+        """Also when another study would come first by now."""
+        first = self.sent(archive, order=order, max_files=4)
+        started = first[3]
+        for number in range(3):
+            archive.put(f"Z/{number}", instance(f"1.90.{number}"))  # in the manifest, and newest
+        assert self.sent(archive, order=order, max_files=3) == started * 2 + "Z"
+        assert self.sent(archive, order=order, max_files=2) == "ZZ"
