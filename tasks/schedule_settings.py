@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from tasks.core.models import Order
 from tasks.core.run_bounds import DURATION, duration_s
+from tasks.core.time_windows import Windows, windows_of
 from tasks.declaration import Declared, Setting
 
 
@@ -28,6 +29,13 @@ def _checked(convert: Any) -> Any:
 class ScheduleSettings(Declared):
     """Bounds of one run: what they leave undone, the next one does."""
 
+    window: Annotated[
+        str,
+        Setting(
+            "When files may start, such as Mon-Fri 19:00-06:00 Europe/Berlin; several separated by commas.",
+            convert=_checked(windows_of),
+        ),
+    ] = ""
     max_files: Annotated[
         int | None,
         Setting(
@@ -49,6 +57,11 @@ class ScheduleSettings(Declared):
         Order,
         Setting("Which studies first: by the manifest's priority, or the newest, oldest or smallest ones."),
     ] = Order.MANIFEST
+
+    @property
+    def windows(self) -> Windows:
+        """When files may start."""
+        return windows_of(self.window)
 
     @property
     def max_duration_s(self) -> int | None:

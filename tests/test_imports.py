@@ -61,6 +61,8 @@ PURE |= {
 }
 # Modules of which the same holds for what parses; other parts of their packages open connections.
 PURE |= {"email.utils", "urllib.parse"}
+# They ask for the time by `now` alone, which core never calls; time zones come from files of the system.
+PURE |= {"datetime", "zoneinfo"}
 IMPURE_CALLS = frozenset({"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"})
 
 

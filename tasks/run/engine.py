@@ -292,7 +292,8 @@ class Engine:
         return NOT_ASKED
 
     def _new_uploader(self) -> Uploader:
-        self._slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)
+        edges, may_start = self._edges, self.starts.are_open
+        self._slots = Slots(self.settings.parallel, edges.clock, began=self._began_s, may_start=may_start)
         awaited = AwaitedLedger(self._ledger, self._platform.loop.loop)
         self._platform.client.reach = awaited.reach
         transfer = Transfer(

@@ -13,7 +13,9 @@ def starts_of(settings: Settings, due: DueFiles, edges: Edges, *, is_shard: bool
     return Starts(
         settings.max_files,
         settings.max_duration_s,
+        settings.windows,
         edges.elapsed,
+        edges.clock_ns,
         begun=due.count_stored() if is_counted else 0,
     )
 

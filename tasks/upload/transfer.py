@@ -307,7 +307,7 @@ class Transfer:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
         file.is_inside = False
         file.http_status, file.detail, file.last_reason = fault.http_status, fault.detail, fault.reason
-        self.faults.record(fault, str(file.todo), self.clock())
+        self.faults.record(fault, str(file.todo), self.clock() - self.slots.held_s)
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
         file.faults[fault.kind] += 1

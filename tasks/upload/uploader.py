@@ -30,6 +30,8 @@ _AT_ONCE: Final = 16  # files that are passed on
 _BATCH_IS_LATE_S: Final = 5.0  # that has not come: then the next one does not wait for it any more
 _MOST_NAMED: Final = 100  # of files that are held back, in the log: the report has them all
 
+_LOOK_AT_WINDOW_S: Final = 0.5  # by the clock on the wall: never one long sleep
+
 _Files: TypeAlias = set[asyncio.Task[None]]
 
 
@@ -115,12 +117,19 @@ class Uploader:
     async def _begin(self, todos: list[Todo], batch: _Files) -> None:
         for todo in todos:
             await self._room.acquire()
+            await self._window()
             self.raise_if_stopped()
             file = self._transfer.start(todo)
             task = asyncio.create_task(self._send(file))
             self._under_way[task] = file
             batch.add(task)
             task.add_done_callback(partial(self._end, file, batch))
+
+    async def _window(self) -> None:
+        """Until one is open, or the run stops."""
+        transfer = self._transfer
+        while not (transfer.starts.are_open() or self._stopped_by or transfer.stopping.is_set()):
+            await asyncio.sleep(_LOOK_AT_WINDOW_S)
 
     async def _send(self, file: UnderWay) -> None:
         try:
@@ -152,12 +161,15 @@ class Uploader:
         if what != self._waits_for:  # others have their say there, too
             self._progress.waiting_for = self._waits_for = what
         self._end_when_due()
+        self._transfer.slots.look_at_window()
         self._transfer.order.advance()
         self._transfer.readers.look()
         if not self._transfer.stopping.is_set():
             self._loop.loop.call_later(LOOK_UP_S, self._look_now_and_then)
 
     def _what_is_waited_for(self) -> str:
+        if opens := self._transfer.starts.opens:
+            return f"the window, opens {opens}"
         waiting = self._transfer.same_uid.waiting_for_others
         return f"{counted(waiting, 'file')} with a SOP Instance UID that is claimed" if self._all_wait else ""
 

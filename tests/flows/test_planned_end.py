@@ -1,16 +1,25 @@
 """Runs that a bound ends in order, under Prefect: Completed, to be continued, and the next one goes on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
-from prefect.client.schemas.objects import State
+from prefect import tags
+from prefect.client.schemas.objects import FlowRun, State
 
 from flows.backfill import backfill
 from flows.orchestration.parameters import Options
+from flows.orchestration.scheduled_runs import is_scheduled
 from tasks.report.reader import read_report, read_summary
+from tasks.run.edges import REAL
 from tests.conftest import NearSide
-from tests.far_side import TOKEN, FarSide
+from tests.far_side import TOKEN, FarSide, Request, Step
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "nobody_elses_settings")
 
@@ -69,17 +78,16 @@ class TestOfAFolder:
         self, near_side: NearSide, platform: FarSide, folder: Path
     ) -> None:
         """--max-files is no manifest's own: what is left of it is the next one's."""
-        first = run(folder, near_side.report_dir, max_files=7)
+        first = run(folder, near_side.report_dir, max_files=5)
         assert first.is_completed()
         assert first.message == "to be continued: 3 manifests: 1 done, 1 to be continued"
-        assert len(platform.objects) == 7
-        second = run(folder, near_side.report_dir, max_files=3)
+        assert len(platform.objects) == 5
+        assert not (near_side.report_dir / "b.csv").exists(), "it was not begun for nothing"
+        second = run(folder, near_side.report_dir, max_files=6)
         assert second.message == "to be continued: 3 manifests: 1 done, 1 finished before, 1 to be continued"
-        assert len(platform.objects) == 10
-        assert not (near_side.report_dir / "c.csv").exists(), "it was not begun for nothing"
-        third = run(folder, near_side.report_dir, max_files=5)
-        assert third.message == "3 manifests: 1 done, 2 finished before"
-        assert {row["status"] for row in read_report(near_side.report_dir / "c.csv")} == {"uploaded"}
+        assert len(platform.objects) == 11
+        statuses = [row["status"] for row in read_report(near_side.report_dir / "c.csv")]
+        assert sorted(statuses) == ["not_attempted"] * 4 + ["uploaded"]
 
     def test_that_has_a_wrong_one_is_failed_all_the_same(
         self, near_side: NearSide, platform: FarSide, folder: Path
@@ -95,3 +103,99 @@ class TestOfAFolder:
         state = run(folder, near_side.report_dir, max_duration="0")
         assert state.message == "to be continued: 3 manifests: 1 to be continued"
         assert not platform.objects
+
+
+NIGHTS = "Mon-Fri 19:00-06:00 Europe/Berlin"
+
+
+class Wall:
+    """A clock that is set by a test."""
+
+    def __init__(self, at: str) -> None:
+        self.set(at)
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def set(self, text: str) -> None:
+        local = datetime.fromisoformat(text).replace(tzinfo=ZoneInfo("Europe/Berlin"))
+        self.now_ns = int(local.timestamp()) * 10**9
+
+
+class TestOfAWindow:
+    @pytest.fixture
+    def wall(self, monkeypatch: pytest.MonkeyPatch) -> Wall:
+        wall = Wall("2026-11-28 05:59")
+        monkeypatch.setattr("tasks.run.edges.REAL", replace(REAL, clock_ns=wall))
+        return wall
+
+    def test_under_a_schedule_is_completed_and_the_next_night_goes_on(
+        self, near_side: NearSide, platform: FarSide, wall: Wall, ended: list[str]
+    ) -> None:
+        """It closes in the middle, and what began then is finished."""
+        near_side.put_many(60)
+        manifest = write(near_side.directory / "manifest.csv", "archive/study")
+
+        def script(request: Request) -> None:
+            if request.step is Step.PUT and request.n == 5:
+                wall.set("2026-11-28 06:00")
+
+        platform.script = script
+        with tags("auto-scheduled"):
+            first = run(manifest, near_side.report_dir, window=NIGHTS, parallel=2)
+        stored = len(platform.objects)
+        assert 5 <= stored < 60
+        assert first.is_completed()
+        assert first.message == (
+            f"to be continued: 60 files, {stored} stored, 0 already there, {60 - stored} not attempted"
+        )
+        assert read_summary(near_side.report_dir).ended_by == "window"
+        wall.set("2026-11-30 19:00")
+        with tags("auto-scheduled"):
+            then = run(manifest, near_side.report_dir, window=NIGHTS)
+        assert then.is_completed()
+        assert then.message == f"60 files, {60 - stored} stored, {stored} already there"
+        assert ended == ["to_be_continued", "completed"]
+
+    def test_of_a_folder_under_a_schedule_leaves_the_other_manifests(
+        self, near_side: NearSide, platform: FarSide, wall: Wall
+    ) -> None:
+        """A manifest's run knows that it is part of a scheduled one."""
+        wall.set("2026-11-28 12:00")
+        for study in "ab":
+            near_side.put_many(2, study)
+            write(near_side.directory / "manifests" / f"{study}.csv", f"../archive/{study}")
+        with tags("auto-scheduled"):
+            state = run(near_side.directory / "manifests", near_side.report_dir, window=NIGHTS)
+        assert state.message == "to be continued: 2 manifests: 1 to be continued"
+        assert not platform.objects
+        assert not (near_side.report_dir / "b.csv").exists()
+
+
+class Server:
+    """What Prefect's server has of the run that is asked for."""
+
+    def __init__(self, **run: Any) -> None:
+        self.run = FlowRun(flow_id=uuid4(), **run)
+
+    @contextmanager
+    def __call__(self) -> Iterator[Any]:
+        yield self
+
+    def read_flow_run(self, _run_id: object) -> FlowRun:
+        return self.run
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        ({"auto_scheduled": True}, True),
+        ({"created_by": {"id": uuid4(), "type": "AUTOMATION", "display_value": "x"}}, True),
+        ({"created_by": {"id": uuid4(), "type": "SCHEDULE", "display_value": "x"}}, True),
+        ({"tags": ["auto-scheduled"]}, True),
+        ({"created_by": {"id": uuid4(), "type": "USER", "display_value": "x"}}, False),
+        ({}, False),
+    ],
+)
+def test_who_began_a_run_is_what_prefect_says(run: dict[str, Any], expected: bool) -> None:
+    assert is_scheduled(Server(**run)) is expected

@@ -425,6 +425,7 @@ SAME = [
     ("--accept truncated,malformed", "ACCEPT", "malformed,truncated"),
     ("--same-platform", "SAME_PLATFORM", "true"),
     ("--min-age 2.5", "MIN_AGE", "2.5"),
+    ("--window Sat00:00-24:00UTC", "WINDOW", "Sat00:00-24:00UTC"),
     ("--max-files 100", "MAX_FILES", "100"),
     ("--max-duration 1h30m", "MAX_DURATION", "1h30m"),
     ("--order newest", "ORDER", "newest"),

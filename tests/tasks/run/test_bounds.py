@@ -1,21 +1,30 @@
 """What bounds one run: so many files, so long, in this order. What it leaves undone, the next one does."""
 
+import asyncio
 import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from tasks.core.errors import CredentialsRefusedError
+from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, InterruptedRunError
 from tasks.core.models import StudyEntry
+from tasks.core.time_windows import windows_of
 from tasks.report.reader import read_report, read_summary
 from tasks.run.early_end import early_end
-from tasks.run.engine import ingest
-from tests.conftest import NearSide, instance
+from tasks.run.engine import Engine, ingest
+from tasks.upload.slots import Slots
+from tasks.upload.starts import Starts
+from tests.conftest import NearSide, Run, instance
 from tests.far_side import Deviation, FarSide, Request, Reset, Step, s3_error, status
+from tests.processes import await_that
 
 
 def counts(statuses: dict[str, str]) -> Counter[str]:
@@ -253,3 +262,209 @@ class TestOrder:
             archive.put(f"Z/{number}", instance(f"1.90.{number}"))  # in the manifest, and newest
         assert self.sent(archive, order=order, max_files=3) == started * 2 + "Z"
         assert self.sent(archive, order=order, max_files=2) == "ZZ"
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+NIGHTS = "Mon-Fri 19:00-06:00 Europe/Berlin"
+
+
+def wall_ns(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp()) * 10**9
+
+
+class Wall:
+    """A clock on the wall that stands still until a test sets it, and what was asked for at which time."""
+
+    def __init__(self, at: str, far_side: FarSide) -> None:
+        self.now_ns = wall_ns(at)
+        self.seen: list[tuple[Step, str]] = []
+        self.held_from: int | None = None  # from this PUT on none is answered until it may
+        self.let_go = threading.Event()
+        far_side.script = self._note
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def set(self, text: str) -> None:
+        self.now_ns = wall_ns(text)
+
+    def _note(self, request: Request) -> None:
+        local = datetime.fromtimestamp(self.now_ns / 1e9, BERLIN)
+        self.seen.append((request.step, f"{local:%a %H:%M}"))
+        if self.held_from and request.step is Step.PUT and request.n >= self.held_from:
+            self.let_go.wait(60)
+
+    def close(self, far_side: FarSide) -> None:
+        """Six o'clock, while two PUTs are under way and nobody asks for anything."""
+        await_that(lambda: far_side.puts_under_way == 2)
+        time.sleep(0.3)
+        self.set("2026-11-28 06:00")
+        self.let_go.set()
+
+    def count(self, step: Step, at: str) -> int:
+        return self.seen.count((step, at))
+
+
+class TestWindow:
+    @contextmanager
+    def at_work(self, near_side: NearSide, **options: Any) -> Iterator[tuple[Engine, Callable[[], Run]]]:
+        """A run in a thread of its own; it has to end by itself before the block does."""
+        engine = near_side.engine(window=NIGHTS, **options)
+        ended: list[Run] = []
+        thread = threading.Thread(target=lambda: ended.append(near_side.finished(engine)))
+        thread.start()
+
+        def run() -> Run:
+            thread.join(60)
+            return ended[0]
+
+        try:
+            yield engine, run
+        finally:
+            engine.stop(InterruptedRunError("The test is over."))
+            thread.join(60)
+
+    def test_that_is_closed_is_waited_for(self, near_side: NearSide, far_side: FarSide) -> None:
+        """Nothing is read, and no URL asked for beside the one at the start."""
+        wall = Wall("2026-11-27 12:00", far_side)
+        near_side.edges = replace(near_side.edges, clock_ns=wall)
+        near_side.put_many(5)
+        with self.at_work(near_side) as (engine, run):
+            await_that(lambda: engine.progress.waiting_for == "the window, opens Fri 19:00 CET")
+            await_that(lambda: engine.progress.files_listed == 5)
+            assert len(far_side.minted) == 1
+            wall.set("2026-11-27 18:59:59")
+            time.sleep(1.2)
+            assert len(far_side.minted) == 1
+            wall.set("2026-11-27 19:00")
+            ended = run()
+        assert (ended.exit_code, ended.summary.ended_by) == (0, "")
+        assert engine.progress.waiting_for == ""
+        assert wall.count(Step.PUT, "Fri 19:00") == 5
+
+    def test_that_closes_lets_nothing_new_begin_and_goes_on_the_next_evening(
+        self, near_side: NearSide, far_side: FarSide
+    ) -> None:
+        """What was admitted is finished; the rest is sent when it opens again, after a sleep, too."""
+        wall = Wall("2026-11-28 05:59", far_side)
+        near_side.edges = replace(near_side.edges, clock_ns=wall)
+        near_side.put_many(60)
+        wall.held_from = 7
+        with self.at_work(near_side, parallel=2) as (engine, run):
+            wall.close(far_side)
+            await_that(lambda: engine.progress.waiting_for == "the window, opens Mon 19:00 CET")
+            await_that(lambda: engine.progress.platform().slots_in_use == 0)
+            begun, minted = len(wall.seen), len(far_side.minted)
+            assert wall.count(Step.PRESIGN, "Sat 06:00") == 0
+            assert len(far_side.objects) < 60
+            time.sleep(1.2)
+            assert (len(wall.seen), len(far_side.minted)) == (begun, minted)
+            wall.set("2026-11-30 19:30")
+            ended = run()
+        assert ended.exit_code == 0
+        assert len(far_side.objects) == 60
+        assert wall.count(Step.PUT, "Mon 19:30") == 60 - wall.count(Step.PUT, "Sat 05:59") - wall.count(
+            Step.PUT, "Sat 06:00"
+        )
+
+    def test_that_a_schedule_keeps_to_ends_the_run(self, near_side: NearSide, far_side: FarSide) -> None:
+        """In order, what was admitted being finished; the next run, of the next night, goes on."""
+        wall = Wall("2026-11-28 05:59", far_side)
+        near_side.edges = replace(near_side.edges, clock_ns=wall, grace_s=0.0)
+        near_side.put_many(60)
+        wall.held_from = 7
+        with self.at_work(near_side, parallel=2) as (engine, ended):
+            engine.starts.end_with_window()
+            wall.close(far_side)
+            run = ended()
+        assert (run.exit_code, run.summary.ended_by) == (1, "window")
+        assert run.summary.problems[0].startswith(
+            "To be continued: the window is closed, and opens Mon 19:00 CET. The next run"
+        )
+        assert wall.count(Step.PRESIGN, "Sat 06:00") == 0
+        left = counts(run.statuses)["not_attempted/stopped"]
+        assert counts(run.statuses) == {"uploaded": len(far_side.objects), "not_attempted/stopped": left}
+        assert left > 0
+        wall.set("2026-11-30 20:00")
+        assert near_side.run(window=NIGHTS).exit_code == 0
+        assert len(far_side.objects) == 60
+
+    def test_that_opens_soon_is_waited_for_under_a_schedule_too(
+        self, near_side: NearSide, far_side: FarSide
+    ) -> None:
+        """Which may be a moment early."""
+        wall = Wall("2026-11-27 18:59:59", far_side)
+        near_side.edges = replace(near_side.edges, clock_ns=wall)
+        near_side.put_many(3)
+        with self.at_work(near_side) as (engine, run):
+            engine.starts.end_with_window()
+            await_that(lambda: engine.progress.waiting_for != "")
+            wall.set("2026-11-27 19:00")
+            assert run().exit_code == 0
+
+    def test_is_looked_at_again_when_the_clock_was_set_back(
+        self, near_side: NearSide, far_side: FarSide
+    ) -> None:
+        """What was known until the next change counts no more."""
+        wall = Wall("2026-11-27 20:00", far_side)
+        starts = Starts(windows=windows_of(NIGHTS), clock_ns=wall)
+        assert starts.are_open()
+        wall.set("2026-11-27 18:00")
+        assert not starts.are_open()
+        wall.set("2026-11-27 19:00")
+        assert starts.are_open()
+
+    def test_that_is_waited_for_ends_at_once_when_the_run_is_interrupted(
+        self, near_side: NearSide, far_side: FarSide
+    ) -> None:
+        """With a report; nothing was attempted."""
+        wall = Wall("2026-11-27 12:00", far_side)
+        near_side.edges = replace(near_side.edges, clock_ns=wall)
+        near_side.put_many(3)
+        with self.at_work(near_side) as (engine, run):
+            await_that(lambda: engine.progress.waiting_for != "")
+            engine.stop(InterruptedRunError("Interrupted."))
+            ended = run()
+        assert (ended.exit_code, ended.summary.ended_by) == (130, "")
+        assert set(ended.statuses.values()) == {"not_attempted/stopped"}
+
+    def test_and_the_lease_on_slots_have_both_their_say(self, near_side: NearSide, far_side: FarSide) -> None:
+        """Neither permits what the other one does not."""
+        wall = Wall("2026-11-27 12:00", far_side)
+        near_side.edges = replace(near_side.edges, clock_ns=wall)
+        near_side.put_many(3)
+        with self.at_work(near_side) as (engine, run):
+            await_that(lambda: engine.progress.files_listed == 3)
+            engine.permit_puts(False)
+            wall.set("2026-11-27 19:00")
+            await_that(lambda: engine.progress.waiting_for == "")
+            time.sleep(0.6)
+            assert not far_side.objects
+            wall.set("2026-11-27 12:00")
+            engine.permit_puts(True)
+            time.sleep(0.6)
+            assert not far_side.objects
+            wall.set("2026-11-27 19:00")
+            assert run().exit_code == 0
+
+    def test_is_no_outage(self) -> None:
+        """A platform that was down when it closed was down for no longer than it could be asked."""
+
+        async def wait_for_the_evening() -> None:
+            now, is_open = [100.0], [True]
+            slots = Slots(2, lambda: now[0], may_start=lambda: is_open[0])
+            for file_id in range(10):
+                with suppress(Fault), slots.minting(file_id):
+                    raise Fault(FaultKind.NETWORK, "no answer")
+            now[0] += 5
+            assert slots.outage_s == 5
+            is_open[0] = False
+            slots.look_at_window()
+            now[0] += 40_000
+            assert slots.outage_s == 5
+            is_open[0] = True
+            slots.look_at_window()
+            now[0] += 1
+            assert (slots.outage_s, slots.held_s) == (6, 40_000)
+
+        asyncio.run(wait_for_the_evening())
