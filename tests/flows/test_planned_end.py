@@ -1,9 +1,12 @@
 """Runs that a bound ends in order, under Prefect: Completed, to be continued, and the next one goes on."""
 
+import logging
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,6 +23,7 @@ from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import REAL
 from tests.conftest import NearSide
 from tests.far_side import TOKEN, FarSide, Request, Step
+from tests.processes import Command, await_that
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "nobody_elses_settings")
 
@@ -52,8 +56,9 @@ def run(manifest: Path, report_dir: Path, **options: Any) -> State[Any]:
 
 
 def test_of_a_manifest_is_completed_and_the_next_run_goes_on(
-    near_side: NearSide, platform: FarSide, ended: list[str]
+    near_side: NearSide, platform: FarSide, ended: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Nothing is red, no batch either."""
     near_side.put_many(9)
     manifest = write(near_side.directory / "manifest.csv", "archive/study")
     first = run(manifest, near_side.report_dir, max_files=4)
@@ -63,6 +68,7 @@ def test_of_a_manifest_is_completed_and_the_next_run_goes_on(
     then = run(manifest, near_side.report_dir)
     assert then.message == "9 files, 5 stored, 4 already there"
     assert ended == ["to_be_continued", "completed"], "no study is told of as incomplete meanwhile"
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 class TestOfAFolder:
@@ -199,3 +205,21 @@ class Server:
 )
 def test_who_began_a_run_is_what_prefect_says(run: dict[str, Any], expected: bool) -> None:
     assert is_scheduled(Server(**run)) is expected
+
+
+@pytest.mark.processes
+def test_a_command_that_waits_for_its_window_says_so_and_ends_at_once(
+    near_side: NearSide, platform: FarSide
+) -> None:
+    """Ctrl-C: with a report, and exit code 130."""
+    near_side.put_many(3)
+    opens = datetime.now(UTC) + timedelta(hours=6)
+    window = f"{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M} UTC"
+    options = ["-p", str(near_side.archive / "study"), "--window", window]
+    command = Command(near_side.directory / "upload", os.environ, "upload", *options)
+    await_that(lambda: f"waiting for the window, opens {opens:%a %H:%M} UTC" in command.said, 60)
+    command.process.send_signal(signal.SIGINT)
+    assert command.ended(30) == 130
+    rows = list(read_report(command.directory / "report"))
+    assert [(row["status"], row["reason"]) for row in rows] == [("not_attempted", "stopped")] * 3
+    assert len(platform.minted) == 1

@@ -329,13 +329,14 @@ class TestWindow:
         wall = Wall("2026-11-27 12:00", far_side)
         near_side.edges = replace(near_side.edges, clock_ns=wall)
         near_side.put_many(5)
+        near_side.put("study/notes.txt", b"notes")
         with self.at_work(near_side) as (engine, run):
             await_that(lambda: engine.progress.waiting_for == "the window, opens Fri 19:00 CET")
-            await_that(lambda: engine.progress.files_listed == 5)
+            await_that(lambda: engine.progress.files_listed == 6)
             assert len(far_side.minted) == 1
             wall.set("2026-11-27 18:59:59")
             time.sleep(1.2)
-            assert len(far_side.minted) == 1
+            assert (len(far_side.minted), engine.progress.files_done) == (1, 0)
             wall.set("2026-11-27 19:00")
             ended = run()
         assert (ended.exit_code, ended.summary.ended_by) == (0, "")
