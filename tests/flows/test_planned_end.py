@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -143,6 +144,8 @@ class TestOfAWindow:
         manifest = write(near_side.directory / "manifest.csv", "archive/study")
 
         def script(request: Request) -> None:
+            if request.step is Step.PUT:
+                time.sleep(0.05)  # so that no more than a few are admitted ahead
             if request.step is Step.PUT and request.n == 5:
                 wall.set("2026-11-28 06:00")
 

@@ -23,7 +23,7 @@ from tasks.run.engine import Engine, ingest
 from tasks.upload.slots import Slots
 from tasks.upload.starts import Starts
 from tests.conftest import NearSide, Run, instance
-from tests.far_side import Deviation, FarSide, Request, Reset, Step, s3_error, status
+from tests.far_side import Deviation, FarSide, Request, Reset, Step, all_good, s3_error, status
 from tests.processes import await_that
 
 
@@ -146,8 +146,9 @@ class TestMaxDuration:
         near_side.edges = replace(near_side.edges, elapsed=clock, grace_s=0.0)
 
         def script(request: Request) -> None:
-            if request.step is Step.PUT and request.n == 10:
-                clock.now = 3600.0
+            if request.step is Step.PUT:
+                time.sleep(0.05)  # so that no more than a few are admitted ahead
+                clock.now = 3600.0 if request.n >= 10 else 0.0
 
         far_side.script = script
         run = near_side.run(max_duration="1h", parallel=3)
@@ -156,8 +157,25 @@ class TestMaxDuration:
         assert 10 <= uploaded <= 20
         assert counts(run.statuses)["not_attempted/stopped"] == 40 - uploaded
         assert len(run.keys_told) == len(far_side.minted)
-        clock.now = 0.0
+        far_side.script, clock.now = all_good, 0.0
         assert near_side.run(max_duration="1h").exit_code == 0
+
+    def test_that_ends_with_the_last_file_is_no_end_before_all_is_done(
+        self, near_side: NearSide, far_side: FarSide
+    ) -> None:
+        """Nothing is to be continued."""
+        near_side.put_many(3)
+        clock = Clock()
+        near_side.edges = replace(near_side.edges, elapsed=clock)
+
+        def script(request: Request) -> None:
+            if request.step is Step.PUT and far_side.wait_for_puts(3):
+                clock.now = 3600.0
+                time.sleep(1.2)  # two looks at the clock
+
+        far_side.script = script
+        run = near_side.run(max_duration="1h", parallel=3)
+        assert (run.exit_code, run.summary.ended_by, run.summary.problems) == (0, "", [])
 
     def test_does_not_wait_for_another_try(self, near_side: NearSide, far_side: FarSide) -> None:
         """A platform that is down then would be waited for beyond the end."""
@@ -167,12 +185,15 @@ class TestMaxDuration:
 
         def script(request: Request) -> Deviation | None:
             if request.step is Step.PUT:
-                clock.now += request.n == 4
-                return status(503)
+                clock.now = 1.0
+                time.sleep(1.2)  # two looks at the clock
+                return status(503, retry_after="300")
             return None
 
         far_side.script = script
-        run = near_side.run(max_duration="1", parallel=2)
+        began = time.monotonic()
+        run = near_side.run(max_duration="1", parallel=1)
+        assert time.monotonic() - began < 200
         assert run.summary.ended_by == "max_duration"
         assert set(run.statuses.values()) == {"failed/interrupted", "not_attempted/stopped"}
 
@@ -400,6 +421,7 @@ class TestWindow:
         with self.at_work(near_side) as (engine, run):
             engine.starts.end_with_window()
             await_that(lambda: engine.progress.waiting_for != "")
+            time.sleep(1.2)  # two looks at the window
             wall.set("2026-11-27 19:00")
             assert run().exit_code == 0
 
