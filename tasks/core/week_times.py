@@ -92,8 +92,11 @@ class WeekTable(Generic[_T]):
             if 0 <= minute - begin < MINUTES_OF_A_DAY:
                 at = datetime.combine(day, time(*divmod(minute - begin, 60)), self.zone)
                 yield from {at.timestamp(), at.replace(fold=1).timestamp()}
-        midnight = datetime.combine(day, time(), self.zone).timestamp()
-        samples = [midnight + hours * 3600 for hours in range(0, 31, _SAMPLED_EVERY_H)]
+        begins, ends = (
+            datetime.combine(each, time(), self.zone).timestamp() for each in (day, day + timedelta(days=1))
+        )
+        # Of this day alone: what the next one puts comes after what it has in its first hours.
+        samples = [*(begins + hours * 3600 for hours in range(0, 23, _SAMPLED_EVERY_H)), ends]
         for early, late in pairwise(samples):
             if _offset_s(early, self.zone) != _offset_s(late, self.zone):
                 yield _put_at(early, late, self.zone)

@@ -63,7 +63,7 @@ class Starts:
 
     def are_open(self) -> bool:
         """Whether a window is, by a clock that may have been set, on a machine that may have slept."""
-        if not self._windows.windows:
+        if not self._windows.tables:
             return True
         now_ns = self._clock_ns()
         if not self._known_ns[0] <= now_ns < self._known_ns[1]:

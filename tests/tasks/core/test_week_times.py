@@ -144,6 +144,11 @@ class TestTheHourThatIsSkipped:
         assert self.NIGHT.at(change) == "in the gap"
         assert self.NIGHT.next_change(change) == instant("2026-03-29 04:00")
 
+    def test_hides_no_change_of_the_hours_before_it(self) -> None:
+        """Of the same day, when one asks on the day before."""
+        nights = table(("Sat", "05:00", "open"), ("Sun", "00:20", "closed"))
+        assert wall(nights.next_change(instant("2026-03-28T20:00"))) == "Sun 00:20:00"
+
     def test_what_begins_and_ends_in_it_does_not_hold_that_day(self) -> None:
         short = table(("Sun", "02:10", "open"), ("Sun", "02:50", "shut"))
         assert short.next_change(instant("2026-03-29 01:00")) == instant("2026-04-05 02:10")
