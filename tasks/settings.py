@@ -16,6 +16,7 @@ from tasks.core.errors import FaultKind
 from tasks.core.models import ACCEPTABLE, Balance, OnConflict
 from tasks.core.retry import BUDGETS
 from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as
+from tasks.schedule_settings import ScheduleSettings
 from tasks.setting_values import (
     BUDGETS_IN_WORDS,
     WITHOUT_SECRETS,
@@ -258,7 +259,7 @@ def budgets_of(retries: Iterable[str]) -> dict[FaultKind, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(LedgerSettings):
+class RunSettings(ScheduleSettings, LedgerSettings):
     """How a run behaves: nothing secret, so it may be a flow parameter."""
 
     parallel: Annotated[

@@ -12,8 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from tasks.core.bandwidth import Bandwidth
+from tasks.core.time_windows import Windows
+
 _IMPROVED: Final = 2  # times as many slots, bytes a second, work a second
-_MOST_STEPS: Final = 20_000  # changes of the limits: years of a timetable
+_MOST_STEPS: Final = 5_000  # changes of the limits: some years of a timetable
 
 
 class Source(StrEnum):
@@ -39,6 +42,20 @@ Limits = Callable[[float], Limit]
 def no_limits(_at_s: float) -> Limit:
     """Any time, as fast as the network is."""
     return Limit(math.inf, math.inf)
+
+
+def limits_of(windows: Windows, bandwidth: Bandwidth | None = None) -> Limits:
+    """What windows and a timetable of the bandwidth let through together."""
+
+    def limit(at_s: float) -> Limit:
+        rate = bandwidth.rate_at(at_s) if bandwidth else None
+        bytes_per_s = math.inf if rate is None else float(rate)
+        until_s = min(
+            windows.next_change(at_s) or math.inf, bandwidth.next_change(at_s) if bandwidth else math.inf
+        )
+        return Limit(bytes_per_s if windows.is_open(at_s) else 0.0, until_s)
+
+    return limit
 
 
 @dataclass(frozen=True, slots=True)

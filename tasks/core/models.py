@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from tasks.core.run_bounds import Bound
+
 
 class Status(StrEnum):
     """What became of one row of the report; `EXIT_ONE` says which of them make a run exit with 1."""
@@ -125,6 +127,15 @@ class Balance(StrEnum):
 
     FILES = "files"
     BYTES = "bytes"
+
+
+class Order(StrEnum):
+    """Which studies a run sends first."""
+
+    MANIFEST = "manifest"
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    SMALLEST = "smallest"
 
 
 class OnConflict(StrEnum):
@@ -303,6 +314,8 @@ class RunFacts:
     forecast: dict[str, Any] = field(default_factory=dict)  # what `plan` said of the same manifest
     settings: dict[str, str] = field(default_factory=dict)  # the options, as text; no secret
     versions: dict[str, str] = field(default_factory=dict)  # of the software that did the run
+    ended_by: str = Bound.NONE  # the bound that was reached before all was done
+    started: list[int] = field(default_factory=list)  # studies, by study_no, that the next run finishes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,3 +347,4 @@ class Summary:
     forecast: dict[str, Any] = field(default_factory=dict)  # what `plan` said of it; empty: nobody had asked
     settings: dict[str, str] = field(default_factory=dict)  # the run's options, as text; no secret
     versions: dict[str, str] = field(default_factory=dict)  # of the software that did the run
+    ended_by: str = Bound.NONE  # a bound of the operator's, before all was done: the next run goes on

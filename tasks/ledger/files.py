@@ -94,8 +94,8 @@ class Files:
 
     # -- reads -------------------------------------------------------------------------------------------
 
-    def todo(self, batch_no: int) -> Iterator[Todo]:
-        """A batch's files that are not settled yet, in the report's order, page by page."""
+    def todo(self, batch_no: int, study_nos: Sequence[int] = ()) -> Iterator[Todo]:
+        """A batch's files that are not settled yet, in the report's order, page by page; of some studies."""
         query = (
             sa.select(
                 listing.c.file_id,
@@ -111,6 +111,8 @@ class Files:
             .order_by(listing.c.batch_no, listing.c.study_no, listing.c.file_no)
             .limit(_AT_ONCE)
         )
+        if study_nos:
+            query = query.where(listing.c.study_no.in_(study_nos))
         after = (batch_no, 0, 0)
         while True:
             page = fetch(self._engine, query.where(after < _POSITION))

@@ -247,6 +247,7 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
         forecast=_forecast_and_result(run, totals, wall_s),
         settings=dict(run.settings),
         versions=dict(run.versions),
+        ended_by=run.ended_by,
     )
 
 

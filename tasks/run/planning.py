@@ -20,10 +20,9 @@ from tasks.bucket_settings import BucketSettings
 from tasks.core.audit_chain import Event
 from tasks.core.completeness import exit_code
 from tasks.core.errors import CredentialsRefusedError, Fault, IngestError, UsageError
-from tasks.core.forecast import Limits, Rates, Source, Work, forecast, in_numbers, no_limits
+from tasks.core.forecast import Limits, Rates, Source, Work, forecast, in_numbers, limits_of
 from tasks.core.models import Rejected, Status, StudyEntry, Target
 from tasks.core.progress import Progress
-from tasks.core.study_entries import in_order
 from tasks.dicomweb_settings import DicomwebSettings
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.earlier_runs import begins
@@ -51,6 +50,7 @@ from tasks.settings import Settings
 from tasks.source.file_content import read_content
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, survey
+from tasks.source.study_order import ordered
 
 Watch: TypeAlias = Callable[[Progress], AbstractContextManager[object]]
 
@@ -118,6 +118,8 @@ class PlanFacts:
             return f"A run would not begin (exit code {self.exit_code}): {failed}."
         if failed:
             return f"A run would not come to a good end: {failed}."
+        if self.forecast["duration_s"] is None:
+            return "A run would not end: the times at which files may be sent do not suffice."
         if self.exit_code:
             return "Not every file would be stored, or not every study complete: exit code 1."
         return "Nothing is in the way of a run."
@@ -133,10 +135,10 @@ def plan(
     plan_settings: PlanSettings | None = None,
     sides: Sides | None = None,
     watch: Watch = nullcontext,
-    limits: Limits = no_limits,
+    limits: Limits | None = None,
     edges: Edges | None = None,
 ) -> PlanFacts:
-    """The plan of one manifest. `limits`: what windows and timetables of the bandwidth let through.
+    """The plan of one manifest. `limits`: when files may be sent, and how fast; by default as settings say.
 
     Raises UsageError for a manifest or settings that are wrong; what is wrong with the platform is a probe.
     """
@@ -152,20 +154,21 @@ def plan(
     room = room_for(counts.files, settings.report_dir, settings.ledger_at)
     probes = [*platform.probes, *_probe_sides(settings, sides or Sides()), room.probe]
     rates = _rates(counts, platform, pace, settings, plan_settings)
+    said = _forecast(counts, rates, made_ns, limits or limits_of(settings.windows))
     facts = PlanFacts(
         campaign=settings.campaign,
         api_host=target.api_host,
         storage_hosts=[platform.storage_host] if platform.storage_host else [],
         manifest_sha256=target.manifest_sha256,
         root=target.root,
-        exit_code=_exit_code(counts, probes),
+        exit_code=_exit_code(counts, probes) or int(said["duration_s"] is None),
         problems=_problems(settings, ownership, is_rate_known=rates.network_from is not Source.UNKNOWN),
         unused_keys=[platform.answer.key] if platform.answer and platform.answer.key else [],
         made_at=iso(made_ns),
         overlapping_studies=len(ownership.overlaps),
         **asdict(room),
         probes=probes,
-        forecast=_forecast(counts, rates, made_ns, limits),
+        forecast=said,
         **_of_files(counts, is_full=plan_settings.full),
     )
     if has_trail:
@@ -190,7 +193,7 @@ def _count(
         files = PlannedFiles(
             plan_settings, rules_of(settings, now_ns), replace(ownership, own=own), known, foresight, progress
         )
-        return files.count(in_order(entries)), known.pace()
+        return files.count(ordered(entries, settings.order, ownership)), known.pace()
 
 
 def _probe_platform(settings: Settings, target: Target, edges: Edges) -> tuple[PlatformFacts, bool]:

@@ -333,6 +333,7 @@ class TestHelpOfACommand:
         assert has_one == {
             "report_dir": "report",
             "campaign": "default",
+            "order": "manifest",
             "parallel": "20",
             "on_conflict": "report",
             "min_age": "0",
@@ -425,6 +426,10 @@ SAME = [
     ("--accept truncated,malformed", "ACCEPT", "malformed,truncated"),
     ("--same-platform", "SAME_PLATFORM", "true"),
     ("--min-age 2.5", "MIN_AGE", "2.5"),
+    ("--window Sat00:00-24:00UTC", "WINDOW", "Sat00:00-24:00UTC"),
+    ("--max-files 100", "MAX_FILES", "100"),
+    ("--max-duration 1h30m", "MAX_DURATION", "1h30m"),
+    ("--order newest", "ORDER", "newest"),
     ("--dead-after 90", "DEAD_AFTER", "90"),
     ("--max-outage 60", "MAX_OUTAGE", "60"),
     ("--retries network=3 --retries server=1", "RETRIES", '["network=3", "server=1"]'),

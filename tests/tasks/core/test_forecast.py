@@ -5,7 +5,9 @@ import math
 
 import pytest
 
-from tasks.core.forecast import Limit, Rates, Work, duration_s, forecast, in_numbers
+from tasks.core.bandwidth import bandwidth_of
+from tasks.core.forecast import Limit, Rates, Work, duration_s, forecast, in_numbers, limits_of
+from tasks.core.time_windows import windows_of
 
 MIB = 1024 * 1024
 HOUR = 3600.0
@@ -84,6 +86,34 @@ def test_a_timetable_changes_the_rate() -> None:
     took = duration_s(WORK, rates(), 0, by_day)
     assert took == pytest.approx(HOUR + (100_000 - 36_000) / 20)
     assert duration_s(WORK, rates(bytes_per_s=10 * MIB), 0, by_day) == pytest.approx(10_000)
+
+
+@pytest.mark.parametrize(
+    ("window", "bandwidth", "took_h"),
+    [
+        ("", "", 0),
+        ("", "10M", 100_000 / 10 / 3600),
+        ("", "00:00,off 12:00,10M UTC", 0),
+        ("", "00:00,1M 12:00,off UTC", 12),
+        ("12:00-13:00 UTC", "", 12),
+        ("12:00-14:00 UTC", "20M", 12 + (100_000 / 20 / 3600)),
+        ("12:00-13:00 UTC", "20M", 24 + 12 + (100_000 / 20 / 3600 - 1)),
+    ],
+)
+def test_windows_and_timetables_hold_together(window: str, bandwidth: str, took_h: float) -> None:
+    """From a midnight on; the same where the windows' own rule gives the end."""
+    limits = limits_of(windows_of(window), bandwidth_of(bandwidth) if bandwidth else None)
+    assert duration_s(WORK, rates(), 0, limits) / HOUR == pytest.approx(took_h)
+
+
+@pytest.mark.parametrize("begins", range(0, 14 * 24, 5))
+def test_the_end_is_the_one_that_the_windows_know(begins: int) -> None:
+    """Through the night of daylight saving time, too."""
+    windows, at_s = windows_of("Mon-Fri 19:00-06:00 Europe/Berlin"), 1_774_000_000 + begins * HOUR
+    needs = rates(bytes_per_s=WORK.bytes / (30 * HOUR))
+    assert at_s + duration_s(WORK, needs, at_s, limits_of(windows)) == pytest.approx(
+        windows.when_done(at_s, 30 * HOUR)
+    )
 
 
 def test_what_would_change_it_most_is_found_by_computing_it() -> None:

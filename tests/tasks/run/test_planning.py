@@ -1,6 +1,7 @@
 """`plan`: what it says of files is what the run then reports; it sends nothing, and says what would fail."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -8,6 +9,7 @@ import socket
 import sqlite3
 import tracemalloc
 from contextlib import closing, nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from tasks.audit.check import audit
 from tasks.bucket_settings import BucketSettings
+from tasks.core.forecast import Limit
 from tasks.core.models import Summary
 from tasks.core.progress import Progress
 from tasks.dicomweb_settings import DicomwebSettings
@@ -39,7 +42,8 @@ class Planned(NearSide):
     def manifest(self) -> Path:
         path = self.directory / "manifest.csv"
         if not path.exists():
-            path.write_text("\n".join(["study_dir", *(entry.study_dir for entry in self.entries())]) + "\n")
+            rows = (f"{entry.study_dir},{entry.study_no % 2}" for entry in self.entries())
+            path.write_text("\n".join(["study_dir,priority", *rows]) + "\n")
         return path
 
     def plan(self, how: PlanSettings = FULL, sides: Sides | None = None, **options: Any) -> PlanFacts:
@@ -361,6 +365,25 @@ class TestRates:
         assert pace.files_per_s > 0
         assert pace.bytes_per_s / pace.files_per_s == pytest.approx(len(next(iter(bodies.values()))))
         assert {planned.plan().forecast[name] for name in ("network_from", "slots_from")} >= {"earlier_run"}
+
+
+class TestWindows:
+    @pytest.fixture(autouse=True)
+    def one_file(self, planned: Planned, dicom: Dicom) -> None:
+        planned.put("a/1.dcm", dicom("1.2.1"))
+
+    def test_are_kept_to(self, planned: Planned) -> None:
+        """A window of an hour, half a day from now."""
+        opens = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0)
+        window = f"{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M} UTC"
+        assert 10 * 3600 < planned.plan(window=window).forecast["duration_s"] < 13 * 3600
+        assert planned.plan().forecast["duration_s"] < 60
+
+    def test_that_do_not_suffice_are_said_to(self, planned: Planned) -> None:
+        facts = plan(planned.manifest, planned.settings(), FULL, limits=lambda at: Limit(0.0, math.inf))
+        assert (facts.forecast["duration_s"], facts.forecast["ends_at"]) == (None, None)
+        assert facts.exit_code == 1
+        assert "would not end" in facts.verdict
 
 
 class TestALedgerThatIsOnlyRead:
