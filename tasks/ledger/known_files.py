@@ -71,7 +71,8 @@ class KnownFiles:
         self._engine = engine
         self._campaign = campaign
         self._scope = Scope(engine.dialect.name if engine else "sqlite", campaign, run_id="", dead_after_s=0)
-        self._left = LeftFiles(engine, self._scope) if engine else None
+        left = LeftFiles(engine, self._scope) if engine else None
+        self._left = left if left and left.are_any() else None
         self._paths = _paths_select(self._scope)
 
     def of(self, paths: Sequence[str]) -> dict[str, KnownFile]:
@@ -98,7 +99,7 @@ class KnownFiles:
 
     def left_under(self, directory: str) -> Iterator[LeftFile]:
         """What an earlier run left without storing it."""
-        if self._left and self._left.are_any():
+        if self._left:
             yield from self._left.under(directory)
 
     def pace(self) -> EarlierPace | None:
