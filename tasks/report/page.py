@@ -88,7 +88,15 @@ def element(name: str, /, *children: str, **attributes: str | bool | None) -> Ht
 
 def markup(text: str) -> Html:
     """Text as markup that shows it; bytes that are no text, and what would turn it round, show as `\\xHH`."""
-    return text if isinstance(text, Html) else Html(escape_markup(printable(text)))
+    return text if isinstance(text, Html) else Html(escape_markup(as_text(text)))
+
+
+def as_text(text: str) -> str:
+    """Text that is safe to show; of what JSON may have and is no text, how it is written."""
+    try:
+        return printable(text)
+    except UnicodeError:
+        return printable(text.encode("utf-8", "backslashreplace").decode())
 
 
 def rich(text: str) -> Html:
@@ -172,7 +180,7 @@ def remedy(
 
 def copyable(command: str) -> Html:
     """A command, with a button that copies it."""
-    label = f"Copy the command: {printable(command)}"
+    label = f"Copy the command: {command}"
     return element(
         "div",
         element("code", command),

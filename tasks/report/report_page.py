@@ -128,7 +128,7 @@ def _totals(page: PageFacts) -> Html:
     return figures(
         [
             Figure(f"{summary.files:,}", "files", f"in {counted(summary.studies, 'study')}"),
-            Figure(f"{stored:,}", "stored", f"{in_bytes(summary.bytes)} sent in this run"),
+            Figure(f"{stored:,}", "stored", f"{in_bytes(summary.bytes)} in this run"),
             Figure(f"{bad:,}", "need a person", "", Tone.ATTENTION if bad else Tone.GOOD),
             *([Figure(f"{summary.accepted:,}", "accepted as they are")] if summary.accepted else []),
             Figure(f"{summary.complete_studies:,}", "studies complete", f"of {summary.studies:,}"),
@@ -141,18 +141,18 @@ def _totals(page: PageFacts) -> Html:
 def _may_go(verification: Verification | None) -> Iterator[Figure]:
     if verification:
         safe = verification.safe_to_delete.get("yes", 0)
-        yield Figure(f"{safe:,}", "may be deleted", f"of {counted(verification.studies, 'source directory')}")
+        yield Figure(f"{safe:,}", "may be deleted", f"of {counted(verification.studies, 'directory')}")
 
 
 def _parts(summary: Summary) -> Iterator[tuple[str, int, str]]:
     """The files by what became of them."""
     of = summary.by_status.get
-    left = of(Status.NOT_ATTEMPTED, 0)
+    left, duplicates = of(Status.NOT_ATTEMPTED, 0), of(Status.DUPLICATE, 0)
     parts = (
         ("stored in this run", of(Status.UPLOADED, 0), "good"),
         ("stored before", of(Status.ALREADY_UPLOADED, 0), "a"),
-        ("duplicates", of(Status.DUPLICATE, 0), "b"),
-        ("no DICOM images", of(Status.NOT_DICOM, 0), "none"),
+        ("duplicate" if duplicates == 1 else "duplicates", duplicates, "b"),
+        ("no DICOM", of(Status.NOT_DICOM, 0), "none"),
         ("accepted as they are", summary.accepted, "c"),
         ("not attempted", left, "attention"),
         ("not stored", not_fine(summary) - left, "stopped"),
@@ -245,7 +245,7 @@ def _plots(page: PageFacts) -> Iterator[Html]:
     plots = [*_over_time(page, ticks), *_of_sizes(page), *_of_studies(page)]
     if plots:
         at = instant(summary.started_at)
-        yield prose(f"Times are UTC, {at:%-d %B %Y}." if at else "Times are UTC.", "intro")
+        yield prose(f"Times are UTC, {at.day} {at:%B %Y}." if at else "Times are UTC.", "intro")
         yield element("div", *plots, class_="plots")
 
 
@@ -341,7 +341,7 @@ def _settings(page: PageFacts) -> Html:
     }
     options = {name.replace("_", "-"): value for name, value in summary.settings.items()}
     blocks = [
-        element("div", element("h3", "Where to, and what"), facts(run)),
+        element("div", element("h3", "Where to, and what"), facts(run, "digests")),
         element(
             "div",
             element("h3", "Settings"),
