@@ -104,7 +104,6 @@ class Intervals:
         of_it = math.ceil(self.wall_ns / 1e9 / _SHORTEST_S)
         self.count = max(_FEWEST_INTERVALS, min(_INTERVALS, of_it))
         self.bytes = [0.0] * self.count
-        self.files = [0] * self.count
         self.failures = [0] * self.count
 
     @property
@@ -118,7 +117,6 @@ class Intervals:
             return
         last = self._at(finished_ns)
         first = last if started_ns is None else min(self._at(started_ns), last)
-        self.files[last] += 1
         if first == last:
             self.bytes[last] += size_bytes
             return

@@ -53,6 +53,7 @@ from tasks.report.page_words import (
 
 REPORT_HTML: Final = "report.html"
 _STORED: Final = (Status.UPLOADED, Status.ALREADY_UPLOADED, Status.DUPLICATE)
+_GO_ON: Final = "The run did not come to its end: start the same command again, and it goes on from there."
 _MOST_DETAILS: Final = 6
 _OUTCOME_CLASSES: Final = {"true": "good", "false": "stopped", "": "none"}
 _DIGESTS: Final = "sha256sum {} | sha256sum"
@@ -173,7 +174,8 @@ def _needs(page: PageFacts) -> Iterator[Html]:
             "p", f"Accepted as they are, by a person: {counted(accepted, 'file')}. ", link, class_="apart"
         )
     if not kinds and not page.rows.other_reasons:
-        yield prose("Nothing: every file is where it should be.")
+        is_over = page.summary.exit_code not in STOPPED
+        yield prose("Nothing: every file is where it should be." if is_over else _GO_ON)
     noted = page.summary.problems[1 if page.summary.exit_code in STOPPED else 0 :]
     if noted:
         yield element("h3", "What the run noticed", class_="apart")

@@ -187,6 +187,14 @@ class TestPage:
         assert "report.csv , beside this page. The first of each kind are here, 50 of 3,000." in words(page)
         assert len(page) < 100_000
 
+    def test_of_a_run_without_trouble_says_so_and_has_no_more(self, tmp_path: Path) -> None:
+        write(tmp_path, [row()])
+        said = words(page_of(tmp_path))
+        assert "What needs a person Nothing: every file is where it should be." in said
+        assert not any(title in said for title in ("Files that are not fine", "Bucket and", "Forecast"))
+        write(tmp_path / "killed", [], [], run=facts(stopped_exit_code=3))
+        assert "Nothing: every" not in words(page_of(tmp_path / "killed"))
+
     def test_says_why_a_run_stopped(self, tmp_path: Path) -> None:
         why = "Stopped: the platform has been down for 3600 s. Then run the same command again."
         write(tmp_path, [row()], run=facts(stopped_exit_code=3, problems=[why, "another one"]))
