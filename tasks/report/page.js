@@ -63,6 +63,7 @@
         words: JSON.parse(head.dataset.words || "{}"), values: [],
       }));
       this.view = [];
+      this.lower = [];
       this.active = 0;
       this.sorted = { column: -1, descending: false };
     }
@@ -81,6 +82,7 @@
       this.listen();
       this.section.classList.add("loaded");
       this.select();
+      this.prepare();
     }
 
     offerChoices() {
@@ -119,22 +121,27 @@
       return Object.hasOwn(column.words, value) ? column.words[value] : value;
     }
 
-    // Of each row its texts in small letters, made when somebody searches for the first time.
-    texts() {
-      if (!this.lower) {
-        const searched = this.columns.filter((column) => column.kind !== "bytes");
-        this.lower = Array.from({ length: this.count }, (_, row) =>
-          searched.map((column) => column.kind === "word" ? this.said(column, column.values[row]) : column.values[row])
-            .join("\n").toLowerCase());
+    // Of each row its texts in small letters: made bit by bit, or at once when somebody searches before.
+    prepare() {
+      this.index(this.lower.length + 2000);
+      if (this.lower.length < this.count) setTimeout(() => this.prepare(), 0);
+    }
+
+    index(until) {
+      const searched = this.columns.filter((column) => column.kind !== "bytes");
+      for (let row = this.lower.length; row < Math.min(until, this.count); row += 1) {
+        this.lower.push(searched
+          .map((column) => column.kind === "word" ? this.said(column, column.values[row]) : column.values[row])
+          .join("\n").toLowerCase());
       }
-      return this.lower;
     }
 
     select() {
       const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
       const chosen = this.choices.filter((choice) => choice.value)
         .map((choice) => [this.columns[choice.dataset.column].values, JSON.parse(choice.value)]);
-      const texts = words.length ? this.texts() : null;
+      const texts = this.lower;
+      if (words.length) this.index(this.count);
       const view = [];
       for (let row = 0; row < this.count; row += 1) {
         if (chosen.every(([values, value]) => values[row] === value)

@@ -2,19 +2,24 @@
 
 A page is made of blocks, each of them `Html`. To make another one, such as a plan's:
 
-    from tasks.report.page import Figure, Section, Tone, facts, figures, prose, remedy, verdict, write_page
-    from tasks.report.page_plots import bars, course, stacked
+    from tasks.report.directory import private_file
+    from tasks.report.page import Figure, Section, Tone, facts, figures, remedy, verdict, write_page
+    from tasks.report.page_plots import Series, course, proportions, stacked
     from tasks.report.page_tables import Column, PackedRows, plain_table, search_table
 
+    rows = PackedRows([Column("No.", "number", "xs"), Column("Directory", width="l")])
+    rows.add([1, "/archive/1"], is_in_excerpt=True)  # and so on; on paper the excerpt stands for all of them
+    head = [
+        verdict(Tone.ATTENTION, "12 of 300 files would be held back.", "plan · campaign default"),
+        figures([Figure("300", "files"), Figure("1.2 GB", "to send")]),
+    ]
+    sections = [
+        Section("What needs a person", [remedy("truncated", "12 files", cause, action, command)]),
+        Section("Forecast", [facts({"Ends": "27 Nov 2026, 18:40 UTC"})]),
+        Section("Studies", [search_table("studies", "Studies", rows, "All columns of all rows: plan.json.")]),
+    ]
     with private_file(report_dir, "plan.html") as file:
-        write_page(file, "Plan of default", [
-            verdict(Tone.ATTENTION, "12 of 300 files would be held back.", "Plan · campaign default"),
-            figures([Figure("300", "files"), Figure("1.2 GB", "to send")]),
-        ], [
-            Section("What needs a person", [remedy("truncated", "12 files", cause, action, command)]),
-            Section("Forecast", [facts({"Ends": "27 Nov 2026, 18:40 UTC"})]),
-            Section("Studies", [search_table("studies", "Studies", columns, rows.packed(), rows.excerpt)]),
-        ])
+        write_page(file, "Plan of default", head, sections)
 
 Text is escaped where it is put into an element, for only `Html` is markup: no path or label can become any.
 The Content-Security-Policy permits the page's own script and style by their hashes, and nothing else: no
@@ -88,7 +93,15 @@ def element(name: str, /, *children: str, **attributes: str | bool | None) -> Ht
 
 def markup(text: str) -> Html:
     """Text as markup that shows it; bytes that are no text, and what would turn it round, show as `\\xHH`."""
-    return text if isinstance(text, Html) else Html(escape_markup(printable(text)))
+    return text if isinstance(text, Html) else Html(escape_markup(as_text(text)))
+
+
+def as_text(text: str) -> str:
+    """Text that is safe to show; of what JSON may have and is no text, how it is written."""
+    try:
+        return printable(text)
+    except UnicodeError:
+        return printable(text.encode("utf-8", "backslashreplace").decode())
 
 
 def rich(text: str) -> Html:
@@ -172,7 +185,7 @@ def remedy(
 
 def copyable(command: str) -> Html:
     """A command, with a button that copies it."""
-    label = f"Copy the command: {printable(command)}"
+    label = f"Copy the command: {command}"
     return element(
         "div",
         element("code", command),
@@ -182,8 +195,8 @@ def copyable(command: str) -> Html:
 
 
 def write_page(file: IO[bytes], title: str, head: Sequence[Html], sections: Sequence[Section]) -> None:
-    """Writes the page: `head` first, verdict and totals, then each section that has any block."""
-    shown = [section for section in sections if section.blocks]
+    """Writes the page: `head` first, verdict and totals, then each section that has anything."""
+    shown = [section for section in sections if any(section.blocks)]
     links = (element("a", each.title, href=f"#{each.anchor}") for each in shown)
     parts = (
         *("<!doctype html>\n", '<html lang="en">', "<head>", element("meta", charset="utf-8")),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from math import isfinite
 from typing import Any, Final
 
 from tasks.core.models import Summary
@@ -16,6 +17,13 @@ _SAME: Final = {
     "ends_at": "finished_at",
     "end_at": "finished_at",
     "slots": "peak_parallel",
+}
+
+_TITLES: Final = {
+    **dict.fromkeys(("wall_s", "duration_s"), "Duration"),
+    **dict.fromkeys(("ends_at", "end_at", "finished_at"), "End"),
+    "bytes_per_s": "Throughput",
+    "peak_parallel": "Slots",
 }
 
 
@@ -47,6 +55,8 @@ def _flat(values: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, An
 
 
 def _title(name: str) -> str:
+    if name in _TITLES:
+        return _TITLES[name]
     for unit in ("_s", "_bytes", "_at"):
         name = name.removesuffix(unit) if not name.endswith("per_s") else name
     words = name.replace("_per_s", " a second").replace("_", " ")
@@ -56,6 +66,8 @@ def _title(name: str) -> str:
 def _text(name: str, value: Any) -> str:
     """A value as it is read, by the unit in its name."""
     if value is None or value == "":
+        return ""
+    if isinstance(value, float) and not isfinite(value):
         return ""
     if isinstance(value, list | tuple):
         return ", ".join(_text(name, each) for each in value)

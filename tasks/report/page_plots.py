@@ -11,6 +11,7 @@ from typing import Final
 from tasks.report.page import Html, element
 
 _HEIGHT: Final = 100.0
+_WIDTH: Final = 1000.0  # what is drawn smaller than it is shown is shown blurred
 _MOST_GAPS: Final = 60  # bars that stand apart
 _STEPS: Final = (1, 2, 5, 10)
 
@@ -39,14 +40,14 @@ def course(
         return Html("")
     top = ceiling(max(values))
     points = _steps(values, top) if is_stepped else _peaks(values, top)
-    line = " ".join(f"{'L' if number else 'M'}{x:.4g} {y:.4g}" for number, (x, y) in enumerate(points))
-    width = points[-1][0]
-    area = f"{line} L{width:.4g} {_HEIGHT:g} L0 {_HEIGHT:g} Z"
+    each = _WIDTH / len(values)
+    line = " ".join(f"{'L' if number else 'M'}{x * each:.5g} {y:.4g}" for number, (x, y) in enumerate(points))
+    area = f"{line} L{_WIDTH:g} {_HEIGHT:g} L0 {_HEIGHT:g} Z"
     shapes = [
         element("path", d=area, class_=f"area {series.class_}"),
         element("path", d=line, class_=f"line {series.class_}"),
     ]
-    return _figure(title, said, _canvas(shapes, width, _levels(top, value_text), said), _ticks(ticks))
+    return _figure(title, said, _canvas(shapes, _levels(top, value_text), f"{title}: {said}"), _ticks(ticks))
 
 
 def stacked(
@@ -64,19 +65,20 @@ def stacked(
         return Html("")
     top = ceiling(max(sum(each.values[number] for each in series) for number in range(count)))
     gap = 0.16 if count <= _MOST_GAPS else 0.0
+    each, bar = _WIDTH / count, _WIDTH / count * (1 - gap)
     base, shapes = [0.0] * count, []
-    for each in series:
+    for one in series:
         bars = []
-        for number, value in enumerate(each.values):
+        for number, value in enumerate(one.values):
             if value:
                 y, height = _y(base[number] + value, top), _HEIGHT * value / top
-                bars.append(f"M{number + gap / 2:g} {y:.4g}h{1 - gap:g}v{height:.4g}h{gap - 1:g}z")
+                bars.append(f"M{(number + gap / 2) * each:.5g} {y:.4g}h{bar:.4g}v{height:.4g}h-{bar:.4g}z")
                 base[number] += value
         if bars:
-            shapes.append(element("path", d="".join(bars), class_=f"bar {each.class_}"))
+            shapes.append(element("path", d="".join(bars), class_=f"bar {one.class_}"))
     key = [_key(series)] if len(series) > 1 else []
     below = _ticks(ticks, "labels" if is_labelled else "")
-    return _figure(title, said, *key, _canvas(shapes, count, _levels(top, value_text), said), below)
+    return _figure(title, said, *key, _canvas(shapes, _levels(top, value_text), f"{title}: {said}"), below)
 
 
 def proportions(title: str, parts: Sequence[tuple[str, int, str]]) -> Html:
@@ -108,7 +110,8 @@ def proportions(title: str, parts: Sequence[tuple[str, int, str]]) -> Html:
 
 def time_ticks(started_s: float, wall_s: float, text: Callable[[float], str], count: int = 5) -> list[str]:
     """What stands below a course of `wall_s`, which began at `started_s`."""
-    return [text(started_s + wall_s * number / (count - 1)) for number in range(count)]
+    said = [text(started_s + wall_s * number / (count - 1)) for number in range(count)]
+    return [each if each != before else "" for each, before in zip(said, ["", *said], strict=False)]
 
 
 def ceiling(most: float) -> float:
@@ -124,9 +127,9 @@ def _figure(title: str, said: str, *parts: Html) -> Html:
     return element("figure", caption, *parts, class_="plot")
 
 
-def _canvas(shapes: Sequence[Html], width: float, levels: Sequence[Html], said: str) -> Html:
-    grid = element("path", d=f"M0 0H{width:g}M0 50H{width:g}M0 100H{width:g}", class_="grid")
-    drawing = _svg([grid, *shapes], f"0 0 {width:g} {_HEIGHT:g}", said)
+def _canvas(shapes: Sequence[Html], levels: Sequence[Html], said: str) -> Html:
+    grid = element("path", d=f"M0 0H{_WIDTH:g}M0 50H{_WIDTH:g}M0 100H{_WIDTH:g}", class_="grid")
+    drawing = _svg([grid, *shapes], f"0 0 {_WIDTH:g} {_HEIGHT:g}", said)
     return element(
         "div", element("div", *levels, class_="levels", aria_hidden="true"), drawing, class_="canvas"
     )

@@ -7,7 +7,7 @@ in so many groups, the first rows of each kind of trouble; and the studies' tabl
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from tasks.core.completeness import Completeness, StudyResult
@@ -71,8 +71,9 @@ _STUDIES: Final = (
 _VERIFIED: Final = (
     Column("Registered", "number", "none"),
     Column("Confirmed", "number", "s", is_narrow=False),
-    Column("May be deleted", "word", "s", is_narrow=False),
+    Column("May be deleted", "word", "m", is_narrow=False),
 )
+_NO_ROOM: Final = ("Stored", "Size")  # beside these; whoever opens a row sees them
 
 
 @dataclass(slots=True)
@@ -103,7 +104,6 @@ class Intervals:
         of_it = math.ceil(self.wall_ns / 1e9 / _SHORTEST_S)
         self.count = max(_FEWEST_INTERVALS, min(_INTERVALS, of_it))
         self.bytes = [0.0] * self.count
-        self.files = [0] * self.count
         self.failures = [0] * self.count
 
     @property
@@ -117,7 +117,6 @@ class Intervals:
             return
         last = self._at(finished_ns)
         first = last if started_ns is None else min(self._at(started_ns), last)
-        self.files[last] += 1
         if first == last:
             self.bytes[last] += size_bytes
             return
@@ -164,7 +163,7 @@ class PageRows:
         self.kinds: dict[tuple[str, str], Kind] = {}
         self.accepted = Kind()
         self.files = PackedRows(_FILES, _MOST_FILES)
-        self.studies = PackedRows([*_STUDIES, *(_VERIFIED if is_verified else ())])
+        self.studies = PackedRows(_verified_columns() if is_verified else _STUDIES)
         self.other_reasons = 0  # studies that are not complete though no row of them says why
         self.worth_a_look: Counter[str] = Counter()  # what is no DICOM, by reason
         self._bits: Counter[int] = Counter()
@@ -252,6 +251,11 @@ class PageRows:
 def is_accepted(detail: str) -> bool:
     """Whether a person accepted the row."""
     return detail.startswith(_ACCEPTED)
+
+
+def _verified_columns() -> list[Column]:
+    hidden = [replace(each, width="none") if each.title in _NO_ROOM else each for each in _STUDIES]
+    return [*(replace(each, width="m") if each.width == "wide" else each for each in hidden), *_VERIFIED]
 
 
 def _number(cell: str) -> int | None:

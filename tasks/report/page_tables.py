@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from tasks.core.escape import printable
-from tasks.report.page import Html, element
+from tasks.report.page import Html, as_text, element
 
 Cell: TypeAlias = str | int | None
 
@@ -179,7 +178,7 @@ def in_count(count: float) -> str:
 
 
 def _printable(cell: Cell) -> Cell:
-    return printable(cell) if isinstance(cell, str) else cell
+    return as_text(cell) if isinstance(cell, str) else cell
 
 
 def _class(column: Column) -> str:

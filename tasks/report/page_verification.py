@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.core.remedies import SIGNS
-from tasks.core.signs import Sign
+from tasks.core.signs import MEANINGS, Sign
 from tasks.core.verification_totals import Verification
 from tasks.core.words import counted
 from tasks.report.page import Html, element, facts, points, remedy
@@ -66,6 +66,6 @@ def _repairs(verification: Verification, report_dir: Path, ledger: str) -> Itera
     for sign, known in SIGNS.items():
         count = verification.by_sign.get(sign, 0)
         if count and sign is not Sign.EVERYWHERE:
-            title = f"`{sign}`"
+            title = f"`{sign}` {MEANINGS[sign]}"
             cause, action = sentence(known.cause), sentence(known.action)
             yield remedy(title, counted(count, "instance"), cause, action, commands.get(sign, ""))

@@ -20,7 +20,7 @@ _DAY_S: Final = 86_400
 
 def not_fine(summary: Summary) -> int:
     """Rows that need a person: their status says exit 1, and nobody accepted them."""
-    return sum(summary.by_status.get(status, 0) for status in EXIT_ONE) - summary.accepted
+    return max(0, sum(summary.by_status.get(status, 0) for status in EXIT_ONE) - summary.accepted)
 
 
 def tone_of(summary: Summary, verification: Verification | None) -> Tone:
@@ -105,7 +105,7 @@ def instant(text: str) -> datetime | None:
     """A time that a report has; None for anything else."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -120,15 +120,18 @@ def between(started_at: str, finished_at: str) -> str:
     started, finished = instant(started_at), instant(finished_at)
     if not (started and finished):
         return f"{started_at} to {finished_at}"
-    until = (
-        f"{finished:%H:%M}" if started.date() == finished.date() else f"{_day(finished)}, {finished:%H:%M}"
-    )
-    return f"{_day(started)} {started:%Y, %H:%M} to {until} UTC"
+    begin, end = f"{_day(started)} {started:%Y, %H:%M}", f"{finished:%H:%M}"
+    if started.date() != finished.date():
+        end = f"{_day(finished)}, {end}"
+    return f"{begin} UTC" if begin.endswith(end) else f"{begin} to {end} UTC"
 
 
 def tick(at_s: float, wall_s: float) -> str:
     """A time below a plot: as exact as its length asks for."""
-    at = datetime.fromtimestamp(at_s, UTC)
+    try:
+        at = datetime.fromtimestamp(at_s, UTC)
+    except (OverflowError, ValueError, OSError):  # a clock that was far out
+        return ""
     if wall_s > 2 * _DAY_S:
         return f"{_day(at)}, {at:%H:%M}"
     return f"{at:%H:%M}" if wall_s > 600 else f"{at:%H:%M:%S}"

@@ -53,6 +53,7 @@ from tasks.report.page_words import (
 
 REPORT_HTML: Final = "report.html"
 _STORED: Final = (Status.UPLOADED, Status.ALREADY_UPLOADED, Status.DUPLICATE)
+_GO_ON: Final = "The run did not come to its end: start the same command again, and it goes on from there."
 _MOST_DETAILS: Final = 6
 _OUTCOME_CLASSES: Final = {"true": "good", "false": "stopped", "": "none"}
 _DIGESTS: Final = "sha256sum {} | sha256sum"
@@ -128,7 +129,7 @@ def _totals(page: PageFacts) -> Html:
     return figures(
         [
             Figure(f"{summary.files:,}", "files", f"in {counted(summary.studies, 'study')}"),
-            Figure(f"{stored:,}", "stored", f"{in_bytes(summary.bytes)} sent in this run"),
+            Figure(f"{stored:,}", "stored", f"{in_bytes(summary.bytes)} in this run"),
             Figure(f"{bad:,}", "need a person", "", Tone.ATTENTION if bad else Tone.GOOD),
             *([Figure(f"{summary.accepted:,}", "accepted as they are")] if summary.accepted else []),
             Figure(f"{summary.complete_studies:,}", "studies complete", f"of {summary.studies:,}"),
@@ -141,18 +142,18 @@ def _totals(page: PageFacts) -> Html:
 def _may_go(verification: Verification | None) -> Iterator[Figure]:
     if verification:
         safe = verification.safe_to_delete.get("yes", 0)
-        yield Figure(f"{safe:,}", "may be deleted", f"of {counted(verification.studies, 'source directory')}")
+        yield Figure(f"{safe:,}", "may be deleted", f"of {counted(verification.studies, 'directory')}")
 
 
 def _parts(summary: Summary) -> Iterator[tuple[str, int, str]]:
     """The files by what became of them."""
     of = summary.by_status.get
-    left = of(Status.NOT_ATTEMPTED, 0)
+    left, duplicates = of(Status.NOT_ATTEMPTED, 0), of(Status.DUPLICATE, 0)
     parts = (
         ("stored in this run", of(Status.UPLOADED, 0), "good"),
         ("stored before", of(Status.ALREADY_UPLOADED, 0), "a"),
-        ("duplicates", of(Status.DUPLICATE, 0), "b"),
-        ("no DICOM images", of(Status.NOT_DICOM, 0), "none"),
+        ("duplicate" if duplicates == 1 else "duplicates", duplicates, "b"),
+        ("no DICOM", of(Status.NOT_DICOM, 0), "none"),
         ("accepted as they are", summary.accepted, "c"),
         ("not attempted", left, "attention"),
         ("not stored", not_fine(summary) - left, "stopped"),
@@ -173,7 +174,8 @@ def _needs(page: PageFacts) -> Iterator[Html]:
             "p", f"Accepted as they are, by a person: {counted(accepted, 'file')}. ", link, class_="apart"
         )
     if not kinds and not page.rows.other_reasons:
-        yield prose("Nothing: every file is where it should be.")
+        is_over = page.summary.exit_code not in STOPPED
+        yield prose("Nothing: every file is where it should be." if is_over else _GO_ON)
     noted = page.summary.problems[1 if page.summary.exit_code in STOPPED else 0 :]
     if noted:
         yield element("h3", "What the run noticed", class_="apart")
@@ -245,7 +247,7 @@ def _plots(page: PageFacts) -> Iterator[Html]:
     plots = [*_over_time(page, ticks), *_of_sizes(page), *_of_studies(page)]
     if plots:
         at = instant(summary.started_at)
-        yield prose(f"Times are UTC, {at:%-d %B %Y}." if at else "Times are UTC.", "intro")
+        yield prose(f"Times are UTC, {at.day} {at:%B %Y}." if at else "Times are UTC.", "intro")
         yield element("div", *plots, class_="plots")
 
 
@@ -341,7 +343,7 @@ def _settings(page: PageFacts) -> Html:
     }
     options = {name.replace("_", "-"): value for name, value in summary.settings.items()}
     blocks = [
-        element("div", element("h3", "Where to, and what"), facts(run)),
+        element("div", element("h3", "Where to, and what"), facts(run, "digests")),
         element(
             "div",
             element("h3", "Settings"),

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import html
+import io
 import json
 import re
 from dataclasses import replace
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from tasks.core.completeness import StudyTally
 from tasks.core.models import EXIT_ONE, Reason, RunFacts, Status, StudyEntry, Summary
 from tasks.core.remedies import REMEDIES, command_for, remedy_of
 from tasks.report.page_forecast import forecast_rows
@@ -183,6 +187,14 @@ class TestPage:
         assert "report.csv , beside this page. The first of each kind are here, 50 of 3,000." in words(page)
         assert len(page) < 100_000
 
+    def test_of_a_run_without_trouble_says_so_and_has_no_more(self, tmp_path: Path) -> None:
+        write(tmp_path, [row()])
+        said = words(page_of(tmp_path))
+        assert "What needs a person Nothing: every file is where it should be." in said
+        assert not any(title in said for title in ("Files that are not fine", "Bucket and", "Forecast"))
+        write(tmp_path / "killed", [], [], run=facts(stopped_exit_code=3))
+        assert "Nothing: every" not in words(page_of(tmp_path / "killed"))
+
     def test_says_why_a_run_stopped(self, tmp_path: Path) -> None:
         why = "Stopped: the platform has been down for 3600 s. Then run the same command again."
         write(tmp_path, [row()], run=facts(stopped_exit_code=3, problems=[why, "another one"]))
@@ -208,10 +220,10 @@ class TestPage:
     def test_has_what_was_forecast_beside_what_came_of_it(self) -> None:
         summary = summary_of(forecast={**FORECAST, "by_status": {"uploaded": 9}, "mood": ["calm", 3]})
         assert forecast_rows(summary) == [
-            ("Wall", "2 h 2 min", "2 h 0 min"),
+            ("Duration", "2 h 2 min", "2 h 0 min"),
             ("Files", "36,200", "10"),
             ("Bytes", "61.0 GB", "1 B"),
-            ("Ends", "26 Nov 2026, 10:40 UTC", "26 Nov 2026, 10:30 UTC"),
+            ("End", "26 Nov 2026, 10:40 UTC", "26 Nov 2026, 10:30 UTC"),
             ("By status uploaded", "9", "10"),
             ("Mood", "calm, 3", ""),
         ]
@@ -233,7 +245,7 @@ class TestPage:
             "Bucket and registry",
             "b 2 Not in the bucket",
             "Certificate digest 22",
-            "source directories 15",
+            "of 20 directories 15",
         ):
             assert text in said, text
         assert f"dicom-ingest run {tmp_path}/repair-manifest.csv --ledger {tmp_path}/ledger.sqlite" in said
@@ -330,3 +342,43 @@ def test_a_killed_run_has_a_page_too(tmp_path: Path) -> None:
     said = words(page_of(tmp_path))
     assert "They were not kept: the run was killed" in said
     assert "Slots" not in said
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda each: st.lists(each) | st.dictionaries(st.text(), each),
+    max_leaves=20,
+)
+_BYTES = st.sampled_from("\udc80\udcff")  # that are not UTF-8, as paths have them
+_ODD = st.text(st.characters(exclude_categories=["Cs"]) | _BYTES)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_a_page_is_written_whatever_is_in_it(data: st.DataObject) -> None:
+    """For a report is whole or not at all: its page must not be what it fails by."""
+    draw = data.draw
+    clock = st.integers(-(2**63), 2**63)
+    page = PageRows(draw(clock), draw(clock))
+    texts = [draw(_ODD) for _ in range(6)]
+    cells = {name: [draw(_ODD)] for name in ("reason", "detail", "path", "same_uid_path")}
+    sizes = {"size_bytes": [draw(st.none() | st.integers(0, 2**62))]}
+    status = {"status": [draw(st.sampled_from(Status))]}
+    times = {name: [draw(st.none() | clock)] for name in ("started_ns", "finished_ns")}
+    page.add({"study_no": [1], "file_no": [1], **cells, **sizes, **status, **times})
+    page.add_study(StudyTally(StudyEntry(1, texts[0], texts[1], label=texts[2])).result())
+    summary = summary_of(
+        forecast=draw(st.dictionaries(st.text(), _ANYTHING)),
+        by_status=draw(st.dictionaries(st.sampled_from(list(Status)), st.integers(0, 2**62))),
+        accepted=draw(st.integers(0, 9)),
+        problems=texts,
+        settings={texts[3]: texts[4]},
+        started_at=draw(st.text() | st.just("9999-12-31T23:59:59.999999Z")),
+        parallel_course=draw(st.lists(st.tuples(st.floats(0, 10**9), st.integers(0, 20)))),
+        exit_code=draw(st.sampled_from([0, 1, 3, 4, 130])),
+        wall_s=draw(st.floats(0, 10**12)),
+    )
+    file = io.BytesIO()
+    found = verification(summary) if draw(st.booleans()) and "uploaded" in summary.by_status else None
+    write_report_page(file, PageFacts(Path("/r"), summary, page, [Certified("c", {})], found))
+    assert file.getvalue().decode().count("<script") in (2, 3)
