@@ -99,7 +99,7 @@ def _forecast(said: Mapping[str, Any]) -> Iterator[Html]:
             "Begun": when(said["made_at"]),
             "Lasts": took(said["duration_s"]),
             "Ends": when(said["ends_at"]),
-            "Slots": f"{said['slots']:,}; a file holds one for {took(said['slot_s_per_file'])}",
+            "Slots": f"{said['slots']:,}; a file holds one for {1000 * said['slot_s_per_file']:,.0f} ms",
             "Network": f"{in_bytes(rate)}/s ({said['network_from'].replace('_', ' ')})"
             if rate
             else "unknown",
@@ -111,14 +111,14 @@ def _forecast(said: Mapping[str, Any]) -> Iterator[Html]:
 
 def _contents(plan: Mapping[str, Any]) -> Iterator[Html]:
     needed, free = in_bytes(plan["needed_bytes"]), in_bytes(plan["free_bytes"])
-    for title, name in (
-        ("Outcome", "by_status"),
-        ("Not sent, and why", "by_reason"),
-        ("Modality", "modalities"),
-        ("Transfer syntax", "transfer_syntaxes"),
+    for caption, title, name in (
+        ("Files by outcome", "Outcome", "by_status"),
+        ("What is not sent, and why", "Outcome and reason", "by_reason"),
+        ("Images by modality", "Modality", "modalities"),
+        ("Images by transfer syntax", "Transfer syntax", "transfer_syntaxes"),
     ):
         if rows := list(plan[name].items()):
-            yield plain_table(title, [Column(title, width="l"), Column("Files", "number")], rows)
+            yield plain_table(caption, [Column(title, width="l"), Column("Files", "number")], rows)
     yield facts(
         {
             "All files": in_bytes(plan["found_bytes"]),

@@ -21,8 +21,9 @@ from tasks.core.audit_chain import Event
 from tasks.core.completeness import exit_code
 from tasks.core.errors import CredentialsRefusedError, Fault, IngestError, UsageError
 from tasks.core.forecast import Limits, Rates, Source, Work, forecast, in_numbers, limits_of
-from tasks.core.models import Rejected, Status, StudyEntry, Target
+from tasks.core.models import EXIT_ONE, Rejected, Status, StudyEntry, Target
 from tasks.core.progress import Progress
+from tasks.core.words import counted
 from tasks.dicomweb_settings import DicomwebSettings
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.earlier_runs import begins
@@ -63,6 +64,7 @@ _NO_RATE: Final = (
     "The network's rate is not known, for nothing was sent: the forecast holds where the network is no "
     "bound. Name its rate by --rate, or plan again after a first run."
 )
+_INCOMPLETE: Final = "Every file would be stored, and a study would not be complete"
 _OLD_LEDGER: Final = (
     "The ledger is of another version of dicom-ingest: what it has is not known to this plan. The next run "
     "brings it to this one."
@@ -121,7 +123,9 @@ class PlanFacts:
         if self.forecast["duration_s"] is None:
             return "A run would not end: the times at which files may be sent do not suffice."
         if self.exit_code:
-            return "Not every file would be stored, or not every study complete: exit code 1."
+            bad = sum(self.by_status.get(status, 0) for status in EXIT_ONE)
+            files = f"{bad:,} of {counted(self.files, 'file')} would not be stored" if bad else _INCOMPLETE
+            return f"{files}{'' if self.is_full else ', as far as a sample shows'}: exit code 1."
         return "Nothing is in the way of a run."
 
     def as_json(self) -> dict[str, Any]:

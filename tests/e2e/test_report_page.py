@@ -12,8 +12,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tasks.core.verification_totals import Verification
+from tasks.plan_settings import PlanSettings
 from tasks.report.page_rows import ROW_COLUMNS, PageRows
 from tasks.report.report_page import Certified, PageFacts, write_report_page
+from tasks.run.planning import plan
+from tests.conftest import Dicom, NearSide
 from tests.tasks.report.sample_archive import FORECAST, Archive, verification
 from tests.tasks.report.test_page import HOSTILE
 
@@ -213,6 +216,24 @@ def test_axe_finds_nothing(
         found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_a_plan(
+    browser: Browser, tmp_path: Path, near_side: NearSide, dicom: Dicom, axe: str, scheme: str
+) -> None:
+    """That has files which would not be stored, notes, and a forecast."""
+    near_side.put("a/1.dcm", dicom("1.2.1"))
+    near_side.put("a/cut.dcm", dicom("1.2.2")[:-60])
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(f"study_dir\n{near_side.archive}/a\n{near_side.archive}/gone\n")
+    plan(manifest, near_side.settings(), PlanSettings(full=True))
+    with opened(browser, near_side.report_dir / "plan.html", wait=False, color_scheme=scheme) as page:
+        heading = page.locator("h1").inner_text().replace("\u00a0", " ")
+        assert heading == "2 of 3 files would not be stored: exit code 1."
+        page.evaluate(axe)
+        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
 
 
 @pytest.fixture(scope="module")
