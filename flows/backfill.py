@@ -25,6 +25,7 @@ from flows.orchestration.parameters import (
     Verify,
 )
 from flows.orchestration.run_names import prefix_label, run_name
+from flows.orchestration.scheduled_runs import end_with_window_when_scheduled
 from flows.shards.run_slots import hold_free_slots
 from flows.verify import settings_afterwards, verified_afterwards
 from tasks.core.words import counted
@@ -73,6 +74,7 @@ def backfill(
         entries = read_manifest(Path(manifest), settings)
         prefix_label(entries, settings.campaign)
         engine = begin("backfill", settings, lambda: Engine(entries, settings))
+        end_with_window_when_scheduled(engine)
         get_run_logger().info("%s in the manifest", counted(len(entries), "study entry"))
         with under_way("backfill", engine) as may_begin:
             with early_end(engine) as end, hold_free_slots(engine), engine.draining():
@@ -81,7 +83,7 @@ def backfill(
                 upload_batches(engine, batches, may_begin)
             facts = engine.reconcile(end.why)
             summary = engine.report(facts)
-        ended = publish_end("backfill", summary, settings.report_dir)
+        ended = publish_end("backfill", summary, settings.report_dir, engine.starts.begun)
         return verified_afterwards(ended, afterwards) if afterwards else ended
 
     return final_state(run)

@@ -45,6 +45,7 @@ from flows.orchestration.parameters import (
 )
 from flows.orchestration.run_control import obey_requests
 from flows.orchestration.run_names import prefix_label, run_name
+from flows.orchestration.scheduled_runs import end_with_window_when_scheduled
 from flows.shards.run_slots import lease_holder
 from flows.shards.slot_lease import hold_fixed_slots, slots_of_platform
 from flows.shards.supervisor import Supervisor
@@ -143,6 +144,7 @@ def migrate_shard(
         ours = options.model_copy(update={"parallel": slots})
         settings = settings_for(api_endpoint, report_dir, api, ours)
         engine = begin("migrate-shard", settings, lambda: shard_engine(settings, migration, shard_no))
+        end_with_window_when_scheduled(engine)
         holding = hold_fixed_slots(limit, slots, lease_holder(engine))
         with under_way("migrate-shard", engine) as may_begin:
             with early_end(engine) as end, holding, engine.draining():
@@ -173,6 +175,7 @@ def _starter(migration: Migration, deployment: str, shards: int, api: str) -> Ca
     options = Options.model_validate(settings, from_attributes=True).model_dump(mode="json")
     if settings.root:
         options["root"] = str(Path(settings.root).absolute())
+    bounds = migration.bounds(shards)
     again = flow_run.run_count or 1
     campaign = settings.campaign
 
@@ -189,7 +192,7 @@ def _starter(migration: Migration, deployment: str, shards: int, api: str) -> Ca
                 "report_dir": str(settings.report_dir.absolute() / "shards" / f"{number:04}"),
                 "api_endpoint": settings.api_endpoint,
                 "api": api,
-                "options": options,
+                "options": options | bounds(number),
             },
             idempotency_key=f"{migration.run_id}-{number}-{again}-{starts}",
             tags=["dicom-ingest", "migrate"],

@@ -83,8 +83,8 @@ def verify(
     return final_state(run)
 
 
-def verified(settings: VerifySettings) -> State[dict[str, Any]]:
-    """Verifies a report within a flow run; the state that it ends with."""
+def verified(settings: VerifySettings, begun: int = 0) -> State[dict[str, Any]]:
+    """Verifies a report within a flow run; the state that it ends with. `begun`: files that this has sent."""
     progress = ComparisonProgress()
     with ExitStack() as beside:
         beside.enter_context(display_verification(progress))
@@ -92,15 +92,15 @@ def verified(settings: VerifySettings) -> State[dict[str, Any]]:
         found = verification.verify(settings, progress)
     publish_text(markdown(found, settings.report_dir), "verify-summary", "What was found, and where it is.")
     emit_verified(found.campaign, found.exit_code, counts(found))
-    return end_of(found)
+    return end_of(found, begun)
 
 
-def end_of(found: Verification) -> State[dict[str, Any]]:
+def end_of(found: Verification, begun: int = 0) -> State[dict[str, Any]]:
     """Completed where everything is confirmed; else Failed, with counts."""
     if found.exit_code == 0:
-        return Completed(message=in_words(found), data=counts(found))
+        return Completed(message=in_words(found), data=counts(found) | {"begun": begun})
     message = f"Not everything is confirmed: {in_words(found)}, see verification.csv"
-    return failed(NotAllStoredError(message, counts(found)))
+    return failed(NotAllStoredError(message, counts(found) | {"begun": begun}))
 
 
 def _load(parameters: dict[str, Any]) -> VerifySettings:
@@ -115,10 +115,13 @@ def settings_afterwards(settings: Settings) -> VerifySettings:
 
 
 def verified_afterwards(ended: State[dict[str, Any]], settings: VerifySettings) -> State[dict[str, Any]]:
-    """Verifies the report of a run that came to its end; the state of the run, unless this one is worse."""
+    """Verifies the report of a run that came to its end; the state of the run, unless this one is worse.
+
+    One that is to be continued is verified at its end.
+    """
     result = ended.result(raise_on_failure=False)
     is_whole = isinstance(result, dict) or getattr(result, "counts", {}).get("exit_code") == 1
-    if not is_whole:
+    if not is_whole or (isinstance(result, dict) and "ended_by" in result):  # that is to be continued
         return ended
-    state = verified(settings)
+    state = verified(settings, result["begun"] if isinstance(result, dict) else 0)
     return ended if ended.is_failed() else state

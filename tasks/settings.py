@@ -16,12 +16,14 @@ from tasks.core.errors import FaultKind
 from tasks.core.models import ACCEPTABLE, Balance, OnConflict
 from tasks.core.retry import BUDGETS
 from tasks.declaration import PREFIX, Declared, Setting, Use, declarations, load_as
+from tasks.schedule_settings import ScheduleSettings
 from tasks.setting_values import (
     BUDGETS_IN_WORDS,
     WITHOUT_SECRETS,
     as_reasons,
     digest_of,
     has_password,
+    in_words,
     is_header_for_keys,
     known_kinds,
     no_secret,
@@ -257,7 +259,7 @@ def budgets_of(retries: Iterable[str]) -> dict[FaultKind, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(LedgerSettings):
+class RunSettings(ScheduleSettings, LedgerSettings):
     """How a run behaves: nothing secret, so it may be a flow parameter."""
 
     parallel: Annotated[
@@ -348,6 +350,12 @@ class Settings(RunSettings, ReportSettings, TlsSettings, PlatformSettings):
         names = (each.name for each in declarations(Settings) if Use.SECRET not in each.setting.use)
         values = {name: getattr(self, name) for name in names}
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def in_words(self) -> dict[str, str]:
+        """The options as text, without those that say nothing: no secret, and no place of one."""
+        options = (each.name for each in declarations(RunSettings) if Use.OPTION in each.setting.use)
+        return {name: said for name in options if (said := in_words(getattr(self, name)))}
 
 
 _PARTS: Final = "How many parts, of whole studies. More parts than workers even out their pace."

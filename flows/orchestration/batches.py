@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectConcurrentFuture
 from prefect.states import Completed
 
-from tasks.core.errors import InterruptedRunError
+from tasks.core.errors import InterruptedRunError, PlannedEndError
 from tasks.run.early_end import safe_errors
 from tasks.run.engine import Engine
 from tasks.run.windows import LOOK_UP_S, HasEnded, send_windows
@@ -27,11 +27,11 @@ from tasks.run.windows import LOOK_UP_S, HasEnded, send_windows
     cache_policy=NO_CACHE,  # a batch that ran is not a batch whose files are stored: the ledger decides
 )
 def upload_batch(batch_no: int, engine: Engine) -> State[None] | None:
-    """Sends what is left of one batch. That a person ends the run is no failure of it."""
+    """Sends what is left of one batch. That a person, or a bound, ends the run is no failure of it."""
     try:
         with safe_errors():
             engine.upload(batch_no)
-    except InterruptedRunError:
+    except (InterruptedRunError, PlannedEndError):
         return Completed(name="Interrupted", message="The run was ended. The next one sends what is left.")
     return None
 

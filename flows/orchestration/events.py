@@ -2,6 +2,7 @@
 
     dicom-ingest.<flow>.completed       exit code 0; the flow is backfill, migrate, migrate-shard, ingest
     dicom-ingest.<flow>.incomplete      exit code 1: the report says which files, and why
+    dicom-ingest.<flow>.to_be_continued exit code 1, for --window, --max-files or --max-duration ended the run
     dicom-ingest.<flow>.interrupted     suspended or cancelled by a person, or the machine shut down
     dicom-ingest.<flow>.stopped         stopped early: the platform down for too long; credentials refused,
                                         also before the run could begin
@@ -40,9 +41,11 @@ def emit_end(flow: str, summary: Summary, report_dir: Path) -> None:
         "studies": summary.studies,
         "complete_studies": summary.complete_studies,
     }
-    _emit(f"{flow}.{_ENDS.get(summary.exit_code, 'stopped')}", campaign, summary.campaign, counts)
-    if summary.complete_studies == summary.studies or flow == "migrate-shard":
-        return  # a migration tells of its studies once
+    end = "to_be_continued" if summary.ended_by else _ENDS.get(summary.exit_code, "stopped")
+    _emit(f"{flow}.{end}", campaign, summary.campaign, counts)
+    lists_studies = flow != "migrate-shard" and not summary.ended_by  # a migration tells of its studies once
+    if summary.complete_studies == summary.studies or not lists_studies:
+        return
     for study in islice(incomplete_studies(report_dir), _MOST_STUDIES):
         name = study["label"] or f"study {study['study_no']}"
         _emit("study.incomplete", f"{campaign}.study.{study['study_no']}", name, study)

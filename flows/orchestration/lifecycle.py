@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -27,7 +27,7 @@ from tasks.core.errors import (
     ManifestError,
     NotAllStoredError,
 )
-from tasks.core.models import EXIT_ONE, Summary
+from tasks.core.models import EXIT_ONE, Status, Summary
 from tasks.core.progress import Progress
 from tasks.core.words import counted
 from tasks.known_settings import unknown_variables
@@ -38,6 +38,7 @@ from tasks.run.shards import Migration
 from tasks.run.worker_bounds import load_bounded
 from tasks.settings import Settings, load
 
+TO_BE_CONTINUED: Final = "to be continued"
 _Run = TypeVar("_Run", Engine, Migration)
 
 
@@ -114,13 +115,22 @@ def under_way(flow: str, engine: Work) -> Iterator[threading.Event]:
         yield may_begin
 
 
-def publish_end(flow: str, summary: Summary, report_dir: Path) -> State[dict[str, Any]]:
-    """Publishes a run's end; the flow's final state. Raises Pause when it was suspended."""
+def publish_end(flow: str, summary: Summary, report_dir: Path, begun: int = 0) -> State[dict[str, Any]]:
+    """Publishes a run's end; the flow's final state. Raises Pause when it was suspended.
+
+    A bound that the operator set is no failure: such a run is Completed, to be continued. `begun`: how many
+    files the run has begun to send.
+    """
     publish_summary(flow, summary, report_dir)
     emit_end(flow, summary, report_dir)
     counts = {"run_id": summary.run_id, "exit_code": summary.exit_code, "by_status": summary.by_status}
+    counts |= {"begun": begun}
     if summary.exit_code == 0:
         return Completed(message=_what_is_stored(summary), data=counts)
+    if summary.ended_by:
+        left = summary.by_status.get(Status.NOT_ATTEMPTED, 0)
+        message = f"{TO_BE_CONTINUED}: {_what_is_stored(summary)}, {left:,} not attempted"
+        return Completed(message=message, data=counts | {"ended_by": summary.ended_by})
     incomplete = not_complete(summary, report_dir, most=0).incomplete
     error = NotAllStoredError(_why_failed(summary, incomplete), counts)
     requested = requested_end(error) if summary.exit_code == InterruptedRunError.exit_code else None

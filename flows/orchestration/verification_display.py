@@ -13,24 +13,17 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Final
 
+from flows.orchestration.artifacts import page_link
 from flows.orchestration.background import running_beside
 from flows.orchestration.progress_display import FIRST_LINE_S, LINE_EVERY_S
 from flows.orchestration.standard_streams import say
 from tasks.core.comparison_progress import ComparisonProgress
-from tasks.core.signs import Sign
+from tasks.core.signs import MEANINGS, Sign
 from tasks.core.verification_totals import Verification
 from tasks.core.words import counted
 from tasks.report.directory import REPAIR_KEYS_TXT, REPAIR_MANIFEST_CSV
 from tasks.verify_settings import VerifySettings
 
-MEANINGS: Final = {
-    Sign.EVERYWHERE: "confirmed",
-    Sign.NOT_REGISTERED: "not in the registry",
-    Sign.NOT_IN_BUCKET: "not in the bucket",
-    Sign.REGISTRY_ALONE: "in the registry alone",
-    Sign.DIFFERS: "other than what was sent",
-    Sign.UNKNOWN: "not known",
-}
 _LOOK_S: Final = 0.5
 
 
@@ -122,6 +115,7 @@ def markdown(found: Verification, report_dir: Path) -> str:
         *("| sign | instances |", "| --- | ---: |", *rows, ""),
         *("| safe to delete | studies |", "| --- | ---: |", *safe, ""),
         f"What was found is in `{report_dir.absolute()}` on the machine that ran it, of run {found.run_id}.",
+        f"To look at, there: {page_link(report_dir)}.",
         *(f"- {problem}" for problem in found.problems),
     ]
     return "\n".join(text)

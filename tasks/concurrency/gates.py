@@ -1,9 +1,10 @@
-"""A gate: coroutines wait for something of which there is not enough for all, and get it as they came."""
+"""A gate: coroutines wait for something of which there is not enough for all, and get it in their order."""
 
 import asyncio
-from collections import deque
+import heapq
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 
 from tasks.core.errors import InterruptedRunError
 
@@ -24,19 +25,23 @@ class Gate:
         self._has_room = has_room
         self._begin = begin
         self._end = end
-        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._waiting: list[tuple[int, int, asyncio.Future[bool]]] = []  # a heap
+        self._numbers = count()
         self.is_closed = False
         self.inside = 0
 
     @property
     def is_awaited(self) -> bool:
         """Whether anybody waits."""
-        return any(not each.done() for each in [*self._waiting])
+        return any(not future.done() for _, _, future in [*self._waiting])
 
     @asynccontextmanager
-    async def entered(self) -> AsyncIterator[bool]:
-        """Behind all who came before; what `begin` returned. Raises InterruptedRunError when it is closed."""
-        begun = await self._enter()
+    async def entered(self, rank: int = 0) -> AsyncIterator[bool]:
+        """Behind all of a smaller rank, and those of the same who came before; what `begin` returned.
+
+        Raises InterruptedRunError when it is closed.
+        """
+        begun = await self._enter(rank)
         try:
             yield begun
         finally:
@@ -45,7 +50,7 @@ class Gate:
     def look(self) -> None:
         """Lets in whom there is room for; to be called whenever there may be more of it."""
         while self._waiting and self._has_room(self.inside):
-            future = self._waiting.popleft()
+            _, _, future = heapq.heappop(self._waiting)
             if not future.done():  # else its task was cancelled
                 self.inside += 1
                 future.set_result(self._begin())
@@ -53,12 +58,12 @@ class Gate:
     def close(self) -> None:
         """Nobody enters any more."""
         self.is_closed = True
-        for future in self._waiting:
+        for _, _, future in self._waiting:
             if not future.done():
                 future.set_exception(_stopping())
         self._waiting.clear()
 
-    async def _enter(self) -> bool:
+    async def _enter(self, rank: int) -> bool:
         """Counts as inside from the moment on at which there is room: nobody else takes that meanwhile."""
         if self.is_closed:
             raise _stopping()
@@ -66,7 +71,7 @@ class Gate:
             self.inside += 1
             return self._begin()
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+        heapq.heappush(self._waiting, (rank, next(self._numbers), future))
         self.look()
         try:
             begun = await future

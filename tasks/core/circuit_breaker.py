@@ -80,6 +80,10 @@ class CircuitBreaker:
         """For how long it has been open; 0 when it is closed."""
         return now - self._opened_at if self.is_open else 0.0
 
+    def leave_out(self, since: float, until: float) -> None:
+        """Nothing could be sent meanwhile, whatever the platform was: that is no part of an outage."""
+        self._opened_at += max(0.0, until - max(since, self._opened_at))
+
     def wait_s(self, now: float) -> float:
         """How long until a request may be sent: 0 at once, infinite while a probe is under way."""
         if not self.is_open:

@@ -10,6 +10,7 @@
     ├── InterruptedRunError     130 Ctrl-C or SIGTERM
     ├── InternalError           3   a defect, without the text of the exception that it was
     ├── RowRefusedError         3   the database refuses a value: it is that file's fault, and its end alone
+    ├── PlannedEndError         1   a bound that the operator set is reached: the next run goes on
     └── NotAllStoredError       1   a run that came to its end: what Prefect's failed state carries
 
     Fault                           one presign or PUT that did not work; `core/retry.py` says what follows,
@@ -26,6 +27,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from tasks.core.models import Reason
+from tasks.core.run_bounds import Bound
 from tasks.core.words import counted
 
 
@@ -120,6 +122,19 @@ class InternalError(IngestError):
             f"Unexpected {type(error).__name__} at {where}. What was stored is in the ledger: "
             "run the same command again, and report this as a defect if it comes back."
         )
+
+
+class PlannedEndError(IngestError):
+    """A bound that the operator set is reached: no further file starts, those under way are finished."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, bound: Bound) -> None:
+        super().__init__(message, bound)
+        self.bound = bound
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class NotAllStoredError(IngestError):

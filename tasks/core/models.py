@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from tasks.core.run_bounds import Bound
+
 
 class Status(StrEnum):
     """What became of one row of the report; `EXIT_ONE` says which of them make a run exit with 1."""
@@ -125,6 +127,15 @@ class Balance(StrEnum):
 
     FILES = "files"
     BYTES = "bytes"
+
+
+class Order(StrEnum):
+    """Which studies a run sends first."""
+
+    MANIFEST = "manifest"
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    SMALLEST = "smallest"
 
 
 class OnConflict(StrEnum):
@@ -300,6 +311,11 @@ class RunFacts:
     root: str = ""  # absolute, escaped; empty: none was given
     touched: int = 0  # files that were read for their ctime alone
     gone: int = 0  # stored files that the run before listed
+    forecast: dict[str, Any] = field(default_factory=dict)  # what `plan` said of the same manifest
+    settings: dict[str, str] = field(default_factory=dict)  # the options, as text; no secret
+    versions: dict[str, str] = field(default_factory=dict)  # of the software that did the run
+    ended_by: str = Bound.NONE  # the bound that was reached before all was done
+    started: list[int] = field(default_factory=list)  # studies, by study_no, that the next run finishes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,3 +345,6 @@ class Summary:
     unused_keys: list[str] = field(default_factory=list)  # issued at the start; nothing was sent to them
     accepted: int = 0  # rows that a person accepted: no reason for exit code 1
     forecast: dict[str, Any] = field(default_factory=dict)  # what `plan` said of it; empty: nobody had asked
+    settings: dict[str, str] = field(default_factory=dict)  # the run's options, as text; no secret
+    versions: dict[str, str] = field(default_factory=dict)  # of the software that did the run
+    ended_by: str = Bound.NONE  # a bound of the operator's, before all was done: the next run goes on

@@ -69,6 +69,10 @@ class Pacing:
         """For how long the platform has been down; 0 when it is not."""
         return self._breaker.outage_s(now)
 
+    def leave_out(self, since: float, until: float) -> None:
+        """Nothing could be sent meanwhile: that is no part of an outage."""
+        self._breaker.leave_out(since, until)
+
     def record_success(self, step: Step, took_s: float, now: float) -> bool:
         """A request that worked; whether that changed how many may be under way."""
         before = self.is_down, self.limit

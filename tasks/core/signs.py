@@ -28,6 +28,16 @@ class Sign(StrEnum):
     UNKNOWN = "!"
 
 
+MEANINGS: Final[Mapping[Sign, str]] = {
+    Sign.EVERYWHERE: "confirmed",
+    Sign.NOT_REGISTERED: "not in the registry",
+    Sign.NOT_IN_BUCKET: "not in the bucket",
+    Sign.REGISTRY_ALONE: "in the registry alone",
+    Sign.DIFFERS: "other than what was sent",
+    Sign.UNKNOWN: "not known",
+}
+
+
 class InBucket(StrEnum):
     """What the bucket says of an instance's object."""
 

@@ -2,7 +2,7 @@
 
 import marshal
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from operator import attrgetter
 from typing import Final, overload
@@ -67,12 +67,45 @@ class StudyEntries(Sequence[StudyEntry]):
                 yield entry, self[first - 1]
 
 
-def in_order(entries: Sequence[StudyEntry]) -> Sequence[StudyEntry]:
-    """By priority, the highest first, and as in the manifest where that is equal."""
-    keys = ((-entry.priority, entry.study_no) for entry in entries)
-    if all(one <= other for one, other in pairwise(keys)):
+class _Reordered(Sequence[StudyEntry]):
+    """Entries in another order than the one in which they are packed."""
+
+    def __init__(self, entries: Sequence[StudyEntry], places: Iterable[int]) -> None:
+        self._entries = entries
+        self._places = array("L", places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, at: int) -> StudyEntry: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[StudyEntry]: ...
+
+    def __getitem__(self, at: int | slice) -> StudyEntry | list[StudyEntry]:
+        if isinstance(at, slice):
+            return [self._entries[place] for place in self._places[at]]
+        return self._entries[self._places[at]]
+
+
+def in_order(
+    entries: Sequence[StudyEntry], keys: Sequence[int], first: Collection[str] = ()
+) -> Sequence[StudyEntry]:
+    """The smallest key first, and as in the manifest where that is equal; `first`: directories before all."""
+    is_first = bytearray(len(entries))
+    if first:
+        is_first = bytearray(entry.study_dir in first for entry in entries)
+    if not any(is_first) and all(one <= other for one, other in pairwise(keys)):
         return entries  # as they are packed
-    return sorted(entries, key=lambda entry: (-entry.priority, entry.study_no))
+    places = sorted(range(len(entries)), key=keys.__getitem__)
+    places.sort(key=is_first.__getitem__, reverse=True)
+    return _Reordered(entries, places)
+
+
+def priorities(entries: Iterable[StudyEntry]) -> list[int]:
+    """The keys of the manifest's own order: the highest priority first."""
+    return [-entry.priority for entry in entries]
 
 
 def manifest_sha256(entries: Sequence[StudyEntry]) -> str:

@@ -72,11 +72,11 @@ _NO_DIGESTS: Final = Digests("")
 
 _is_stored = file.c.status.in_(_STORED_BY)
 # What is stored of a path, of which its row may say otherwise since: in the order of StoredContent.
-_STORED_CONTENT: Final = tuple(
+STORED_CONTENT: Final = tuple(
     sa.case((_is_stored, file.c[name]), else_=stored_file.c[name])
     for name in ("status", "sha256", "sop_instance_uid", "size_bytes", "mtime_ns")
 )
-_IS_LOST: Final = sa.case(
+IS_LOST: Final = sa.case(
     (_is_stored, is_lost(file)), else_=sa.func.coalesce(is_lost(stored_file), sa.false())
 )
 _UNOPENED: Final = ("at", "by", "new_status", "new_reason", "is_file")
@@ -94,16 +94,16 @@ class Files:
 
     # -- reads -------------------------------------------------------------------------------------------
 
-    def todo(self, batch_no: int) -> Iterator[Todo]:
-        """A batch's files that are not settled yet, in the report's order, page by page."""
+    def todo(self, batch_no: int, study_nos: Sequence[int] = ()) -> Iterator[Todo]:
+        """A batch's files that are not settled yet, in the report's order, page by page; of some studies."""
         query = (
             sa.select(
                 listing.c.file_id,
                 listing.c.study_no,
                 listing.c.file_no,
                 file.c.path,
-                *_STORED_CONTENT,
-                _IS_LOST,
+                *STORED_CONTENT,
+                IS_LOST,
             )
             .join(file, file.c.file_id == listing.c.file_id)
             .outerjoin(stored_file, stored_file.c.file_id == listing.c.file_id)
@@ -111,13 +111,15 @@ class Files:
             .order_by(listing.c.batch_no, listing.c.study_no, listing.c.file_no)
             .limit(_AT_ONCE)
         )
+        if study_nos:
+            query = query.where(listing.c.study_no.in_(study_nos))
         after = (batch_no, 0, 0)
         while True:
             page = fetch(self._engine, query.where(after < _POSITION))
             if not page:
                 return
             for row in page:
-                stored = _stored_content(*row[4:])
+                stored = stored_content(*row[4:])
                 yield Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), stored)
             after = (batch_no, page[-1].study_no, page[-1].file_no)
 
@@ -302,7 +304,8 @@ class Files:
         yield from self._claims.unclaiming(request)
 
 
-def _stored_content(status: str | None, *content: Any) -> StoredContent | None:
+def stored_content(status: str | None, *content: Any) -> StoredContent | None:
+    """What is stored of a path, of the columns STORED_CONTENT and IS_LOST; None when nothing is."""
     if not status:
         return None
     sha256, uid, size_bytes, mtime_ns, is_lost = content

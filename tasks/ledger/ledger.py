@@ -25,6 +25,7 @@ from tasks.core.plan import Enrolled, Rules
 from tasks.core.report_columns import ReportRow
 from tasks.ledger.claims import Claims
 from tasks.ledger.database import connect, has_ledger, patience_s, prepare, wait_for_locks
+from tasks.ledger.due_files import DueFiles
 from tasks.ledger.file_requests import Claiming, FileAnswer, FileRequest, Issuing, Reaching, Settling
 from tasks.ledger.files import Files
 from tasks.ledger.group_commit import Request, Writer, answer_to
@@ -95,6 +96,7 @@ class Ledger:
         self._claims = Claims(scope, OtherRuns(scope, clock, locked))
         self._files = Files(self._engine, scope, events, self._claims)
         self._left = LeftFiles(self._engine, scope)
+        self.due = DueFiles(self._engine, scope)
         self._writer = Writer(
             self._engine,
             self._runs.beat,
@@ -241,9 +243,9 @@ class Ledger:
         """Once all is sent: what is gone and was stored from elsewhere meanwhile has no row."""
         self._writer.write(self._left.drop_stored)
 
-    def todo(self, batch_no: int) -> Iterator[Todo]:
+    def todo(self, batch_no: int, study_nos: Sequence[int] = ()) -> Iterator[Todo]:
         """A batch's files that are not settled yet, in the report's order; read as they are asked for."""
-        return self._files.todo(batch_no)
+        return self._files.todo(batch_no, study_nos)
 
     # -- upload ------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tasks.core.plan import batch_target
+from tasks.ledger.liveness import awake_or_asleep
 from tasks.upload.uploader import GRACE_S
 
 
@@ -19,6 +20,7 @@ class Edges:
 
     clock: Callable[[], float] = time.monotonic
     clock_ns: Callable[[], int] = time.time_ns
+    elapsed: Callable[[], float] = awake_or_asleep  # as `clock`, and a suspended machine does not stop it
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = random.random
     grace_s: float = GRACE_S  # how long PUTs under way may last after a stop

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from tasks.core.audit_chain import Event
-from tasks.core.errors import IngestError, InterruptedRunError, UsageError
+from tasks.core.errors import IngestError, InterruptedRunError, PlannedEndError, UsageError
 from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
 from tasks.core.progress import Progress
+from tasks.core.run_bounds import Bound
 from tasks.core.run_faults import RunFaults
-from tasks.core.study_entries import in_order
 from tasks.core.words import counted
 from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.ledger.database import sqlite_file
@@ -38,8 +38,10 @@ from tasks.remote.platform_client import Platform
 from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
+from tasks.run.planned_end import starts_of, why_ended
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer, target_of
-from tasks.run.records import keep_unused, open_records
+from tasks.run.records import keep_unused, open_records, versions
+from tasks.run.sending_order import SendingOrder
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
 from tasks.source.gone_files import with_gone
@@ -89,7 +91,8 @@ class Engine:
         self.progress = Progress()
         self._scan = scan
         ours = entries if shard is None else [entry for entry in entries if entry.study_no in shard]
-        self._entries: Sequence[StudyEntry] = in_order(ours)
+        self._entries: Sequence[StudyEntry] = ours
+        self._order = SendingOrder()
         self._edges = edges or all_edges.REAL
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()
@@ -102,6 +105,7 @@ class Engine:
             undo.callback(self._platform.close)
             refusal = self._open_records(undo, entries, report_dirs, is_shard=shard is not None)
             undo.pop_all()
+        self.starts = starts_of(settings, self._ledger.due, self._edges, is_shard=shard is not None)
         self._uploader = self._new_uploader()
         self._is_drained = False
         if refusal:
@@ -141,7 +145,7 @@ class Engine:
 
     def plan(self, chunks: Iterator[Chunk]) -> Iterator[int]:
         """Decides what is to do; yields the number of each batch with files to send, once it is full."""
-        rules = _rules(self.settings, self._started_ns)
+        rules = rules_of(self.settings, self._started_ns)
         batch_no, todo = 1, 0
         for rows, scanned in chunks:
             to_do, touched = self._ledger.enrol(batch_no, rows, scanned, rules)
@@ -160,7 +164,7 @@ class Engine:
     def upload(self, batch_no: int) -> None:
         """Sends what is not settled of a batch; raises IngestError when the run stops."""
         self._records.trail.record(Event.BATCH_STARTED, batch_no=batch_no)
-        self._uploader.upload(batch_no, self._ledger.todo(batch_no))
+        self._uploader.upload(batch_no, self._order.todo(self._ledger, batch_no))
 
     def stop(self, why: IngestError) -> None:
         """Starts no file any more. Safe from any thread, and from a signal handler's."""
@@ -187,9 +191,12 @@ class Engine:
     def reconcile(self, why: IngestError | None = None) -> RunFacts:
         """From here on the ledger has one outcome for every file. `why`: what ended the run early."""
         self._drain()
+        why = why_ended(why, self._uploader.stopped_by, self._ledger.due)
+        started = self._ledger.due.unfinished(self.starts.studies) if why else []
         if why is not None:
             self._ledger.enrol_unscanned()
         self._ledger.drop_stored()
+        ended_by = why.bound if isinstance(why, PlannedEndError) else Bound.NONE
         facts = RunFacts(
             self.run_id,
             self.settings.campaign,
@@ -198,9 +205,13 @@ class Engine:
             peak_parallel=self._slots.peak,
             parallel_course=self._slots.course,
             problems=([str(why)] if why else []) + self._problems(why),
-            stopped_exit_code=why.exit_code if why else None,
+            stopped_exit_code=None if why is None or ended_by else why.exit_code,
             touched=self._touched,
             gone=0 if isinstance(self._scan, OneFile) else self._ledger.left.count_gone(),
+            settings=self.settings.in_words,
+            versions=versions(),
+            ended_by=ended_by,
+            started=started,
         )
         self._ledger.end(facts)
         return facts
@@ -261,6 +272,8 @@ class Engine:
 
     def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
         """The scan's rows, each with its study_no; after a study's last row comes None."""
+        order, ownership = self.settings.order, self._ownership
+        self._entries = self._order.arrange(self._entries, order, ownership, self._ledger)
         looks = not isinstance(self._scan, OneFile) and self._ledger.left.are_any()
         for entry in self._entries:
             left = self._ledger.left.under(entry.study_dir) if looks else ()
@@ -281,7 +294,8 @@ class Engine:
         return NOT_ASKED
 
     def _new_uploader(self) -> Uploader:
-        self._slots = Slots(self.settings.parallel, self._edges.clock, began=self._began_s)
+        edges, may_start = self._edges, self.starts.are_open
+        self._slots = Slots(self.settings.parallel, edges.clock, began=self._began_s, may_start=may_start)
         awaited = AwaitedLedger(self._ledger, self._platform.loop.loop)
         self._platform.client.reach = awaited.reach
         transfer = Transfer(
@@ -295,6 +309,7 @@ class Engine:
             max_outage_s=self.settings.max_outage,
             jitter=self._edges.jitter,
             clock=self._edges.clock,
+            starts=self.starts,
         )
         return Uploader(self._platform.loop, transfer, self.progress)
 
@@ -348,7 +363,8 @@ def problems_of(ownership: Ownership) -> list[str]:
     return problems
 
 
-def _rules(settings: Settings, now_ns: int) -> Rules:
+def rules_of(settings: Settings, now_ns: int) -> Rules:
+    """Which files a run that begins now leaves alone."""
     rules = Rules(settings.rehash, trust_ctime=settings.trust_ctime)
     if not settings.min_age:
         return rules

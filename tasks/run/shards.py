@@ -6,19 +6,20 @@ the merged report is what a single run would have written.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from tasks.core.audit_chain import Event
-from tasks.core.concurrency_limit import summed
+from tasks.core.concurrency_limit import shares, summed
 from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
 from tasks.core.models import Balance, Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
 from tasks.core.progress import COUNTERS, Progress
+from tasks.core.run_bounds import Bound
 from tasks.core.study_entries import StudyEntries
 from tasks.ledger.database import has_ledger
 from tasks.ledger.earlier_runs import Begins, begins
@@ -29,7 +30,7 @@ from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.run.engine import Engine, problems_of
 from tasks.run.preflight import first_answer, target_of
-from tasks.run.records import keep_unused, open_records
+from tasks.run.records import keep_unused, open_records, versions
 from tasks.settings import Settings
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, decided_ownership, survey, walk_study
@@ -62,6 +63,9 @@ class Migration:
         self.settings = settings
         self._progress = progress
         self._clock_ns = (edges or all_edges.REAL).clock_ns
+        self._elapsed = (edges or all_edges.REAL).elapsed
+        most_s = settings.max_duration_s
+        self._ends_at = None if most_s is None else self._elapsed() + most_s
         self._started_ns = self._clock_ns()
         ownership = survey(entries, settings.root or None)
         require_none_in(ownership.real_dirs, [settings.report_dir])
@@ -88,6 +92,18 @@ class Migration:
                 raise UsageError("This migration is at work already: follow the run that is.")
             undo.pop_all()
         progress.scanning = False
+
+    def bounds(self, shards: int) -> Callable[[int], dict[str, Any]]:
+        """What gives a shard its part of --max-files, and of --max-duration what is left when it starts."""
+        most, ends_at = self.settings.max_files, self._ends_at
+        files = [] if most is None else shares(most, shards)
+
+        def of_shard(number: int) -> dict[str, Any]:
+            left_s = None if ends_at is None else max(0, int(ends_at - self._elapsed()))
+            bounds = {"max_files": files[number - 1]} if files else {}
+            return bounds | ({} if left_s is None else {"max_duration": str(left_s)})
+
+        return of_shard
 
     def standings(self) -> list[ShardStanding]:
         """Where each shard stands, by their numbers from 1; the progress becomes the sum of theirs."""
@@ -119,6 +135,8 @@ class Migration:
         codes = [facts.stopped_exit_code for facts in ended if facts.stopped_exit_code is not None]
         if len(ended) < len(standings):
             codes.append(StoppedError.exit_code)
+        stopped_exit_code = _exit_code(why, codes)
+        reached = [facts.ended_by for facts in ended if facts.ended_by]
         return RunFacts(
             self.run_id,
             self.settings.campaign,
@@ -127,9 +145,12 @@ class Migration:
             peak_parallel=min(self.settings.parallel, sum(facts.peak_parallel for facts in ended)),
             parallel_course=summed([self._course(facts) for facts in ended]),
             problems=list(dict.fromkeys(problems)),
-            stopped_exit_code=_exit_code(why, codes),
+            stopped_exit_code=stopped_exit_code,
             touched=sum(facts.touched for facts in ended),
             gone=sum(facts.gone for facts in ended),
+            settings=self.settings.in_words,
+            versions=versions(),
+            ended_by=next(iter(reached), Bound.NONE) if stopped_exit_code is None else Bound.NONE,
         )
 
     def _course(self, facts: RunFacts) -> list[tuple[float, int]]:

@@ -10,11 +10,14 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Final
 
 from tasks.concurrency.gates import Gate
 from tasks.core.errors import Fault
 from tasks.core.pacing import Pacing
 from tasks.core.platform_state import PlatformState, Step
+
+_BARELY_S: Final = 1e-9
 
 
 class Slots:
@@ -26,8 +29,13 @@ class Slots:
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
         step: Step = Step.PUT,
+        may_start: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`began`: when the run did, by the clock; now when not given. `step`: what a slot is for."""
+        """`began`: when the run did, by the clock; now when not given. `step`: what a slot is for.
+
+        `may_start`: whether a file may be admitted now, whoever else has a say; call `look_at_window` now and
+        then.
+        """
         self.most = parallel  # throttled or not
         self._step = step
         self._clock = clock
@@ -36,6 +44,9 @@ class Slots:
         self._busy = Gate(lambda busy: self._may_put and busy < self._pacing.limit)
         self._probe_timer: asyncio.TimerHandle | None = None
         self._may_put = True
+        self._may_start = may_start
+        self._held_since: float | None = None  # since when none may
+        self._held_s = 0.0  # for how long none might, before that
         self._resumes_at: dict[int, float] = {}  # files that pause, by file_id
         self._puts = 0
         self.peak = 0  # most PUTs that were under way at once
@@ -43,25 +54,36 @@ class Slots:
 
     @property
     def outage_s(self) -> float:
-        """For how long the platform has been down; 0 when it is not."""
-        return self._pacing.outage_s(self._clock())
+        """For how long the platform has been down, while files might start; 0 when it is not."""
+        now = self._clock()
+        outage_s = self._pacing.outage_s(now)
+        held_s = 0.0 if self._held_since is None else now - self._held_since
+        return max(_BARELY_S, outage_s - held_s) if outage_s else 0.0
+
+    @property
+    def held_s(self) -> float:
+        """For how long no file might start, in all."""
+        return self._held_s + (0.0 if self._held_since is None else self._clock() - self._held_since)
 
     @asynccontextmanager
-    async def admission(self) -> AsyncIterator[None]:
-        """From asking for a URL to the end of its PUT. Waits while the platform is down."""
+    async def admission(self, rank: int = 0) -> AsyncIterator[None]:
+        """From asking for a URL to the end of its PUT. Waits while the platform is down.
+
+        `rank`: those of a smaller one go first, here and where a slot is waited for.
+        """
         while True:
-            async with self._admitted.entered() as is_probe:
+            async with self._admitted.entered(rank) as is_probe:
                 if is_probe or not self._pacing.is_down:  # as it may have been found since there was room
                     yield
                     return
 
     @asynccontextmanager
-    async def slot(self, file_id: int, step: Step | None = None) -> AsyncIterator[None]:
+    async def slot(self, file_id: int, step: Step | None = None, rank: int = 0) -> AsyncIterator[None]:
         """Around a PUT: one of `parallel`. Learns how long it takes, and whether the object store is up.
 
         `step`: of another request than the slots are for.
         """
-        async with self._busy.entered():
+        async with self._busy.entered(rank):
             self._puts += 1
             self.peak = max(self.peak, self._puts)
             try:
@@ -88,6 +110,17 @@ class Slots:
         self._may_put = may_begin
         self._look()
 
+    def look_at_window(self) -> None:
+        """Lets in who waits once files may start again; the platform was not down for that long."""
+        now = self._clock()
+        if not self._may_start():
+            self._held_since = now if self._held_since is None else self._held_since
+        elif self._held_since is not None:
+            self._pacing.leave_out(self._held_since, now)
+            self._held_s += now - self._held_since
+            self._held_since = None
+            self._look()
+
     def close(self) -> None:
         """Let nobody in any more: whoever waits, or comes, gets InterruptedRunError."""
         self._admitted.close()
@@ -107,7 +140,7 @@ class Slots:
     def _may_be_admitted(self, admitted: int) -> bool:
         if self._pacing.is_down:
             self._look_when_probe_is_due()
-        return self._may_put and self._pacing.admits(admitted, self._clock())
+        return self._may_put and self._may_start() and self._pacing.admits(admitted, self._clock())
 
     def _end_probe(self, is_probe: bool) -> None:
         if is_probe:

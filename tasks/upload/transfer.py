@@ -21,12 +21,14 @@ from tasks.core.errors import (
     Fault,
     FaultKind,
     InterruptedRunError,
+    PlannedEndError,
     RowRefusedError,
     StoppedError,
     ending,
 )
 from tasks.core.models import ACCEPTABLE, Digests, OnConflict, Outcome, Proof, Reason, Rejected, Status, Todo
 from tasks.core.retry import Action, backoff_s
+from tasks.core.run_bounds import Bound
 from tasks.core.run_faults import RunFaults
 from tasks.core.stored_content import is_altered, is_cut_copy, judge_rejected
 from tasks.ledger.awaited_ledger import AwaitedLedger
@@ -37,6 +39,7 @@ from tasks.source.readers import Readers
 from tasks.upload.integrity import Integrity
 from tasks.upload.same_uid import SameUid
 from tasks.upload.slots import Slots
+from tasks.upload.starts import Starts
 from tasks.upload.under_way import UnderWay
 
 log = logging.getLogger("dicom_ingest")
@@ -69,14 +72,25 @@ class Transfer:
     clock: Callable[[], float] = time.monotonic
     order: ClaimOrder = field(default_factory=lambda: ClaimOrder(time.monotonic))
     same_uid: SameUid = field(default_factory=SameUid)
+    starts: Starts = field(default_factory=Starts)
+    ending: PlannedEndError | None = None  # why no file starts any more, though some are to be finished
 
     def __post_init__(self) -> None:
         self._integrity = Integrity(self.stopping)
         self._neighbours = Neighbours()
+        self._newest = 0  # place of the file that was started last
 
     def start(self, todo: Todo) -> UnderWay:
         """The next file in the plan's order."""
-        return UnderWay(todo, self.order.enter(), self.clock_ns())
+        self._newest += 1
+        return UnderWay(todo, self.order.enter(), self.clock_ns(), self._newest)
+
+    def goes_on(self, file: UnderWay) -> bool:
+        """Whether it is finished though no file starts any more: by another try, too, where there is time."""
+        if self.ending is None:
+            return True
+        has_time = self.ending.bound is Bound.MAX_FILES
+        return file.is_settled or (file.has_begun if has_time else file.is_inside)
 
     async def send(self, file: UnderWay) -> Outcome:
         """What became of it, once that is durable.
@@ -140,7 +154,7 @@ class Transfer:
 
     def _read(self, file: UnderWay) -> Content | Rejected:
         """By a reader's thread."""
-        self._refuse_when_stopping()
+        self._refuse_when_stopping(file)
         self.order.note_read(file.position)
         wanted = ACCEPTABLE if file.todo.stored else self.accept  # it may be what is stored of it
         content = read_content(file.todo.path, lambda found: found.is_sent(wanted))
@@ -177,7 +191,7 @@ class Transfer:
             file.claimed.clear()
         with self._integrity.waiting():
             await self.same_uid.settlement(content.header.sop_instance_uid, file.todo.file_id)
-        self._refuse_when_stopping()
+        self._refuse_when_stopping(file)
 
     async def _verdict(self, file: UnderWay, content: Content) -> Verdict | None:
         """Hashes a file that is too large to hold only when there is something to compare it with.
@@ -253,14 +267,16 @@ class Transfer:
     async def _store(self, file: UnderWay, content: Content) -> tuple[Stored, Proof]:
         if file.faults[FaultKind.INTEGRITY] and self._integrity.rules.wants_md5():
             await self._digests(content, with_md5=True)  # S3 is to check it now, also of what is streamed
-        async with self.slots.admission():
+        rank = self._newest if self.slots.outage_s else file.place  # then each has its turn to be the probe
+        async with self.slots.admission(rank):
+            self._begin(file)
             if file.url is None or not file.url.lives(self.clock_ns() / 1e9):
                 file.url = await self._mint(file.todo, content.header.sop_instance_uid)
             url = file.url
             with_md5 = self._integrity.rules.wants_md5(url.host)
             if with_md5 and not isinstance(content, Streamed):
                 await self._digests(content, with_md5=True)
-            async with self.slots.slot(file.todo.file_id):
+            async with self.slots.slot(file.todo.file_id, rank=file.place):
                 self.faults.raise_if_over()
                 file.attempts += 1
                 stored = await self.client.put(url, content, with_md5=with_md5)
@@ -268,6 +284,14 @@ class Transfer:
         proof = await self._integrity.judge(file.todo.file_id, url.host, stored, digests)
         self.faults.record_stored()
         return stored, proof
+
+    def _begin(self, file: UnderWay) -> None:
+        """It is to be sent, for the first time or again. Raises PlannedEndError when it may not."""
+        if file.has_begun:
+            self.starts.raise_if_over()
+        else:
+            self.starts.begin(file.todo.study_no)
+        file.has_begun = file.is_inside = True
 
     async def _mint(self, todo: Todo, sop_instance_uid: str) -> PresignedUrl:
         """A URL for this file; the intent to send to its key is durable before the first byte leaves."""
@@ -281,8 +305,9 @@ class Transfer:
 
     async def _after(self, file: UnderWay, fault: Fault) -> Outcome | None:
         """What follows a fault: the outcome, or None after the pause when the way is to be tried again."""
+        file.is_inside = False
         file.http_status, file.detail, file.last_reason = fault.http_status, fault.detail, fault.reason
-        self.faults.record(fault, str(file.todo), self.clock())
+        self.faults.record(fault, str(file.todo), self.clock() - self.slots.held_s)
         if fault.kind in TRANSIENT and self._far_side_is_down():
             return None  # no file's budget pays for that: the next place opens when a probe gets through
         file.faults[fault.kind] += 1
@@ -297,6 +322,8 @@ class Transfer:
             return file.ends(self.clock_ns(), status, fault.reason)
         if action is Action.NEW_URL:
             file.url = None
+        if not self.goes_on(file):
+            return self._given_up(file)
         return await self._pause(file, backoff_s(fault, seen, self.jitter()))
 
     def _far_side_is_down(self) -> bool:
@@ -316,14 +343,19 @@ class Transfer:
                     await self.stopping.wait()
             except TimeoutError:
                 return None
+        return self._given_up(file)
+
+    def _given_up(self, file: UnderWay) -> Outcome:
         if not file.attempts:
-            self._refuse_when_stopping()
+            self._refuse_when_stopping(file)
         return file.ends(self.clock_ns(), Status.FAILED, self._reason_at_the_end(file))
 
     def _reason_at_the_end(self, file: UnderWay) -> Reason:
         """What all files were refused for, or what ended the run for this one, or that it ended."""
         return file.last_reason if self.faults.over else file.reason
 
-    def _refuse_when_stopping(self) -> None:
+    def _refuse_when_stopping(self, file: UnderWay) -> None:
         if self.stopping.is_set():
             raise InterruptedRunError("The run is stopping.")
+        if self.ending and not self.goes_on(file):
+            raise self.ending

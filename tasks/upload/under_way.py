@@ -20,6 +20,7 @@ class UnderWay:
     todo: Todo
     position: Position  # in the order of claims
     started_ns: int
+    place: int = 0  # in the order in which files are sent
     content: Content | None = None
     read_ns: int | None = None  # when that was begun to be read
     url: PresignedUrl | None = None
@@ -31,6 +32,8 @@ class UnderWay:
     claimed: set[str] = field(default_factory=set)  # SOP Instance UIDs
     faults: Counter[FaultKind] = field(default_factory=Counter)
     is_settled: bool = False
+    has_begun: bool = False  # it is one of those that the run may send
+    is_inside: bool = False  # between asking for a URL and the end of its PUT
 
     def ends(self, now_ns: int, status: Status, reason: Reason = Reason.NONE, **more: Any) -> Outcome:
         """Its outcome; `more`: the fields of a stored one."""

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from tasks.concurrency.event_loop import LOOK_UP_S, EventLoop
-from tasks.core.errors import IngestError, InternalError, InterruptedRunError
+from tasks.core.errors import IngestError, InternalError, InterruptedRunError, PlannedEndError
 from tasks.core.models import Outcome, Status, Todo
 from tasks.core.problems import why_failed, why_held_back
 from tasks.core.progress import Progress
@@ -30,6 +30,8 @@ _AT_ONCE: Final = 16  # files that are passed on
 _BATCH_IS_LATE_S: Final = 5.0  # that has not come: then the next one does not wait for it any more
 _MOST_NAMED: Final = 100  # of files that are held back, in the log: the report has them all
 
+_LOOK_AT_WINDOW_S: Final = 0.5  # by the clock on the wall: never one long sleep
+
 _Files: TypeAlias = set[asyncio.Task[None]]
 
 
@@ -41,7 +43,7 @@ class Uploader:
         self._transfer = transfer
         self._progress = progress
         self._stopped_by: IngestError | None = None
-        self._under_way: _Files = set()
+        self._under_way: dict[asyncio.Task[None], UnderWay] = {}
         self._room = asyncio.Semaphore(max(_AT_ONCE, _UNDER_WAY_PER_SLOT * transfer.slots.most))
         self._next_batch = 1
         self._waiting: dict[int, asyncio.Event] = {}  # of batches that came before it was theirs
@@ -65,14 +67,25 @@ class Uploader:
     def stop(self, why: IngestError) -> None:
         """Starts no file any more; what is in flight goes on until it is done or `drain` gives up on it.
 
-        From any thread, the loop's and a signal handler's, too.
+        After a planned end `drain` waits for what has begun to be sent, however long that takes, unless
+        something else stops the run meanwhile. From any thread, the loop's and a signal handler's, too.
         """
-        self._stopped_by = self._stopped_by or why
+        if isinstance(why, PlannedEndError):
+            self._stopped_by = self._stopped_by or why
+            self._loop.call(self._wind_down, why)
+            return
+        if self._stopped_by is None or isinstance(self._stopped_by, PlannedEndError):
+            self._stopped_by = why
         self._loop.call(self._close)
 
     def drain(self, grace_s: float = GRACE_S) -> None:
         """Ends all that is under way; a PUT that outlasts the grace is cut off, as `interrupted`."""
         self._loop.run(self._drain(grace_s))
+
+    @property
+    def stopped_by(self) -> IngestError | None:
+        """Why the run stops; None when it does not."""
+        return self._stopped_by
 
     def raise_if_stopped(self) -> None:
         """Why the run stops, when it does."""
@@ -104,12 +117,19 @@ class Uploader:
     async def _begin(self, todos: list[Todo], batch: _Files) -> None:
         for todo in todos:
             await self._room.acquire()
+            await self._window()
             self.raise_if_stopped()
             file = self._transfer.start(todo)
             task = asyncio.create_task(self._send(file))
-            self._under_way.add(task)
+            self._under_way[task] = file
             batch.add(task)
             task.add_done_callback(partial(self._end, file, batch))
+
+    async def _window(self) -> None:
+        """Until one is open, or the run stops."""
+        transfer = self._transfer
+        while not (transfer.starts.are_open() or self._stopped_by or transfer.stopping.is_set()):
+            await asyncio.sleep(_LOOK_AT_WINDOW_S)
 
     async def _send(self, file: UnderWay) -> None:
         try:
@@ -121,7 +141,7 @@ class Uploader:
 
     def _end(self, file: UnderWay, batch: _Files, task: asyncio.Task[None]) -> None:
         """However it ended, also before it began."""
-        self._under_way.discard(task)
+        self._under_way.pop(task, None)
         batch.discard(task)
         self._transfer.end(file)
         self._room.release()
@@ -137,15 +157,43 @@ class Uploader:
 
         When nothing else is left: a killed run keeps its claims until it is dead.
         """
-        waiting = self._transfer.same_uid.waiting_for_others
-        is_all = waiting and waiting == len(self._under_way)
-        what = f"{counted(waiting, 'file')} with a SOP Instance UID that is claimed" if is_all else ""
+        what = self._what_is_waited_for()
         if what != self._waits_for:  # others have their say there, too
             self._progress.waiting_for = self._waits_for = what
+        self._end_when_due()
+        self._transfer.slots.look_at_window()
         self._transfer.order.advance()
         self._transfer.readers.look()
         if not self._transfer.stopping.is_set():
             self._loop.loop.call_later(LOOK_UP_S, self._look_now_and_then)
+
+    def _what_is_waited_for(self) -> str:
+        if opens := self._transfer.starts.opens:
+            return f"the window, opens {opens}"
+        waiting = self._transfer.same_uid.waiting_for_others
+        return f"{counted(waiting, 'file')} with a SOP Instance UID that is claimed" if self._all_wait else ""
+
+    @property
+    def _all_wait(self) -> bool:
+        """Whether all that is under way waits for what other runs have claimed."""
+        waiting = self._transfer.same_uid.waiting_for_others
+        return bool(waiting) and waiting == len(self._under_way)
+
+    def _end_when_due(self) -> None:
+        try:
+            self._transfer.starts.raise_if_over()
+        except PlannedEndError as why:
+            if not self._stopped_by:
+                self.stop(why)
+
+    def _wind_down(self, why: PlannedEndError) -> None:
+        """Lets go of all that is not to be finished."""
+        if self._transfer.ending is None:
+            self._transfer.ending = why
+        for task, file in self._under_way.items():
+            if not self._transfer.goes_on(file):
+                task.cancel()
+        self._let_begin(sys.maxsize)
 
     def _close(self) -> None:
         self._transfer.stopping.set()
@@ -153,6 +201,9 @@ class Uploader:
         self._let_begin(sys.maxsize)
 
     async def _drain(self, grace_s: float) -> None:
+        if isinstance(self._stopped_by, PlannedEndError):
+            self._wind_down(self._stopped_by)
+            await self._finish()
         self._close()
         if self._under_way:
             _, late = await asyncio.wait(self._under_way, timeout=grace_s)
@@ -161,6 +212,11 @@ class Uploader:
             await asyncio.gather(*late, return_exceptions=True)
         self._transfer.readers.close()
         self._look_now_and_then()
+
+    async def _finish(self) -> None:
+        """Until what goes on has ended, or the run is stopped."""
+        while self._under_way and not self._transfer.stopping.is_set() and not self._all_wait:
+            await asyncio.wait(self._under_way, timeout=LOOK_UP_S)
 
     def _count(self, todo: Todo, outcome: Outcome) -> None:
         self._progress.count_sent(outcome)

@@ -15,7 +15,7 @@ from tests.benchmarks.table import HEADINGS, Row, markdown
 
 # Of each command, about as long as the other.
 WHAT_IS_SHOWN = {
-    ("start", "read", "slow_link", "size", "report", "verify"): (
+    ("start", "read", "slow_link", "size", "report", "page", "verify"): (
         "first PUT",
         "--help",
         "headers",
@@ -23,6 +23,7 @@ WHAT_IS_SHOWN = {
         "sparse",
         "rerun",
         "report",
+        "report.html",
         "verify",
     ),
     ("fast_link",): ("fast link", "TLS", "by part"),
@@ -35,8 +36,8 @@ NAMES = [pytest.param(names, marks=pytest.mark.long if "prefect" in names else (
 
 
 @pytest.mark.skipif(
-    not os.environ.get("CI") and not (shutil.which("nginx") and shutil.which("curl")),
-    reason="needs nginx and curl: apt-get install nginx-light curl",
+    not os.environ.get("CI") and not all(map(shutil.which, ("nginx", "curl", "chromium"))),
+    reason="needs nginx, curl and Chromium: apt-get install nginx-light curl chromium",
 )
 @pytest.mark.parametrize("names", NAMES, ids="+".join)
 def test_every_benchmark_runs(

@@ -333,6 +333,7 @@ class TestHelpOfACommand:
         assert has_one == {
             "report_dir": "report",
             "campaign": "default",
+            "order": "manifest",
             "parallel": "20",
             "on_conflict": "report",
             "min_age": "0",
@@ -358,7 +359,8 @@ class TestHelpOfACommand:
     ) -> None:
         """The sandbox takes none; what an exit code of a run means, commands say that end with it."""
         page = help_of(command, capsys)
-        assert ("Secrets" in page) == (command in ("upload", "run", "migrate", "serve", "ingest", "verify"))
+        takes_secrets = ("plan", "upload", "run", "migrate", "serve", "ingest", "verify")
+        assert ("Secrets" in page) == (command in takes_secrets)
         ends_like_a_run = ("upload", "run", "migrate", "report", "ingest")
         assert ("Exit codes: 0" in page) == (command in ends_like_a_run)
 
@@ -424,6 +426,10 @@ SAME = [
     ("--accept truncated,malformed", "ACCEPT", "malformed,truncated"),
     ("--same-platform", "SAME_PLATFORM", "true"),
     ("--min-age 2.5", "MIN_AGE", "2.5"),
+    ("--window Sat00:00-24:00UTC", "WINDOW", "Sat00:00-24:00UTC"),
+    ("--max-files 100", "MAX_FILES", "100"),
+    ("--max-duration 1h30m", "MAX_DURATION", "1h30m"),
+    ("--order newest", "ORDER", "newest"),
     ("--dead-after 90", "DEAD_AFTER", "90"),
     ("--max-outage 60", "MAX_OUTAGE", "60"),
     ("--retries network=3 --retries server=1", "RETRIES", '["network=3", "server=1"]'),
@@ -589,6 +595,7 @@ class TestUnknownVariable:
         names += [f"sandbox_{each.name}" for each in declarations(GatewaySettings)]
         names += ["home", "debug", "manifest_output", "manifest_scan", "serve_port"]
         names += ["demo_directory", "demo_slices"]
+        names += ["plan_full", "plan_files_per_study", "plan_rate"]
         assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES
         assert unknown_variables([*VARIABLES, "dicom_ingest_token", "PATH", "DICOM_INGEST"]) == []
 

@@ -63,6 +63,11 @@ def whole_life(where: Where, run: Callable[..., Ledger]) -> None:
     kept = uploaded("1.9", "")
     ledger.settle(four, Outcome(Status.ALREADY_UPLOADED, header=kept.header, digests=kept.digests))
     ledger.issue_unused("k2", 1)
+    assert ledger.due.count_stored() == 1
+    assert not ledger.due.is_any()
+    assert ledger.due.unfinished([1, 2]) == []
+    assert ledger.due.started_before() == frozenset()
+    assert list(ledger.due.in_order(1, lambda study_no: -study_no, ledger.todo)) == list(ledger.todo(1))
     assert ledger.facts().finished_ns
     assert report(ledger)
     assert list(ledger.studies())

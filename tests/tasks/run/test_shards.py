@@ -135,6 +135,58 @@ def plant(near_side: NearSide, dicom: Dicom) -> None:
     near_side.put("0/deep/x", dicom("1.9"))
 
 
+class TestBounds:
+    @pytest.mark.parametrize(("most", "shares"), [(8, [3, 3, 2]), (2, [1, 1, 0])])
+    def test_each_shard_has_its_part_of_max_files(
+        self, near_side: NearSide, dicom: Dicom, most: int, shares: list[int]
+    ) -> None:
+        """All together send no more, and the merged report says what ended them."""
+        for study in range(3):
+            for number in range(6):
+                near_side.put(f"{study}/{number}", dicom(f"1.{study}.{number}"))
+        near_side.options |= {"max_files": most}
+        whole = migration(near_side, 3)
+        bounds = whole.bounds(3)
+        assert [bounds(number)["max_files"] for number in (1, 2, 3)] == shares
+        for number in (1, 2, 3):
+            near_side.options |= bounds(number)
+            carry_out(engine(near_side, number))
+        run = near_side.told(whole.finish())
+        assert len(near_side.far_side.objects) == most
+        assert (run.exit_code, run.summary.ended_by) == (1, "max_files")
+        assert sorted(set(run.statuses.values())) == ["not_attempted/stopped", "uploaded"]
+
+    def test_a_shard_that_is_taken_up_again_has_what_is_left_of_its_part(
+        self, near_side: NearSide, dicom: Dicom
+    ) -> None:
+        for number in range(6):
+            near_side.put(f"0/{number}", dicom(f"1.0.{number}"))
+        whole = migration(near_side, 1)
+        near_side.options |= {"max_files": 3}
+        first = engine(near_side, 1)
+        with early_end(first):
+            for batch_no in first.plan(first.scan()):
+                first.upload(batch_no)
+            die(first)
+        first.close()
+        near_side.options |= {"max_files": 4}
+        carry_out(engine(near_side, 1))
+        assert len(near_side.far_side.objects) == 4
+        assert whole.finish().ended_by == "max_files"
+
+    def test_max_duration_counts_from_the_migrations_start(self, near_side: NearSide, dicom: Dicom) -> None:
+        """A shard that begins late has what is left of it, be it nothing."""
+        near_side.put("0/0", dicom("1.0.0"))
+        now = [100.0]
+        near_side.edges = replace(near_side.edges, elapsed=lambda: now[0])
+        near_side.options |= {"max_duration": "1h"}
+        bounds = migration(near_side, 1).bounds(1)
+        now[0] += 600
+        assert bounds(1) == {"max_duration": "3000"}
+        now[0] += 36000
+        assert bounds(1) == {"max_duration": "0"}
+
+
 class TestMerged:
     def test_is_what_a_single_run_writes(
         self, near_side: NearSide, dicom: Dicom, postgresql: PostgreSQL, tmp_path: Path
@@ -203,11 +255,14 @@ class TestMerged:
         for number in (1, 2):
             carry_out(engine(near_side, number))
         before = whole.finish()
+        page = (near_side.report_dir / "report.html").read_text()
+        assert all(title in page for title in ("Throughput", "Slots", "<dt>parallel</dt>"))
         (near_side.report_dir / "report.csv").unlink()
         settings = near_side.settings()
         again = report_again(near_side.report_dir, settings.ledger_at, settings.campaign)
         assert again.by_status == before.by_status
         assert again.run_id == "m"
+        assert (near_side.report_dir / "report.html").read_text() == page
 
     def test_has_a_row_for_what_no_shard_came_to(self, near_side: NearSide, dicom: Dicom) -> None:
         plant(near_side, dicom)
