@@ -1,8 +1,9 @@
 """report.html: how large, how soon it is there and can be searched, and what it costs a run.
 
 Opened by headless Chromium from the disk, from nothing to the moment at which both tables can be used; the
-best of three. A stutter is the longest time that a browser has no new picture: while somebody scrolls through
-all studies, and while a word is typed that is searched for in each.
+best of three. A stutter is a long time without a new picture: while somebody scrolls through all studies (of
+those times the longest but for one in twenty: on a busy machine any program waits now and then), and while a
+word is typed that is searched for in each (the longest).
 """
 
 import shutil
@@ -30,20 +31,21 @@ AT_ONCE = 1000
 OF_A_RUN = 100_000  # files
 
 _LOADED = "document.querySelectorAll('.search-table.loaded').length === 2"
-# The longest time between two pictures while it scrolls from the first row to the last, and back.
+# The times between two pictures while it scrolls from the first row to the last, and back.
 _SCROLL = """
 async () => {
   const scroller = document.querySelector('#studies .scroller');
   const picture = () => new Promise(requestAnimationFrame);
-  let longest = 0, before = await picture();
+  const waits = [];
+  let before = await picture();
   for (let step = 0; step <= 120; step += 1) {
     const share = step <= 60 ? step / 60 : (120 - step) / 60;
     scroller.scrollTop = share * scroller.scrollHeight;
     const now = await picture();
-    longest = Math.max(longest, now - before);
+    waits.push(now - before);
     before = now;
   }
-  return longest;
+  return waits.sort((one, other) => one - other)[Math.floor(waits.length * 0.95)];
 }
 """
 
@@ -67,8 +69,8 @@ def rows(scale: float) -> Iterator[Row]:
             opened = min(opening_s(chromium, page) for _ in range(ROUNDS))
             yield Row(f"{what}: opens in", f"{opened:.2f} s", "", None, "under 2 s")
         scrolled, searched = stutters_ms(chromium, page)
-        yield Row(f"{what}: longest wait, scrolled", f"{scrolled:.0f} ms")
-        yield Row(f"{what}: longest wait, a word typed", f"{searched:.0f} ms")
+        yield Row(f"{what}: wait for a picture, scrolled", f"{scrolled:.0f} ms")
+        yield Row(f"{what}: wait for a picture, a word typed", f"{searched:.0f} ms")
         chromium.close()
         yield cost(directory, max(200, int(OF_A_RUN * scale)))
 
@@ -120,7 +122,7 @@ def opening_s(chromium: Browser, path: Path) -> float:
 
 
 def stutters_ms(chromium: Browser, path: Path) -> tuple[float, float]:
-    """The longest wait for a picture while it is scrolled, and while a word is typed."""
+    """The wait for a picture while it is scrolled, and while a word is typed."""
     page = _new_page(chromium)
     page.goto(path.as_uri())
     page.wait_for_function(_LOADED)
