@@ -21,6 +21,7 @@ TASKS += [
     "bucket_settings",
     "dicomweb_settings",
     "tls_settings",
+    "bandwidth_settings",
     "setting_values",
     "declaration",
     "concurrency",

@@ -10,11 +10,19 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import Final
 
 from tasks.concurrency.gates import Gate
+from tasks.core.bandwidth import Rate
 from tasks.core.errors import Fault
 from tasks.core.pacing import Pacing
 from tasks.core.platform_state import PlatformState, Step
+
+# Of sending at a limited rate. Where more are admitted, each is so slow that their URLs expire, and that
+# servers take them for dead.
+_ADMITTED_S: Final = 60
+_LEAST_ADMITTED: Final = 2  # so that one is sent while another waits for its answer, or for its URL
 
 
 class Slots:
@@ -26,11 +34,16 @@ class Slots:
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
         step: Step = Step.PUT,
+        rate: Callable[[], Rate] = lambda: None,
     ) -> None:
-        """`began`: when the run did, by the clock; now when not given. `step`: what a slot is for."""
+        """`began`: when the run did, by the clock; now when not given. `step`: what a slot is for.
+
+        `rate`: how fast all of them together may send.
+        """
         self.most = parallel  # throttled or not
         self._step = step
         self._clock = clock
+        self._rate = rate
         self._pacing = Pacing(parallel, clock(), clock() if began is None else began)
         self._admitted = Gate(self._may_be_admitted, self._pacing.begin, self._end_probe)
         self._busy = Gate(lambda busy: self._may_put and busy < self._pacing.limit)
@@ -47,10 +60,10 @@ class Slots:
         return self._pacing.outage_s(self._clock())
 
     @asynccontextmanager
-    async def admission(self) -> AsyncIterator[None]:
-        """From asking for a URL to the end of its PUT. Waits while the platform is down."""
+    async def admission(self, size_bytes: int = 0) -> AsyncIterator[None]:
+        """From asking for a URL to the end of its PUT, of so many bytes. Waits while the platform is down."""
         while True:
-            async with self._admitted.entered() as is_probe:
+            async with self._admitted.entered(size_bytes) as is_probe:
                 if is_probe or not self._pacing.is_down:  # as it may have been found since there was room
                     yield
                     return
@@ -86,7 +99,7 @@ class Slots:
     def permit_puts(self, may_begin: bool) -> None:
         """Whether a PUT may begin from now on; those under way go on."""
         self._may_put = may_begin
-        self._look()
+        self.look()
 
     def close(self) -> None:
         """Let nobody in any more: whoever waits, or comes, gets InterruptedRunError."""
@@ -102,20 +115,29 @@ class Slots:
             return self._pacing.usage(self._puts)
         resumes_at = min([*self._resumes_at.values()], default=None)
         inside, is_awaited = self._admitted.inside, self._admitted.is_awaited
-        return self._pacing.state(self._puts, inside, resumes_at, is_awaited=is_awaited)
+        state = self._pacing.state(self._puts, inside, resumes_at, is_awaited=is_awaited)
+        return replace(state, rate=rate) if (rate := self._rate()) else state
+
+    def look(self) -> None:
+        """Lets in whom there is room for; to be called when the rate is another."""
+        self._busy.look()
+        self._admitted.look()
 
     def _may_be_admitted(self, admitted: int) -> bool:
         if self._pacing.is_down:
             self._look_when_probe_is_due()
-        return self._may_put and self._pacing.admits(admitted, self._clock())
+        is_room = self._may_put and not self._are_enough(admitted)
+        return is_room and self._pacing.admits(admitted, self._clock())
+
+    def _are_enough(self, admitted: int) -> bool:
+        """Whether those who are admitted keep a limited rate busy for long enough."""
+        rate = self._rate()
+        least = min(_LEAST_ADMITTED, self._pacing.limit)
+        return rate is not None and admitted >= least and self._admitted.weight >= rate * _ADMITTED_S
 
     def _end_probe(self, is_probe: bool) -> None:
         if is_probe:
             self._pacing.end_probe(self._clock())
-
-    def _look(self) -> None:
-        self._busy.look()
-        self._admitted.look()
 
     def _look_when_probe_is_due(self) -> None:
         """Nobody's end will be the occasion."""
@@ -132,8 +154,8 @@ class Slots:
             yield
         except Fault as fault:
             if self._pacing.record_fault(step, fault, file_id, self._clock()):
-                self._look()
+                self.look()
             raise
         now = self._clock()
         if self._pacing.record_success(step, now - began, now):
-            self._look()
+            self.look()

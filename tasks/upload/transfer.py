@@ -253,7 +253,7 @@ class Transfer:
     async def _store(self, file: UnderWay, content: Content) -> tuple[Stored, Proof]:
         if file.faults[FaultKind.INTEGRITY] and self._integrity.rules.wants_md5():
             await self._digests(content, with_md5=True)  # S3 is to check it now, also of what is streamed
-        async with self.slots.admission():
+        async with self.slots.admission(content.size_bytes):
             if file.url is None or not file.url.lives(self.clock_ns() / 1e9):
                 file.url = await self._mint(file.todo, content.header.sop_instance_uid)
             url = file.url
