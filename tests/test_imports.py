@@ -16,6 +16,7 @@ TASKS += [
     "ingest_settings",
     "verify_settings",
     "postprocess_settings",
+    "status_settings",
     "settings",
     "sandbox_settings",
     "bucket_settings",

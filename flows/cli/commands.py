@@ -2,8 +2,15 @@
 
 from cyclopts import App
 
-from flows.cli import move_commands, pipeline_commands, report_commands, trial_commands, verify_command
-from flows.cli.help import EXIT_CODES_HELP, SETTINGS_HELP, VERIFY_HELP
+from flows.cli import (
+    move_commands,
+    pipeline_commands,
+    report_commands,
+    status_command,
+    trial_commands,
+    verify_command,
+)
+from flows.cli.help import EXIT_CODES_HELP, SETTINGS_HELP, STATUS_HELP, VERIFY_HELP
 
 
 def _version() -> str:
@@ -31,6 +38,8 @@ app.command(move_commands.migrate)
 app.command(move_commands.serve, help_epilogue=SETTINGS_HELP)
 
 app.command(pipeline_commands.ingest)
+
+app.command(status_command.status, help_epilogue=STATUS_HELP)
 
 app.command(verify_command.verify, help_epilogue=VERIFY_HELP)
 app.command(report_commands.report, help_epilogue=EXIT_CODES_HELP)
