@@ -145,6 +145,7 @@ def migrate_shard(
         settings = settings_for(api_endpoint, report_dir, api, ours)
         engine = begin("migrate-shard", settings, lambda: shard_engine(settings, migration, shard_no))
         end_with_window_when_scheduled(engine)
+        engine.share_bandwidth(slots, options.parallel)
         holding = hold_fixed_slots(limit, slots, lease_holder(engine))
         with under_way("migrate-shard", engine) as may_begin:
             with early_end(engine) as end, holding, engine.draining():

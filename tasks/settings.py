@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from tasks.bandwidth_settings import BandwidthSettings
 from tasks.core.errors import FaultKind
 from tasks.core.models import ACCEPTABLE, Balance, OnConflict
 from tasks.core.retry import BUDGETS
@@ -259,7 +260,7 @@ def budgets_of(retries: Iterable[str]) -> dict[FaultKind, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(ScheduleSettings, LedgerSettings):
+class RunSettings(ScheduleSettings, BandwidthSettings, LedgerSettings):
     """How a run behaves: nothing secret, so it may be a flow parameter."""
 
     parallel: Annotated[

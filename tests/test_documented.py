@@ -33,6 +33,7 @@ from tasks.declaration import Declared, Use, declarations, variables
 from tasks.known_settings import KINDS, VARIABLES
 from tasks.report.directory import FILES, REPAIRS, VERIFICATION, VERIFICATION_CERTIFICATE_SIG
 from tasks.report.studies_csv import STUDY_COLUMNS
+from tasks.run.status import AT_WORK_CODE
 from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tests import stopping_messages
 from tests.report_columns_table import column_table
@@ -77,8 +78,8 @@ def options() -> set[str]:
 
 
 def exit_codes() -> set[int]:
-    """0, 1 and those that an error ends with."""
-    kinds, codes = [IngestError], {0, 1}
+    """0, 1, that of `status` and those that an error ends with."""
+    kinds, codes = [IngestError], {0, 1, AT_WORK_CODE}
     while kinds:
         kind = kinds.pop()
         codes.add(kind.exit_code)

@@ -7,10 +7,11 @@ from flows.cli import (
     pipeline_commands,
     plan_command,
     report_commands,
+    status_command,
     trial_commands,
     verify_command,
 )
-from flows.cli.help import EXIT_CODES_HELP, PLAN_HELP, SETTINGS_HELP, VERIFY_HELP
+from flows.cli.help import EXIT_CODES_HELP, PLAN_HELP, SETTINGS_HELP, STATUS_HELP, VERIFY_HELP
 
 
 def _version() -> str:
@@ -39,6 +40,8 @@ app.command(move_commands.migrate)
 app.command(move_commands.serve, help_epilogue=SETTINGS_HELP)
 
 app.command(pipeline_commands.ingest)
+
+app.command(status_command.status, help_epilogue=STATUS_HELP)
 
 app.command(verify_command.verify, help_epilogue=VERIFY_HELP)
 app.command(report_commands.report, help_epilogue=EXIT_CODES_HELP)

@@ -29,12 +29,21 @@ Exit code: that of a run, as far as it can be known. 0: nothing is in its way;
 is too small; 2: the run would not begin; 4: credentials are refused; 130:
 interrupted."""
 
+STATUS_HELP: Final = """\
+Every option under "Where and how" is also a setting DICOM_INGEST_<NAME>, such
+as DICOM_INGEST_LEDGER. The ledger is that of --ledger, else ledger.sqlite in
+--report-dir.
+
+Exit codes: 5 a run is at work; 0 none is; 2 the command or a setting is wrong,
+there is no ledger, or it is of another version; 3 the ledger can't be read."""
+
 EXIT_CODES_HELP: Final = """\
 Exit codes: 0 every file is where it should be; 1 some are not, and the report
 says which and why; 2 the command, a setting or the manifest is wrong, or the
 API does not answer at the start, and nothing was attempted; 3 stopped early;
-4 credentials refused; 130 interrupted. Once the scan has begun, the report is
-complete whatever the code, and the same command goes on from there."""
+4 credentials refused; 5 `status`: a run is at work; 130 interrupted. Once the
+scan has begun, the report is complete whatever the code, and the same command
+goes on from there."""
 
 FIRST_PAGE: Final = f"""\
 Usage: dicom-ingest COMMAND [OPTIONS]
@@ -52,6 +61,7 @@ Move an archive
   run       the studies of a manifest, as a Prefect flow
   migrate   the same by many workers of a Prefect work pool, to one report
   serve     a Prefect server with its UI and the deployments, until Ctrl-C
+  status    how far runs are and what is left, while they last and afterwards
 
 Take it in
   ingest    new objects of a bucket, registered over DICOMweb

@@ -22,6 +22,7 @@ from tasks.settings import (
     ServeSettings,
     Settings,
 )
+from tasks.status_settings import StatusSettings
 from tasks.verify_settings import VerifySettings
 
 _GROUP: Final = Group("Where and how")
@@ -84,6 +85,11 @@ class CommandOptions(Given):
 @_with_options(LedgerSettings, CommandSettings)
 class LedgerOptions(Given):
     """Options of what reads a ledger."""
+
+
+@_with_options(StatusSettings, CommandSettings)
+class StatusOptions(Given):
+    """Options of what looks at the runs of a ledger."""
 
 
 @_with_options(Settings, CommandSettings)

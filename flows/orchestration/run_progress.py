@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
+from tasks.core.bandwidth import in_words
 from tasks.core.platform_state import PlatformState, Step
 from tasks.core.progress import FILES, Nouns, Progress
 from tasks.core.words import counted, duration
@@ -143,6 +144,8 @@ def _pace(seen: Snapshot) -> Iterator[str]:
 def _platform(seen: Snapshot, platform: PlatformState) -> Iterator[str]:
     if platform.slots:
         yield f"{platform.slots_in_use} of {counted(platform.slots, 'slot')} in use"
+    if platform.rate is not None:
+        yield f"at most {in_words(platform.rate)}"
     if platform.throttled_since is not None and not platform.is_down:
         since = f"the platform has been throttling since {_time(seen, platform.throttled_since)}"
         fewer = f": slots reduced from {platform.slots} to {platform.slots - platform.slots_withheld}"

@@ -27,6 +27,7 @@ class Event(StrEnum):
     KEY_ISSUED = "key_issued"  # durable before the first byte is sent to it
     KEY_UNUSED = "key_unused"  # of the URL that a run asks for at its start: nothing is sent to it
     STORAGE_HOST = "storage_host"  # that files go to from here on
+    BANDWIDTH_SET = "bandwidth_set"  # while the run was at work, by whom
     STORED = "stored"
     SUPERSEDED = "superseded"  # a key that no file has any more, or never had
     REFUSED = "refused"  # a file that was tried and given up

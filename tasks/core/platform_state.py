@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tasks.core.bandwidth import Rate
+
 
 class Step(StrEnum):
     """What a request is for; one of a run's two may be down while the other works."""
@@ -30,3 +32,4 @@ class PlatformState:
     is_down: bool = False  # nothing is sent but one request now and then
     http_status: int | None = None  # of the last request that failed; None when there was no answer
     next_try_at: float | None = None  # None while one is under way
+    rate: Rate = None  # at which all slots together may send

@@ -23,6 +23,9 @@ from tasks.source.own_files import COMPANIONS
 _PATIENCE: Final = 2 / 3  # of --dead-after: who is silent for longer counts as dead
 _PATIENCE_S: Final = 120.0  # of who has no --dead-after: before a run, and after it
 _BUSY_PAUSE_S: Final = 0.2
+NEWER_LEDGER: Final = (
+    "The ledger was written by a newer version of dicom-ingest. Use that version, or name another --ledger."
+)
 _PREPARE_LOCK: Final = 0x6469636F  # any number that is ours
 
 # Of PostgreSQL's planner; and its compiler, which such short statements would wait for.
@@ -198,10 +201,7 @@ def _upgrade(db: sa.Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError:
-        raise UsageError(
-            "The ledger was written by a newer version of dicom-ingest. Use that version, or name another "
-            "--ledger."
-        ) from None
+        raise UsageError(NEWER_LEDGER) from None
 
 
 def _sqlite(path: Path) -> sa.Engine:
@@ -308,6 +308,7 @@ _SAFE_TEXTS: Final = (
     "readonly database",
     "unable to open database file",
     "file is not a database",
+    "database disk image is malformed",
     "no such table",
     "password authentication failed",
     "server requested a cleartext password",

@@ -18,6 +18,8 @@
                          registered there: what is complete, and what verify looks for, starts from these rows
     registered_study     a study of which instances are registered: its number, and its completions
 
+    set_bandwidth        what somebody set for the runs of a campaign that are at work
+
 What `verify` does not find in the store has its key in `lost_key`, too: as long as it is the row's `key`, the
 object is lost, and is to be sent again.
 
@@ -30,7 +32,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0015"  # the newest revision in migrations/versions
+HEAD: Final = "0017"  # the newest revision in migrations/versions
 
 # An index of PostgreSQL's takes no row longer than 2.7 kB; an escaped path may have 16. A backslash would
 # begin an escape of its own in the cast: doubled, it stands for itself, so these are the path's bytes.
@@ -323,6 +325,15 @@ registered_study = sa.Table(
     sa.Column("event_id", _text, nullable=False, server_default=""),  # of the last one's event
     sa.Column("is_announced", sa.Boolean, nullable=False, server_default=sa.true()),
     sa.UniqueConstraint("campaign", "registry", "study_instance_uid"),
+)
+set_bandwidth = sa.Table(
+    "set_bandwidth",
+    metadata,
+    sa.Column("campaign", _text, primary_key=True),
+    sa.Column("bandwidth", _text, nullable=False),  # as it was given
+    sa.Column("serial", _big, nullable=False),  # of the newest run then: it is for that and earlier ones
+    sa.Column("user_id", _text, nullable=False, server_default=""),
+    sa.Column("set_ns", _big, nullable=False),
 )
 # On each kind of database other indices, which alembic can't compare: on PostgreSQL over a path's head.
 _PATH_HEAD: Final = f"substr(path, 1, {PATH_HEAD})"

@@ -7,6 +7,7 @@ requests are done. Connections are kept and used again by libcurl, last in first
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from selectors import DefaultSelector
 from typing import Final
 
@@ -18,6 +19,7 @@ from tasks.core.errors import Fault, FaultKind
 from tasks.core.http_messages import LIMITS, Answer, Limits, Origin, Request, plain_url
 from tasks.remote.curl_handle import Handle, Sockets
 from tasks.remote.proxies import proxy_for
+from tasks.remote.send_rate import PacedBody, SendRate
 from tasks.remote.streamed import HeldBody, SentBody, StreamedBody
 from tasks.remote.tls import Option, TlsPolicy
 
@@ -41,6 +43,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._soon: asyncio.Handle | None = None
         self._sweep: asyncio.TimerHandle | None = None
+        self.send_rate = SendRate()  # of all bodies that are `is_paced`
         # One of its own for libcurl's sockets, which the loop sees as one: its add_reader costs more.
         self._selector = DefaultSelector()
         self._watched: set[int] = set()
@@ -50,12 +53,16 @@ class Engine:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
 
-    async def send(self, request: Request, limits: Limits = LIMITS) -> Answer:
-        """One request and its answer, of any status.
+    async def send(self, request: Request, limits: Limits = LIMITS, *, is_paced: bool = False) -> Answer:
+        """One request and its answer, of any status. `is_paced`: its body counts for the `send_rate`.
 
         Raises Fault when there is none: NETWORK for what may pass, SETTINGS for what won't. Who is cancelled
         while he waits here has cut the connection.
         """
+        if is_paced and self.send_rate.is_used:
+            bare, body = replace(request, body=b""), request.body
+            held = {"asks_first": False, "is_held": True}
+            return await self.send_streamed(bare, [body], len(body), limits, **held, is_paced=True)
         return await self._send(request, limits, None)
 
     async def send_streamed(
@@ -67,6 +74,7 @@ class Engine:
         *,
         asks_first: bool = True,
         is_held: bool = False,
+        is_paced: bool = False,
     ) -> Answer:
         """The same with a body of so many bytes, whose pieces are asked for once, in a thread of its own.
 
@@ -75,6 +83,8 @@ class Engine:
         """
         kind: Callable[..., SentBody] = HeldBody if is_held else StreamedBody
         body = kind(pieces, size_bytes, asks_first=asks_first)
+        if is_paced:
+            body = PacedBody(body, self.send_rate)
         try:
             return await self._send(request, limits, body)
         finally:
@@ -94,6 +104,7 @@ class Engine:
             self._end(handle.curl)
         for timer in filter(None, (self._soon, self._timer, self._sweep)):
             timer.cancel()
+        self.send_rate.close()
         self._idle.clear()
         self._watched.clear()
         if self._selector.get_map() is not None:  # not closed yet

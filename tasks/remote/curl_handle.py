@@ -123,16 +123,20 @@ class Handle:
     def is_late(self) -> bool:
         """Whether the server is silent, or its answer takes too long. Has to be asked for now and then."""
         now = time.monotonic()
-        if self._streamed and self._streamed.is_awaited:  # the disk's time is not the server's
+        queued_bytes = _queued_bytes(self.curl.getinfo(pycurl.ACTIVESOCKET))
+        if self._streamed and self._waits_for_us(self._streamed, queued_bytes):
             self._silence.excuse(now)
-        sent_bytes = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T))
-        sent_bytes -= _queued_bytes(self.curl.getinfo(pycurl.ACTIVESOCKET))
+        sent_bytes = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T)) - queued_bytes
         complaint = self._silence.complaint(
             now, sent_bytes, self._reader.got_bytes, is_answering=self._reader.is_begun
         )
         if complaint:
             self.fault = Fault(FaultKind.NETWORK, complaint)
         return bool(complaint)
+
+    def _waits_for_us(self, body: SentBody, queued_bytes: int) -> bool:
+        """The disk's time is not the server's, nor what passes at a limited rate once it has all of it."""
+        return body.is_awaited or (body.is_held_up and not queued_bytes)
 
     def answer(self, number: int, text: str) -> Answer:
         """What came, once libcurl is done and says this. Raises Fault when that is no answer."""

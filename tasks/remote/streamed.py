@@ -17,9 +17,22 @@ class SentBody(Protocol):
 
     size_bytes: int
     asks_first: bool  # of a large body the server may say before that it does not want it
-    is_awaited: bool  # the next piece, by libcurl
-    error: BaseException | None  # that the pieces raised
     on_piece: Callable[[], None] | None  # lets libcurl go on; None: it wants no more
+
+    @property
+    def is_awaited(self) -> bool:
+        """The next piece, by libcurl."""
+        ...
+
+    @property
+    def is_held_up(self) -> bool:
+        """By the rate that all bodies share."""
+        ...
+
+    @property
+    def error(self) -> BaseException | None:
+        """That the pieces raised."""
+        ...
 
     def read(self, most_bytes: int) -> bytes | int:
         """READFUNCTION: the next bytes, empty at the end."""
@@ -36,7 +49,7 @@ class HeldBody:
     def __init__(self, pieces: Iterable[bytes], size_bytes: int, *, asks_first: bool = True) -> None:
         self.size_bytes = size_bytes
         self.asks_first = asks_first
-        self.is_awaited = False
+        self.is_awaited = self.is_held_up = False
         self.error: BaseException | None = None
         self.on_piece: Callable[[], None] | None = None
         self._pieces: Iterator[bytes] = filter(None, pieces)
@@ -71,7 +84,7 @@ class StreamedBody:
     def __init__(self, pieces: Iterable[bytes], size_bytes: int, *, asks_first: bool = True) -> None:
         self.size_bytes = size_bytes
         self.asks_first = asks_first
-        self.is_awaited = False
+        self.is_awaited = self.is_held_up = False
         self.error: BaseException | None = None
         self.on_piece: Callable[[], None] | None = None
         self._pieces: Iterator[bytes] = filter(None, pieces)

@@ -27,6 +27,7 @@ from tasks.core.platform_host import host_and_port
 from tasks.core.store_answers import advice, error_code, kind_of_answer, unsent_headers
 from tasks.remote.credentials import ApiKey, Credentials
 from tasks.remote.curl_engine import Engine
+from tasks.remote.send_rate import SendRate
 from tasks.source.file_content import Content
 
 CONTENT_TYPE = "application/dicom"
@@ -97,6 +98,11 @@ class UploadClient:
         self._permitted: set[Origin] = set()
         self._reached: dict[Origin, asyncio.Task[None]] = {}
         self.reach: Callable[[str], Coroutine[Any, Any, None]] = _nobody_asks  # before a host's first PUT
+
+    @property
+    def send_rate(self) -> SendRate:
+        """How fast all PUTs together may send."""
+        return self._engine.send_rate
 
     async def presign(self) -> PresignedUrl:
         """A URL and key for one file that is ready to be sent."""
@@ -170,8 +176,8 @@ class UploadClient:
         allow_private = self._allow_private or is_named(origin.host, self._storage_hosts)
         request = Request("PUT", url, headers, held, allow_private=allow_private)
         if isinstance(body, bytes):
-            return await self._engine.send(request)
-        return await self._engine.send_streamed(request, body, content.size_bytes)
+            return await self._engine.send(request, is_paced=True)
+        return await self._engine.send_streamed(request, body, content.size_bytes, is_paced=True)
 
     async def _reach(self, origin: Origin) -> None:
         """The first file that goes to a host makes that durable; all others wait for it."""

@@ -36,6 +36,7 @@ from tasks.ledger.database import sqlite_file
 from tasks.ledger.earlier_runs import Begins
 from tasks.remote.platform_client import Platform
 from tasks.run import edges as all_edges
+from tasks.run.bandwidth_control import RunBandwidth
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
 from tasks.run.planned_end import starts_of, why_ended
@@ -104,9 +105,12 @@ class Engine:
             self._platform = Platform(settings)
             undo.callback(self._platform.close)
             refusal = self._open_records(undo, entries, report_dirs, is_shard=shard is not None)
+            trail, clock_ns = self._records.trail, self._edges.clock_ns
+            self._bandwidth = RunBandwidth(settings, self.run_id, self._platform, trail, clock_ns)
             undo.pop_all()
         self.starts = starts_of(settings, self._ledger.due, self._edges, is_shard=shard is not None)
         self._uploader = self._new_uploader()
+        self._bandwidth.start(lambda: self._slots.look())
         self._is_drained = False
         if refusal:
             self._uploader.stop(refusal)
@@ -126,6 +130,10 @@ class Engine:
         except IngestError as why:  # somebody stopped the run a moment ago
             self._uploader.stop(why)
         before.drain()
+
+    def share_bandwidth(self, slots: int, of_slots: int) -> None:
+        """Of a shard: it may send its slots' part of what the migration may."""
+        self._bandwidth.share(slots, of_slots)
 
     def scan(self) -> Iterator[Chunk]:
         """Lists the study directories, lazily: each row once, in chunks that are planned at once."""
@@ -228,6 +236,7 @@ class Engine:
     def close(self) -> None:
         """Lets records and connections go. Nothing follows."""
         try:
+            self._bandwidth.close()
             self._listed.close()
             self._records.close()
         finally:
@@ -241,6 +250,7 @@ class Engine:
     def _drain(self) -> None:
         if not self._is_drained:
             self._uploader.drain(self._edges.grace_s)
+            self._bandwidth.close()
             self._is_drained = True
 
     def _open_records(
@@ -295,7 +305,13 @@ class Engine:
 
     def _new_uploader(self) -> Uploader:
         edges, may_start = self._edges, self.starts.are_open
-        self._slots = Slots(self.settings.parallel, edges.clock, began=self._began_s, may_start=may_start)
+        self._slots = Slots(
+            self.settings.parallel,
+            edges.clock,
+            began=self._began_s,
+            may_start=may_start,
+            rate=lambda: self._bandwidth.rate,
+        )
         awaited = AwaitedLedger(self._ledger, self._platform.loop.loop)
         self._platform.client.reach = awaited.reach
         transfer = Transfer(

@@ -10,14 +10,20 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Final
 
 from tasks.concurrency.gates import Gate
+from tasks.core.bandwidth import Rate
 from tasks.core.errors import Fault
 from tasks.core.pacing import Pacing
 from tasks.core.platform_state import PlatformState, Step
 
 _BARELY_S: Final = 1e-9
+# Of sending at a limited rate. Where more are admitted, each is so slow that their URLs expire, and that
+# servers take them for dead.
+_ADMITTED_S: Final = 60
+_LEAST_ADMITTED: Final = 2  # so that one is sent while another waits for its answer, or for its URL
 
 
 class Slots:
@@ -30,15 +36,17 @@ class Slots:
         began: float | None = None,
         step: Step = Step.PUT,
         may_start: Callable[[], bool] = lambda: True,
+        rate: Callable[[], Rate] = lambda: None,
     ) -> None:
         """`began`: when the run did, by the clock; now when not given. `step`: what a slot is for.
 
         `may_start`: whether a file may be admitted now, whoever else has a say; call `look_at_window` now and
-        then.
+        then. `rate`: how fast all of them together may send.
         """
         self.most = parallel  # throttled or not
         self._step = step
         self._clock = clock
+        self._rate = rate
         self._pacing = Pacing(parallel, clock(), clock() if began is None else began)
         self._admitted = Gate(self._may_be_admitted, self._pacing.begin, self._end_probe)
         self._busy = Gate(lambda busy: self._may_put and busy < self._pacing.limit)
@@ -66,13 +74,13 @@ class Slots:
         return self._held_s + (0.0 if self._held_since is None else self._clock() - self._held_since)
 
     @asynccontextmanager
-    async def admission(self, rank: int = 0) -> AsyncIterator[None]:
-        """From asking for a URL to the end of its PUT. Waits while the platform is down.
+    async def admission(self, rank: int = 0, size_bytes: int = 0) -> AsyncIterator[None]:
+        """From asking for a URL to the end of its PUT, of so many bytes. Waits while the platform is down.
 
         `rank`: those of a smaller one go first, here and where a slot is waited for.
         """
         while True:
-            async with self._admitted.entered(rank) as is_probe:
+            async with self._admitted.entered(rank, size_bytes) as is_probe:
                 if is_probe or not self._pacing.is_down:  # as it may have been found since there was room
                     yield
                     return
@@ -108,7 +116,7 @@ class Slots:
     def permit_puts(self, may_begin: bool) -> None:
         """Whether a PUT may begin from now on; those under way go on."""
         self._may_put = may_begin
-        self._look()
+        self.look()
 
     def look_at_window(self) -> None:
         """Lets in who waits once files may start again; the platform was not down for that long."""
@@ -119,7 +127,7 @@ class Slots:
             self._pacing.leave_out(self._held_since, now)
             self._held_s += now - self._held_since
             self._held_since = None
-            self._look()
+            self.look()
 
     def close(self) -> None:
         """Let nobody in any more: whoever waits, or comes, gets InterruptedRunError."""
@@ -135,20 +143,29 @@ class Slots:
             return self._pacing.usage(self._puts)
         resumes_at = min([*self._resumes_at.values()], default=None)
         inside, is_awaited = self._admitted.inside, self._admitted.is_awaited
-        return self._pacing.state(self._puts, inside, resumes_at, is_awaited=is_awaited)
+        state = self._pacing.state(self._puts, inside, resumes_at, is_awaited=is_awaited)
+        return replace(state, rate=rate) if (rate := self._rate()) else state
+
+    def look(self) -> None:
+        """Lets in whom there is room for; to be called when the rate is another."""
+        self._busy.look()
+        self._admitted.look()
 
     def _may_be_admitted(self, admitted: int) -> bool:
         if self._pacing.is_down:
             self._look_when_probe_is_due()
-        return self._may_put and self._may_start() and self._pacing.admits(admitted, self._clock())
+        is_room = self._may_put and self._may_start() and not self._are_enough(admitted)
+        return is_room and self._pacing.admits(admitted, self._clock())
+
+    def _are_enough(self, admitted: int) -> bool:
+        """Whether those who are admitted keep a limited rate busy for long enough."""
+        rate = self._rate()
+        least = min(_LEAST_ADMITTED, self._pacing.limit)
+        return rate is not None and admitted >= least and self._admitted.weight >= rate * _ADMITTED_S
 
     def _end_probe(self, is_probe: bool) -> None:
         if is_probe:
             self._pacing.end_probe(self._clock())
-
-    def _look(self) -> None:
-        self._busy.look()
-        self._admitted.look()
 
     def _look_when_probe_is_due(self) -> None:
         """Nobody's end will be the occasion."""
@@ -165,8 +182,8 @@ class Slots:
             yield
         except Fault as fault:
             if self._pacing.record_fault(step, fault, file_id, self._clock()):
-                self._look()
+                self.look()
             raise
         now = self._clock()
         if self._pacing.record_success(step, now - began, now):
-            self._look()
+            self.look()

@@ -268,7 +268,7 @@ class Transfer:
         if file.faults[FaultKind.INTEGRITY] and self._integrity.rules.wants_md5():
             await self._digests(content, with_md5=True)  # S3 is to check it now, also of what is streamed
         rank = self._newest if self.slots.outage_s else file.place  # then each has its turn to be the probe
-        async with self.slots.admission(rank):
+        async with self.slots.admission(rank, content.size_bytes):
             self._begin(file)
             if file.url is None or not file.url.lives(self.clock_ns() / 1e9):
                 file.url = await self._mint(file.todo, content.header.sop_instance_uid)

@@ -415,6 +415,7 @@ def imported_by(*arguments: str) -> tuple[set[str], set[str]]:
 # An option on the command line, and the same as a setting.
 SAME = [
     ("--parallel 3", "PARALLEL", "3"),
+    ("--bandwidth 08:00,20M;19:00,off", "BANDWIDTH", "08:00,20M;19:00,off"),
     ("--campaign trial-7", "CAMPAIGN", "trial-7"),
     ("--ledger below/ledger.sqlite", "LEDGER", "below/ledger.sqlite"),
     ("--report-dir below/report", "REPORT_DIR", "below/report"),

@@ -68,6 +68,10 @@ SENTENCES = [
     (replace(HALF, waiting_for="upload slots"), "..., waiting for upload slots"),
     (replace(MOVING, waiting_for="upload slots"), "..., waiting for upload slots, 5 files/s, 2.5 MiB/s"),
     (replace(HALF, platform=SLOTS), "..., 18 of 20 slots in use"),
+    (
+        replace(HALF, platform=replace(SLOTS, rate=20 * 1024**2)),
+        "..., 18 of 20 slots in use, at most 20 MiB/s",
+    ),
     (replace(HALF, platform=PlatformState(slots=1)), "..., 0 of 1 slot in use"),
     (replace(HALF, platform=PlatformState()), "1,000 of 2,000 files done, 990 uploaded, 2 failed"),
     (

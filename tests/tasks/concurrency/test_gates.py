@@ -144,3 +144,25 @@ def test_what_begins_when_somebody_enters_ends_when_he_leaves() -> None:
         assert begun == ["begins", True, "begins", True]
 
     virtual_time.run(work())
+
+
+def test_the_weight_is_that_of_who_is_inside_however_they_leave() -> None:
+    """Of who entered at once, who waited, and who was cancelled while he did."""
+
+    async def work() -> None:
+        gate = Gate(lambda inside: inside < 1)
+
+        async def enter(weight: int) -> None:
+            async with gate.entered(weight=weight):
+                await asyncio.sleep(1)
+
+        tasks = [asyncio.create_task(enter(weight)) for weight in (1, 10, 100)]
+        await asyncio.sleep(0.5)
+        assert gate.weight == 1
+        tasks[1].cancel()
+        await asyncio.sleep(1)
+        assert gate.weight == 100
+        await asyncio.sleep(1)
+        assert gate.weight == 0
+
+    virtual_time.run(work())

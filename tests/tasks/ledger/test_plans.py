@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from tasks.core.models import Outcome, Status
 from tasks.ledger.database import connect
 from tasks.ledger.ledger import Ledger
+from tasks.ledger.standings import read_standings
 from tests.tasks.ledger.large_ledger import RUN_ID, fill
 from tests.tasks.ledger.sample_rows import Where, enrolled, facts, listed, report, store, twin, uploaded
 
@@ -73,6 +74,7 @@ def whole_life(where: Where, run: Callable[..., Ledger]) -> None:
     assert list(ledger.studies())
     assert (ledger.overlaps(), ledger.shards(), ledger.unused_keys()) == ({2: 1}, [], ["k2"])
     ledger.end(facts("new"))
+    assert len(read_standings(where, 45).campaigns[0].runs) == 2
     assert ledger.take_up(2, Path("/"))
     large = Ledger(where, "default", RUN_ID)
     assert len(report(large)) == 2000

@@ -112,7 +112,7 @@ class Client:
 class Impatient(Engine):
     """Waits for no silent server."""
 
-    async def send(self, request: Exchanged, limits: Limits = LIMITS) -> Answer:
+    async def send(self, request: Exchanged, limits: Limits = LIMITS, *, is_paced: bool = False) -> Answer:
         return await super().send(request, replace(limits, silence_s=0.3))
 
     async def send_streamed(self, *arguments: Any, **more: Any) -> Answer:
@@ -611,7 +611,9 @@ class TestHost:
         answer = json.dumps({"url": f"https://{host}/bucket/key?X-Amz-Signature=x", "key": "key"}).encode()
 
         class Canned(Engine):
-            async def send(self, request: Exchanged, limits: Limits = LIMITS) -> Answer:
+            async def send(
+                self, request: Exchanged, limits: Limits = LIMITS, *, is_paced: bool = False
+            ) -> Answer:
                 return Answer(200, {}, answer)
 
         client = opened(endpoint, engine=Canned, storage_hosts=[each.format(host=host) for each in hosts])

@@ -467,3 +467,81 @@ class TestState:
             assert (state.failing, state.is_down, state.next_try_at) == (None, False, None)
 
         asyncio.run(work())
+
+
+class TestALimitedRate:
+    """Where PUTs are slow, URLs would expire that are asked for ahead, and servers give up on idle ones."""
+
+    @pytest.mark.parametrize(
+        ("rate", "size_bytes", "most"),
+        [
+            (None, 100_000_000, 20),
+            (1_000_000, 500_000, 20),
+            (100_000, 500_000, 12),  # what is sent in a minute
+            (1_000_000, 100_000_000, 2),  # one, and one that asks for its URL meanwhile
+            (1, 500_000, 2),
+        ],
+    )
+    def test_has_as_many_puts_at_once_as_it_sends_in_a_minute(
+        self, rate: int | None, size_bytes: int, most: int
+    ) -> None:
+        async def work() -> None:
+            clock = asyncio.get_running_loop().time
+            slots, puts, admitted = Slots(20, clock, rate=lambda: rate), Count(), Count()
+
+            async def put(number: int) -> None:
+                async with slots.admission(size_bytes=size_bytes):
+                    with admitted.inside():
+                        async with slots.slot(number):
+                            with puts.inside():
+                                await asyncio.sleep(1)
+
+            await asyncio.gather(*(put(number) for number in range(60)))
+            assert puts.most == most
+            assert admitted.most == (most if most < 20 else 21)
+
+        virtual_time.run(work())
+
+    def test_that_rises_lets_more_in_at_once(self) -> None:
+        async def work() -> None:
+            rate = [1]
+            slots = Slots(20, asyncio.get_running_loop().time, rate=lambda: rate[0])
+
+            async def put(number: int) -> None:
+                async with slots.admission(size_bytes=500_000), slots.slot(number):
+                    await asyncio.sleep(1000)
+
+            puts = [asyncio.create_task(put(number)) for number in range(20)]
+            await asyncio.sleep(1)
+            assert slots.peak == 2
+            rate[0] = 100_000_000
+            slots.look()
+            await asyncio.sleep(1)
+            assert slots.peak == 20
+            for each in puts:
+                each.cancel()
+            await asyncio.gather(*puts, return_exceptions=True)
+
+        virtual_time.run(work())
+
+    def test_of_one_slot_has_one_put_and_no_url_ahead(self) -> None:
+        async def work() -> None:
+            slots, urls = Slots(1, asyncio.get_running_loop().time, rate=lambda: 1), Count()
+
+            async def put(number: int) -> None:
+                async with slots.admission(size_bytes=500_000):
+                    with urls.inside():
+                        async with slots.slot(number):
+                            await asyncio.sleep(1000)
+
+            await asyncio.gather(*(put(number) for number in range(3)))
+            assert urls.most == 1
+
+        virtual_time.run(work())
+
+    def test_is_part_of_what_a_person_is_to_know(self) -> None:
+        async def work() -> None:
+            assert Slots(3, rate=lambda: 5).state().rate == 5
+            assert Slots(3).state().rate is None
+
+        asyncio.run(work())
