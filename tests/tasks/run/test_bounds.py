@@ -271,6 +271,14 @@ class TestOrder:
         summary = ingest(entries, archive.settings(order="newest"), edges=archive.edges)
         assert summary.by_status == {"uploaded": 12, "missing": 1}
 
+    def test_is_not_looked_for_any_more_once_the_run_is_stopped(self, archive: NearSide) -> None:
+        """It may take long where nothing says how large studies are."""
+        engine = archive.engine(order="smallest")
+        engine.stop(InterruptedRunError("Cancelled."))
+        with pytest.raises(InterruptedRunError, match="Cancelled"):
+            next(engine.scan())
+        assert archive.told(engine.finish(InterruptedRunError("Cancelled."))).exit_code == 130
+
     @pytest.mark.parametrize("order", ["manifest", "newest"])
     def test_begins_with_what_the_run_before_had_started(self, archive: NearSide, order: str) -> None:
         """Also when another study would come first by now."""
