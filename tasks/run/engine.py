@@ -282,8 +282,8 @@ class Engine:
 
     def _rows(self) -> Iterator[tuple[Listed | Unwalked | None, int]]:
         """The scan's rows, each with its study_no; after a study's last row comes None."""
-        order, ownership = self.settings.order, self._ownership
-        self._entries = self._order.arrange(self._entries, order, ownership, self._ledger)
+        how = self.settings.order, self._ownership, self._ledger, self.raise_if_stopped
+        self._entries = self._order.arrange(self._entries, *how)
         looks = not isinstance(self._scan, OneFile) and self._ledger.left.are_any()
         for entry in self._entries:
             left = self._ledger.left.under(entry.study_dir) if looks else ()

@@ -1,7 +1,7 @@
 """In which order a run sends files: as it was asked for, after studies that the run before had started."""
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from tasks.core.models import Order, StudyEntry, Todo
@@ -17,11 +17,16 @@ class SendingOrder:
         self._places = array("L")  # by study_no; empty where it is the report's order
 
     def arrange(
-        self, entries: Sequence[StudyEntry], order: Order, ownership: Ownership, ledger: Ledger
+        self,
+        entries: Sequence[StudyEntry],
+        order: Order,
+        ownership: Ownership,
+        ledger: Ledger,
+        raise_if_stopped: Callable[[], None],
     ) -> Sequence[StudyEntry]:
         """The entries in the order in which they are sent."""
         looked_at = replace(ownership, note=lambda *_: None)  # what is listed for its size is listed again
-        arranged = ordered(entries, order, looked_at, ledger.due.started_before())
+        arranged = ordered(entries, order, looked_at, ledger.due.started_before(), raise_if_stopped)
         if arranged is not entries:
             self._places = array("L", [0]) * (1 + max(entry.study_no for entry in entries))
             for place, entry in enumerate(arranged):

@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Final
@@ -16,7 +16,11 @@ _PAGE: Final = 1000
 
 
 def ordered(
-    entries: Sequence[StudyEntry], order: Order, ownership: Ownership, first: Collection[str] = ()
+    entries: Sequence[StudyEntry],
+    order: Order,
+    ownership: Ownership,
+    first: Collection[str] = (),
+    raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> Sequence[StudyEntry]:
     """The entries in the order that was asked for; those whose directory is among the `first` before all.
 
@@ -27,23 +31,31 @@ def ordered(
     | oldest   | the one that changed first; the same                                                   |
     | smallest | the fewest bytes: the manifest's expected_bytes, or else those of a listing            |
 
-    Where that is equal the manifest's order decides.
+    Where that is equal the manifest's order decides. What is looked at may take long: it ends with the run.
     """
+    looked_at = _until_stopped(entries, raise_if_stopped)
     match order:
         case Order.MANIFEST:
             keys: Sequence[int] = priorities(entries)
         case Order.NEWEST:
-            keys = array("q", (-changed if changed else 1 for changed in _changed_ns(entries)))
+            keys = array("q", (-changed if changed else 1 for changed in _changed_ns(looked_at)))
         case Order.OLDEST:
-            keys = array("q", (changed or 2**62 for changed in _changed_ns(entries)))
+            keys = array("q", (changed or 2**62 for changed in _changed_ns(looked_at)))
         case Order.SMALLEST:
-            keys = array("q", (_size_bytes(entry, ownership) for entry in entries))
+            keys = array("q", (_size_bytes(entry, ownership) for entry in looked_at))
     return in_order(entries, keys, first)
 
 
-def _changed_ns(entries: Sequence[StudyEntry]) -> Iterator[int]:
+def _until_stopped(
+    entries: Iterable[StudyEntry], raise_if_stopped: Callable[[], None]
+) -> Iterator[StudyEntry]:
+    for entry in entries:
+        raise_if_stopped()
+        yield entry
+
+
+def _changed_ns(left: Iterator[StudyEntry]) -> Iterator[int]:
     """When each directory changed last; 0 where nobody can tell."""
-    left = iter(entries)
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="order") as pool:
         while page := [entry.study_dir for entry in islice(left, _PAGE)]:
             yield from pool.map(_mtime_ns, page)

@@ -9,19 +9,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MethodType, SimpleNamespace
 from typing import Any
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
-from prefect import tags
+from prefect import flow, tags
 from prefect.client.schemas.objects import FlowRun, State
 
 from flows.backfill import backfill
+from flows.migrate import _starter
 from flows.orchestration.parameters import Options
 from flows.orchestration.scheduled_runs import is_scheduled
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import REAL
+from tasks.run.shards import Migration
 from tests.conftest import NearSide
 from tests.far_side import TOKEN, FarSide, Request, Step
 from tests.processes import Command, await_that
@@ -179,6 +182,32 @@ class TestOfAWindow:
         assert state.message == "to be continued: 2 manifests: 1 to be continued"
         assert not platform.objects
         assert not (near_side.report_dir / "b.csv").exists()
+
+
+def test_each_shard_is_started_with_its_part(
+    near_side: NearSide, platform: FarSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the files; and with the window that all have."""
+    started: list[dict[str, Any]] = []
+
+    def start(_name: str, parameters: dict[str, Any], **_: Any) -> FlowRun:
+        started.append(parameters)
+        return FlowRun(flow_id=uuid4())
+
+    monkeypatch.setattr("flows.migrate.run_deployment", start)
+    settings = near_side.settings(max_files=8, window=NIGHTS, parallel=4)
+    migration: Any = SimpleNamespace(settings=settings, run_id="m", _ends_at=None)
+    migration.bounds = MethodType(Migration.bounds, migration)
+
+    @flow
+    def whole() -> None:
+        for number in (1, 2, 3):
+            _starter(migration, "migrate-shard/worker", 3, "")(number, 1)
+
+    whole()
+    options = [Options(**parameters["options"]) for parameters in started]
+    assert [each.max_files for each in options] == [3, 3, 2]
+    assert {each.window for each in options} == {NIGHTS}
 
 
 class Server:

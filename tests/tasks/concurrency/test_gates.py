@@ -41,6 +41,21 @@ def test_the_oldest_enters_first_as_soon_as_there_is_room() -> None:
     virtual_time.run(work())
 
 
+def test_a_smaller_rank_enters_before_who_came_earlier() -> None:
+    async def work() -> None:
+        gate, entered = Gate(lambda inside: inside < 1), list[int]()
+
+        async def enter(rank: int) -> None:
+            async with gate.entered(rank):
+                entered.append(rank)
+                await asyncio.sleep(1)
+
+        await asyncio.gather(*(enter(rank) for rank in (7, 5, 9, 5, 2)))
+        assert entered == [7, 2, 5, 5, 9]
+
+    virtual_time.run(work())
+
+
 def test_more_room_is_seen_when_somebody_looks() -> None:
     async def work() -> None:
         room = Room(0)
