@@ -1,13 +1,15 @@
 """Commands that prove what a run has done: the report, written again or checked against its audit trail."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from flows.cli.options import CommandOptions, LedgerOptions
 from flows.cli.run_messages import say_summary
-from flows.orchestration.standard_streams import say
+from flows.orchestration.standard_streams import list_out, say
+from tasks.core.errors import UsageError
 from tasks.core.words import counted
 from tasks.declaration import load_as
 from tasks.settings import LedgerSettings, ReportDirectorySettings, ReportSettings
@@ -15,9 +17,65 @@ from tasks.settings import LedgerSettings, ReportDirectorySettings, ReportSettin
 if TYPE_CHECKING:
     from tasks.audit.findings import Findings
 
+_PARTS: Final = Group("Parts of a report")
 
-def report(report_dir: Path | None = None, /, *, options: LedgerOptions = LedgerOptions()) -> int:
+
+def _only(what: str) -> Parameter:
+    return Parameter(
+        help=f"Rows of this {what} alone; repeatable.", negative="", show_default=False, group=_PARTS
+    )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Which rows of a report, and where they go."""
+
+    study: Annotated[tuple[int, ...], _only("study_no")] = ()
+    status: Annotated[tuple[str, ...], _only("status")] = ()
+    reason: Annotated[tuple[str, ...], _only("reason")] = ()
+    json: Annotated[
+        bool, Parameter(help="Print JSON Lines, and not CSV.", negative="", show_default=False, group=_PARTS)
+    ] = False
+    output: Annotated[
+        Path | None,
+        Parameter(
+            name=["--output", "-o"],
+            help="Write to this .csv, .jsonl, .parquet or .xlsx, and print nothing.",
+            group=_PARTS,
+        ),
+    ] = None
+    xlsx: Annotated[
+        Path | None,
+        Parameter(help="Write a workbook: summary, studies and files, UIDs as text.", group=_PARTS),
+    ] = None
+
+    @property
+    def are_asked_for(self) -> bool:
+        """Whether any of them was given."""
+        return self != Parts()
+
+    @property
+    def file(self) -> Path | None:
+        """Where they go; None: to standard output. UsageError for more than one place."""
+        if self.json + (self.output is not None) + (self.xlsx is not None) > 1:
+            raise UsageError("Of --json, --output and --xlsx only one can be given. Nothing was written.")
+        if self.xlsx and self.xlsx.suffix.lower() != ".xlsx":
+            raise UsageError("The name of a workbook (--xlsx) ends in .xlsx. Nothing was written.")
+        return self.output or self.xlsx
+
+
+def report(
+    report_dir: Path | None = None,
+    /,
+    *,
+    parts: Parts = Parts(),
+    options: LedgerOptions = LedgerOptions(),
+) -> int:
     """Write the report of a directory's newest run again, from the ledger: after a crash, or a full disk.
+
+    With an option under "Parts of a report" nothing of that: the rows of the report that is there are printed
+    or exported, all or those that are asked for, and nothing else is written.
 
     Parameters
     ----------
@@ -28,12 +86,25 @@ def report(report_dir: Path | None = None, /, *, options: LedgerOptions = Ledger
     from tasks.run.records import report_again
 
     with safe_errors():
+        if parts.are_asked_for:
+            _show(parts, load_as(ReportDirectorySettings, report_dir=report_dir).report_dir)
+            return 0
         settings = load_as(ReportSettings, report_dir=report_dir, **options.given(LedgerSettings))
         summary = report_again(
             settings.report_dir, settings.ledger_at, settings.campaign, settings.signing_key
         )
     say_summary(summary, settings.report_dir)
     return summary.exit_code
+
+
+def _show(parts: Parts, report_dir: Path) -> None:
+    from tasks.report.export import Selection, csv_lines, export, json_lines, selected
+
+    selection = Selection(parts.study, parts.status, parts.reason)
+    if out := parts.file:
+        say(f"{counted(export(report_dir, selection, out), 'row')} written.")
+    else:
+        list_out((json_lines if parts.json else csv_lines)(selected(report_dir, selection)))
 
 
 def audit(

@@ -23,13 +23,16 @@ _MIB: Final = 1024 * 1024
 
 def status(
     *,
-    json: Annotated[bool, Parameter(help="One JSON object to standard output.", negative="")] = False,
+    json: Annotated[
+        bool, Parameter(help="One JSON object to standard output.", negative="", show_default=False)
+    ] = False,
     every: Annotated[
         bool,
         Parameter(
             name="--all",
             help=f"Every run, and not the newest {_SHOWN} of each campaign alone.",
             negative="",
+            show_default=False,
         ),
     ] = False,
     options: StatusOptions = StatusOptions(),

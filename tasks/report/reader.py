@@ -3,11 +3,13 @@
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from tasks.core.completeness import Completeness
@@ -21,10 +23,14 @@ from tasks.report.studies_csv import STUDY_COLUMNS, WrittenStudies, read_studies
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+    from pyarrow import parquet
 
 _LONGEST_CELL: Final = 1 << 30  # characters; what was written is read, also a manifest's longest cell escaped
 REGISTRATION_CSV: Final = "registration.csv"
 _BATCH_ROWS: Final = 1000
+_NUMBERS: Final[Mapping[Kind, type[int] | type[float]]] = {Kind.INTEGER: int, Kind.SECONDS: float}
+_ALL_ROWS: Final[Mapping[str, Collection[Any]]] = MappingProxyType({})
 _BUFFER_BYTES: Final = 1 << 16  # of each column of a row group, in place of all of it
 _NO_REPORT: Final = "There is no whole report in the report directory: run the command that writes it again."
 _DAMAGED: Final = "The report is not as it was written: write it again, or name another one."
@@ -41,37 +47,45 @@ def read_report(path: Path) -> Iterator[dict[str, str]]:
             yield dict(zip(names, map(unescape, line), strict=True))
 
 
-def read_cells(report_dir: Path, names: Sequence[str]) -> Iterator[list[Any]]:
+def read_cells(
+    report_dir: Path, names: Sequence[str], only: Mapping[str, Collection[Any]] = _ALL_ROWS
+) -> Iterator[list[Any]]:
     """These columns of a report's rows, row by row: as they are written, but for numbers, which are such.
 
     Of report.parquet where that can be read, else of report.csv. A column that an earlier version did not
-    write is empty, a number that is not known None.
+    write is empty, a number that is not known None. `only`: of rows that have one of these values in each of
+    these columns.
     """
     if (report_dir / REPORT_PARQUET).is_file():
-        yield from _parquet_cells(report_dir / REPORT_PARQUET, names)
+        yield from _parquet_cells(report_dir / REPORT_PARQUET, names, only)
         return
-    numbers = [COLUMNS[name].kind is Kind.INTEGER for name in names]
     with _readable(report_dir / REPORT_CSV) as file:
         for row in csv.DictReader(file):
-            cells = [row.get(name) or "" for name in names]
-            yield [
-                (int(cell) if cell else None) if is_number else cell
-                for cell, is_number in zip(cells, numbers, strict=True)
-            ]
+            if all(_value(name, row.get(name) or "") in values for name, values in only.items()):
+                yield [_value(name, row.get(name) or "") for name in names]
 
 
-def _parquet_cells(path: Path, names: Sequence[str]) -> Iterator[list[Any]]:
+def _value(name: str, cell: str) -> Any:
+    number = _NUMBERS.get(COLUMNS[name].kind)
+    return cell if number is None else number(cell) if cell else None
+
+
+def _parquet_cells(
+    path: Path, names: Sequence[str], only: Mapping[str, Collection[Any]]
+) -> Iterator[list[Any]]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    texts = [COLUMNS[name].kind is not Kind.INTEGER for name in names]
+    texts = [COLUMNS[name].kind not in _NUMBERS for name in names]
     try:
         with (
             opened(path) as file,
             parquet.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as table,
         ):
-            there = [name for name in names if name in table.schema_arrow.names]
-            for batch in table.iter_batches(_BATCH_ROWS, columns=there, use_threads=False):
+            there = [name for name in dict.fromkeys((*names, *only)) if name in table.schema_arrow.names]
+            groups = _groups(table, only)
+            batches = table.iter_batches(_BATCH_ROWS, row_groups=groups, columns=there, use_threads=False)
+            for batch in map(partial(_filtered, only=only), batches if groups else ()):
                 empty = [None] * batch.num_rows
                 found = {name: batch.column(name).to_pylist() for name in there}
                 columns = [
@@ -83,6 +97,30 @@ def _parquet_cells(path: Path, names: Sequence[str]) -> Iterator[list[Any]]:
         raise UsageError(f"The report could not be read: {os.strerror(error.errno or 0)}.") from None
     except (pa.ArrowException, ValueError, KeyError):
         raise UsageError(_DAMAGED) from None
+
+
+def _groups(table: "parquet.ParquetFile", only: Mapping[str, Collection[Any]]) -> list[int]:
+    """The row groups in which such rows may be: those of one study lie together."""
+    kept = []
+    positions = {name: table.schema_arrow.names.index(name) for name in only}
+    for number in range(table.num_row_groups):
+        group = table.metadata.row_group(number)
+        for name, values in only.items():
+            found = group.column(positions[name]).statistics
+            if found and found.has_min_max and not any(found.min <= each <= found.max for each in values):
+                break
+        else:
+            kept.append(number)
+    return kept
+
+
+def _filtered(batch: "pa.RecordBatch", only: Mapping[str, Collection[Any]]) -> "pa.RecordBatch":
+    from pyarrow import array, compute
+
+    for name, values in only.items():
+        column = batch.column(name)
+        batch = batch.filter(compute.is_in(column, value_set=array([*values], column.type)))
+    return batch
 
 
 def read_registration(report_dir: Path) -> Iterator[tuple[str, str, str]]:

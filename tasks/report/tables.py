@@ -61,7 +61,7 @@ def write_rows(
     from pyarrow import csv as arrow_csv
     from pyarrow import parquet
 
-    schema = _schema()
+    schema = report_schema()
     names = arrow_csv.ReadOptions(column_names=schema.names, use_threads=False)
     types = arrow_csv.ConvertOptions(column_types=schema, null_values=[""], strings_can_be_null=False)
     csv_file.write(_csv([REPORT_COLUMNS]))
@@ -139,7 +139,8 @@ def _csv(lines: Iterable[Iterable[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _schema() -> "pa.Schema":
+def report_schema() -> "pa.Schema":
+    """Of report.parquet."""
     import pyarrow as pa
 
     types = {Kind.INTEGER: pa.int64(), Kind.SECONDS: pa.float64()}

@@ -78,7 +78,7 @@ def _write(
             raise UsageError(f"ROOT {position} is not a directory. Nothing was written.")
     counts = Counts()
     try:
-        with _replacing(out) as file, watch(counts):
+        with replacing(out) as file, watch(counts):
             spool = Path(file.name).with_suffix(".found")
             own_files = frozenset(map(os.path.realpath, (out, file.name, spool)))
             finder = StudyDirFinder(roots, own_files, report_dir)
@@ -116,7 +116,7 @@ def _spool(study_dirs: Iterator[StudyDir], spool: Path) -> Iterator[Iterator[Stu
 
 
 @contextmanager
-def _replacing(out: Path) -> Iterator[BinaryIO]:
+def replacing(out: Path) -> Iterator[BinaryIO]:
     """A file of mode 0600 that replaces `out` at the end, whole and on the disk, or not at all."""
     temporary = out.with_name(f".{out.name}.{token_hex(4)}.tmp")
     try:
