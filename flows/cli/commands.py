@@ -2,7 +2,14 @@
 
 from cyclopts import App
 
-from flows.cli import move_commands, pipeline_commands, report_commands, trial_commands, verify_command
+from flows.cli import (
+    exception_commands,
+    move_commands,
+    pipeline_commands,
+    report_commands,
+    trial_commands,
+    verify_command,
+)
 from flows.cli.help import EXIT_CODES_HELP, SETTINGS_HELP, VERIFY_HELP
 
 
@@ -31,6 +38,8 @@ app.command(move_commands.migrate)
 app.command(move_commands.serve, help_epilogue=SETTINGS_HELP)
 
 app.command(pipeline_commands.ingest)
+
+app.command(exception_commands.resolve, help_epilogue=EXIT_CODES_HELP)
 
 app.command(verify_command.verify, help_epilogue=VERIFY_HELP)
 app.command(report_commands.report, help_epilogue=EXIT_CODES_HELP)

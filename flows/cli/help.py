@@ -47,6 +47,9 @@ Move an archive
 Take it in
   ingest    new objects of a bucket, registered over DICOMweb
 
+Work off what is left
+  resolve   conflicts and other exceptions: what differs; decided, in the trail
+
 Prove it
   verify    hold a report against bucket and registry: what may be deleted
   report    write a directory's newest report again: after a crash or full disk

@@ -38,12 +38,13 @@ class Event(StrEnum):
     MOVED = "moved"  # the object with a key, to another
     INGEST_ENDED = "ingest_ended"
     VERIFIED = "verified"  # a report, against bucket and registry: what was found
+    DECIDED = "decided"  # by a person, about a row of a report
     LINE_CUT = "line_cut"  # a crash had torn the last line, and it was cut off
 
 
 STARTS: Final = (Event.RUN_STARTED, Event.INGEST_STARTED)
 ENDS: Final = (Event.RUN_ENDED, Event.REPORT_WRITTEN, Event.INGEST_ENDED)  # nothing of a run follows them
-_ANYWHERE: Final = (Event.VERIFIED, Event.LINE_CUT)  # between runs, too
+_ANYWHERE: Final = (Event.VERIFIED, Event.DECIDED, Event.LINE_CUT)  # between runs, too
 
 
 @dataclass(slots=True)

@@ -359,7 +359,7 @@ class TestHelpOfACommand:
         """The sandbox takes none; what an exit code of a run means, commands say that end with it."""
         page = help_of(command, capsys)
         assert ("Secrets" in page) == (command in ("upload", "run", "migrate", "serve", "ingest", "verify"))
-        ends_like_a_run = ("upload", "run", "migrate", "report", "ingest")
+        ends_like_a_run = ("upload", "run", "migrate", "report", "ingest", "resolve")
         assert ("Exit codes: 0" in page) == (command in ends_like_a_run)
 
 
