@@ -39,6 +39,7 @@ app.command(move_commands.serve, help_epilogue=SETTINGS_HELP)
 
 app.command(pipeline_commands.ingest)
 
+app.command(exception_commands.retry)
 app.command(exception_commands.resolve, help_epilogue=EXIT_CODES_HELP)
 
 app.command(verify_command.verify, help_epilogue=VERIFY_HELP)

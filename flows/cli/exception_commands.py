@@ -5,15 +5,52 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from flows.cli.options import ResolveOptions
+from flows.cli.options import ResolveOptions, RetryOptions
 from flows.cli.run_messages import say_summary
 from flows.orchestration.standard_streams import say
 from tasks.core.words import counted
 from tasks.declaration import load_as
-from tasks.settings import ResolveSettings
+from tasks.process_memory import keep_imports
+from tasks.settings import ResolveSettings, Settings, load
 
 _Words = Annotated[tuple[str, ...], Parameter(negative="")]
 _NO_WORDS: Final[tuple[str, ...]] = ()
+
+
+def retry(
+    report_dir: Path | None = None,
+    /,
+    *,
+    status: Annotated[
+        _Words, Parameter(help="Rows of these statuses; repeatable, or comma-separated.")
+    ] = _NO_WORDS,
+    reason: Annotated[
+        _Words, Parameter(help="Of them those with these reasons; repeatable, or comma-separated.")
+    ] = _NO_WORDS,
+    options: RetryOptions = RetryOptions(),
+) -> int:
+    """Send again what the last run into a report directory left, by the ledger: no manifest is needed.
+
+    It is a run of its own, with a whole report: what is not chosen is in it as the last run left it. Without
+    --status and --reason all is chosen that is a reason for exit code 1, but for rows that are accepted.
+
+    Parameters
+    ----------
+    report_dir
+        The report directory of a run; the setting DICOM_INGEST_REPORT_DIR, or ./report.
+    """
+    from flows.orchestration.progress_display import display_progress
+    from tasks.core.selection import Selection
+    from tasks.run import retry_run
+    from tasks.run.early_end import safe_errors
+
+    keep_imports()
+    with safe_errors():
+        settings = load(report_dir=report_dir, **options.given(Settings))
+        selection = Selection(frozenset(words(status)), frozenset(words(reason)))
+        summary = retry_run.retry(settings, selection, display_progress)
+    say_summary(summary, settings.report_dir)
+    return summary.exit_code
 
 
 def resolve(

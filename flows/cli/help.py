@@ -48,6 +48,7 @@ Take it in
   ingest    new objects of a bucket, registered over DICOMweb
 
 Work off what is left
+  retry     what the last run left, sent again by the ledger
   resolve   conflicts and other exceptions: what differs; decided, in the trail
 
 Prove it

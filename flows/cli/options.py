@@ -114,6 +114,11 @@ class VerifyOptions(Given):
     """Options of what holds a report against bucket and registry."""
 
 
+@_with_options(Settings, CommandSettings, without=("report_dir",))
+class RetryOptions(Given):
+    """Options of what sends files of an earlier run again."""
+
+
 @_with_options(ResolveSettings, CommandSettings, without=("report_dir",))
 class ResolveOptions(Given):
     """Options of what decides about rows of a report."""

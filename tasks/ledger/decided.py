@@ -35,12 +35,12 @@ def _is_same(name: str) -> Any:
 
 
 _is_hashed = (file.c.sha256 != "") & file.c.status.in_(_HASHED)
-_is_same_file = (
+IS_SAME_FILE: Final = (
     _is_same("size_bytes") & _is_same("mtime_ns") & _is_same("sha256") & (_is_hashed | _is_same("ctime_ns"))
 )
 # Beside the row's status. `instance` is joined by the UID of what may be in conflict.
 IS_AS_DECIDED: Final = (
-    _is_same_file
+    IS_SAME_FILE
     & (decision.c.reason == file.c.reason)
     & (
         (decision.c.status != Status.CONFLICT)

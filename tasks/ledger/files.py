@@ -165,7 +165,7 @@ class Files:
         rules: Rules,
     ) -> Enrolled:
         """Adds rows of the scan to the report."""
-        known = self._known_or_new(db, [_kept_path(row) for row in rows])
+        known = self._known_or_new(db, [kept_path(row) for row in rows])
         listed, unopened, ctimes, touched = [], [], [], 0
         for row, its in zip(rows, known, strict=True):
             settled, verdict, is_touched = _before_opening(row, its, rules)
@@ -328,7 +328,7 @@ def _before_opening(
     return False, None, found is Standing.TOUCHED
 
 
-def _kept_path(row: Listed | Unwalked) -> str:
+def kept_path(row: Listed | Unwalked) -> str:
     """What is no file's row ends in a slash: a file of the same path, be it in this run, has its own."""
     return escape(row.path) + ("" if isinstance(row, Listed) or row.is_file else "/")
 

@@ -358,8 +358,9 @@ class TestHelpOfACommand:
     ) -> None:
         """The sandbox takes none; what an exit code of a run means, commands say that end with it."""
         page = help_of(command, capsys)
-        assert ("Secrets" in page) == (command in ("upload", "run", "migrate", "serve", "ingest", "verify"))
-        ends_like_a_run = ("upload", "run", "migrate", "report", "ingest", "resolve")
+        with_secrets = ("upload", "run", "migrate", "serve", "ingest", "verify", "retry")
+        assert ("Secrets" in page) == (command in with_secrets)
+        ends_like_a_run = ("upload", "run", "migrate", "report", "ingest", "retry", "resolve")
         assert ("Exit codes: 0" in page) == (command in ends_like_a_run)
 
 

@@ -145,6 +145,36 @@ class TestAccepted:
         assert upload() == 1
 
 
+class TestRetry:
+    def test_sends_what_a_decision_says(self, archive: Path, far_side: FarSide) -> None:
+        """Without a manifest; what is accepted is left alone, and the rest is as it was."""
+        decide("ignore", "invalid")
+        decide("upload", "conflict", "both count")
+        put(archive / "4", instance("1.4"))
+        assert execute(["retry", "report", "--status", "conflict"]) == 0
+        assert far_side.bodies[rows()["2"]["key"]] == instance("1.1", "other")
+        assert (said()["2"], said()["3"], read_summary(REPORT).accepted) == (
+            "uploaded",
+            "invalid/truncated",
+            1,
+        )
+        assert execute(["audit"]) == 0
+
+    def test_has_nothing_to_do_when_all_that_is_left_is_accepted(
+        self, archive: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        decide("keep", "conflict")
+        decide("ignore", "invalid")
+        assert execute(["retry", "report"]) == 2
+        assert "left nothing that is chosen" in capsys.readouterr().err
+
+    def test_is_told_of_a_status_that_is_none(
+        self, archive: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert execute(["retry", "report", "--status", "failed,uploaded"]) == 2
+        assert "nothing to send again that is uploaded" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("archive")
 class TestUpload:
     def test_sends_the_file_beside_what_is_stored(self, far_side: FarSide) -> None:
