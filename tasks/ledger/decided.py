@@ -5,6 +5,7 @@ that are stored. When any of that has changed it holds no more; it stays here un
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 
 from tasks.core.decisions import ACCEPTING, Decision
 from tasks.core.models import Status
-from tasks.ledger.database import connect, execute_many, retry_while_busy
+from tasks.ledger.database import connect, execute_many, fetch, retry_while_busy
 from tasks.ledger.schema import decision, file, instance
 
 # Of these the ledger has the SHA-256 of the file itself, not of what is stored of its path.
@@ -108,6 +109,19 @@ _KEEP: Final = sa.insert(decision).from_select(
 )
 
 
+_STANDING: Final = sa.select(
+    file.c.file_id,
+    file.c.status,
+    file.c.reason,
+    *(file.c[name] for name in _AS_IT_IS),
+    sa.func.coalesce(instance.c.sha256, ""),
+).outerjoin(
+    instance,
+    (instance.c.campaign == file.c.campaign)
+    & (instance.c.sop_instance_uid == sa.case((file.c.status.in_(_HASHED), file.c.sop_instance_uid))),
+)
+
+
 class Decisions:
     """Those of a ledger that is there, and of the newest schema."""
 
@@ -121,6 +135,11 @@ class Decisions:
     def decide(self, decisions: Sequence[Decided], now_ns: int) -> None:
         """Keeps what was decided, in place of what was before: all of it, or nothing."""
         retry_while_busy(lambda: self._decide(decisions, now_ns))
+
+    def as_of(self, file_ids: Sequence[int]) -> dict[int, str]:
+        """By file a word that is another once its row, or what it is in conflict with, is."""
+        rows = fetch(self._engine, _STANDING.where(file.c.file_id.in_(file_ids)))
+        return {row.file_id: f"v{sha256(repr(tuple(row)).encode()).hexdigest()[:16]}" for row in rows}
 
     def _decide(self, decisions: Sequence[Decided], now_ns: int) -> None:
         kept = [_bound(each, now_ns) for each in decisions if each.decision is not Decision.WITHDRAW]

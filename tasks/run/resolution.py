@@ -75,11 +75,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         """UsageError for what can be no rule."""
-        if unknown := sorted({*self.statuses} - {*DECIDABLE}):
-            raise UsageError(
-                f"--status: nothing can be decided about {', '.join(map(escape, unknown))}; it can about "
-                f"{', '.join(DECIDABLE)}. Nothing was decided."
-            )
+        require_statuses(self.statuses)
         if not self.statuses:
             raise UsageError(
                 f"--decision needs --status: which rows it is about ({', '.join(DECIDABLE)}). Nothing was "
@@ -99,6 +95,15 @@ class Rule:
                 yield Chosen(row, self.decision, self.reason_text)
 
 
+def require_statuses(statuses: Collection[str]) -> None:
+    """UsageError for one about whose rows nothing can be decided."""
+    if unknown := sorted({*statuses} - {*DECIDABLE}):
+        raise UsageError(
+            f"--status: nothing can be decided about {', '.join(map(escape, unknown))}; it can about "
+            f"{', '.join(DECIDABLE)}. Nothing was decided."
+        )
+
+
 def standing(row: ReportRow) -> Standing:
     """A row, as far as a decision is concerned."""
     return Standing(row.status, row.reason, row.decision)
@@ -111,7 +116,7 @@ def exceptions(rows: Iterable[ReportRow]) -> Iterator[ReportRow]:
 
 def resolve(settings: ResolveSettings, choose: Choose) -> Resolved:
     """Keeps what `choose` decides, and writes the report again."""
-    _require_user(settings)
+    require_user(settings)
     decided: Counter[Decision] = Counter()
     with _last_run(settings) as records, closing(Decisions(settings.ledger_at)) as decisions:
         chosen = iter(choose(exceptions(records.ledger.report_rows())))
@@ -139,7 +144,8 @@ def _is_interrupted(report_dir: Path) -> bool:
         return any(_DECIDED in line for line in trail)
 
 
-def _require_user(settings: ResolveSettings) -> None:
+def require_user(settings: ResolveSettings) -> None:
+    """UsageError when nobody says who decides."""
     if not settings.user_id.strip():
         raise UsageError(
             "DICOM_INGEST_USER_ID has to say who decides: it goes to the audit trail and the report. Nothing "

@@ -1,6 +1,7 @@
 """`dicom-ingest resolve` and `retry`: what a run left is worked off, by rule, by a list, and one by one."""
 
 import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from flows.cli.__main__ import execute
+from flows.cli.resolving import Filter, Look, ask
+from tasks.declaration import load_as
 from tasks.report.reader import read_report, read_summary
+from tasks.settings import ResolveSettings
 from tests.conftest import instance
 from tests.far_side import TOKEN, FarSide
 
@@ -192,3 +196,183 @@ class TestUpload:
         put(archive / "2", instance("1.1", "third"))
         assert upload() == 1
         assert said()["2"] == "conflict"
+
+
+def listed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, str]]:
+    capsys.readouterr()
+    assert resolve(*arguments) == 0
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def give_back(lines: list[dict[str, str]], *more: str, encoding: str = "utf-8", separator: str = ",") -> int:
+    with Path("list.csv").open("w", encoding=encoding, newline="") as file:
+        writer = csv.DictWriter(file, lines[0], delimiter=separator, lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return resolve("--decisions", "list.csv", *more)
+
+
+@pytest.mark.usefixtures("archive")
+class TestList:
+    def test_has_the_rows_that_a_person_may_decide_about_and_what_differs(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Tag by tag; values where they are asked for, for these may name a patient."""
+        lines = listed(capsys)
+        assert [(line["file_no"], line["status"], line["possible"]) for line in lines] == [
+            ("2", "conflict", "upload keep ignore"),
+            ("3", "invalid", "ignore"),
+        ]
+        assert lines[0]["differs"] == "ImageComments (0020,4000); pixels: equal"
+        with_values = listed(capsys, "--values", "--status", "conflict")
+        assert [line["differs"] for line in with_values] == [
+            "ImageComments (0020,4000): other | ; pixels: equal"
+        ]
+        assert [line["differs"] for line in listed(capsys, "--no-compare")] == ["", ""]
+
+    def test_pipes_as_json(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """An object a line."""
+        capsys.readouterr()
+        assert resolve("--json") == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["status"] for line in lines] == ["conflict", "invalid"]
+        lines[1] |= {"decision": "ignore", "reason_text": "a test"}
+        Path("list.json").write_text("\n".join(map(json.dumps, lines)))
+        assert resolve("--decisions", "list.json") == 1
+        assert rows()["3"]["detail"].startswith("accepted (ignore) by anna: a test")
+
+    @pytest.mark.parametrize(("encoding", "separator"), [("utf-8", ","), ("utf-8-sig", ";"), ("utf-8", "\t")])
+    def test_is_given_back_with_decisions(
+        self, capsys: pytest.CaptureFixture[str], encoding: str, separator: str
+    ) -> None:
+        """As a spreadsheet leaves it: a mark, blanks, empty rows, other columns, another separator."""
+        lines = listed(capsys)
+        lines[0] |= {"decision": " Keep ", "reason_text": " it counts "}
+        lines[1] |= {"decision": "ignore"}
+        lines.append(dict.fromkeys(lines[0], ""))
+        lines = [{"note": "x", **line} for line in lines]
+        assert give_back(lines, "--reason-text", "all of them", encoding=encoding, separator=separator) == 0
+        assert rows()["2"]["detail"] == "accepted (keep) by anna: it counts"
+        assert rows()["3"]["detail"].startswith("accepted (ignore) by anna: all of them")
+        again = listed(capsys)
+        assert [line["decision"] for line in again] == ["keep", "ignore"]
+        again[1] |= {"decision": "none", "reason_text": "no"}
+        assert give_back(again, "--reason-text", "x") == 1
+        assert "Decided so already: 1 row" in capsys.readouterr().err
+        assert [line["decision"] for line in listed(capsys)] == ["keep", ""]
+
+    def test_is_refused_whole_with_every_fault(self, capsys: pytest.CaptureFixture[str]) -> None:
+        lines = listed(capsys)
+        before = (REPORT / "audit.jsonl").read_bytes()
+        good = lines[1] | {"decision": "ignore", "reason_text": "a test"}
+        faulty = [
+            lines[0] | {"decision": "accept", "reason_text": "x" * 1001},
+            good,
+            good,
+            lines[0] | {"decision": "keep", "path": ""},
+        ]
+        assert give_back(faulty) == 2
+        told = capsys.readouterr().err
+        for fault in (
+            "The list of decisions was refused: 5 faults. Nothing was decided.",
+            "row 1, decision: is none of upload, keep, ignore, withdraw, none",
+            "row 1, reason_text: has more than 1,000 characters",
+            "row 3, path: is in the list already",
+            "row 4, reason_text: is empty, and there is no --reason-text",
+            "row 4, path: is empty",
+        ):
+            assert fault in told
+        assert (REPORT / "audit.jsonl").read_bytes() == before
+        assert give_back([{"path": "x", "decision": "keep"}]) == 2
+        assert "--decisions lacks the column as_of" in capsys.readouterr().err
+        Path("list.csv").write_bytes(b"\xff\xfe\0\0")
+        assert resolve("--decisions", "list.csv") == 2
+        assert "--decisions is neither CSV nor JSON lines in UTF-8" in capsys.readouterr().err
+
+    def test_rows_that_are_others_by_now_are_refused_one_by_one(
+        self, archive: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Each with why; the others are settled."""
+        put(archive / "4", instance("1.4")[:-40])
+        put(archive / "5", instance("1.5")[:-40])
+        upload()
+        lines = [line | {"decision": "ignore", "reason_text": "a test"} for line in listed(capsys)]
+        lines[0]["decision"] = "upload"
+        lines[3]["decision"] = "upload"
+        put(archive / "3", instance("1.3")[:-42])
+        put(archive / "4", instance("1.4"))
+        upload()
+        assert give_back(lines) == 1
+        told = capsys.readouterr().err
+        assert "row 2: it has another row, or is another file, than when it was listed" in told
+        assert "row 3: it is not in the last run's report any more, or is fine by now" in told
+        assert "row 4: it is invalid/truncated, for which the decision can be ignore" in told
+        assert [line["decision"] for line in listed(capsys)] == ["upload", "", ""]
+
+    def test_of_a_path_that_would_be_a_formula_comes_back(
+        self, archive: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The one escape is undone."""
+        put(archive / "a\n b\\x\udcff ", instance("1.4")[:-40])
+        upload()
+        (line,) = (line for line in listed(capsys) if line["file_no"] == "4")
+        assert give_back([line | {"decision": "ignore", "reason_text": "=cmd\\x41"}]) == 1
+        assert rows()["a\n b\\x\udcff "]["detail"].startswith("accepted (ignore) by anna: =cmd\\x41")
+
+
+class TestWhoDecides:
+    def test_and_why_has_to_be_said(
+        self, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = (REPORT / "audit.jsonl").read_bytes()
+        assert decide("keep", "conflict", " ") == 2
+        assert "--reason-text has to say why" in capsys.readouterr().err
+        assert decide("accept", "conflict") == 2
+        assert "--decision is one of upload, keep, ignore, withdraw" in capsys.readouterr().err
+        assert decide("ignore", "not_attempted") == 2
+        assert "nothing can be decided about not_attempted" in capsys.readouterr().err
+        monkeypatch.setenv("DICOM_INGEST_USER_ID", "")
+        assert decide("keep", "conflict") == 2
+        assert "DICOM_INGEST_USER_ID has to say who decides" in capsys.readouterr().err
+        assert (REPORT / "audit.jsonl").read_bytes() == before
+
+
+class TestAtTheTerminal:
+    def test_rows_are_settled_one_by_one(
+        self, archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """With what differs; a decision that a row does not leave open is asked for again."""
+        answers = iter(["k", "the first counts", "keep", "i", ""])
+        asked: list[str] = []
+
+        def read(prompt: str) -> str:
+            asked.append(prompt)
+            return next(answers)
+
+        settings = load_as(ResolveSettings, report_dir=REPORT)
+        assert ask(settings, Filter((), ()), Look(with_values=True), read) == 0
+        assert asked == [
+            "[upload/keep/ignore/quit, or nothing to skip] ",
+            "why: ",
+            *["[ignore/quit, or nothing to skip] "] * 2,
+            "why [the first counts]: ",
+        ]
+        told = capsys.readouterr().out
+        assert "differs: ImageComments (0020,4000): other | \n" in told
+        assert "differs: pixels: equal" in told
+        assert rows()["3"]["detail"].startswith("accepted (ignore) by anna: the first counts")
+
+    @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
+    def test_what_was_decided_is_kept_when_somebody_has_enough(
+        self, archive: Path, end: type[BaseException]
+    ) -> None:
+        answers = iter(["upload", "both count"])
+
+        def read(_prompt: str) -> str:
+            for answer in answers:
+                return answer
+            raise end
+
+        assert ask(load_as(ResolveSettings, report_dir=REPORT), Filter((), ()), Look(), read) == 1
+        assert rows()["2"]["detail"] == "upload by anna: both count"
+        assert "accepted" not in rows()["3"]["detail"]
