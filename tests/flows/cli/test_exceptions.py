@@ -125,6 +125,14 @@ class TestAccepted:
         assert said()["1"] == "uploaded/replaced"
         assert rows()["2"]["detail"] == ""
 
+    def test_conflict_that_is_sent_all_the_same_is_none(self) -> None:
+        """Its file is what it was; what was accepted is that it is not sent."""
+        decide("ignore", "invalid")
+        assert decide("keep", "conflict") == 0
+        assert execute(["upload", "-p", "archive", "--on-conflict", "upload"]) == 0
+        assert (said()["2"], rows()["2"]["detail"]) == ("uploaded", "")
+        assert read_summary(REPORT).accepted == 1
+
     def test_row_of_another_outcome_is_not(self, archive: Path) -> None:
         """What was accepted is that it is cut off, not whatever becomes of it."""
         decide("keep", "conflict")

@@ -33,6 +33,7 @@ def first(near_side: NearSide, far_side: FarSide, dicom: Dicom) -> Run:
         "a/stored": dicom("1.1"),
         "b/refused": dicom("1.2", "refused"),
         "b/stored": dicom("1.3"),
+        "b/cut": dicom("1.7")[:-40],
         "c/conflict": dicom("1.1", "other"),
         "d/cut": dicom("1.4")[:-40],
         "e/broken": dicom("1.5", "broken"),
@@ -59,6 +60,7 @@ LEFT = {
     "a/stored": "uploaded",
     "b/refused": "failed/refused",
     "b/stored": "uploaded",
+    "b/cut": "invalid/truncated",
     "c/conflict": "conflict",
     "d/cut": "invalid/truncated",
     "e/broken": "failed/server",
@@ -100,6 +102,7 @@ class TestRetry:
     ) -> None:
         """Also what has become right since: nobody looks at it."""
         near_side.put("d/cut", dicom("1.4"))
+        near_side.put("b/cut", dicom("1.7"))
         second = again(near_side, Selection(statuses, reasons))
         assert second.statuses == LEFT | STORED | dict.fromkeys(sent, "uploaded")
         for name in {*LEFT} - {*sent}:
@@ -186,3 +189,26 @@ class TestRetry:
                 ingest(near_side.entries(), settings, edges=near_side.edges, retried=retried)
         assert read_summary(near_side.report_dir).run_id == second.summary.run_id
         assert audit(near_side.report_dir).faults == []
+
+    @pytest.mark.parametrize("failed", ["a/1", "b/1"])
+    def test_leaves_what_was_not_tried_when_that_is_not_chosen(
+        self, near_side: NearSide, far_side: FarSide, dicom: Dicom, failed: str
+    ) -> None:
+        """In a study that it walks, and in one that it takes over."""
+        near_side.put(failed, dicom("1.2"))
+        near_side.put("a/0", dicom("1.1"))
+        engine = near_side.engine()
+        far_side.script = lambda request: s3_error(400, "X") if request.step is Step.PUT else None
+        with engine.draining():
+            chunks = list(engine.scan())
+            wanted = [([row for row in chunks[0][0] if row.path.endswith(failed)], [])]
+            for batch_no in engine.plan(iter(wanted)):
+                engine.upload(batch_no)
+            rest = [([row for row in chunks[0][0] if not row.path.endswith(failed)], chunks[0][1])]
+            list(engine.plan(iter(rest)))
+        first = near_side.told(engine.finish())
+        assert first.statuses == {failed: "failed/refused", "a/0": "not_attempted/stopped"}
+        far_side.script = all_good
+        second = again(near_side, Selection(statuses=("failed",)))
+        assert second.statuses == {failed: "uploaded", "a/0": "not_attempted/stopped"}
+        assert set(again(near_side).statuses.values()) == {"already_uploaded", "uploaded"}
