@@ -232,6 +232,13 @@ class ReportSettings(LedgerSettings, ReportDirectorySettings):
         return self.ledger if "://" in self.ledger else Path(self.ledger)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ResolveSettings(ReportSettings):
+    """Whose report is resolved, and who decides."""
+
+    user_id: UserId = ""
+
+
 # How patient a run is with others, whatever it does.
 DeadAfter = Annotated[
     float,

@@ -3,6 +3,7 @@
 from cyclopts import App
 
 from flows.cli import (
+    exception_commands,
     move_commands,
     pipeline_commands,
     plan_command,
@@ -42,6 +43,8 @@ app.command(move_commands.serve, help_epilogue=SETTINGS_HELP)
 app.command(pipeline_commands.ingest)
 
 app.command(status_command.status, help_epilogue=STATUS_HELP)
+app.command(exception_commands.retry)
+app.command(exception_commands.resolve, help_epilogue=EXIT_CODES_HELP)
 
 app.command(verify_command.verify, help_epilogue=VERIFY_HELP)
 app.command(report_commands.report, help_epilogue=EXIT_CODES_HELP)

@@ -66,6 +66,10 @@ Move an archive
 Take it in
   ingest    new objects of a bucket, registered over DICOMweb
 
+Work off what is left
+  retry     what the last run left, sent again by the ledger
+  resolve   conflicts and other exceptions: what differs; decided, in the trail
+
 Prove it
   verify    hold a report against bucket and registry: what may be deleted
   report    write a directory's newest report again: after a crash or full disk

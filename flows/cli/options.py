@@ -19,6 +19,7 @@ from tasks.settings import (
     LedgerSettings,
     ManifestSettings,
     MigrationSettings,
+    ResolveSettings,
     ServeSettings,
     Settings,
 )
@@ -125,6 +126,16 @@ class ServeOptions(Given):
 @_with_options(VerifySettings, CommandSettings, without=("report_dir",))
 class VerifyOptions(Given):
     """Options of what holds a report against bucket and registry."""
+
+
+@_with_options(Settings, CommandSettings, without=("report_dir",))
+class RetryOptions(Given):
+    """Options of what sends files of an earlier run again."""
+
+
+@_with_options(ResolveSettings, CommandSettings, without=("report_dir",))
+class ResolveOptions(Given):
+    """Options of what decides about rows of a report."""
 
 
 @_with_options(DemoSettings, CommandSettings)

@@ -32,8 +32,10 @@ def not_complete(summary: Summary, report_dir: Path, most: int) -> NotComplete:
 def in_words(summary: Summary, found: NotComplete) -> list[str]:
     """What was not stored, when anything was not, and how many studies are complete."""
     without = f", {found.without_image:,} without an image" if found.without_image else ""
-    complete = f"{summary.complete_studies:,} of {counted(summary.studies, 'study')} complete{without}"
-    return [*filter(None, [not_stored(summary.by_status)]), complete]
+    excepted = f", {found.with_exceptions:,} with exceptions" if found.with_exceptions else ""
+    studies = counted(summary.studies, "study")
+    complete = f"{summary.complete_studies:,} of {studies} complete{excepted}{without}"
+    return [*filter(None, [not_stored(summary.by_status, summary.accepted)]), complete]
 
 
 def lines(found: NotComplete) -> Iterator[str]:

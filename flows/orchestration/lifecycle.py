@@ -167,11 +167,12 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def _what_is_stored(summary: Summary) -> str:
     stored, known = (summary.by_status.get(status, 0) for status in ("uploaded", "already_uploaded"))
-    return f"{counted(summary.files, 'file')}, {stored:,} stored, {known:,} already there"
+    accepted = f", {summary.accepted:,} accepted" if summary.accepted else ""
+    return f"{counted(summary.files, 'file')}, {stored:,} stored, {known:,} already there{accepted}"
 
 
 def _why_failed(summary: Summary, incomplete: int) -> str:
-    bad = sum(count for status, count in summary.by_status.items() if status in EXIT_ONE)
+    bad = sum(count for status, count in summary.by_status.items() if status in EXIT_ONE) - summary.accepted
     early = "" if summary.exit_code == 1 else f"stopped early (exit code {summary.exit_code}): "
     return (
         f"{early}{bad:,} of {counted(summary.files, 'file')}, "

@@ -6,8 +6,9 @@ bytes, retired group lengths. Deflated data sets are inflated to be compared.
 """
 
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby, zip_longest
 from operator import attrgetter
@@ -19,6 +20,7 @@ from tasks.core.dicom_elements import PIXELS
 from tasks.source.inflation import DEFLATED_SYNTAXES
 
 _CHUNK_BYTES: Final = 1024 * 1024
+_SHOWN_BYTES: Final = 64  # of a value
 _MOST_INFLATED_BYTES: Final = 8 << 30
 # Implicit and explicit little endian: the values are the same bytes.
 _ALIKE: Final = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", *DEFLATED_SYNTAXES})
@@ -54,6 +56,43 @@ def difference(one: BinaryIO, other: BinaryIO) -> str:
         except NoDataSetError:
             tags.append(-1)
         return _in_words(tags)
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """All that differs between two files: each tag of the data set itself but the pixels', and these."""
+
+    transfer_syntax: bool  # then nothing is said of the pixels
+    pixels: bool
+    tags: list[int]
+    is_readable: bool  # to the end, both of them
+
+
+def all_differences(one: BinaryIO, other: BinaryIO) -> Differing:
+    """As `difference`, but all of it; of files that are encoded in two ways the data sets, too."""
+    with _plain(one) as ours, _plain(other) as theirs:
+        alike = _may_be_alike(ours, theirs)
+        if alike and _same_bytes(ours, ours.start, theirs, theirs.start, None):
+            return Differing(transfer_syntax=False, pixels=False, tags=[], is_readable=True)
+        tags: list[int] = []
+        is_readable = True
+        try:
+            tags.extend(_differing(ours, theirs))
+        except NoDataSetError:
+            is_readable = False
+    headers = [tag for tag in tags if tag not in PIXELS]
+    return Differing(not alike, alike and len(headers) < len(tags), headers, is_readable)
+
+
+def values(file: BinaryIO, tags: Collection[int]) -> dict[int, tuple[bytes, bytes, int]]:
+    """Of elements of the data set itself: VR, empty where none is written, the first bytes, and how many."""
+    found: dict[int, tuple[bytes, bytes, int]] = {}
+    with _plain(file) as data_set, suppress(NoDataSetError):
+        for each in data_set.elements():
+            if each.depth == 0 and each.tag in tags:
+                first = data_set.read_at(each.start, min(_SHOWN_BYTES, max(each.length, 0)))
+                found[each.tag] = each.vr, first, each.length
+    return found
 
 
 def _in_words(tags: list[int]) -> str:

@@ -40,12 +40,13 @@ class Event(StrEnum):
     INGEST_ENDED = "ingest_ended"
     PLANNED = "planned"  # by `plan`: the key of the URL that it asked for, to which nothing is sent
     VERIFIED = "verified"  # a report, against bucket and registry: what was found
+    DECIDED = "decided"  # by a person, about a row of a report
     LINE_CUT = "line_cut"  # a crash had torn the last line, and it was cut off
 
 
 STARTS: Final = (Event.RUN_STARTED, Event.INGEST_STARTED)
 ENDS: Final = (Event.RUN_ENDED, Event.REPORT_WRITTEN, Event.INGEST_ENDED)  # nothing of a run follows them
-_ANYWHERE: Final = (Event.PLANNED, Event.VERIFIED, Event.LINE_CUT)  # between runs, too
+_ANYWHERE: Final = (Event.PLANNED, Event.VERIFIED, Event.DECIDED, Event.LINE_CUT)  # between runs, too
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tasks.core.models import EXIT_ONE, Status, StudyEntry
+from tasks.core.decisions import ACCEPTING
+from tasks.core.models import EXIT_ONE, Reason, Status, StudyEntry
 from tasks.core.words import counted, one_word
 
 _MOST_DETAILS: Final = 3  # of one reason, in a sentence
@@ -19,6 +20,7 @@ class Completeness(StrEnum):
     COMPLETE = "true"
     INCOMPLETE = "false"
     NEITHER = ""
+    WITH_EXCEPTIONS = "with_exceptions"  # but for rows that a person accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,9 @@ class StudyCounts:
     """What the rows of one study add up to, beside what the manifest expects of it."""
 
     files: int = 0  # rows of the report
-    failed: int = 0  # rows whose status says exit 1
+    failed: int = 0  # rows whose status says exit 1, and that nobody accepted
+    accepted: int = 0  # rows whose status says exit 1, and that a person accepted
+    absent: int | None = 0  # instances that these may be in place of; None: any number, of a whole directory
     stored: int = 0  # distinct SOP Instance UIDs
     foreign: int = 0  # rows that are stored, but of another study than the manifest says
     expected: int | None = None  # distinct SOP Instance UIDs
@@ -37,6 +41,14 @@ class StudyCounts:
     def expects_images(self) -> bool:
         """Whether the manifest promises images: a number of them, or whose they are."""
         return bool(self.expected) or self.names_study
+
+    @property
+    def is_all_there(self) -> bool:
+        """Whether there are as many instances as expected, but for those that are accepted as absent."""
+        if self.expected is None:
+            return True
+        most = max(self.expected, self.stored) if self.absent is None else self.stored + self.absent
+        return self.stored <= self.expected <= most
 
 
 def completeness(counts: StudyCounts) -> Completeness:
@@ -53,9 +65,14 @@ def completeness(counts: StudyCounts) -> Completeness:
     | some  | none   | as promised  | any            | any      | COMPLETE     |                             |
     | some  | none   | other study  | yes            | any      | INCOMPLETE   |                             |
     | some  | none   | other number | any            | any      | INCOMPLETE   | 0 is a number, too          |
+
+    Rows that a person accepted are not among those of exit 1. Where there are any, all that would not be
+    INCOMPLETE is WITH_EXCEPTIONS; each may stand for one instance that is expected and not stored.
     """
     if counts.failed or counts.foreign:
         return Completeness.INCOMPLETE
+    if counts.accepted:
+        return Completeness.WITH_EXCEPTIONS if counts.is_all_there else Completeness.INCOMPLETE
     if counts.stored:
         as_many = counts.expected in (None, counts.stored)
         return Completeness.COMPLETE if as_many else Completeness.INCOMPLETE
@@ -72,6 +89,7 @@ def why_not_complete(counts: StudyCounts, failures: Mapping[str, int]) -> str:
     | what                                              | said                                             |
     | ------------------------------------------------- | ------------------------------------------------ |
     | rows whose status says exit 1                     | 3 refused (AccessDenied); 1 truncated            |
+    | of them, those that a person accepted             | 1 accepted                                       |
     | fewer instances stored than the manifest expects  | 98 fewer than expected                           |
     | more                                              | 2 more than expected                             |
     | instances of another study than the manifest says | another Study Instance UID than the manifest says |
@@ -82,11 +100,12 @@ def why_not_complete(counts: StudyCounts, failures: Mapping[str, int]) -> str:
         return ""
     most_first = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
     clauses = [f"{count} {what}" for what, count in most_first]
+    clauses += [f"{counts.accepted} accepted"] if counts.accepted else []
     if counts.expected is not None and counts.stored != counts.expected:
         clauses.append(_other_number(counts.stored - counts.expected))
     if counts.foreign:
         clauses.append("another Study Instance UID than the manifest says")
-    if counts.files and not counts.stored and not counts.failed:
+    if counts.files and not counts.stored and not counts.failed + counts.accepted:
         clauses.append("no image")
     if not counts.files and completeness(counts) is Completeness.INCOMPLETE:
         clauses.append("no file")
@@ -109,7 +128,7 @@ class StudyResult:
     files: int  # rows of the report
     bytes: int  # of all its files whose size is known
     stored: int  # distinct SOP Instance UIDs
-    failed: int  # rows whose status says exit 1
+    failed: int  # rows whose status says exit 1, and that nobody accepted
     expected: int | None
     expected_bytes: int | None
     complete: Completeness
@@ -142,6 +161,8 @@ class StudyTally:
         self._files = 0
         self._bytes = 0
         self._foreign = 0  # stored, but of another study than the manifest says
+        self._accepted = 0
+        self._absent: int | None = 0
         self._failures: Counter[str] = Counter()  # by reason, or by status where there is none
         self._details: defaultdict[str, set[str]] = defaultdict(set)  # of these failures
         self._stored: set[str] = set()
@@ -162,13 +183,16 @@ class StudyTally:
         modality: str = "",
         size_bytes: int | None = None,
         detail: str = "",
+        decision: str = "",
     ) -> None:
-        """Counts one row of the report."""
+        """Counts one row of the report; `decision`: what a person decided about it."""
         self._files += 1
         self._bytes += size_bytes or 0
         self._studies.add(study_instance_uid)
         self._modalities.add(modality)
-        if status in EXIT_ONE:
+        if decision in ACCEPTING:
+            self._accept(status, reason)
+        elif status in EXIT_ONE:
             self._failures[reason or status] += 1
             if one_word(detail) and len(self._details[reason or status]) <= _MOST_DETAILS:
                 self._details[reason or status].add(detail)
@@ -176,6 +200,15 @@ class StudyTally:
             self._stored.add(sop_instance_uid)
             promised = self._entry.study_instance_uid
             self._foreign += bool(promised) and study_instance_uid != promised
+
+    def _accept(self, status: str, reason: str) -> None:
+        """The instance of a conflict, or of a damaged file, is stored. A directory had any number."""
+        self._accepted += 1
+        if status == Status.MISSING and reason != Reason.NOT_FOUND:
+            self._absent = None
+        elif self._absent is not None:
+            is_stored = status == Status.CONFLICT or reason in (Reason.DAMAGED, Reason.ALTERED)
+            self._absent += not is_stored
 
     def result(self) -> StudyResult:
         """The study as counted so far."""
@@ -213,6 +246,8 @@ class StudyTally:
         return StudyCounts(
             files=self._files,
             failed=self._failures.total(),
+            accepted=self._accepted,
+            absent=self._absent,
             stored=len(self._stored),
             foreign=self._foreign,
             expected=self._entry.expected_instances,
@@ -253,14 +288,16 @@ class DistinctValues:
         return ";".join(listed)
 
 
-def not_stored(by_status: Mapping[str, int]) -> str:
+def not_stored(by_status: Mapping[str, int], accepted: int = 0) -> str:
     """What was not stored, in words: "92 of 2,080 files are not stored"; empty when nothing is missing."""
     bad, files = sum(by_status.get(status, 0) for status in EXIT_ONE), sum(by_status.values())
     if not bad:
         return ""
-    return f"{bad:,} of {counted(files, 'file')} {'is' if bad == 1 else 'are'} not stored"
+    by_a_person = f" ({accepted:,} accepted)" if accepted else ""
+    return f"{bad:,} of {counted(files, 'file')} {'is' if bad == 1 else 'are'} not stored{by_a_person}"
 
 
-def exit_code(by_status: Mapping[str, int], incomplete_studies: int) -> int:
-    """1 when a row's status says so or a study is incomplete, else 0."""
-    return int(incomplete_studies > 0 or any(by_status.get(status, 0) for status in EXIT_ONE))
+def exit_code(by_status: Mapping[str, int], incomplete_studies: int, accepted: int = 0) -> int:
+    """1 when a row's status says so, and nobody accepted it, or a study is incomplete, else 0."""
+    bad = sum(by_status.get(status, 0) for status in EXIT_ONE)
+    return int(incomplete_studies > 0 or bad > accepted)

@@ -225,6 +225,7 @@ class Rejected:
     size_bytes: int | None = None
     mtime_ns: int | None = None
     detail: str = ""  # what it is, where the reason does not say it
+    ctime_ns: int | None = None
     reasons: frozenset[Reason] = frozenset()  # besides, where there are several
 
     def is_sent(self, accepted: Collection[str] = ACCEPTABLE) -> bool:
@@ -263,6 +264,7 @@ class Todo:
     file_no: int
     path: str
     stored: StoredContent | None = None
+    upload_sha256: str = ""  # of the bytes that a person decided to send though their UID is stored
 
     def __str__(self) -> str:
         return f"study {self.study_no} file {self.file_no}"

@@ -84,7 +84,8 @@ class ReportRow(NamedTuple):
         Column(
             _TEXT,
             "of a failed file: S3's error code, or the API's complaint; of a damaged one: what it is now; of "
-            "one that is held back: what is wrong with it",
+            "one that is held back: what is wrong with it; of one that a person accepted: `accepted`, by "
+            "whom and why",
             of_the_run=True,
         ),
     ]
@@ -93,6 +94,8 @@ class ReportRow(NamedTuple):
     ]
     modality: str
     proof: str  # a Proof, of what is stored
+    file_id: int  # its row in the ledger; 0: it has none
+    decision: str  # a Decision, where a person made one about this very file and outcome
     objects_left: int  # 1: an object of the file's earlier content is its instance's still, and in no row
 
 

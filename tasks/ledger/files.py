@@ -15,9 +15,10 @@ from tasks.core.models import Digests, Header, Listed, Reason, Status, StoredCon
 from tasks.core.plan import Enrolled, Known, Rules, Standing, standing
 from tasks.ledger.claims import Claims
 from tasks.ledger.database import execute_many, fetch
+from tasks.ledger.decided import UPLOAD_SHA256
 from tasks.ledger.file_requests import Issuing, Settling
 from tasks.ledger.lost_claims import settled_elsewhere
-from tasks.ledger.schema import UNSETTLED, file, issued_key, listing, stored_file, study
+from tasks.ledger.schema import UNSETTLED, decision, file, issued_key, listing, stored_file, study
 from tasks.ledger.statements import (
     CTIME,
     DIGESTS,
@@ -102,11 +103,13 @@ class Files:
                 listing.c.study_no,
                 listing.c.file_no,
                 file.c.path,
+                UPLOAD_SHA256.label("upload"),
                 *STORED_CONTENT,
                 IS_LOST,
             )
             .join(file, file.c.file_id == listing.c.file_id)
             .outerjoin(stored_file, stored_file.c.file_id == listing.c.file_id)
+            .outerjoin(decision, decision.c.file_id == listing.c.file_id)
             .where(listing.c.run_id == self._scope.run_id, listing.c.batch_no <= batch_no, UNSETTLED)
             .order_by(listing.c.batch_no, listing.c.study_no, listing.c.file_no)
             .limit(_AT_ONCE)
@@ -119,8 +122,8 @@ class Files:
             if not page:
                 return
             for row in page:
-                stored = stored_content(*row[4:])
-                yield Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), stored)
+                stored = stored_content(*row[5:])
+                yield Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), stored, row.upload)
             after = (batch_no, page[-1].study_no, page[-1].file_no)
 
     def unscanned(self) -> Iterator[list[Unwalked]]:
@@ -164,7 +167,7 @@ class Files:
         rules: Rules,
     ) -> Enrolled:
         """Adds rows of the scan to the report."""
-        known = self._known_or_new(db, [_kept_path(row) for row in rows])
+        known = self._known_or_new(db, [kept_path(row) for row in rows])
         listed, unopened, ctimes, touched = [], [], [], 0
         for row, its in zip(rows, known, strict=True):
             settled, verdict, is_touched = _before_opening(row, its, rules)
@@ -328,7 +331,7 @@ def _before_opening(
     return False, None, found is Standing.TOUCHED
 
 
-def _kept_path(row: Listed | Unwalked) -> str:
+def kept_path(row: Listed | Unwalked) -> str:
     """What is no file's row ends in a slash: a file of the same path, be it in this run, has its own."""
     return escape(row.path) + ("" if isinstance(row, Listed) or row.is_file else "/")
 

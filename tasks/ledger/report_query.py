@@ -11,6 +11,8 @@
 | settled     | duplicate                | stored with other bytes       | conflict               |
 | settled     | any other                |                               | what the row says      |
 
+What a person decided about a row is in its detail as long as row and file are what they were then.
+
 A duplicate has the key of the file that owns its SOP Instance UID; attempts, times, checksums and run_id are
 the storing run's. It, and what is in conflict, has the path of that file, whichever report that is in.
 """
@@ -27,7 +29,17 @@ import sqlalchemy as sa
 from tasks.core.models import EXIT_ONE, Reason, Status
 from tasks.core.report_columns import COLUMNS, Kind, ReportRow, blank
 from tasks.ledger.database import fetch
-from tasks.ledger.schema import file, instance, issued_key, listing, other_content, stored_file, study
+from tasks.ledger.decided import IS_AS_DECIDED, said_of
+from tasks.ledger.schema import (
+    decision,
+    file,
+    instance,
+    issued_key,
+    listing,
+    other_content,
+    stored_file,
+    study,
+)
 from tasks.ledger.statements import IS_CURRENT
 
 _PAGE: Final = 1000  # rows of a report
@@ -111,12 +123,14 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
     in_report = _owner_has_uid() & _is_in_report(_owner_id, _owners_listing, run_ids, instance, other_content)
     is_earlier = (file.c.status == Status.UPLOADED) & ~_is_of(run_ids, file.c.run_id)
     from_owner = _is_duplicate & _same_bytes & ~in_report
+    status = _status(listed, is_earlier, in_report)
+    is_decided = listed.c.settled & (decision.c.status == status) & IS_AS_DECIDED
     derived: dict[str, Any] = {
         "study_no": listed.c.study_no,
         "file_no": listed.c.file_no,
         "study_dir": study.c.study_dir,
         "path": _plain_path(file.c.path),
-        "status": _status(listed, is_earlier, in_report),
+        "status": status,
         "reason": sa.case(
             (~listed.c.settled, Reason.STOPPED), (is_earlier, Reason.NONE), else_=file.c.reason
         ),
@@ -126,6 +140,8 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
         "same_uid_path": _same_uid_path(listed),
         **{name: _of_object(name) for name in ("md5", "crc64nvme", "proof")},
         "objects_left": _objects_left(),
+        "detail": sa.case((is_decided, said_of(file.c.detail)), else_=_of_file("detail", listed, from_owner)),
+        "decision": sa.case((is_decided, decision.c.decision), else_=""),
     }
     columns = [
         (derived[name] if name in derived else _of_file(name, listed, from_owner)).label(name)
@@ -140,6 +156,7 @@ def _page_select(run_ids: Sequence[str], page_rows: int) -> "sa.Select[Any]":
             (instance.c.campaign == file.c.campaign) & (instance.c.sop_instance_uid == _shared_uid),
         )
         .outerjoin(other_content, _is_object_of_duplicate)
+        .outerjoin(decision, decision.c.file_id == listed.c.file_id)
     )
 
 

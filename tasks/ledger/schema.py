@@ -9,6 +9,7 @@
     listing       the rows of a run's report: which file, which batch, settled in this run or not
     instance      the claim on a SOP Instance UID: first come; with a key once it is stored
     other_content the same for other bytes under a UID that is stored, where they are to be sent, too
+    decision      what a person decided about the row of a path, and what row and file were then
     issued_key    every key ever issued; those that are not their file's key are superseded, and those of no
                   file (file_id 0) were asked for at a run's start and are unused
 
@@ -233,6 +234,22 @@ other_content = sa.Table(
     sa.Column("lost_key", _text, nullable=False, server_default=""),
     sa.Index("other_content_unstored", "run_id", sqlite_where=UNSTORED),
     sqlite_with_rowid=False,
+)
+decision = sa.Table(
+    "decision",
+    metadata,
+    sa.Column("file_id", _big, primary_key=True, autoincrement=False),
+    sa.Column("decision", _text, nullable=False),
+    sa.Column("status", _text, nullable=False),  # of the row, as its reason
+    sa.Column("reason", _text, nullable=False),
+    sa.Column("size_bytes", _big),
+    sa.Column("mtime_ns", _big),
+    sa.Column("ctime_ns", _big),
+    sa.Column("sha256", _text, nullable=False),
+    sa.Column("stored_sha256", _text, nullable=False),  # of the instance with which it is in conflict
+    sa.Column("user_id", _text, nullable=False),  # escaped, as the next
+    sa.Column("reason_text", _text, nullable=False),
+    sa.Column("decided_ns", _big, nullable=False),
 )
 issued_key = sa.Table(
     "issued_key",

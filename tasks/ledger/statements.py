@@ -276,8 +276,7 @@ def known_select(scope: Scope) -> "sa.Select[Any]":
     so is what the store has lost.
     """
     times = (file.c[name] for name in ("size_bytes", "mtime_ns", "ctime_ns", "read_ns"))
-    status = sa.case((_is_displaced(), Status.CONFLICT), (is_lost(file), Status.FAILED), else_=file.c.status)
-    known = sa.select(file.c.path, file.c.file_id, status, *times).where(
+    known = sa.select(file.c.path, file.c.file_id, KNOWN_STATUS.label("status"), *times).where(
         file.c.campaign == _bind("in_campaign"), file.c.path.in_(_bind("paths", expanding=True))
     )
     if scope.dialect != "postgresql":
@@ -305,3 +304,8 @@ def _is_displaced() -> "sa.ColumnElement[bool]":
         for table in (instance, other_content)
     )
     return sa.and_(file.c.status == Status.DUPLICATE, *(~each for each in has_its_bytes))
+
+
+KNOWN_STATUS: Final = sa.case(
+    (_is_displaced(), Status.CONFLICT), (is_lost(file), Status.FAILED), else_=file.c.status
+)

@@ -167,20 +167,22 @@ class NotComplete:
     incomplete: int  # reasons for exit 1
     without_image: int  # no reason for it: files, none of them an image, and none was expected
     first: list[dict[str, str]]  # of the incomplete ones, by their rows in the manifest
+    with_exceptions: int = 0  # complete but for rows that a person accepted
 
 
 def read_not_complete(report_dir: Path, most: int) -> NotComplete:
     """Counts them, and gives so many rows at most. What an earlier version did not write is empty."""
-    incomplete, without_image = 0, 0
+    incomplete = without_image = with_exceptions = 0
     first: list[dict[str, str]] = []
     with _readable(report_dir / STUDIES_CSV) as file:
         for row in csv.DictReader(file):
             complete = row.get("complete")
             incomplete += complete == Completeness.INCOMPLETE
             without_image += complete == Completeness.NEITHER and bool(row.get("why"))
+            with_exceptions += complete == Completeness.WITH_EXCEPTIONS
             if complete == Completeness.INCOMPLETE and len(first) < most:
                 first.append({name: row.get(name) or "" for name in STUDY_COLUMNS})
-    return NotComplete(incomplete, without_image, first)
+    return NotComplete(incomplete, without_image, first, with_exceptions)
 
 
 def _csv_of(path: Path) -> Path:

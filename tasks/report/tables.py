@@ -16,6 +16,7 @@ from operator import itemgetter
 from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 from tasks.core.completeness import StudyResult, StudyTally, exit_code
+from tasks.core.decisions import ACCEPTING
 from tasks.core.errors import InternalError
 from tasks.core.escape import escape
 from tasks.core.models import RunFacts, Status, StudyEntry, Summary
@@ -37,6 +38,7 @@ _TALLIED: Final = (
     "modality",
     "size_bytes",
     "detail",
+    "decision",
 )
 _OWN_OBJECT: Final = frozenset((Status.UPLOADED, Status.ALREADY_UPLOADED))
 _CHUNK_ROWS: Final = 1000
@@ -169,12 +171,17 @@ class Totals:
         self.proofs: Counter[str] = Counter()  # of what is stored; a duplicate's is another file's
         self.objects_left = 0
         self.uploaded_bytes = 0
+        self.accepted = 0
 
     def add(self, columns: _Columns) -> None:
         """Counts the rows of a chunk, by column."""
         self.by_status.update(columns["status"])
-        verdicts = zip(columns["status"], columns["reason"], columns["detail"], strict=True)
+        details, decisions = columns["detail"], columns["decision"]
+        if any(decisions):  # whose details have a person's words, any number of them
+            details = ["" if each else detail for each, detail in zip(decisions, details, strict=True)]
+        verdicts = zip(columns["status"], columns["reason"], details, strict=True)
         self.verdicts.update(map(Verdict._make, verdicts))
+        self.accepted += sum(each in ACCEPTING for each in decisions)
         proofs = zip(columns["status"], columns["proof"], strict=True)
         self.proofs.update(proof for status, proof in proofs if status in _OWN_OBJECT)
         self.objects_left += sum(columns["objects_left"])
@@ -216,7 +223,7 @@ class Totals:
 def summary(run: RunFacts, totals: Totals) -> Summary:
     """The run in numbers."""
     by_status = {status.value: totals.by_status[status] for status in Status if totals.by_status[status]}
-    code = exit_code(by_status, totals.incomplete_studies)
+    code = exit_code(by_status, totals.incomplete_studies, totals.accepted)
     wall_s = max(run.finished_ns - run.started_ns, 0) / 1e9
     return Summary(
         run_id=run.run_id,
@@ -245,6 +252,7 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
             *run_problems(run),
         ],
         unused_keys=list(run.unused_keys),
+        accepted=totals.accepted,
         forecast=_forecast_and_result(run, totals, wall_s),
         settings=dict(run.settings),
         versions=dict(run.versions),

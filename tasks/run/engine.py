@@ -34,6 +34,7 @@ from tasks.core.words import counted
 from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.earlier_runs import Begins
+from tasks.ledger.retried_run import RetriedRun
 from tasks.remote.platform_client import Platform
 from tasks.run import edges as all_edges
 from tasks.run.bandwidth_control import RunBandwidth
@@ -78,6 +79,7 @@ class Engine:
         ownership: Ownership | None = None,
         edges: Edges | None = None,
         whole_report_dir: Path | None = None,
+        retried: RetriedRun | None = None,
     ) -> None:
         """Asks the API for one URL, then opens the ledger: what is wrong is raised before anything is made.
 
@@ -85,13 +87,15 @@ class Engine:
         that is down is waited for.
         `shard`: the study_nos that are this run's, of all entries; the ledger has it (`tasks/run/shards.py`),
         and whose a directory is, too, as `ownership`. `whole_report_dir`: of a shard's migration; it is left
-        out of what is sent, as the run's own is.
+        out of what is sent, as the run's own is. `retried`: the run of which this one sends some rows again.
         """
         self.run_id = run_id or uuid.uuid4().hex
         self.settings = settings
         self.progress = Progress()
         self._scan = scan
-        ours = entries if shard is None else [entry for entry in entries if entry.study_no in shard]
+        self._retried = retried
+        walked = shard if retried is None else {*retried.study_nos}
+        ours = entries if walked is None else [entry for entry in entries if entry.study_no in walked]
         self._entries: Sequence[StudyEntry] = ours
         self._order = SendingOrder()
         self._edges = edges or all_edges.REAL
@@ -156,7 +160,8 @@ class Engine:
         rules = rules_of(self.settings, self._started_ns)
         batch_no, todo = 1, 0
         for rows, scanned in chunks:
-            to_do, touched = self._ledger.enrol(batch_no, rows, scanned, rules)
+            looked_at = self._retried.divide(self.run_id, rows) if self._retried else rows
+            to_do, touched = self._ledger.enrol(batch_no, looked_at, scanned, rules)
             self._platform.loop.call(self.progress.count_listed, len(rows), to_do)
             todo += to_do
             self._touched += touched
@@ -262,7 +267,11 @@ class Engine:
         self._records = open_records(undo, settings, self.run_id, target, ask, self.progress.counters)
         self._ledger = self._records.ledger
         own = own_files(report_dirs, sqlite_file(settings.ledger_at))  # which are there from here on
+        if self._retried:
+            self._retried.require_newest()
         self._begin(entries, target, is_shard=is_shard)
+        if self._retried:
+            self._retried.take_over(self.run_id)
         self._listed = _listed_directories(settings)
         undo.callback(self._listed.close)
         self._ownership = replace(self._ownership, own=own, note=self._listed.note)
@@ -337,9 +346,10 @@ def ingest(
     scan: Scan = walk_study,
     announce: Callable[[Begins], None] | None = None,
     edges: Edges | None = None,
+    retried: RetriedRun | None = None,
 ) -> Summary:
     """A whole run without Prefect; `watch` may show its progress meanwhile, `announce` what begins anew."""
-    engine = Engine(entries, settings, scan=scan, edges=edges)
+    engine = Engine(entries, settings, scan=scan, edges=edges, retried=retried)
     del entries  # which the engine holds for as long as they are needed
     if announce:
         announce(engine.begins)

@@ -161,9 +161,15 @@ def report_again(
         require_report_files(report_dir)
         trail = Trail(report_dir, Known(ledger_at, key.public_key() if key else None))
         stack.callback(trail.close)
-        if not ledger.shards():  # theirs are in the report alone: one may be taken up at any moment
-            ledger.enrol_unscanned()
-            in_trail = trail.issued_to(ledger.run_id)
-            while keys := list(islice(in_trail, _KEYS_AT_ONCE)):
-                ledger.issue_lost(keys)
-        return Records(trail, ledger, key).write(report_dir, ledger.facts(), Event.REPORT_WRITTEN)
+        return rewrite(report_dir, Records(trail, ledger, key))
+
+
+def rewrite(report_dir: Path, records: Records) -> Summary:
+    """Writes the report of a run that is over, or was killed, from its ledger."""
+    ledger, trail = records.ledger, records.trail
+    if not ledger.shards():  # theirs are in the report alone: one may be taken up at any moment
+        ledger.enrol_unscanned()
+        in_trail = trail.issued_to(ledger.run_id)
+        while keys := list(islice(in_trail, _KEYS_AT_ONCE)):
+            ledger.issue_lost(keys)
+    return records.write(report_dir, ledger.facts(), Event.REPORT_WRITTEN)

@@ -192,7 +192,7 @@ def read_content(path: str, accepts: Accepts = _accept_none) -> Content | Reject
 def _content(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected:
     for _ in range(_READS):
         if status.st_size > MAX_PUT_BYTES:
-            return Rejected(Status.TOO_LARGE, Reason.NONE, size_bytes=status.st_size)
+            return _with_times(Rejected(Status.TOO_LARGE, Reason.NONE), status)
         read = _stream if status.st_size > HELD_BYTES else _hold
         content = read(descriptor, name, status, accepts)
         before, status = status, os.fstat(descriptor)
@@ -201,9 +201,14 @@ def _content(descriptor: int, name: str, status: os.stat_result, accepts: Accept
             status.st_mtime_ns,
         ):
             if isinstance(content, Rejected):
-                return replace(content, size_bytes=before.st_size, mtime_ns=kept_ns(before.st_mtime_ns))
+                return _with_times(content, before)
             return content
     return Rejected(Status.CHANGED, Reason.NONE)
+
+
+def _with_times(rejected: Rejected, status: os.stat_result) -> Rejected:
+    mtime_ns, ctime_ns = _times_ns(status)
+    return replace(rejected, size_bytes=status.st_size, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
 
 
 def _hold(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected | None:

@@ -168,7 +168,8 @@ class Transfer:
             return content
         if todo.stored and todo.stored.sha256 == (await self._digests(content)).sha256:
             return content
-        rejected = replace(content.rejected, size_bytes=content.size_bytes, mtime_ns=content.mtime_ns)
+        seen = {name: getattr(content, name) for name in ("size_bytes", "mtime_ns", "ctime_ns")}
+        rejected = replace(content.rejected, **seen)
         is_sent = rejected.is_sent(self.accept) and not is_cut_copy(rejected, todo.stored)
         return content if is_sent else rejected
 
@@ -209,7 +210,9 @@ class Transfer:
         if earlier and earlier.has_own_object and earlier.sha256 == sha256:
             return Verdict.KEEP  # also when it was stored beside another file of its UID, as was asked for
         altered = is_altered(earlier, uid, content.size_bytes, content.mtime_ns, sha256)
-        verdict = judge(claim, sha256, self.on_conflict, is_altered=altered)
+        is_decided = sha256 == file.todo.upload_sha256
+        on_conflict = OnConflict.UPLOAD if is_decided else self.on_conflict
+        verdict = judge(claim, sha256, on_conflict, is_altered=altered)
         if verdict not in (Verdict.CONFLICT, Verdict.SEND_ANYWAY):
             return verdict
         is_to_be_sent = verdict is Verdict.SEND_ANYWAY

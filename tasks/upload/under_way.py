@@ -49,6 +49,8 @@ class UnderWay:
             rejected.reason,
             header=rejected.header,
             size_bytes=rejected.size_bytes,
+            mtime_ns=rejected.mtime_ns,
+            ctime_ns=rejected.ctime_ns,
             attempts=self.attempts,
             started_ns=self.started_ns,
             finished_ns=now_ns,

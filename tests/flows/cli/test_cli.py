@@ -359,9 +359,9 @@ class TestHelpOfACommand:
     ) -> None:
         """The sandbox takes none; what an exit code of a run means, commands say that end with it."""
         page = help_of(command, capsys)
-        takes_secrets = ("plan", "upload", "run", "migrate", "serve", "ingest", "verify")
+        takes_secrets = ("plan", "upload", "run", "migrate", "serve", "ingest", "verify", "retry")
         assert ("Secrets" in page) == (command in takes_secrets)
-        ends_like_a_run = ("upload", "run", "migrate", "report", "ingest")
+        ends_like_a_run = ("upload", "run", "migrate", "report", "ingest", "retry", "resolve")
         assert ("Exit codes: 0" in page) == (command in ends_like_a_run)
 
 

@@ -57,7 +57,7 @@ class TestDetails:
         assert study.result().why == "1000 refused (E0, E1, E2, ...)"
 
 
-COMPLETE, INCOMPLETE, NEITHER = Completeness
+COMPLETE, INCOMPLETE, NEITHER, WITH_EXCEPTIONS = Completeness
 
 
 class TestCompleteness:
@@ -86,6 +86,16 @@ class TestCompleteness:
             (StudyCounts(files=2, stored=1, foreign=1, names_study=True), INCOMPLETE),
             (StudyCounts(files=2, stored=1, expected=2), INCOMPLETE),
             (StudyCounts(files=2, stored=1, expected=0), INCOMPLETE),
+            (StudyCounts(files=2, accepted=1), WITH_EXCEPTIONS),
+            (StudyCounts(files=2, accepted=1, stored=1, names_study=True), WITH_EXCEPTIONS),
+            (StudyCounts(files=2, accepted=1, stored=1, foreign=1), INCOMPLETE),
+            (StudyCounts(files=3, accepted=1, failed=1, stored=1), INCOMPLETE),
+            (StudyCounts(files=2, accepted=1, absent=1, stored=1, expected=2), WITH_EXCEPTIONS),
+            (StudyCounts(files=2, accepted=1, absent=1, stored=1, expected=1), WITH_EXCEPTIONS),
+            (StudyCounts(files=2, accepted=1, absent=0, stored=1, expected=2), INCOMPLETE),
+            (StudyCounts(files=2, accepted=1, absent=1, stored=1, expected=3), INCOMPLETE),
+            (StudyCounts(files=2, accepted=1, absent=1, stored=1, expected=0), INCOMPLETE),
+            (StudyCounts(files=1, accepted=1, absent=None, expected=300), WITH_EXCEPTIONS),
         ],
     )
     def test_follows_the_table(self, counts: StudyCounts, expected: Completeness) -> None:
@@ -119,6 +129,12 @@ class TestWhy:
             (StudyCounts(overlaps=True, names_study=True), {}, "no file"),
             (StudyCounts(files=2, expected=3), {}, "3 fewer than expected; no image"),
             (StudyCounts(files=2, failed=1), {"conflict": 1}, "1 conflict"),
+            (StudyCounts(files=2, accepted=1), {}, "1 accepted"),
+            (
+                StudyCounts(files=9, accepted=2, absent=2, stored=7, expected=8),
+                {},
+                "2 accepted; 1 fewer than expected",
+            ),
             (
                 StudyCounts(files=3, failed=1, stored=1, foreign=1, expected=99, names_study=True),
                 {"truncated": 1},

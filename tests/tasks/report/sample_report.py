@@ -42,6 +42,8 @@ UPLOADED: dict[str, Any] = {
     "same_uid_path": "",
     "modality": "CT",
     "proof": "etag",
+    "file_id": 1,
+    "decision": "",
     "objects_left": 0,
 }
 UNSENT: dict[str, Any] = UPLOADED | {

@@ -13,10 +13,13 @@ import pytest
 import sqlalchemy as sa
 
 from tasks.audit.check import audit
+from tasks.core.decisions import Decision
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
 from tasks.core.models import Balance, StudyEntry
 from tasks.core.progress import Progress
+from tasks.core.selection import Selection
 from tasks.core.study_entries import StudyEntries
+from tasks.declaration import load_as
 from tasks.ledger import schema
 from tasks.ledger.earlier_runs import Begins, begins
 from tasks.ledger.ledger import Ledger
@@ -24,12 +27,14 @@ from tasks.report.reader import read_report, read_summary
 from tasks.run.early_end import early_end
 from tasks.run.engine import Engine
 from tasks.run.records import report_again
+from tasks.run.resolution import Rule, resolve
+from tasks.run.retry_run import retry
 from tasks.run.shards import Migration, run_id_for, shard_engine, weigh
-from tasks.settings import Settings
+from tasks.settings import ResolveSettings, Settings
 from tasks.source.scan import survey
 from tests.conftest import Dicom, NearSide, Row, padded
 from tests.databases import PostgreSQL, long_ago
-from tests.far_side import TOKEN, Deviation, Step, always, scripted, status
+from tests.far_side import TOKEN, Deviation, Step, always, s3_error, scripted, status
 from tests.processes import Command, await_that
 
 # What is the same in a report of one run and in one of shards (DESIGN.md, section 6) ...
@@ -572,3 +577,35 @@ def test_weighs_files_or_bytes(near_side: NearSide) -> None:
     told = [replace(entry, expected_instances=7) for entry in entries]
     assert weigh(told, territory, Balance.FILES, progress) == {1: 7, 2: 7}
     assert progress.files_listed == 3 + 3 + 14
+
+
+class TestExceptions:
+    def test_of_all_shards_are_decided_about_and_sent_again(self, near_side: NearSide, dicom: Dicom) -> None:
+        """In the merged report; a shard's own is its own business."""
+        plant(near_side, dicom)
+        near_side.put("2/cut", dicom("1.8")[:-40])
+        whole = migration(near_side, 3)
+        near_side.far_side.script = scripted((Step.PUT, 1, s3_error(400, "InvalidRequest")))
+        for number in (1, 2, 3):
+            carry_out(engine(near_side, number))
+        first = near_side.told(whole.finish())
+        left = {
+            name for name, row in first.rows.items() if row["status"] in ("conflict", "invalid", "failed")
+        }
+        assert len(left) == 3, first.summary.by_status
+        settings = load_as(
+            ResolveSettings,
+            report_dir=near_side.report_dir,
+            ledger=near_side.options["ledger"],
+            user_id="anna",
+        )
+        assert resolve(settings, Rule(Decision.IGNORE, "a test", {"invalid"}).decisions).summary.accepted == 1
+        assert audit(near_side.report_dir, None, near_side.options["ledger"]).faults == []
+        resolve(settings, Rule(Decision.UPLOAD, "both count", {"conflict"}).decisions)
+        again = near_side.told(retry(near_side.settings(), Selection(), edges=near_side.edges))
+        assert again.exit_code == 0
+        assert {name: row["path"] for name, row in again.rows.items()} == {
+            name: row["path"] for name, row in first.rows.items()
+        }
+        assert again.summary.by_status["uploaded"] == 2
+        assert audit(near_side.report_dir, None, near_side.options["ledger"]).faults == []
