@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from tasks.core.file_times import kept_ns
-from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
+from tasks.core.models import ArchiveState, Listed, Reason, Status, StudyEntry, Unwalked
 from tasks.core.number_table import NumberTable
+from tasks.source.archive_rows import MemberStat, with_members
+from tasks.source.archives import Archives
 from tasks.source.own_files import NONE_OWN, OwnFiles, upwards
 from tasks.source.real_dirs import RealDirs
 
@@ -38,8 +40,8 @@ _LINK: Final = b"\0"
 _DIRECTORY_LINK: Final = b"/\0"
 _MARKS: Final = b"/\0"
 
-# A row to be: a path, marked when it is a directory's, and its file's stat or why there is none.
-_Found = tuple[bytes, os.stat_result | Reason]
+# A row to be: a path, marked when it is a directory's, and its file's size and times or why there are none.
+_Found = tuple[bytes, os.stat_result | MemberStat | Reason | ArchiveState]
 
 
 class Owners(Protocol):
@@ -63,6 +65,7 @@ class Ownership:
     own: OwnFiles = NONE_OWN  # what the walk leaves out
     here: "Callable[[], Ownership] | None" = None  # what this machine says, where another one decided
     note: Callable[[int, bytes, os.stat_result], None] = lambda *_: None  # a directory that is listed next
+    archives: Archives | None = None  # None: what is in them has no rows
 
     def covers(self, directory: bytes) -> bool:
         """Whether some entry's walk comes to this real directory without following a link."""
@@ -117,17 +120,13 @@ def walk_study(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unw
     walked (a directory stands where its files would). Of links, one into some study directory has no row, for
     its target has one there; one into the root but no study directory is followed, each target once in a
     study; every other gets a row that says why, and so does a link to a directory that holds it.
+    Behind an archive, where they are read, come its members, and a row that says why it isn't read, or not to
+    its end; those of a gzipped tar in its own order, so that it need not be inflated for each.
     FIFOs, sockets and devices are passed over, and so are the run's own files: its report directory is not
     listed, and a link into it not followed. Depth is bounded by the system's longest path.
     """
-    for file_no, (path, found) in enumerate(_rows(entry, ownership), 1):
-        text = os.fsdecode(path.removesuffix(_DIRECTORY))
-        if isinstance(found, Reason):
-            status = Status.MISSING if found in _MISSING else Status.UNREADABLE
-            is_file = not path.endswith(_DIRECTORY)
-            yield Unwalked(entry.study_no, file_no, text, status, found, is_file)
-        else:
-            yield _listed(entry.study_no, file_no, text, found)
+    for file_no, found in enumerate(with_members(_rows(entry, ownership), ownership.archives), 1):
+        yield _row(entry.study_no, file_no, *found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,9 @@ class OneFile:
             yield Unwalked(entry.study_no, 1, str(self.path), Status.UNREADABLE, _reason(error), is_file=True)
             return
         if not ownership.own.is_ledger(found):
-            yield _listed(entry.study_no, 1, str(self.path), found)
+            one = iter([(os.fsencode(self.path), found)])
+            for file_no, row in enumerate(with_members(one, ownership.archives), 1):
+                yield _row(entry.study_no, file_no, *row)
 
 
 def just_file(path: Path) -> OneFile:
@@ -154,9 +155,18 @@ def just_file(path: Path) -> OneFile:
     return OneFile(path)
 
 
-def _listed(study_no: int, file_no: int, path: str, found: os.stat_result) -> Listed:
+def _row(
+    study_no: int, file_no: int, path: bytes, found: os.stat_result | MemberStat | Reason | ArchiveState
+) -> Listed | Unwalked:
+    text = os.fsdecode(path.removesuffix(_DIRECTORY))
+    if isinstance(found, ArchiveState):
+        state = Status.UNREADABLE, Reason.ARCHIVE
+        return Unwalked(study_no, file_no, text, *state, is_file=True, detail=found)
+    if isinstance(found, Reason):
+        status = Status.MISSING if found in _MISSING else Status.UNREADABLE
+        return Unwalked(study_no, file_no, text, status, found, is_file=not path.endswith(_DIRECTORY))
     times = kept_ns(found.st_mtime_ns), kept_ns(found.st_ctime_ns)
-    return Listed(study_no, file_no, path, found.st_size, *times)
+    return Listed(study_no, file_no, text, found.st_size, *times)
 
 
 def _rows(entry: StudyEntry, ownership: Ownership) -> Iterator[_Found]:
