@@ -116,6 +116,12 @@ class Flaw(StrEnum):
         )
 
 
+class Absence(StrEnum):
+    """How a file that was never seen is known to be missing, in `detail` of its row."""
+
+    LISTED = "a DICOMDIR lists it"
+
+
 class ArchiveState(StrEnum):
     """Of an archive, or a member of one: what keeps it from being read, in `detail` of its row."""
 
