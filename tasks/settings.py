@@ -71,6 +71,9 @@ AcceptedReasons = Annotated[
 
 
 # Of several commands.
+ReadArchives = Annotated[
+    bool, Setting("Read what is in zip, tar, tar.gz and gzip files, too, without unpacking them to disk.")
+]
 UserId = Annotated[str, Setting("Who is accountable for the run, in the audit trail.", Use.ENVIRONMENT_ALONE)]
 AllowHttp = Annotated[
     bool, Setting("Accept plain http to other machines than this one.", form={"title": "Allow HTTP"})
@@ -79,9 +82,10 @@ AllowHttp = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class AcceptSettings(Declared):
-    """What a run sends though it would be held back: a scan expects that, too."""
+    """What a run sends besides, as a scan is to expect it: what would be held back, what is in archives."""
 
     accept: AcceptedReasons = ""
+    archives: ReadArchives = False
 
     @property
     def accepted(self) -> frozenset[str]:
@@ -290,6 +294,7 @@ class RunSettings(ScheduleSettings, BandwidthSettings, LedgerSettings):
         ),
     ] = OnConflict.REPORT
     accept: AcceptedReasons = ""
+    archives: ReadArchives = False
     same_platform: Annotated[
         bool,
         Setting(

@@ -19,7 +19,7 @@ from tasks.comparison.instance_comparison import Difference
 from tasks.comparison.verification_files import VERIFICATION_COLUMNS
 from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError
-from tasks.core.models import ACCEPTABLE, Flaw, OnConflict, Reason, Status, Summary
+from tasks.core.models import ACCEPTABLE, ArchiveState, Flaw, OnConflict, Reason, Status, Summary
 from tasks.core.object_outcomes import After, ObjectReason, ObjectStatus
 from tasks.core.object_rules import ObjectRule
 from tasks.core.problems import CURES
@@ -294,6 +294,12 @@ class TestTroubleshooting:
             assert f"`{flaw}`" in rows[flaw.reason][3]
         for reason, cure in CURES.items():
             assert cure in rows[reason][4].replace("`", "")
+
+    def test_has_a_row_for_everything_that_keeps_an_archive_from_being_read(self) -> None:
+        """In the words of the row's `detail`."""
+        rows = table(section("## Archives, media and stores"), "`detail` of `unreadable`/`archive`")
+        states = set(ArchiveState) - {ArchiveState.NONE, ArchiveState.READ}
+        assert sorted(row[0].strip("`") for row in rows) == sorted(states)
 
     def test_has_a_row_for_every_word_about_an_answer_to_stow_rs(self) -> None:
         """And none for a word that is not said."""

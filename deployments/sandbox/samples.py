@@ -210,7 +210,7 @@ def _plant_phantom(archive: _Archive, slices: int) -> None:
 
 def _plant_no_images(archive: _Archive) -> None:
     """What lies about in good studies, and leaves them complete."""
-    dicomdir = _pydicom_bytes("dicomdirtests/DICOMDIR")
+    dicomdir = _index_of(_pydicom_bytes("dicomdirtests/DICOMDIR"), "77654033", "CR")
     store = b"\0\0\0\1Bud1\0\0\x10\0\0\0\x08\0\0\0\x10\0" + bytes(4078)
     planted = {
         "CR_cervical_spine/DICOMDIR": (dicomdir, Reason.DICOMDIR),
@@ -221,6 +221,20 @@ def _plant_no_images(archive: _Archive) -> None:
     }
     for path, (body, reason) in planted.items():
         archive.plant(path, body, Expected(Status.NOT_DICOM, reason))
+
+
+def _index_of(dicomdir: bytes, patient: str, modality: str) -> bytes:
+    """The index of a disc, of which these series alone were copied: the other records are not in use."""
+    index = pydicom.dcmread(io.BytesIO(dicomdir))
+    for record in index.DirectoryRecordSequence:
+        file_id = list(record.get("ReferencedFileID", []))
+        if file_id[:1] == [patient] and file_id[1].startswith(modality):
+            record.ReferencedFileID = file_id[1:]
+        elif file_id:
+            record.RecordInUseFlag = 0
+    written = io.BytesIO()
+    index.save_as(written)
+    return written.getvalue()
 
 
 def _zipped(body: bytes) -> bytes:

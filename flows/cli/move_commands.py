@@ -114,6 +114,7 @@ def manifest(
     from flows.cli.manifest_progress import scan_sentences, show_counts
     from tasks.core.errors import InterruptedRunError, UsageError
     from tasks.run.early_end import safe_errors
+    from tasks.source.archives import Archives
     from tasks.source.manifest_writer import scan_manifest, write_manifest
 
     if not roots:
@@ -121,11 +122,13 @@ def manifest(
             "Name at least one directory to look in: dicom-ingest manifest ROOT... -o manifest.csv"
         )
     settings = load_as(ManifestSettings, **options.given(ManifestSettings))
-    accepted = load_as(AcceptSettings, **options.given(AcceptSettings)).accepted
+    accepts = load_as(AcceptSettings, **options.given(AcceptSettings))
+    archives = Archives() if accepts.archives else None
     share_memory_between_threads()
     try:
         with safe_errors():
-            write = partial(scan_manifest, accepted=accepted) if settings.scan else write_manifest
+            scan = partial(scan_manifest, accepted=accepts.accepted, archives=archives)
+            write = scan if settings.scan else write_manifest
             counts = write(roots, settings.output, show_counts, _begun_report_dir())
     except KeyboardInterrupt:
         raise InterruptedRunError(_NO_MANIFEST) from None

@@ -1,14 +1,12 @@
 """Instances that are retrieved from the registry and compared with the files that were sent."""
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Protocol
 
+from tasks.comparison.fresh_look import sha256_of
 from tasks.comparison.instance_table import InstanceTable
 from tasks.comparison.patience import Patience
 from tasks.comparison.questions import answer_of, answers_in_order
@@ -18,7 +16,11 @@ from tasks.concurrency.daemon_threads import in_thread
 from tasks.concurrency.event_loop import EventLoop
 from tasks.core.comparison_progress import ComparisonProgress
 from tasks.core.escape import unescape
+from tasks.core.member_paths import is_member
 from tasks.core.signs import Retrieved
+from tasks.source.archive_file import ArchiveFault
+from tasks.source.archives import Archives
+from tasks.source.member_content import member_digest, opened_source
 
 _AT_ONCE: Final = 4
 _HELD_BYTES: Final = 8 << 20  # a larger copy is kept on disk
@@ -49,6 +51,7 @@ class DeepSide:
     patience: Patience
     progress: ComparisonProgress
     difference: Difference
+    archives: Archives = field(default_factory=Archives)
 
     def compare(self, count: int, seed: int) -> None:
         """Those that the lot falls on, of what the registry has. Raises CredentialsRefusedError."""
@@ -59,8 +62,8 @@ class DeepSide:
             self.progress.count()
 
     async def _compare_one(self, picked: Picked) -> tuple[Retrieved, str]:
-        path = Path(unescape(picked.path))
-        if not await in_thread(partial(_is_what_was_sent, path, picked), "source"):
+        path = unescape(picked.path)
+        if not await in_thread(partial(self._is_what_was_sent, path, picked), "source"):
             return Retrieved.NO_SOURCE, ""
         with tempfile.SpooledTemporaryFile(max_size=_HELD_BYTES) as copy:
             if await answer_of(self.patience, partial(self._retrieve, picked, copy)) is None:
@@ -79,16 +82,14 @@ class DeepSide:
         await self.registry.retrieve(study_uid, series_uid, picked.uid, copy)  # type: ignore[arg-type]
         return True
 
-    def _compare_files(self, path: Path, copy: IO[bytes]) -> tuple[Retrieved, str]:
+    def _compare_files(self, path: str, copy: IO[bytes]) -> tuple[Retrieved, str]:
         try:
-            with path.open("rb") as file:
+            with opened_source(self.archives, path, _HELD_BYTES) as file:
                 what = self.difference(file, copy)  # type: ignore[arg-type]
-        except OSError:
+        except (OSError, ArchiveFault):
             return Retrieved.NO_SOURCE, ""
         return (Retrieved.DIFFERS if what else Retrieved.SAME), what
 
-
-def _is_what_was_sent(path: Path, picked: Picked) -> bool:
-    with suppress(OSError), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == picked.sha256
-    return False
+    def _is_what_was_sent(self, path: str, picked: Picked) -> bool:
+        digest = member_digest(self.archives, path) if is_member(path) else sha256_of(path)
+        return digest == picked.sha256

@@ -36,6 +36,7 @@ CELLS: Final = (
     "etag",
     "crc64nvme",
     "reason",
+    "detail",
 )
 _TABLES: Final = """
 CREATE TABLE instance (
@@ -102,15 +103,15 @@ class InstanceTable:
         return count
 
     def _add_row(self, row: Sequence[Any]) -> None:
-        study_no, file_no, _, status, uid, _, _, key, *_, reason = row
-        goes = may_go(status, reason)
+        study_no, file_no, _, status, uid, _, _, key, *_, reason, detail = row
+        goes = may_go(status, reason, detail)
         if self._study is None or self._study[0] != study_no:
             self._end_study((study_no, goes))
         elif not goes:
             self._study = (study_no, False)
         if not uid:
             return
-        new = self._db.execute(_INSERT, (*row[:-1], key, key, bool(key))).rowcount
+        new = self._db.execute(_INSERT, (*row[:-2], key, key, bool(key))).rowcount
         if not new and key:
             self._add_other(study_no, file_no, row, status)
 

@@ -118,6 +118,34 @@ class Flaw(StrEnum):
         )
 
 
+class Absence(StrEnum):
+    """How a file that was never seen is known to be missing, in `detail` of its row."""
+
+    LISTED = "a DICOMDIR lists it"
+
+
+class ArchiveState(StrEnum):
+    """Of an archive, or a member of one: what keeps it from being read, in `detail` of its row."""
+
+    NONE = ""
+    READ = "its members have rows of their own"
+    # of an archive
+    UNKNOWN = "a kind of archive that is not read"
+    UNNAMED = "its name does not end in .zip, .tar, .tgz or .gz"
+    CUT = "the archive ends too early"
+    DAMAGED = "the archive is damaged"
+    GOES_ON = "the archive goes on behind its end"
+    OVERLAPPING = "its members overlap each other"
+    TOO_MANY = "it has more members than are read"
+    BOMB = "it holds more than its size allows for"
+    # of a member
+    ENCRYPTED = "it is encrypted"
+    COMPRESSION = "it is stored in a way that is not read"
+    CHECKSUM = "its checksum is wrong"
+    OTHER_SIZE = "it is not as long as the archive says"
+    NESTED = "an archive in an archive"
+
+
 # Reasons for which a file is held back, and with which an operator may have it sent all the same.
 ACCEPTABLE: Final = (Reason.MALFORMED, Reason.NO_PREAMBLE, Reason.TRUNCATED)
 
@@ -201,6 +229,7 @@ class Unwalked:
     status: Status
     reason: Reason
     is_file: bool = False  # a file or link, there or gone: no directory
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,14 @@ class ReportRow(NamedTuple):
     study_no: Annotated[int, Column(_INTEGER, "the study's row in the manifest, from 1")]
     file_no: Annotated[int, Column(_INTEGER, "the file's number in its study, from 1, in path order")]
     study_dir: Annotated[str, Column(_TEXT, "the study's directory", Escaped.LEDGER)]
-    path: Annotated[str, Column(_TEXT, "the file, as the operating system opens it", Escaped.LEDGER)]
+    path: Annotated[
+        str,
+        Column(
+            _TEXT,
+            "the file, as the operating system opens it; of a member the archive, `!`, its name there",
+            Escaped.LEDGER,
+        ),
+    ]
     status: Annotated[str, Column(_TEXT, "what became of the file")]
     reason: Annotated[str, Column(_TEXT, "why it has this status")]
     key: Annotated[str, Column(_TEXT, "the object that holds its bytes", Escaped.REPORT)]

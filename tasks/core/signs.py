@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tasks.core.models import Reason, Status
+from tasks.core.models import ArchiveState, Reason, Status
 
 # What may go with the directory: the instance is stored, or nothing of an image is lost.
 _MAY_GO: Final = frozenset({Status.UPLOADED, Status.ALREADY_UPLOADED, Status.DUPLICATE})
@@ -245,16 +245,19 @@ class SafeToDelete(StrEnum):
     NO = "no"
 
 
-def may_go(status: str, reason: str) -> bool:
+def may_go(status: str, reason: str, detail: str = "") -> bool:
     """Whether a row of the report lets its study's directory go.
 
     | status                                | reason                             | may go |
     | ------------------------------------- | ---------------------------------- | ------ |
     | uploaded, already_uploaded, duplicate | any                                | yes    |
     | not_dicom                             | dicomdir, empty, text, system_file | yes    |
-    | not_dicom                             | archive, other                     | no     |
+    | not_dicom                             | archive, whose members have rows   | yes    |
+    | not_dicom                             | any other archive, other           | no     |
     | any other                             | any                                | no     |
     """
+    if (status, reason, detail) == (Status.NOT_DICOM, Reason.ARCHIVE, ArchiveState.READ):
+        return True
     return status in _MAY_GO or (status == Status.NOT_DICOM and reason in _NO_IMAGES)
 
 

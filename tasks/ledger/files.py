@@ -80,7 +80,7 @@ STORED_CONTENT: Final = tuple(
 IS_LOST: Final = sa.case(
     (_is_stored, is_lost(file)), else_=sa.func.coalesce(is_lost(stored_file), sa.false())
 )
-_UNOPENED: Final = ("at", "by", "new_status", "new_reason", "is_file")
+_UNOPENED: Final = ("at", "by", "new_status", "new_reason", "is_file", "new_detail")
 
 
 class Files:
@@ -185,7 +185,8 @@ class Files:
             )
             if verdict:
                 is_file = int(isinstance(row, Unwalked) and row.is_file)
-                said = (its.file_id, self._scope.run_id, *verdict, is_file)
+                detail = row.detail if isinstance(row, Unwalked) else ""
+                said = (its.file_id, self._scope.run_id, *verdict, is_file, detail)
                 unopened.append(dict(zip(_UNOPENED, said, strict=True)))
             elif settled and its.ctime_ns is None and isinstance(row, Listed):
                 ctimes.append({"at": its.file_id, "new_ctime_ns": row.ctime_ns})

@@ -95,7 +95,7 @@ UNOPENED: Final = (
     sa.update(file)
     .where(file.c.file_id == _bind("at"))
     .values(
-        **dict.fromkeys(_VERDICT, "") | _new("status", "reason"),
+        **dict.fromkeys(_VERDICT, "") | _new("status", "reason", "detail"),
         key="",
         run_id=_bind("by"),
         last_status=sa.case(

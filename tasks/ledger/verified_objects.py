@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Self
 import sqlalchemy as sa
 
 from tasks.core.escape import escape, unescape
+from tasks.core.member_paths import split_member
 from tasks.core.models import Status
 from tasks.ledger.database import connect, fetch, has_ledger, prepare, retry_while_busy
 from tasks.ledger.schema import (
@@ -109,7 +110,7 @@ class VerifiedObjects:
         return found
 
     def take_down(
-        self, lost: Iterable[SentInstance], is_there: Callable[[str], bool] = os.path.isfile
+        self, lost: Iterable[SentInstance], is_there: Callable[[str], bool] = lambda path: _is_file(path)
     ) -> tuple[int, int]:
         """Marks what the store has lost; how many, and of how many of them no file is there to be sent."""
         marked = without_file = 0
@@ -198,3 +199,8 @@ class VerifiedObjects:
             if db.execute(sa.update(instance).where(*its).values(file_id=file_id)).rowcount:
                 marked = sa.update(file).where(file.c.file_id == file_id)
                 db.execute(marked.values(lost_key=lost.key))
+
+
+def _is_file(path: str) -> bool:
+    """Of a member: its archive."""
+    return os.path.isfile(split_member(path)[0])  # noqa: PTH113 - as text, it may be any

@@ -46,6 +46,7 @@ from tasks.run.records import keep_unused, open_records, versions
 from tasks.run.sending_order import SendingOrder
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
+from tasks.source.archives import Archives
 from tasks.source.gone_files import with_gone
 from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.own_files import own_files, require_none_in
@@ -101,6 +102,7 @@ class Engine:
         self._edges = edges or all_edges.REAL
         self._started_ns = self._edges.clock_ns()
         self._began_s = self._edges.clock()
+        self._archives = Archives() if settings.archives else None
         self._touched = 0  # files that are read for their ctime alone
         self._ownership = ownership or survey(entries, settings.root or None)
         report_dirs = list(filter(None, (settings.report_dir, whole_report_dir)))
@@ -274,7 +276,7 @@ class Engine:
             self._retried.take_over(self.run_id)
         self._listed = _listed_directories(settings)
         undo.callback(self._listed.close)
-        self._ownership = replace(self._ownership, own=own, note=self._listed.note)
+        self._ownership = replace(self._ownership, own=own, note=self._listed.note, archives=self._archives)
         self._records.begin(self.run_id, settings, len(self._entries), target)
         return keep_unused(self._ledger, self._records.first)
 
@@ -331,6 +333,7 @@ class Engine:
             faults=RunFaults(self.settings.budgets, any_granted=bool(self._records.first.key)),
             on_conflict=self.settings.on_conflict,
             accept=self.settings.accepted,
+            archives=self._archives,
             max_outage_s=self.settings.max_outage,
             jitter=self._edges.jitter,
             clock=self._edges.clock,

@@ -32,6 +32,7 @@ from tasks.run.engine import Engine, problems_of
 from tasks.run.preflight import first_answer, target_of
 from tasks.run.records import keep_unused, open_records, versions
 from tasks.settings import Settings
+from tasks.source.archives import Archives
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, decided_ownership, survey, walk_study
 
@@ -76,6 +77,8 @@ class Migration:
             self._records = open_records(undo, settings, run_id, target, ask)
             self._ledger, self.begins = self._records.ledger, self._records.begins
             ownership = replace(ownership, own=own_files([settings.report_dir], None))
+            if settings.archives:
+                ownership = replace(ownership, archives=Archives())
             self._records.begin(run_id, settings, len(entries), target)
             if refusal := keep_unused(self._ledger, self._records.first):
                 raise refusal

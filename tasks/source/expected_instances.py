@@ -11,13 +11,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias, TypeVar
 
 from tasks.core.manifest import is_uid
+from tasks.core.member_paths import is_member
 from tasks.core.models import Header, Status, StudyEntry, Unwalked
+from tasks.source.archives import Archives
 from tasks.source.header_reader import Examined, read_header
+from tasks.source.member_content import examine_member
 from tasks.source.scan import Ownership, walk_study
 from tasks.source.study_directories import StudyDir
 
@@ -71,15 +74,21 @@ def expectations(
     counts: Counts,
     read: ReadHeader = read_header,
     accepted: Collection[str] = (),
+    archives: Archives | None = None,
 ) -> Iterator[tuple[StudyDir, Expected]]:
     """What is expected of each study directory, in their order.
 
     `real_roots` hold all of them: a link into one leads to another study. `is_own`: a file to pass over.
-    `accepted`: reasons for which a file that would be held back is sent all the same.
+    `accepted`: reasons for which a file that would be held back is sent all the same. `archives`: those of a
+    scan that looks into them.
     """
     tally = _Tally(counts, accepted)
-    with header_readers(read) as ask:
-        for part in _ahead(_parts(study_dirs, real_roots, is_own, ask), _AHEAD):
+
+    def read_any(path: str) -> Examined:
+        return examine_member(archives, path) if archives and is_member(path) else read(path)
+
+    with header_readers(read_any) as ask:
+        for part in _ahead(_parts(study_dirs, real_roots, is_own, ask, archives), _AHEAD):
             if isinstance(part, StudyDir):
                 yield part, tally.expected()
                 counts.scanned += 1
@@ -135,13 +144,15 @@ def _parts(
     real_roots: Sequence[str],
     is_own: Callable[[str], bool],
     ask: Callable[[str], Reply],
+    archives: Archives | None,
 ) -> Iterator["Reply | Unwalked | StudyDir"]:
     """For each file the reply to come, for what can't be walked its row; after all of a study, the study."""
     for study_dir in study_dirs:
-        for row in walk_study(StudyEntry(_STUDY_NO, study_dir.path), _ownership(study_dir, real_roots)):
+        ownership = replace(_ownership(study_dir, real_roots), archives=archives)
+        for row in walk_study(StudyEntry(_STUDY_NO, study_dir.path), ownership):
             if isinstance(row, Unwalked):
                 yield row
-            elif not is_own(row.path):
+            elif is_member(row.path) or not is_own(row.path):
                 yield ask(row.path)
         yield study_dir
 

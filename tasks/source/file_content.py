@@ -61,7 +61,7 @@ class Held:
         self.header = header
         self.size_bytes = self.held_bytes = len(data)
         self.mtime_ns, self.ctime_ns = times_ns
-        self._digests = Digests(hashlib.sha256(data).hexdigest(), crc64nvme=_base64_of(crc64nvme(data)))
+        self._digests = Digests(hashlib.sha256(data).hexdigest(), crc64nvme=as_base64(crc64nvme(data)))
         self.rejected: Rejected | None = None
 
     @property
@@ -121,7 +121,7 @@ class Streamed:
                 md5.update(chunk)
             if not left:
                 in_hex = md5.hexdigest() if with_md5 else ""
-                self.digests = Digests(sha256.hexdigest(), in_hex, _base64_of(crc))
+                self.digests = Digests(sha256.hexdigest(), in_hex, as_base64(crc))
             yield chunk
 
     def compute_digests(self, *, with_md5: bool = False) -> Digests:
@@ -186,7 +186,7 @@ def read_content(path: str, accepts: Accepts = _accept_none) -> Content | Reject
                 closing.pop_all()  # it has the file now
             return content
     except OSError as error:
-        return _unreadable(error)
+        return unreadable(error)
 
 
 def _content(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected:
@@ -216,19 +216,20 @@ def _hold(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) 
     if len(data) != status.st_size:
         return None
     found = examine(BytesIO(data), len(data), name)
-    return _accepted(found, accepts, lambda header: Held(data, header, _times_ns(status)))
+    return accepted(found, accepts, lambda header: Held(data, header, _times_ns(status)))
 
 
 def _stream(descriptor: int, name: str, status: os.stat_result, accepts: Accepts) -> Content | Rejected:
     os.lseek(descriptor, 0, os.SEEK_SET)
     file = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - buffered for the header
     found = examine(file, status.st_size, name)
-    return _accepted(found, accepts, lambda header: Streamed(file, header, status.st_size, _times_ns(status)))
+    return accepted(found, accepts, lambda header: Streamed(file, header, status.st_size, _times_ns(status)))
 
 
-def _accepted(
+def accepted(
     found: Header | Rejected, accepts: Accepts, content_of: Callable[[Header], Held | Streamed]
 ) -> Content | Rejected:
+    """The content of what has this header, or would be held back and is wanted all the same."""
     if isinstance(found, Header):
         return content_of(found)
     if found.header is None or not accepts(found):
@@ -250,11 +251,12 @@ def _read(descriptor: int, size_bytes: int) -> bytes:
     return data
 
 
-def _base64_of(crc: int) -> str:
+def as_base64(crc: int) -> str:
     """As S3 shows a CRC64NVME."""
     return base64.b64encode(crc.to_bytes(8, "big")).decode()
 
 
-def _unreadable(error: OSError) -> Rejected:
+def unreadable(error: OSError) -> Rejected:
+    """Why the system does not let it be read."""
     denied = error.errno in (errno.EACCES, errno.EPERM)
     return Rejected(Status.UNREADABLE, Reason.PERMISSION if denied else Reason.IO_ERROR)

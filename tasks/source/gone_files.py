@@ -5,6 +5,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from tasks.core.member_paths import is_member, split_member
 from tasks.core.models import Listed, Reason, Status, Unwalked
 from tasks.source.scan import Ownership
 
@@ -56,7 +57,8 @@ class _Ahead:
         while self._next is not None and (until is None or os.fsencode(self._next[0]) <= until):
             path, was_read = self._next
             self._next = next(self._left, None)
-            if os.fsencode(path) != until and self._is_gone(os.fsencode(path), was_read):
+            is_gone = self._is_member_gone if is_member(path) else self._is_gone
+            if os.fsencode(path) != until and is_gone(os.fsencode(path), was_read):
                 yield path
         if isinstance(row, Unwalked):
             self._not_walked.append(os.fsencode(row.path) + b"/")
@@ -74,3 +76,11 @@ class _Ahead:
         if stat.S_ISDIR(mode):
             return was_read  # else it may be a directory that could not be listed, and now can
         return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode))  # another row has it, or it has come since
+
+    def _is_member_gone(self, path: bytes, was_read: bool) -> bool:
+        """With its archive, or out of it; what is in an archive that is not read now is not known to be."""
+        archive = os.fsencode(split_member(os.fsdecode(path))[0])
+        if not os.path.isfile(archive):  # noqa: PTH113 - a path of bytes
+            return self._is_gone(archive, was_read)
+        archives = self._ownership.archives
+        return archives is not None and archives.has(os.fsdecode(path)) is False

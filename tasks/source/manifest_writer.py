@@ -13,6 +13,7 @@ from typing import BinaryIO, Final, TypeAlias
 
 from tasks.core.errors import UsageError
 from tasks.core.manifest import path_cell
+from tasks.source.archives import Archives
 from tasks.source.expected_instances import Counts, Expected, expectations
 from tasks.source.manifest_reader import PARQUET_BATCH_ROWS, cause, for_suffix
 from tasks.source.study_directories import StudyDir, StudyDirFinder
@@ -46,18 +47,21 @@ def scan_manifest(
     watch: Watch = nullcontext,
     report_dir: Path | None = None,
     accepted: Collection[str] = (),
+    archives: Archives | None = None,
 ) -> Counts:
     """The same rows, each with what a run will store of its directory (`tasks/source/expected_instances.py`).
 
     All directories are found before the first is scanned, so that it is known how many are left. Meanwhile
     they are in a file beside the manifest. `accepted`: reasons for which the run will send what it would
-    hold back.
+    hold back. `archives`: where the run will read what is in them.
     """
 
     def rows(finder: StudyDirFinder, counts: Counts, spool: Path) -> Generator[Cells, None, None]:
         with _spool(_counted(finder, counts), spool) as study_dirs:
             counts.finding = False
-            found = expectations(study_dirs, finder.real_roots, finder.is_own, counts, accepted=accepted)
+            found = expectations(
+                study_dirs, finder.real_roots, finder.is_own, counts, accepted=accepted, archives=archives
+            )
             for study_dir, expected in found:
                 yield row_cells(study_dir, expected)
 

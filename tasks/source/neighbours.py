@@ -6,10 +6,14 @@ whether a run opens the others at all.
 
 import os
 import re
+from functools import partial
 from typing import Final
 
+from tasks.core.member_paths import is_member, member_path, split_member
 from tasks.core.models import ZEROS, Header, Status
+from tasks.source.archives import Archives
 from tasks.source.header_reader import read_header
+from tasks.source.member_content import examine_member
 
 _DIGITS: Final = re.compile(r"\d+")
 _MOST_KEPT: Final = 4096  # names, digits aside, whose answer is kept
@@ -18,21 +22,41 @@ _MOST_KEPT: Final = 4096  # names, digits aside, whose answer is kept
 class Neighbours:
     """What is beside the empty files of one run: a directory is listed once for each name, digits aside."""
 
-    def __init__(self) -> None:
+    def __init__(self, archives: Archives | None = None) -> None:
+        self._archives = archives or Archives()
         self._answers: dict[tuple[str, str], bool] = {}
 
     def have_image_like(self, path: str) -> bool:
         """Whether a file of its directory that has its name, digits aside, is an image, whole or not."""
-        directory, name = os.path.split(path)
+        directory, name = _split(path)
         asked = directory, _DIGITS.sub("", name)
         if (answer := self._answers.get(asked)) is None:
             if len(self._answers) >= _MOST_KEPT:
                 self._answers.clear()
-            answer = self._answers[asked] = any(map(_is_image, _paths(*asked)))
+            answer = self._answers[asked] = any(map(self._is_image, self._paths(*asked)))
         return answer
 
+    def _paths(self, directory: str, name: str) -> list[str]:
+        if is_member(directory):
+            return _members(self._archives, *split_member(directory), name)
+        return _files(directory, name)
 
-def _paths(directory: str, name: str) -> list[str]:
+    def _is_image(self, path: str) -> bool:
+        examine = partial(examine_member, self._archives) if is_member(path) else read_header
+        found, _ = examine(path)
+        return isinstance(found, Header) or (found.status is Status.INVALID and found.detail != ZEROS)
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Directory and name; of a member within its archive."""
+    if not is_member(path):
+        return os.path.split(path)
+    archive, member = split_member(path)
+    directory, name = os.path.split(member)
+    return member_path(archive, directory), name
+
+
+def _files(directory: str, name: str) -> list[str]:
     try:
         with os.scandir(directory) as listing:
             return [entry.path for entry in listing if _DIGITS.sub("", entry.name) == name]
@@ -40,6 +64,10 @@ def _paths(directory: str, name: str) -> list[str]:
         return []
 
 
-def _is_image(path: str) -> bool:
-    found, _ = read_header(path)
-    return isinstance(found, Header) or (found.status is Status.INVALID and found.detail != ZEROS)
+def _members(archives: Archives, archive: str, directory: str, name: str) -> list[str]:
+    try:
+        found = [os.path.split(each.name) for each in archives.members(archive)]
+    except OSError:
+        return []
+    names = [base for beside, base in found if beside == directory and _DIGITS.sub("", base) == name]
+    return [member_path(archive, f"{directory}/{base}" if directory else base) for base in names]

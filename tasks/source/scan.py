@@ -14,12 +14,16 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Final, Protocol
 
 from tasks.core.file_times import kept_ns
-from tasks.core.models import Listed, Reason, Status, StudyEntry, Unwalked
+from tasks.core.models import Absence, ArchiveState, Listed, Reason, Status, StudyEntry, Unwalked
 from tasks.core.number_table import NumberTable
+from tasks.source.archive_rows import MemberStat, with_members
+from tasks.source.archives import Archives
+from tasks.source.dicomdir import absent_files, is_dicomdir_name
 from tasks.source.own_files import NONE_OWN, OwnFiles, upwards
 from tasks.source.real_dirs import RealDirs
 
@@ -38,8 +42,9 @@ _LINK: Final = b"\0"
 _DIRECTORY_LINK: Final = b"/\0"
 _MARKS: Final = b"/\0"
 
-# A row to be: a path, marked when it is a directory's, and its file's stat or why there is none.
-_Found = tuple[bytes, os.stat_result | Reason]
+# A row to be: a path, marked when it is a directory's, and its file's size and times or why there are none.
+_Kind = os.stat_result | MemberStat | Reason | ArchiveState | Absence
+_Found = tuple[bytes, _Kind]
 
 
 class Owners(Protocol):
@@ -63,6 +68,7 @@ class Ownership:
     own: OwnFiles = NONE_OWN  # what the walk leaves out
     here: "Callable[[], Ownership] | None" = None  # what this machine says, where another one decided
     note: Callable[[int, bytes, os.stat_result], None] = lambda *_: None  # a directory that is listed next
+    archives: Archives | None = None  # None: what is in them has no rows
 
     def covers(self, directory: bytes) -> bool:
         """Whether some entry's walk comes to this real directory without following a link."""
@@ -117,17 +123,14 @@ def walk_study(entry: StudyEntry, ownership: Ownership) -> Iterator[Listed | Unw
     walked (a directory stands where its files would). Of links, one into some study directory has no row, for
     its target has one there; one into the root but no study directory is followed, each target once in a
     study; every other gets a row that says why, and so does a link to a directory that holds it.
+    Behind an archive, where they are read, come its members, and a row that says why it isn't read, or not to
+    its end; those of a gzipped tar in its own order, so that it need not be inflated for each.
+    What a DICOMDIR lists and is absent has a row, too, where it would be.
     FIFOs, sockets and devices are passed over, and so are the run's own files: its report directory is not
     listed, and a link into it not followed. Depth is bounded by the system's longest path.
     """
-    for file_no, (path, found) in enumerate(_rows(entry, ownership), 1):
-        text = os.fsdecode(path.removesuffix(_DIRECTORY))
-        if isinstance(found, Reason):
-            status = Status.MISSING if found in _MISSING else Status.UNREADABLE
-            is_file = not path.endswith(_DIRECTORY)
-            yield Unwalked(entry.study_no, file_no, text, status, found, is_file)
-        else:
-            yield _listed(entry.study_no, file_no, text, found)
+    for file_no, found in enumerate(with_members(_rows(entry, ownership), ownership.archives), 1):
+        yield _row(entry.study_no, file_no, *found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,9 @@ class OneFile:
             yield Unwalked(entry.study_no, 1, str(self.path), Status.UNREADABLE, _reason(error), is_file=True)
             return
         if not ownership.own.is_ledger(found):
-            yield _listed(entry.study_no, 1, str(self.path), found)
+            one = iter([(os.fsencode(self.path), found)])
+            for file_no, row in enumerate(with_members(one, ownership.archives), 1):
+                yield _row(entry.study_no, file_no, *row)
 
 
 def just_file(path: Path) -> OneFile:
@@ -154,9 +159,19 @@ def just_file(path: Path) -> OneFile:
     return OneFile(path)
 
 
-def _listed(study_no: int, file_no: int, path: str, found: os.stat_result) -> Listed:
+def _row(study_no: int, file_no: int, path: bytes, found: _Kind) -> Listed | Unwalked:
+    text = os.fsdecode(path.removesuffix(_DIRECTORY))
+    if isinstance(found, ArchiveState):
+        state = Status.UNREADABLE, Reason.ARCHIVE
+        return Unwalked(study_no, file_no, text, *state, is_file=True, detail=found)
+    if isinstance(found, Absence):
+        said = Status.MISSING, Reason.NOT_FOUND
+        return Unwalked(study_no, file_no, text, *said, detail=found)
+    if isinstance(found, Reason):
+        status = Status.MISSING if found in _MISSING else Status.UNREADABLE
+        return Unwalked(study_no, file_no, text, status, found, is_file=not path.endswith(_DIRECTORY))
     times = kept_ns(found.st_mtime_ns), kept_ns(found.st_ctime_ns)
-    return Listed(study_no, file_no, path, found.st_size, *times)
+    return Listed(study_no, file_no, text, found.st_size, *times)
 
 
 def _rows(entry: StudyEntry, ownership: Ownership) -> Iterator[_Found]:
@@ -202,9 +217,23 @@ class _Walk:
         self._study_no = study_no
         self._ownership = ownership
         self._followed: set[bytes] = set()  # real targets of the links that this walk has followed
+        self._absent: list[bytes] = []  # a heap: of what lies in directories that the walk is in
 
     def found_in(self, top: _Dir) -> Iterator[_Found]:
-        """Everything in `top` that makes a row. A directory's names are held while the walk is in it."""
+        """Everything in `top` that makes a row, and what is absent there though a DICOMDIR lists it."""
+        for path, found in self._present_in(top):
+            yield from self._absent_before(path)
+            yield path, found
+        yield from self._absent_before(None)
+
+    def _absent_before(self, path: bytes | None) -> Iterator[_Found]:
+        while self._absent and (path is None or self._absent[0] < path):
+            absent = heappop(self._absent)
+            if absent not in self._absent[:1]:  # else another DICOMDIR lists it, too
+                yield absent + _DIRECTORY, Absence.LISTED
+
+    def _present_in(self, top: _Dir) -> Iterator[_Found]:
+        """A directory's names are held while the walk is in it."""
         stack: list[_Level] = []
         yield from self._enter(top, stack)
         while stack:
@@ -228,6 +257,9 @@ class _Walk:
         if status:  # none where nobody asks, and of one that can't be listed either: a row says so
             self._ownership.note(self._study_no, directory.path, status)
         names, reason = _listing(directory.path)
+        for name in filter(is_dicomdir_name, names):
+            for path in absent_files(directory.path, name):
+                heappush(self._absent, path)
         stack.append((directory, [name for name in names if name not in own] if own else names))
         if reason:
             yield directory.path + _DIRECTORY, reason

@@ -33,7 +33,9 @@ from tasks.core.run_faults import RunFaults
 from tasks.core.stored_content import is_altered, is_cut_copy, judge_rejected
 from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.remote.upload_api import PresignedUrl, Stored, UploadClient
-from tasks.source.file_content import Content, Streamed, read_content
+from tasks.source.archives import Archives
+from tasks.source.file_content import Content, Streamed
+from tasks.source.member_content import read_source
 from tasks.source.neighbours import Neighbours
 from tasks.source.readers import Readers
 from tasks.upload.integrity import Integrity
@@ -66,6 +68,7 @@ class Transfer:
     faults: RunFaults = field(default_factory=RunFaults)
     on_conflict: OnConflict = OnConflict.REPORT
     accept: Collection[str] = ()  # reasons for which a file is sent that would be held back
+    archives: Archives | None = None  # None: they are not read
     max_outage_s: float = 3600.0
     clock_ns: Callable[[], int] = time.time_ns
     jitter: Callable[[], float] = random.random
@@ -77,7 +80,7 @@ class Transfer:
 
     def __post_init__(self) -> None:
         self._integrity = Integrity(self.stopping)
-        self._neighbours = Neighbours()
+        self._neighbours = Neighbours(self.archives)
         self._newest = 0  # place of the file that was started last
 
     def start(self, todo: Todo) -> UnderWay:
@@ -157,7 +160,7 @@ class Transfer:
         self._refuse_when_stopping(file)
         self.order.note_read(file.position)
         wanted = ACCEPTABLE if file.todo.stored else self.accept  # it may be what is stored of it
-        content = read_content(file.todo.path, lambda found: found.is_sent(wanted))
+        content = read_source(file.todo.path, lambda found: found.is_sent(wanted), self.archives)
         if not isinstance(content, Rejected | Streamed) and self._integrity.rules.wants_md5():
             content.compute_digests(with_md5=True)
         return content

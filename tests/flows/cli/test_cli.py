@@ -423,6 +423,7 @@ SAME = [
     ("--rehash", "REHASH", "true"),
     ("--trust-ctime", "TRUST_CTIME", "true"),
     ("--no-trust-ctime", "TRUST_CTIME", "false"),
+    ("--archives", "ARCHIVES", "true"),
     ("--on-conflict upload", "ON_CONFLICT", "upload"),
     ("--accept truncated,malformed", "ACCEPT", "malformed,truncated"),
     ("--same-platform", "SAME_PLATFORM", "true"),

@@ -21,10 +21,11 @@ pytestmark = pytest.mark.usefixtures("here")
 
 
 def plant_disc(directory: Path) -> None:
-    """What is left of a disc whose images were moved: a DICOMDIR and a README."""
+    """What is left of a disc whose images were removed: a DICOMDIR that says so, and a README."""
     directory.mkdir()
     dicomdir = Path(DATA_ROOT, "test_files", "dicomdirtests", "DICOMDIR")
-    (directory / "DICOMDIR").write_bytes(dicomdir.read_bytes())
+    in_use, unused = (b"\x04\x00\x10\x14US\x02\x00" + flag for flag in (b"\xff\xff", b"\0\0"))
+    (directory / "DICOMDIR").write_bytes(dicomdir.read_bytes().replace(in_use, unused))
     (directory / "README").write_text("Open DICOMDIR with a viewer.\n")
 
 

@@ -79,3 +79,28 @@ class TestUnescape:
     def test_takes_any_text(self, text: str) -> None:
         """Nothing in a manifest's cell makes it fail, and what comes out can be a path."""
         os.fsencode(unescape(text))
+
+
+class TestMembers:
+    """The path of an archive's member has a NUL between the archive's and the member's name."""
+
+    @given(st.lists(st.sampled_from(["!", "\0", ".zip", ".GZ", "\\", "x21", "a", "\u0130", "="]), max_size=9))
+    def test_keep_their_path(self, pieces: list[str]) -> None:
+        """Whatever stands around it; and none is the path of a file."""
+        text = "".join(pieces)
+        assert unescape(escape(text)) == text
+        assert "\0" not in escape(text)
+
+    @pytest.mark.parametrize(
+        ("text", "written"),
+        [
+            ("/s/a.zip\0dir/IM1", "/s/a.zip!dir/IM1"),
+            ("/s/a.zip!dir", "/s/a.zip\\x21dir"),
+            ("/s/a.zip\0b.gz!c", "/s/a.zip!b.gz\\x21c"),
+            ("/s!/a.TGZ\0", "/s!/a.TGZ!"),
+            ("/s/a.zip\0name\x002", "/s/a.zip!name\\!2"),
+            ("/s/what!", "/s/what!"),
+        ],
+    )
+    def test_are_written_with_a_mark(self, text: str, written: str) -> None:
+        assert escape(text) == written

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from zipfile import ZIP_STORED
 
 import pytest
 import sqlalchemy as sa
@@ -27,6 +28,7 @@ from tests.databases import PostgreSQL
 from tests.dicomweb_side import RUBBISH, DicomwebSide, Half, Reset, Rows, Step, always, status
 from tests.far_side import Minted
 from tests.far_side import Step as FarStep
+from tests.odd_archives import tarred, zipped
 from tests.verified import ClientError, ObjectsClient, Verified
 
 
@@ -454,6 +456,40 @@ class TestDirectory:
             verified()
             assert verified.safe() == [safe], name
             path.unlink()
+
+    def test_with_an_archive_that_was_read_may_go(self, verified: Verified) -> None:
+        """While it is what was read: its members are in bucket and registry, and compared."""
+        packed = {f"1.9.{number}": instance(f"1.9.{number}") for number in range(3)}
+        path = verified.near_side.put("study/a.zip", zipped(packed, ZIP_STORED))
+        verified.near_side.put("study/b.tgz", tarred({"image": instance("1.9.7")}, is_packed=True))
+        verified.near_side.run(archives=True)
+        verified.register_all()
+        assert (verified(deep="100%").exit_code, verified.safe()) == (0, ["yes"])
+        body, times = path.read_bytes(), path.stat()
+        path.write_bytes(body.replace(b"Nobody", b"noBody"))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        verified()
+        assert verified.safe() == ["no"]
+        path.write_bytes(body)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        verified()
+        assert verified.safe() == ["yes"], "the same bytes again"
+        path.write_bytes(zipped({**packed, "new": b"text"}, ZIP_STORED))
+        verified()
+        assert verified.safe() == ["no"]
+
+    def test_without_a_ledger_members_are_read(self, verified: Verified) -> None:
+        path = verified.near_side.put("study/a.tgz", tarred({"image": instance("1.9.7")}, is_packed=True))
+        verified.near_side.run(archives=True)
+        verified.register_all()
+        Path(verified.near_side.settings().ledger_at).unlink()
+        verified()
+        assert verified.safe() == ["yes"]
+        times = path.stat()
+        path.write_bytes(tarred({"image": instance("1.9.8")}, is_packed=True))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        verified()
+        assert verified.safe() == ["no"]
 
     def test_that_is_not_there_may_not_go(self, verified: Verified) -> None:
         verified.near_side.archive.rename(verified.near_side.directory / "elsewhere")
