@@ -36,6 +36,7 @@ PURE = {
     "array",
     "bisect",
     "collections",
+    "contextlib",
     "dataclasses",
     "difflib",
     "enum",

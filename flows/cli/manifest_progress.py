@@ -1,14 +1,12 @@
 """What a person sees of `manifest`: a bar on a terminal, or a line now and then, and what a scan found."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Any, Final
 
-from flows.orchestration.background import running_beside
-from flows.orchestration.progress_display import FIRST_LINE_S, LINE_EVERY_S
-from flows.orchestration.standard_streams import say
+from flows.orchestration.progress_display import FIRST_LINE_S, LINE_EVERY_S, showing
+from flows.orchestration.standard_streams import Kind, say
 from tasks.core.words import counted, duration
 from tasks.source.expected_instances import Counts
 
@@ -18,8 +16,7 @@ _REDRAW_S: Final = 0.2
 
 def show_counts(counts: Counts) -> AbstractContextManager[None]:
     """Shows the counts on standard error until the block ends."""
-    show = _show_bar if sys.stderr.isatty() else show_lines
-    return running_beside(lambda ended: show(counts, ended.wait), "progress")
+    return showing(lambda ended: _show_bar(counts, ended.wait), lambda ended: show_lines(counts, ended.wait))
 
 
 def scan_sentences(counts: Counts) -> Iterator[str]:
@@ -50,6 +47,16 @@ def _pace(counts: Counts, scanning_s: float) -> str:
     return f", {counts.files / scanning_s:,.0f} files/s, about {duration(left_s)} left"
 
 
+def _in_counters(counts: Counts) -> dict[str, Any]:
+    """For a line of JSON."""
+    return {
+        "study_dirs": counts.study_dirs,
+        "scanned": counts.scanned,
+        "files": counts.files,
+        "bytes": counts.size_bytes,
+    }
+
+
 class _Clock:
     """How long the scan has been at work; not counted is the time in which directories are found."""
 
@@ -66,13 +73,13 @@ class _Clock:
 def show_lines(
     counts: Counts,
     wait: Callable[[float], bool],
-    write: Callable[[str], None] = say,
+    write: Callable[..., None] = say,
 ) -> None:
     """A line within five seconds and every half minute, until `wait` says that it is over."""
     clock = _Clock(counts)
     pause_s = FIRST_LINE_S
     while not wait(pause_s):
-        write(sentence(counts, clock.scanning_s()))
+        write(sentence(counts, clock.scanning_s()), Kind.PROGRESS, **_in_counters(counts))
         pause_s = LINE_EVERY_S
 
 

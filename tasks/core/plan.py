@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from tasks.core.file_times import is_racy
 from tasks.core.models import Listed, Status
+from tasks.core.progress import Found
 
 _SETTLED: Final = frozenset({Status.UPLOADED, Status.DUPLICATE})
 _FIRST_BATCH: Final = 500
@@ -42,6 +43,12 @@ class Enrolled(NamedTuple):
 
     to_do: int
     touched: int
+    found: Found = Found()  # the same for whoever shows it
+
+    def beside(self, other: "Enrolled") -> "Enrolled":
+        """Both together."""
+        found = self.found.beside(other.found)
+        return Enrolled(self.to_do + other.to_do, self.touched + other.touched, found)
 
 
 class Standing(StrEnum):

@@ -5,14 +5,26 @@ and `settle` take all requests that share a commit, and answer each.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from tasks.core.escape import escape, unescape
-from tasks.core.models import Digests, Header, Listed, Reason, Status, StoredContent, Todo, Unwalked
+from tasks.core.models import (
+    EXIT_ONE,
+    Digests,
+    Header,
+    Listed,
+    Reason,
+    Status,
+    StoredContent,
+    Todo,
+    Unwalked,
+)
 from tasks.core.plan import Enrolled, Known, Rules, Standing, standing
+from tasks.core.progress import Found, is_bad
 from tasks.ledger.claims import Claims
 from tasks.ledger.database import execute_many, fetch
 from tasks.ledger.file_requests import Issuing, Settling
@@ -163,10 +175,11 @@ class Files:
     ) -> Enrolled:
         """Adds rows of the scan to the report."""
         known = self._known_or_new(db, [_kept_path(row) for row in rows])
-        listed, unopened, ctimes, touched = [], [], [], 0
+        listed, unopened, ctimes, touched, found = [], [], [], 0, _Finding()
         for row, its in zip(rows, known, strict=True):
             settled, verdict, is_touched = _before_opening(row, its, rules)
             touched += is_touched
+            found.count(row, its, verdict, is_to_do=not settled)
             listed.append(
                 {
                     "run_id": self._scope.run_id,
@@ -192,7 +205,7 @@ class Files:
         if scanned:
             these = (study.c.run_id == self._scope.run_id, study.c.study_no.in_(scanned))
             db.execute(sa.update(study).where(*these).values(scanned=True))
-        return Enrolled(sum(not row["settled"] for row in listed), touched)
+        return Enrolled(found.to_do, touched, found.found(len(rows)))
 
     def issue(self, db: sa.Connection, requests: list[Issuing]) -> list[bool]:
         """The first to be given a key owns it; any other, be it the same file later, may not use it."""
@@ -300,6 +313,33 @@ class Files:
             row = {"study_no_is": todo.study_no, "file_no_is": todo.file_no}
             yield SETTLED, {"by": self._scope.run_id, **row, "new_said": f"{outcome.status}/{outcome.reason}"}
         yield from self._claims.unclaiming(request)
+
+
+@dataclass(slots=True)
+class _Finding:
+    """What rows of the scan come to, for a progress."""
+
+    to_do: int = 0
+    size_bytes: int = 0
+    to_do_bytes: int = 0
+    held_back: int = 0
+    again: dict[int, str] = field(default_factory=dict)
+
+    def count(
+        self, row: Listed | Unwalked, its: Known, verdict: tuple[Status, Reason] | None, *, is_to_do: bool
+    ) -> None:
+        size = row.size_bytes if isinstance(row, Listed) else 0
+        self.size_bytes += size
+        if is_to_do:
+            self.to_do += 1
+            self.to_do_bytes += size
+            if is_bad(its.status):
+                self.again[its.file_id] = its.status
+        elif verdict and verdict[0] in EXIT_ONE:
+            self.held_back += 1
+
+    def found(self, files: int) -> Found:
+        return Found(files, self.to_do, self.size_bytes, self.to_do_bytes, self.held_back, self.again)
 
 
 def _stored_content(status: str | None, *content: Any) -> StoredContent | None:

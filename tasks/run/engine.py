@@ -144,10 +144,10 @@ class Engine:
         rules = _rules(self.settings, self._started_ns)
         batch_no, todo = 1, 0
         for rows, scanned in chunks:
-            to_do, touched = self._ledger.enrol(batch_no, rows, scanned, rules)
-            self._platform.loop.call(self.progress.count_listed, len(rows), to_do)
-            todo += to_do
-            self._touched += touched
+            enrolled = self._ledger.enrol(batch_no, rows, scanned, rules)
+            self._platform.loop.call(self.progress.count_listed, enrolled.found)
+            todo += enrolled.to_do
+            self._touched += enrolled.touched
             self._uploader.raise_if_stopped()
             if todo >= self._edges.batch_target(batch_no):
                 yield batch_no

@@ -92,7 +92,8 @@ class Migration:
     def standings(self) -> list[ShardStanding]:
         """Where each shard stands, by their numbers from 1; the progress becomes the sum of theirs."""
         standings = self._ledger.shards()
-        at_least = {"files_listed": self._progress.files_listed}  # as weighed
+        as_weighed = ("files_listed", "bytes_listed")
+        at_least = {name: getattr(self._progress, name) for name in as_weighed}
         for counter in COUNTERS:
             total = sum(each.progress.get(counter, 0) for each in standings)
             setattr(self._progress, counter, max(total, at_least.get(counter, 0)))
@@ -200,12 +201,14 @@ def weigh(
         if promised is not None:
             weights[entry.study_no] = promised
             progress.files_listed += entry.expected_instances or 0
+            progress.bytes_listed += entry.expected_bytes or 0
             continue
         weights[entry.study_no] = 0
         for row in walk_study(entry, ownership):
             size = row.size_bytes if isinstance(row, Listed) else 0
             weights[entry.study_no] += size if balance is Balance.BYTES else 1
             progress.files_listed += 1
+            progress.bytes_listed += size
     return weights
 
 

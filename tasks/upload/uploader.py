@@ -163,7 +163,7 @@ class Uploader:
         self._look_now_and_then()
 
     def _count(self, todo: Todo, outcome: Outcome) -> None:
-        self._progress.count_sent(outcome)
+        self._progress.count_sent(outcome, todo.file_id)
         if outcome.status is Status.FAILED:
             log.warning("%s failed: %s", todo, why_failed(outcome))
         if outcome.status is Status.INVALID and self._progress.files_held_back <= _MOST_NAMED:

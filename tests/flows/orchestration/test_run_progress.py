@@ -25,7 +25,7 @@ from flows.orchestration.progress_display import bar, show_lines
 from flows.orchestration.run_progress import Sampler, Snapshot, sentence
 from tasks.core.object_outcomes import ObjectOutcome, ObjectStatus
 from tasks.core.platform_state import PlatformState, Step
-from tasks.core.progress import OBJECTS, Progress
+from tasks.core.progress import OBJECTS, Found, Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
 from tests.far_side import Step as Asked
 from tests.flows.conftest import Plant
@@ -336,12 +336,12 @@ class Play:
 PLAYS = {
     "slow": Play(
         holding,
-        r"10 of 40 files done, 10 uploaded, 0 failed, [\d.]+ files/s, [\d.]+ MiB/s, about \d+ s left, "
-        r"20 of 20 slots in use",
+        r"10 of 40 files done, [\d.]+ of [\d.]+ KiB, 10 uploaded, 0 failed, [\d.]+ files/s, [\d.]+ MiB/s, "
+        r"about \d+ s left, 20 of 20 slots in use",
     ),
     "down": Play(
         partial(failing, Asked.PUT, status(503)),
-        rf"0 of 40 files done, 0 uploaded, 0 failed, \d+ of 20 slots in use, "
+        rf"0 of 40 files done, 0.0 of [\d.]+ KiB, 0 uploaded, 0 failed, \d+ of 20 slots in use, "
         rf"the object store has been down since {TIME} \(it answers 503\), {NEXT_TRY}",
     ),
     "throttling": Play(
@@ -459,14 +459,15 @@ def test_the_artifact_in_the_ui_says_the_same(
     looking.join()
     assert state.is_completed()
     assert told
-    assert descriptions() == ["40 of 40 files done, 40 uploaded, 0 failed"]
+    (last,) = descriptions()
+    assert re.fullmatch(r"40 of 40 files done, ([\d.]+) of \1 KiB, 40 uploaded, 0 failed", last)
 
 
 def test_a_run_of_ingest_speaks_of_objects() -> None:
     progress = Progress(nouns=OBJECTS, scanning=False)
-    progress.count_listed(3, 3)
+    progress.count_listed(Found(3, 3, 21, 21))
     for became in (ObjectStatus.REGISTERED, ObjectStatus.QUARANTINED, ObjectStatus.FAILED):
         progress.count_object(ObjectOutcome(status=became, size_bytes=7))
     said = sentence(Sampler(progress).counts())
-    assert said == "3 of 3 objects done, 1 registered, 1 failed, 1 held back"
+    assert said == "3 of 3 objects done, 21 of 21 bytes, 1 registered, 1 failed, 1 held back"
     assert progress.bytes_stored == 7
