@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from flows.cli.prefect_home import require_home
 from flows.cli.prefect_server import LAST_PORT, NO_TELEMETRY, Server
-from flows.orchestration.output_settings import as_variables
+from flows.orchestration.output_settings import as_variables_of_runs
 from flows.orchestration.standard_streams import Kind, current_output, say
 from tasks.core.errors import StoppedError, UsageError
 
@@ -27,7 +27,7 @@ def serve(port: int) -> None:
         raise UsageError(f"--port has to be a number from 1 to {LAST_PORT}. Nothing was started.")
     for name, value in NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
-    os.environ.update(as_variables(current_output()))  # of the runs, each in a process of its own
+    os.environ.update(as_variables_of_runs(current_output()))  # each is a process of its own
     url = os.environ.get("PREFECT_API_URL")
     if url:
         _serve_deployments(url)

@@ -32,6 +32,13 @@ class JsonRecords(logging.Handler):
         write_line(line)
 
 
+class JsonConsole(JsonRecords):
+    """For Prefect's own configuration of logging, in place of its console: of a process that it starts."""
+
+    def __init__(self, **_console: object) -> None:
+        super().__init__(logging.INFO)
+
+
 def _words(record: logging.LogRecord) -> str:
     """Its message; never a traceback, nor what another library says: both may quote a request or a path."""
     if record.name.partition(".")[0] not in _OURS:

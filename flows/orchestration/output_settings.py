@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from flows.orchestration.json_records import recorded_in_json
+from flows.orchestration.json_records import JsonConsole, recorded_in_json
 from flows.orchestration.standard_streams import Output, is_decided, saying
 
 _OPTIONS: Final = {"--quiet": "quiet", "--json-logs": "json_logs"}
@@ -42,6 +42,15 @@ def as_variables(output: Output) -> dict[str, str]:
     """The environment variables by which other processes say things in the same way."""
     values = {"QUIET": output.is_quiet, "JSON_LOGS": output.is_json}
     return {f"{_PREFIX}{name}": "true" for name, value in values.items() if value}
+
+
+def as_variables_of_runs(output: Output) -> dict[str, str]:
+    """The same for processes of Prefect's, which begin to log before a flow of ours does."""
+    console = f"{JsonConsole.__module__}.{JsonConsole.__qualname__}" if output.is_json else ""
+    of_prefect = {"CLASS": console, "LEVEL": "WARNING" if output.is_quiet else ""}
+    return as_variables(output) | {
+        f"PREFECT_LOGGING_HANDLERS_CONSOLE_{name}": value for name, value in of_prefect.items() if value
+    }
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, bool]:

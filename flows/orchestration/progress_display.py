@@ -3,6 +3,7 @@
 With --json-logs each such line is an object with counters, on a terminal, too; with --quiet there is none.
 """
 
+import os
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 FIRST_LINE_S: Final = 3.0
 LINE_EVERY_S: Final = 30.0
 _REDRAW_S: Final = 0.5
+_TYPEWRITERS: Final = frozenset({"dumb", "unknown"})  # terminals that draw over nothing
 _WIDEST: Final = 60  # of a bar
 
 
@@ -39,7 +41,7 @@ def showing(
     output = current_output()
     if output.is_quiet:
         return nullcontext()
-    is_drawn = sys.stderr.isatty() and not output.is_json
+    is_drawn = sys.stderr.isatty() and not output.is_json and os.environ.get("TERM") not in _TYPEWRITERS
     return running_beside(on_terminal if is_drawn else elsewhere, "progress")
 
 

@@ -108,8 +108,10 @@ class Progress:
         self._complete()
 
     def counters(self) -> dict[str, int]:
-        """The numbers alone, by name."""
-        return {name: getattr(self, name) for name in COUNTERS}
+        """The numbers alone, by name; and how many slots there are, and in use."""
+        platform = self.platform()
+        slots = (platform.slots, platform.slots_in_use) if platform else (0, 0)
+        return {name: getattr(self, name) for name in COUNTERS} | dict(zip(SLOTS, slots, strict=True))
 
     def _settle(self, row: int | None, status: str, size_bytes: int | None, *, is_stored: bool) -> None:
         left, left_bytes = self.files_listed - self.files_done, self.bytes_listed - self.bytes_done
@@ -149,3 +151,4 @@ class Progress:
 
 # What shards tell with each sign of life: what can be added up.
 COUNTERS: Final = tuple(each.name for each in fields(Progress) if each.type is int)
+SLOTS: Final = ("slots", "slots_in_use")

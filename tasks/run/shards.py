@@ -6,7 +6,7 @@ the merged report is what a single run would have written.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,8 @@ from tasks.core.concurrency_limit import summed
 from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
 from tasks.core.models import Balance, Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
-from tasks.core.progress import COUNTERS, Progress
+from tasks.core.platform_state import PlatformState
+from tasks.core.progress import COUNTERS, SLOTS, Progress
 from tasks.core.study_entries import StudyEntries
 from tasks.ledger.database import has_ledger
 from tasks.ledger.earlier_runs import Begins, begins
@@ -97,6 +98,7 @@ class Migration:
         for counter in COUNTERS:
             total = sum(each.progress.get(counter, 0) for each in standings)
             setattr(self._progress, counter, max(total, at_least.get(counter, 0)))
+        self._progress.platform = partial(_slots_of, [each.progress for each in standings if each.is_alive])
         return standings
 
     def finish(self, why: IngestError | None = None) -> Summary:
@@ -189,6 +191,12 @@ def shard_engine(settings: Settings, migration: str, shard_no: int, edges: Edges
         edges=edges,
         whole_report_dir=whole_report_dir,
     )
+
+
+def _slots_of(alive: Sequence[Mapping[str, int]]) -> PlatformState:
+    """Those of all shards that are at work, as each said with its last sign of life."""
+    slots, in_use = (sum(each.get(name, 0) for each in alive) for name in SLOTS)
+    return PlatformState(slots=slots, slots_in_use=in_use)
 
 
 def weigh(

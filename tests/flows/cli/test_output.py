@@ -9,15 +9,21 @@ import sys
 import threading
 import warnings
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.cli.__main__ import execute
-from flows.orchestration.json_records import recorded_in_json
-from flows.orchestration.output_settings import as_variables, output_of, saying_as_set
-from flows.orchestration.progress_display import display_progress, show_lines
+from flows.orchestration.json_records import JsonRecords, recorded_in_json
+from flows.orchestration.output_settings import (
+    as_variables,
+    as_variables_of_runs,
+    output_of,
+    saying_as_set,
+)
+from flows.orchestration.progress_display import display_progress, show_lines, showing
 from flows.orchestration.standard_streams import Kind, Output, current_output, is_decided, say, saying
 from tasks.core.errors import UsageError
 from tasks.core.platform_state import PlatformState
@@ -309,3 +315,33 @@ def test_a_run_under_prefect_says_nothing_else(study: Path, far_side: FarSide, p
     assert {"prefect.flow_runs", "prefect.task_runs"} <= loggers
     assert lines[-1]["by_status"] == {"uploaded": 3}
     assert any("embedded Prefect server" in line["message"] for line in lines)
+
+
+def test_processes_of_prefects_log_so_before_their_flow_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Prefect's own configuration of logging: `serve` hands it on."""
+    from prefect.logging.configuration import DEFAULT_LOGGING_SETTINGS_PATH, load_logging_config
+
+    assert as_variables_of_runs(Output()) == {}
+    for name, value in as_variables_of_runs(Output(is_quiet=True, is_json=True)).items():
+        monkeypatch.setenv(name, value)
+    console = load_logging_config(DEFAULT_LOGGING_SETTINGS_PATH)["handlers"]["console"]
+    assert console["level"] == "WARNING"
+    module, _, name = console["class"].rpartition(".")
+    handler = getattr(import_module(module), name)(stream=sys.stderr, styles=console["styles"])
+    assert isinstance(handler, JsonRecords)
+
+
+def test_a_terminal_that_draws_over_nothing_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TERM=dumb, as in an editor: a bar would be one more line each time."""
+    shown, drawn = threading.Event(), threading.Event()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for terminal, event in (("xterm", drawn), ("dumb", shown)):
+        monkeypatch.setenv("TERM", terminal)
+        with showing(lambda _ended: drawn.set(), lambda _ended: shown.set()):
+            assert event.wait(10)
+    monkeypatch.setenv("TERM", "xterm")
+    drawn.clear()
+    shown.clear()
+    with saying(Output(is_json=True)), showing(lambda _ended: drawn.set(), lambda _ended: shown.set()):
+        assert shown.wait(10), "JSON is said in lines, on a terminal, too"
+    assert not drawn.is_set()

@@ -30,6 +30,7 @@ from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
 from tests.far_side import Step as Asked
 from tests.flows.conftest import Plant
 
+MIB, GIB = 1024**2, 1024**3
 NOW = datetime(2026, 3, 1, 14, 0, 30, tzinfo=UTC)
 HALF = Snapshot(files_listed=2000, files_done=1000, files_stored=990, files_failed=2, now=NOW, now_s=500.0)
 MOVING = replace(HALF, files_per_s=5.0, bytes_per_s=2.5 * 1024 * 1024)
@@ -57,6 +58,25 @@ SENTENCES = [
     (
         replace(MOVING, files_done=2000),
         "2,000 of 2,000 files done, 990 uploaded, 2 failed, 5 files/s, 2.5 MiB/s",
+    ),
+    # Time left: of 1,000 small files 200 s, of 3 GiB at 5 MiB/s more, of 3 MiB less.
+    (
+        replace(MOVING, bytes_listed=4 * GIB, bytes_done=GIB, settled_bytes_per_s=5 * MIB),
+        (
+            "1,000 of 2,000 files done, 1.0 of 4.0 GiB, 990 uploaded, 2 failed, 5 files/s, 2.5 MiB/s, "
+            "about 11 min left"
+        ),
+    ),
+    (
+        replace(MOVING, bytes_listed=4 * MIB, bytes_done=MIB, settled_bytes_per_s=5 * MIB),
+        (
+            "1,000 of 2,000 files done, 1.0 of 4.0 MiB, 990 uploaded, 2 failed, 5 files/s, 2.5 MiB/s, "
+            "about 4 min left"
+        ),
+    ),
+    (
+        replace(HALF, bytes_listed=700, bytes_done=1),
+        "1,000 of 2,000 files done, 1 of 700 bytes, 990 uploaded, 2 failed",
     ),
     (
         replace(MOVING, scanning=True),
