@@ -7,6 +7,7 @@ from tasks.bucket_settings import BucketSettings
 from tasks.declaration import PREFIX, variables, without_effect
 from tasks.dicomweb_settings import DicomwebSettings
 from tasks.ingest_settings import IngestSettings
+from tasks.plan_settings import PlanSettings
 from tasks.postprocess_settings import ResultSettings
 from tasks.sandbox_settings import GatewaySettings, SandboxSettings
 from tasks.settings import (
@@ -28,7 +29,14 @@ _OF_PIPELINE: Final = (
     VerifySettings,
     ResultSettings,
 )
-_OF_COMMANDS: Final = (CommandSettings, DemoSettings, ManifestSettings, ServeSettings, SandboxSettings)
+_OF_COMMANDS: Final = (
+    CommandSettings,
+    DemoSettings,
+    ManifestSettings,
+    PlanSettings,
+    ServeSettings,
+    SandboxSettings,
+)
 KINDS: Final = (Settings, MigrationSettings, *_OF_PIPELINE, *_OF_COMMANDS, GatewaySettings)
 # HOME is of deployments/prefect.yaml.
 VARIABLES: Final = frozenset((*(name for kind in KINDS for name in variables(kind)), f"{PREFIX}HOME"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from tasks.core.allowed_hosts import why_not
+from tasks.core.escape import escape
 from tasks.core.models import ACCEPTABLE
 from tasks.core.platform_host import host_and_port
 from tasks.core.retry import BUDGETS
@@ -134,3 +135,14 @@ def is_header_for_keys(name: str) -> bool:
 def has_password(ledger: str) -> bool:
     """Whether a ledger's URL has a password in it, where other users of the machine could see it."""
     return not re.match(WITHOUT_SECRETS, ledger)
+
+
+def in_words(value: object) -> str:
+    """A value as a report has it; empty for one that says nothing."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return escape(", ".join(map(str, value)))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else escape(str(value))

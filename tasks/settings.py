@@ -22,6 +22,7 @@ from tasks.setting_values import (
     as_reasons,
     digest_of,
     has_password,
+    in_words,
     is_header_for_keys,
     known_kinds,
     no_secret,
@@ -354,6 +355,12 @@ class Settings(RunSettings, ReportSettings, TlsSettings, PlatformSettings):
         names = (each.name for each in declarations(Settings) if Use.SECRET not in each.setting.use)
         values = {name: getattr(self, name) for name in names}
         return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+    @property
+    def in_words(self) -> dict[str, str]:
+        """The options as text, without those that say nothing: no secret, and no place of one."""
+        options = (each.name for each in declarations(RunSettings) if Use.OPTION in each.setting.use)
+        return {name: said for name in options if (said := in_words(getattr(self, name)))}
 
 
 _PARTS: Final = "How many parts, of whole studies. More parts than workers even out their pace."

@@ -24,6 +24,7 @@ from tasks.core.object_outcomes import After, ObjectReason, ObjectStatus
 from tasks.core.object_rules import ObjectRule
 from tasks.core.problems import CURES
 from tasks.core.registration_rows import REGISTRATION_COLUMNS
+from tasks.core.remedies import REMEDIES, SIGNS
 from tasks.core.signs import InBucket, InRegistry, Retrieved, SafeToDelete, Sign
 from tasks.core.stow_answers import IN_BOTH, NOT_NAMED, WARNINGS
 from tasks.core.stow_profiles import OTHER, PROFILES, STANDARD
@@ -271,6 +272,17 @@ class TestTroubleshooting:
         """And none for what is no reason."""
         rows = table(section("### A row of the report"), "status", "reason")
         assert sorted(row[1].strip("`") for row in rows if row[1]) == sorted(set(Reason) - {Reason.NONE})
+
+    def test_says_of_a_row_what_the_page_and_the_log_say(self) -> None:
+        """They have one source."""
+        rows = table(section("### A row of the report"), "status", "reason")
+        documented = {(row[0].strip("`"), row[1].strip("`")): (row[3], row[4]) for row in rows}
+        assert documented == {key: (known.cause, known.action) for key, known in REMEDIES.items()}
+
+    def test_says_of_a_sign_what_the_page_says(self) -> None:
+        rows = table(section("## Verify"), "`sign`", "`verdict`")
+        documented = {row[0].strip("`"): (row[1], row[2]) for row in rows}
+        assert documented == {sign: (known.cause, known.action) for sign, known in SIGNS.items()}
 
     def test_has_every_flaw_of_a_file_beside_its_reason(self) -> None:
         """In the words of the row's `detail`, and with what to do in those of the log."""

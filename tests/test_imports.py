@@ -15,6 +15,7 @@ TASKS += [
     "known_settings",
     "ingest_settings",
     "verify_settings",
+    "plan_settings",
     "postprocess_settings",
     "settings",
     "sandbox_settings",

@@ -2,10 +2,17 @@
 
 from cyclopts import App
 
-from flows.cli import move_commands, pipeline_commands, report_commands, trial_commands, verify_command
+from flows.cli import (
+    move_commands,
+    pipeline_commands,
+    plan_command,
+    report_commands,
+    trial_commands,
+    verify_command,
+)
 from flows.cli.completion_commands import add_completion
 from flows.cli.examples import EXAMPLES, examples_of
-from flows.cli.help import EXIT_CODES_HELP, SETTINGS_HELP, VERIFY_HELP
+from flows.cli.help import EXIT_CODES_HELP, PLAN_HELP, SETTINGS_HELP, VERIFY_HELP
 
 
 def _version() -> str:
@@ -27,6 +34,7 @@ app.command(trial_commands.demo, help_epilogue="")
 app.command(trial_commands.sandbox, help_epilogue="")
 
 app.command(move_commands.manifest, help_epilogue="")
+app.command(plan_command.plan, help_epilogue=PLAN_HELP)
 app.command(move_commands.upload)
 app.command(move_commands.run)
 app.command(move_commands.migrate)

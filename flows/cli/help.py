@@ -21,6 +21,14 @@ side that was asked; 1: not; 2: the command or a setting is wrong, or the
 bucket has none of the keys; 3: of some it could not be known; 4: credentials
 refused; 130: interrupted, and nothing was written."""
 
+PLAN_HELP: Final = f"""\
+{SETTINGS_HELP}
+
+Exit code: that of a run, as far as it can be known. 0: nothing is in its way;
+1: some files would not be stored, a study would not be complete, or the disk
+is too small; 2: the run would not begin; 4: credentials are refused; 130:
+interrupted."""
+
 EXIT_CODES_HELP: Final = """\
 Exit codes: 0 every file is where it should be; 1 some are not, and the report
 says which and why; 2 the command, a setting or the manifest is wrong, or the
@@ -39,6 +47,7 @@ Try it out
 
 Move an archive
   manifest  write a manifest of an archive: one row per study directory
+  plan      what a run would find, what would fail, how long it takes
   upload    one file or directory at once, without Prefect
   run       the studies of a manifest, as a Prefect flow
   migrate   the same by many workers of a Prefect work pool, to one report

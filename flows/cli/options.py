@@ -6,8 +6,11 @@ from typing import Annotated, Any, Final, TypeVar
 
 from cyclopts import Group, Parameter
 
+from tasks.bucket_settings import BucketSettings
 from tasks.declaration import Declaration, Declared, Use, declarations
+from tasks.dicomweb_settings import DicomwebSettings
 from tasks.ingest_settings import IngestSettings
+from tasks.plan_settings import PlanSettings
 from tasks.sandbox_settings import SandboxSettings
 from tasks.settings import (
     AcceptSettings,
@@ -87,6 +90,11 @@ class LedgerOptions(Given):
 @_with_options(Settings, CommandSettings)
 class RunOptions(Given):
     """Options of what sends files."""
+
+
+@_with_options(Settings, BucketSettings, DicomwebSettings, PlanSettings, CommandSettings)
+class PlanOptions(Given):
+    """Options of what plans a run."""
 
 
 @_with_options(Settings, MigrationSettings, CommandSettings)

@@ -28,6 +28,7 @@ from tasks.core.models import Summary
 from tasks.core.progress import Progress
 from tasks.core.words import counted
 from tasks.report.reader import NotComplete, read_not_complete
+from tasks.report.report_page import REPORT_HTML
 
 log = logging.getLogger("dicom_ingest")
 
@@ -89,9 +90,15 @@ def markdown(summary: Summary, found: NotComplete, report_dir: Path) -> str:
         *(f"| {status} | {count:,} |" for status, count in summary.by_status.items()),
         "",
         f"The report is in `{report_dir.absolute()}` on the machine that ran it, under run {summary.run_id}.",
+        f"To look at, there: {page_link(report_dir)}.",
         *(f"- {problem}" for problem in summary.problems),
     ]
     return "\n".join(lines)
+
+
+def page_link(report_dir: Path) -> str:
+    """To the report's page, for a browser on the machine that has it; others see where it is."""
+    return f"[{REPORT_HTML}]({(report_dir.absolute() / REPORT_HTML).as_uri()})"
 
 
 def incomplete_studies(report_dir: Path) -> list[dict[str, Any]]:

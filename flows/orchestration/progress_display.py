@@ -75,8 +75,9 @@ def draw_until(ended: threading.Event, draw: Callable[[], "RenderableType"]) -> 
 
 def bar(seen: Snapshot, elapsed_s: float) -> "RenderableType":
     """The bar with how much of it is done and the time since the start, and below it the sentence."""
-    done, listed = seen.files_done, seen.files_listed
-    total = None if seen.scanning else max(1, listed)
+    done, total = seen.files_done, None if seen.scanning else max(1, seen.files_listed)
+    if seen.studies_listed:
+        done, total = seen.studies_done, seen.studies_listed
     return bar_with_words(done, total, elapsed_s, sentence(seen), is_bad=seen.files_failed > 0)
 
 

@@ -51,6 +51,9 @@ class Snapshot:
     bytes_listed: int = 0
     bytes_done: int = 0
     bytes_stored: int = 0
+    studies_listed: int = 0  # 0: not known before their files are
+    studies_done: int = 0
+    studies_per_s: float = 0.0
     scanning: bool = False
     nouns: Nouns = FILES
     waiting_for: str = ""
@@ -63,15 +66,20 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """By files or by bytes, whichever is later; None while nothing moves, or the platform is down."""
+        """By files, bytes or studies, whichever is later; None while that is not known."""
         is_down = self.platform is not None and self.platform.is_down
-        files = self.files_listed - self.files_done
-        if files <= 0 or not self.files_per_s or self.waiting_for or is_down:
+        studies = self.studies_listed - self.studies_done
+        left = (
+            (self.files_listed - self.files_done, self.files_per_s),
+            (self.bytes_listed - self.bytes_done, self.settled_bytes_per_s),
+            (studies, self.studies_per_s),
+        )
+        is_over = self.files_done >= self.files_listed and not studies
+        if is_over or not self.files_per_s or (studies and not self.studies_per_s):
             return None
-        by_files = files / self.files_per_s
-        if self.settled_bytes_per_s <= 0:
-            return by_files
-        return max(by_files, (self.bytes_listed - self.bytes_done) / self.settled_bytes_per_s)
+        if self.waiting_for or is_down:
+            return None
+        return max(count / per_s for count, per_s in left if per_s)
 
 
 class _Sample(NamedTuple):
@@ -79,6 +87,7 @@ class _Sample(NamedTuple):
     files: int
     bytes_stored: int
     bytes_settled: int
+    studies: int
 
 
 class Sampler:
@@ -110,6 +119,7 @@ class Sampler:
             files_per_s=(newest.files - oldest.files) / took_s if is_known else None,
             bytes_per_s=(newest.bytes_stored - oldest.bytes_stored) / took_s if is_known else 0.0,
             settled_bytes_per_s=settled_bytes / took_s if is_known else 0.0,
+            studies_per_s=(newest.studies - oldest.studies) / took_s if is_known else 0.0,
             platform=self._progress.platform(),
             now=self._now(),
             now_s=newest.at,
@@ -124,6 +134,8 @@ class Sampler:
             files_stored=progress.files_stored,
             files_failed=progress.files_failed,
             files_held_back=progress.files_held_back,
+            studies_listed=progress.studies_listed,
+            studies_done=progress.studies_done,
             bytes_listed=progress.bytes_listed,
             bytes_done=progress.bytes_done,
             bytes_stored=progress.bytes_stored,
@@ -133,7 +145,13 @@ class Sampler:
     def _sample(self) -> _Sample:
         """Takes one, keeps one a second, and forgets those from before the last minute."""
         progress = self._progress
-        newest = _Sample(self._clock(), progress.files_settled, progress.bytes_stored, progress.bytes_settled)
+        newest = _Sample(
+            self._clock(),
+            progress.files_settled,
+            progress.bytes_stored,
+            progress.bytes_settled,
+            progress.studies_done,
+        )
         samples = self.samples
         if samples and newest.files < samples[-1].files:  # a shard was started again, and counts anew
             samples.clear()
@@ -161,12 +179,16 @@ def in_counters(seen: Snapshot) -> dict[str, Any]:
         counters |= {"slots": seen.platform.slots, "slots_in_use": seen.platform.slots_in_use}
     if seen.platform and seen.platform.is_down:
         counters["platform_is_down"] = True
+    if seen.studies_listed:
+        counters |= {"studies_listed": seen.studies_listed, "studies_done": seen.studies_done}
     if seen.waiting_for:
         counters["waiting_for"] = seen.waiting_for
     return counters
 
 
 def _counts(seen: Snapshot) -> Iterator[str]:
+    if seen.studies_listed:
+        yield f"{seen.studies_done:,} of {counted(seen.studies_listed, 'study')}"
     yield f"{seen.files_done:,} of {counted(seen.files_listed, seen.nouns.item)} done"
     if seen.bytes_listed:
         yield of_bytes(seen.bytes_done, seen.bytes_listed)
@@ -187,12 +209,13 @@ def _pace(seen: Snapshot) -> Iterator[str]:
     yield f"{rate(seen.files_per_s)} {seen.nouns.item}s/s"
     yield f"{seen.bytes_per_s / _MIB:,.1f} MiB/s"
     if (left_s := seen.seconds_left) is not None:
-        yield f"{'at least' if seen.scanning else 'about'} {duration(left_s)} left"
+        is_less = seen.scanning and not seen.studies_listed
+        yield f"{'at least' if is_less else 'about'} {duration(left_s)} left"
 
 
 def _platform(seen: Snapshot, platform: PlatformState) -> Iterator[str]:
     if platform.slots:
-        yield f"{platform.slots_in_use} of {counted(platform.slots, 'slot')} in use"
+        yield f"{platform.slots_in_use} of {counted(platform.slots, seen.nouns.slot)} in use"
     if platform.throttled_since is not None and not platform.is_down:
         since = f"the platform has been throttling since {_time(seen, platform.throttled_since)}"
         fewer = f": slots reduced from {platform.slots} to {platform.slots - platform.slots_withheld}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
+from flows.orchestration.artifacts import page_link
 from flows.orchestration.progress_display import (
     FIRST_LINE_S,
     LINE_EVERY_S,
@@ -195,6 +196,7 @@ def markdown(found: Verification, report_dir: Path) -> str:
         *("| sign | instances |", "| --- | ---: |", *rows, ""),
         *("| safe to delete | studies |", "| --- | ---: |", *safe, ""),
         f"What was found is in `{report_dir.absolute()}` on the machine that ran it, of run {found.run_id}.",
+        f"To look at, there: {page_link(report_dir)}.",
         *(f"- {problem}" for problem in found.problems),
     ]
     return "\n".join(text)

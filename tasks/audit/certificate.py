@@ -31,6 +31,7 @@ from tasks.report.registration_report import (
     WrittenRegistration,
 )
 from tasks.report.regular_file import read_regular
+from tasks.report.report_page import REPORT_HTML, digest_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -58,9 +59,11 @@ def write_certificate(
 
     It has the digests of what was `written`, whatever lies in the directory by now, and where the trail ends:
     its lines, the hash of the last, its size. `unvouched`: for so many files no checksum of the store's does.
+    `digest`: by which the report's page names it.
     """
     facts: dict[str, Any] = {name: getattr(written.summary, name) for name in (*_RUN, *_SUMMED, *_TIMED)}
     facts["unvouched"] = written.unvouched
+    facts["digest"] = digest_of(written.sha256)
     facts["sha256"] = written.sha256
     _write(report_dir, CERTIFICATE_JSON, facts, chain, trail_bytes, key)
 
@@ -89,12 +92,12 @@ def write_verification_certificate(
 ) -> None:
     """The same of a verification, beside the report that it is of: with the digests of what it wrote.
 
-    It wrote studies.csv anew: what the report's own certificate says of that file is what is superseded.
+    It wrote studies.csv and the page anew: what the report's own certificate says of them is superseded.
     """
     report = read_certificate(report_dir)
-    before = report.sha256.get(STUDIES_CSV, "") if report else ""
-    superseded = {"supersedes": {STUDIES_CSV: before}}
-    found = facts | superseded | {"sha256": sha256}
+    before = report.sha256 if report else {}
+    superseded = {"supersedes": {name: before.get(name, "") for name in (STUDIES_CSV, REPORT_HTML)}}
+    found = facts | superseded | {"digest": digest_of(sha256), "sha256": sha256}
     _write(report_dir, VERIFICATION_CERTIFICATE_JSON, found, chain, trail_bytes, key)
 
 
@@ -159,6 +162,7 @@ class Certificate:
     lines: int
     head: str
     trail_bytes: int  # where the trail's line ends; 0: an earlier version did not say
+    digest: str = ""  # by which the report's page names it; empty: an earlier version wrote no page
 
 
 def read_certificate(report_dir: Path, name: str = CERTIFICATE_JSON) -> Certificate | None:
@@ -174,6 +178,7 @@ def read_certificate(report_dir: Path, name: str = CERTIFICATE_JSON) -> Certific
             int(audit["lines"]),
             audit["head"],
             int(audit.get("bytes", 0)),
+            str(facts.get("digest", "")),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return None

@@ -13,6 +13,7 @@ from tasks.report.directory import (
     VERIFICATION_CERTIFICATE_SIG,
 )
 from tasks.report.regular_file import sha256_of
+from tasks.report.report_page import REPORT_HTML
 
 
 def check_verification(audited: Audited, verified: Mapping[str, str]) -> None:
@@ -38,7 +39,7 @@ def check_verification(audited: Audited, verified: Mapping[str, str]) -> None:
             f"{VERIFICATION_CERTIFICATE_JSON} is of an earlier verification: the last one did not end. "
             "Verify the report again."
         )
-    for name in sorted({*verified, *there} - {*own, STUDIES_CSV}):
+    for name in sorted({*verified, *there} - {*own, STUDIES_CSV, REPORT_HTML}):
         try:
             sha256 = sha256_of(directory / name)
         except OSError as error:

@@ -8,21 +8,28 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any, Final
 
+from tasks.audit.certificate import read_certificate
 from tasks.comparison.instance_table import InstanceTable
 from tasks.comparison.study_verdicts import StudyVerdict
 from tasks.core.escape import escape, unescape
+from tasks.core.models import Summary
 from tasks.core.signs import InRegistry, Sides, Sign, sign_of, verdict
 from tasks.core.verification_totals import Verification
 from tasks.report.directory import (
+    CERTIFICATE_JSON,
     REPAIR_KEYS_TXT,
     REPAIR_MANIFEST_CSV,
     STUDIES_CSV,
+    VERIFICATION_CERTIFICATE_JSON,
     VERIFICATION_CSV,
     VERIFICATION_JSON,
     Drafts,
 )
+from tasks.report.page_rows import PageRows
+from tasks.report.report_page import REPORT_HTML, Certified, PageFacts, write_report_page
 from tasks.report.studies_csv import StudiesCsv
 
 VERIFICATION_COLUMNS: Final = (
@@ -96,6 +103,17 @@ def write_summary(drafts: Drafts, verification: Verification) -> None:
     """verification.json."""
     with drafts.draft(VERIFICATION_JSON) as file:
         file.write(json.dumps(asdict(verification), indent=2).encode() + b"\n")
+
+
+def write_verified_page(
+    drafts: Drafts, report_dir: Path, summary: Summary, rows: PageRows, found: Verification
+) -> None:
+    """report.html anew, with what was found. Last, for it has the digests of the others."""
+    ours = Certified(VERIFICATION_CERTIFICATE_JSON, dict(drafts.sha256))
+    run = read_certificate(report_dir)
+    others = [Certified(CERTIFICATE_JSON, run.sha256, run.digest)] if run else []
+    with drafts.draft(REPORT_HTML) as file:
+        write_report_page(file, PageFacts(report_dir, summary, rows, [ours, *others], found))
 
 
 def _instance_rows(table: InstanceTable) -> Iterator[list[Any]]:

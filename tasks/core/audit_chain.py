@@ -37,13 +37,14 @@ class Event(StrEnum):
     NOT_REGISTERED = "not_registered"  # why it is not
     MOVED = "moved"  # the object with a key, to another
     INGEST_ENDED = "ingest_ended"
+    PLANNED = "planned"  # by `plan`: the key of the URL that it asked for, to which nothing is sent
     VERIFIED = "verified"  # a report, against bucket and registry: what was found
     LINE_CUT = "line_cut"  # a crash had torn the last line, and it was cut off
 
 
 STARTS: Final = (Event.RUN_STARTED, Event.INGEST_STARTED)
 ENDS: Final = (Event.RUN_ENDED, Event.REPORT_WRITTEN, Event.INGEST_ENDED)  # nothing of a run follows them
-_ANYWHERE: Final = (Event.VERIFIED, Event.LINE_CUT)  # between runs, too
+_ANYWHERE: Final = (Event.PLANNED, Event.VERIFIED, Event.LINE_CUT)  # between runs, too
 
 
 @dataclass(slots=True)

@@ -300,6 +300,9 @@ class RunFacts:
     root: str = ""  # absolute, escaped; empty: none was given
     touched: int = 0  # files that were read for their ctime alone
     gone: int = 0  # stored files that the run before listed
+    forecast: dict[str, Any] = field(default_factory=dict)  # what `plan` said of the same manifest
+    settings: dict[str, str] = field(default_factory=dict)  # the options, as text; no secret
+    versions: dict[str, str] = field(default_factory=dict)  # of the software that did the run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,3 +332,5 @@ class Summary:
     unused_keys: list[str] = field(default_factory=list)  # issued at the start; nothing was sent to them
     accepted: int = 0  # rows that a person accepted: no reason for exit code 1
     forecast: dict[str, Any] = field(default_factory=dict)  # what `plan` said of it; empty: nobody had asked
+    settings: dict[str, str] = field(default_factory=dict)  # the run's options, as text; no secret
+    versions: dict[str, str] = field(default_factory=dict)  # of the software that did the run

@@ -6,16 +6,13 @@ from typing import Final, NamedTuple
 from tasks.core.api_answers import WRONG_SHAPES, what_is_wrong
 from tasks.core.errors import FaultKind
 from tasks.core.models import ACCEPTABLE, ZEROS, Outcome, Proof, Reason, RunFacts, Status
+from tasks.core.remedies import REMEDIES
 from tasks.core.store_answers import advice
 from tasks.core.words import counted
 
 # What to do with a file that is held back.
-CURES: Final = {
-    Reason.NO_PREAMBLE: "export it again, or write a preamble with a DICOM tool, or --accept no_preamble",
-    Reason.TRUNCATED: "copy it again from its source, or --accept truncated",
-    Reason.NO_UID: "export it again",
-    Reason.MALFORMED: "export it again, or --accept malformed",
-}
+_HELD_BACK: Final = (Reason.NO_PREAMBLE, Reason.TRUNCATED, Reason.NO_UID, Reason.MALFORMED)
+CURES: Final = {reason: REMEDIES[Status.INVALID, reason].action.replace("`", "") for reason in _HELD_BACK}
 _ADVISED: Final = frozenset(
     {Reason.REFUSED, Reason.INTEGRITY, Reason.EXPIRED, Reason.THROTTLED, Reason.NETWORK, Reason.SERVER}
 )
@@ -32,9 +29,13 @@ def why_failed(outcome: Outcome) -> str:
     answer = f"{outcome.reason}, HTTP {outcome.http_status or '-'} {outcome.detail}".rstrip()
     if outcome.detail in WRONG_SHAPES:
         return f"{answer}; {what_is_wrong(outcome.detail)}"
-    if outcome.reason not in _ADVISED or outcome.detail == "ledger":
-        return answer
-    return f"{answer}. {advice(outcome.detail, FaultKind(outcome.reason))}"
+    cure = advice_on(outcome.reason, outcome.detail)
+    return f"{answer}. {cure}" if cure else answer
+
+
+def advice_on(reason: str, detail: str) -> str:
+    """What to do about a failure with this `detail`; empty where the reason says all."""
+    return advice(detail, FaultKind(reason)) if reason in _ADVISED and detail != "ledger" else ""
 
 
 class Verdict(NamedTuple):

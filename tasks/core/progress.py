@@ -18,13 +18,15 @@ def _unknown() -> PlatformState | None:
 
 
 class Nouns(NamedTuple):
-    """What a run counts, and what becomes of it when it works."""
+    """What a run counts, what becomes of it when it works, and by how many it is done at once."""
 
     item: str = "file"
     stored: str = "uploaded"
+    slot: str = "slot"
 
 
 FILES: Final = Nouns()
+PLANNED: Final = Nouns(stored="to upload", slot="reader")
 OBJECTS: Final = Nouns("object", "registered")
 
 
@@ -73,6 +75,8 @@ class Progress:
     bytes_done: int = 0  # never more than are listed; all of them once all files are done
     bytes_settled: int = 0  # by who sends
     bytes_stored: int = 0
+    studies_listed: int = 0  # where all are known before their files are; else 0
+    studies_done: int = 0
     scanning: bool = True
     nouns: Nouns = FILES
     waiting_for: str = ""  # what keeps the run from sending, in words, such as "upload slots"
@@ -106,6 +110,18 @@ class Progress:
         self.files_done += 1
         self.files_listed = max(self.files_listed, self.files_done)
         self._complete()
+
+    def count_planned(self, status: Status, files: int, size_bytes: int) -> None:
+        """So many more files of which a run would say so."""
+        self.files_done += files
+        self.files_settled += files
+        self.bytes_done += size_bytes
+        self.bytes_settled += size_bytes
+        self._count_bad(status, files)
+        self.files_held_back += files if status in _NEVER_TRIED else 0
+        if status is Status.UPLOADED:
+            self.files_stored += files
+            self.bytes_stored += size_bytes
 
     def counters(self) -> dict[str, int]:
         """The numbers alone, by name; and how many slots there are, and in use."""
@@ -150,5 +166,7 @@ class Progress:
 
 
 # What shards tell with each sign of life: what can be added up.
-COUNTERS: Final = tuple(each.name for each in fields(Progress) if each.type is int)
+COUNTERS: Final = tuple(
+    each.name for each in fields(Progress) if each.type is int and not each.name.startswith("studies")
+)
 SLOTS: Final = ("slots", "slots_in_use")

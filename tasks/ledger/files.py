@@ -5,7 +5,6 @@ and `settle` take all requests that share a commit, and answer each.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Final
 
@@ -13,7 +12,6 @@ import sqlalchemy as sa
 
 from tasks.core.escape import escape, unescape
 from tasks.core.models import (
-    EXIT_ONE,
     Digests,
     Header,
     Listed,
@@ -23,8 +21,7 @@ from tasks.core.models import (
     Todo,
     Unwalked,
 )
-from tasks.core.plan import Enrolled, Known, Rules, Standing, standing
-from tasks.core.progress import Found, is_bad
+from tasks.core.plan import Enrolled, Finding, Known, Rules, Standing, standing
 from tasks.ledger.claims import Claims
 from tasks.ledger.database import execute_many, fetch
 from tasks.ledger.file_requests import Issuing, Settling
@@ -84,11 +81,11 @@ _NO_DIGESTS: Final = Digests("")
 
 _is_stored = file.c.status.in_(_STORED_BY)
 # What is stored of a path, of which its row may say otherwise since: in the order of StoredContent.
-_STORED_CONTENT: Final = tuple(
+STORED_CONTENT: Final = tuple(
     sa.case((_is_stored, file.c[name]), else_=stored_file.c[name])
     for name in ("status", "sha256", "sop_instance_uid", "size_bytes", "mtime_ns")
 )
-_IS_LOST: Final = sa.case(
+IS_LOST: Final = sa.case(
     (_is_stored, is_lost(file)), else_=sa.func.coalesce(is_lost(stored_file), sa.false())
 )
 _UNOPENED: Final = ("at", "by", "new_status", "new_reason", "is_file")
@@ -114,8 +111,8 @@ class Files:
                 listing.c.study_no,
                 listing.c.file_no,
                 file.c.path,
-                *_STORED_CONTENT,
-                _IS_LOST,
+                *STORED_CONTENT,
+                IS_LOST,
             )
             .join(file, file.c.file_id == listing.c.file_id)
             .outerjoin(stored_file, stored_file.c.file_id == listing.c.file_id)
@@ -129,7 +126,7 @@ class Files:
             if not page:
                 return
             for row in page:
-                stored = _stored_content(*row[4:])
+                stored = stored_content(*row[4:])
                 yield Todo(row.file_id, row.study_no, row.file_no, unescape(row.path), stored)
             after = (batch_no, page[-1].study_no, page[-1].file_no)
 
@@ -175,11 +172,11 @@ class Files:
     ) -> Enrolled:
         """Adds rows of the scan to the report."""
         known = self._known_or_new(db, [_kept_path(row) for row in rows])
-        listed, unopened, ctimes, touched, found = [], [], [], 0, _Finding()
+        listed, unopened, ctimes, touched, found = [], [], [], 0, Finding()
         for row, its in zip(rows, known, strict=True):
             settled, verdict, is_touched = _before_opening(row, its, rules)
             touched += is_touched
-            found.count(row, its, verdict, is_to_do=not settled)
+            found.count(row, its, verdict[0] if verdict else None, is_to_do=not settled)
             listed.append(
                 {
                     "run_id": self._scope.run_id,
@@ -315,34 +312,8 @@ class Files:
         yield from self._claims.unclaiming(request)
 
 
-@dataclass(slots=True)
-class _Finding:
-    """What rows of the scan come to, for a progress."""
-
-    to_do: int = 0
-    size_bytes: int = 0
-    to_do_bytes: int = 0
-    held_back: int = 0
-    again: dict[int, str] = field(default_factory=dict)
-
-    def count(
-        self, row: Listed | Unwalked, its: Known, verdict: tuple[Status, Reason] | None, *, is_to_do: bool
-    ) -> None:
-        size = row.size_bytes if isinstance(row, Listed) else 0
-        self.size_bytes += size
-        if is_to_do:
-            self.to_do += 1
-            self.to_do_bytes += size
-            if is_bad(its.status):
-                self.again[its.file_id] = its.status
-        elif verdict and verdict[0] in EXIT_ONE:
-            self.held_back += 1
-
-    def found(self, files: int) -> Found:
-        return Found(files, self.to_do, self.size_bytes, self.to_do_bytes, self.held_back, self.again)
-
-
-def _stored_content(status: str | None, *content: Any) -> StoredContent | None:
+def stored_content(status: str | None, *content: Any) -> StoredContent | None:
+    """What is stored of a path, of the columns STORED_CONTENT and IS_LOST; None when nothing is."""
     if not status:
         return None
     sha256, uid, size_bytes, mtime_ns, is_lost = content

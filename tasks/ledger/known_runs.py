@@ -95,7 +95,7 @@ def _reading(
 ) -> _Read | None:
     """What `read` gives; None when there is no database."""
     file = sqlite_file(url)
-    engine = _read_only(file) if file else connect(url)
+    engine = read_only(file) if file else connect(url)
     if engine is None:
         return None
 
@@ -139,7 +139,8 @@ def _has_issued(db: sa.Connection, run_id: str) -> bool:
     return bool(db.scalar(sa.select(its)))
 
 
-def _read_only(path: Path) -> sa.Engine | None:
+def read_only(path: Path) -> sa.Engine | None:
+    """A SQLite file's engine that writes nothing; None when there is no file."""
     if not path.is_file():
         return None
     # As a reader of a database in WAL mode SQLite would make files beside it, and leave them there.

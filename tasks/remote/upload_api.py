@@ -130,6 +130,21 @@ class UploadClient:
         evidence = Evidence.of(answer.headers)
         return Stored(answer.status, etag if etag.isprintable() else "", evidence, "Content-MD5" in headers)
 
+    @property
+    def clock_skew_s(self) -> float:
+        """The API's clock less ours, as of the last URL; 0 when it shows none."""
+        return self._skew_s
+
+    async def try_host(self, url: PresignedUrl) -> int:
+        """The status with which a URL's host answers a question after its root: neither key nor signature.
+
+        Name, proxy, TCP and TLS are as they will be for a PUT. Raises Fault when there is no answer.
+        """
+        scheme, host, port = url.origin
+        allow_private = self._allow_private or is_named(host, self._storage_hosts)
+        request = Request("HEAD", f"{scheme}://{host}:{port}/", allow_private=allow_private)
+        return (await self._engine.send(request)).status
+
     async def _put(
         self, to: PresignedUrl, send: Callable[[str, Origin], Coroutine[Any, Any, Answer]]
     ) -> Answer:

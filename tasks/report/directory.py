@@ -13,11 +13,13 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Final, cast
 
+from tasks.core.completeness import StudyResult
 from tasks.core.errors import StoppedError
 from tasks.core.models import Proof, RunFacts, StudyEntry, Summary
 from tasks.core.report_columns import ReportRow
 from tasks.ledger.private_files import read_private, require_directory_of_ours, require_ours
 from tasks.report.hashing_file import HashingFile
+from tasks.report.report_page import REPORT_HTML, Certified, PageFacts, page_rows, write_report_page
 from tasks.report.studies_csv import StudiesCsv
 from tasks.report.tables import Totals, summary, write_rows
 
@@ -26,7 +28,7 @@ REPORT_PARQUET: Final = "report.parquet"
 STUDIES_CSV: Final = "studies.csv"
 SUMMARY_JSON: Final = "summary.json"
 # The summary last: with it a report is whole.
-FILES: Final = (REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, SUMMARY_JSON)
+FILES: Final = (REPORT_CSV, REPORT_PARQUET, STUDIES_CSV, REPORT_HTML, SUMMARY_JSON)
 
 # What `verify` finds, beside the report that it is of; it writes studies.csv anew, too.
 VERIFICATION_CSV: Final = "verification.csv"
@@ -181,12 +183,21 @@ def _write_drafts(
     draft = partial(_hashed_draft, report_dir, sha256)
     carried = dict.fromkeys(name for study in studies for name, _ in study.extra)
     with draft(REPORT_CSV) as csv_file, draft(REPORT_PARQUET) as parquet_file, draft(STUDIES_CSV) as file:
-        totals = Totals(studies, overlaps, StudiesCsv(file, carried).add)
-        write_rows(csv_file, parquet_file, rows, totals)
+        csv, page = StudiesCsv(file, carried), page_rows(run)
+
+        def tell(study: StudyResult) -> None:
+            csv.add(study)
+            page.add_study(study)
+
+        totals = Totals(studies, overlaps, tell)
+        write_rows(csv_file, parquet_file, rows, totals, page.add)
         totals.close()
     in_numbers = summary(run, totals)
     with draft(SUMMARY_JSON) as file:
         file.write(json.dumps(asdict(in_numbers), indent=2).encode() + b"\n")
+    with draft(REPORT_HTML) as file:  # last, for it has the others' digests
+        certified = Certified(CERTIFICATE_JSON, dict(sha256))
+        write_report_page(file, PageFacts(report_dir, in_numbers, page, [certified]))
     return Written(in_numbers, sha256, totals.proofs[Proof.NOTHING])
 
 

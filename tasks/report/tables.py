@@ -46,9 +46,15 @@ _GROUPS: Final = 256  # from so many on they grow
 
 
 def write_rows(
-    csv_file: IO[bytes], parquet_file: IO[bytes], rows: Iterable[ReportRow], totals: "Totals"
+    csv_file: IO[bytes],
+    parquet_file: IO[bytes],
+    rows: Iterable[ReportRow],
+    totals: "Totals",
+    also: Callable[[_Columns], None] = lambda _: None,
 ) -> None:
     """Writes report.csv and report.parquet; the rows, sorted by study_no, are counted in `totals`.
+
+    `also` is given them as well, column by column, with `started_ns` and `finished_ns`.
 
     Parquet is read off the CSV's own bytes: quicker than from Python's objects, and the two must agree.
     """
@@ -60,17 +66,18 @@ def write_rows(
     types = arrow_csv.ConvertOptions(column_types=schema, null_values=[""], strings_can_be_null=False)
     csv_file.write(_csv([REPORT_COLUMNS]))
     with parquet.ParquetWriter(parquet_file, schema, compression="zstd") as writer:
-        for text in _grouped(_texts(rows, totals)):
+        for text in _grouped(_texts(rows, totals, also)):
             csv_file.write(text)
             writer.write_table(arrow_csv.read_csv(io.BytesIO(text), names, convert_options=types))
 
 
-def _texts(rows: Iterable[ReportRow], totals: "Totals") -> Iterator[bytes]:
+def _texts(rows: Iterable[ReportRow], totals: "Totals", also: Callable[[_Columns], None]) -> Iterator[bytes]:
     """The rows as CSV, some at a time: as objects they take ten times as much."""
     source = iter(rows)
     while chunk := list(islice(source, _CHUNK_ROWS)):
         columns = _columns(chunk)
         totals.add(columns)
+        also(columns)
         yield _csv(zip(*(columns[name] for name in REPORT_COLUMNS), strict=True))
 
 
@@ -98,6 +105,7 @@ def _columns(chunk: Sequence[ReportRow]) -> _Columns:
             columns[name] = _escaped(columns[name])
         elif column.kind is Kind.TIME:
             columns[name] = [iso(ns) for ns in columns[name]]
+    columns["started_ns"], columns["finished_ns"] = started, finished
     return columns
 
 
@@ -236,7 +244,23 @@ def summary(run: RunFacts, totals: Totals) -> Summary:
             *run_problems(run),
         ],
         unused_keys=list(run.unused_keys),
+        forecast=_forecast_and_result(run, totals, wall_s),
+        settings=dict(run.settings),
+        versions=dict(run.versions),
     )
+
+
+def _forecast_and_result(run: RunFacts, totals: Totals, wall_s: float) -> dict[str, Any]:
+    """What `plan` said, and beside it under the same names what came of it; empty when nobody had asked."""
+    if not run.forecast:
+        return {}
+    result = {
+        "duration_s": round(wall_s, 3),
+        "ends_at": iso(run.finished_ns),
+        "files": totals.by_status[Status.UPLOADED],
+        "bytes": totals.uploaded_bytes,
+    }
+    return {**run.forecast, "result": result}
 
 
 def rate(count: int, wall_s: float) -> float:

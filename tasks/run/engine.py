@@ -39,7 +39,7 @@ from tasks.run import edges as all_edges
 from tasks.run.early_end import early_end
 from tasks.run.edges import Edges
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer, target_of
-from tasks.run.records import keep_unused, open_records
+from tasks.run.records import keep_unused, open_records, versions
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
 from tasks.source.gone_files import with_gone
@@ -141,7 +141,7 @@ class Engine:
 
     def plan(self, chunks: Iterator[Chunk]) -> Iterator[int]:
         """Decides what is to do; yields the number of each batch with files to send, once it is full."""
-        rules = _rules(self.settings, self._started_ns)
+        rules = rules_of(self.settings, self._started_ns)
         batch_no, todo = 1, 0
         for rows, scanned in chunks:
             enrolled = self._ledger.enrol(batch_no, rows, scanned, rules)
@@ -201,6 +201,8 @@ class Engine:
             stopped_exit_code=why.exit_code if why else None,
             touched=self._touched,
             gone=0 if isinstance(self._scan, OneFile) else self._ledger.left.count_gone(),
+            settings=self.settings.in_words,
+            versions=versions(),
         )
         self._ledger.end(facts)
         return facts
@@ -348,7 +350,8 @@ def problems_of(ownership: Ownership) -> list[str]:
     return problems
 
 
-def _rules(settings: Settings, now_ns: int) -> Rules:
+def rules_of(settings: Settings, now_ns: int) -> Rules:
+    """Which files a run that begins now leaves alone."""
     rules = Rules(settings.rehash, trust_ctime=settings.trust_ctime)
     if not settings.min_age:
         return rules

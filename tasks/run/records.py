@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Final
 
 from tasks.audit.certificate import signing_key, write_certificate
@@ -21,11 +22,13 @@ from tasks.ledger.ledger import Ledger
 from tasks.ledger.platforms import require_same_platform
 from tasks.ledger.private_files import why_exposed
 from tasks.report.directory import REPORT_CSV, require_report_files, write_report
+from tasks.report.plan_file import read_forecast
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, open_trail
 from tasks.settings import ReportSettings, Settings
 
 log = logging.getLogger("dicom_ingest")
 
+_NAMED_VERSIONS: Final = ("pycurl", "SQLAlchemy")
 _KEYS_AT_ONCE: Final = 1000  # that are looked up
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Records:
         """The report, the trail's last line, and the certificate over both."""
         ledger, trail = self.ledger, self.trail
         facts = replace(ledger.with_target(facts), unused_keys=ledger.unused_keys())
+        facts = replace(facts, forecast=read_forecast(report_dir, facts.manifest_sha256))
         written = write_report(report_dir, facts, ledger.studies(), ledger.overlaps(), ledger.report_rows())
         summary = written.summary
         trail.record(
@@ -103,6 +107,15 @@ def open_records(
     for problem in problems:
         log.warning(problem)
     return Records(trail, ledger, key, anew, first, problems)
+
+
+def versions() -> dict[str, str]:
+    """Of the software that does a run."""
+    return {
+        "dicom-ingest": version("dicom-ingest"),
+        "Python": python_version(),
+        **{name: version(name) for name in _NAMED_VERSIONS},
+    }
 
 
 def exposures(settings: ReportSettings) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
 from tasks.run.engine import Engine, problems_of
 from tasks.run.preflight import first_answer, target_of
-from tasks.run.records import keep_unused, open_records
+from tasks.run.records import keep_unused, open_records, versions
 from tasks.settings import Settings
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, decided_ownership, survey, walk_study
@@ -133,6 +133,8 @@ class Migration:
             stopped_exit_code=_exit_code(why, codes),
             touched=sum(facts.touched for facts in ended),
             gone=sum(facts.gone for facts in ended),
+            settings=self.settings.in_words,
+            versions=versions(),
         )
 
     def _course(self, facts: RunFacts) -> list[tuple[float, int]]:

@@ -37,6 +37,7 @@ from tasks.comparison.verification_files import (
     write_keys,
     write_studies,
     write_summary,
+    write_verified_page,
 )
 from tasks.core.audit_chain import Event
 from tasks.core.comparison_progress import ComparisonProgress
@@ -60,6 +61,7 @@ from tasks.report.directory import (
 )
 from tasks.report.reader import opened_studies, read_cells, read_registration, read_summary
 from tasks.report.studies_csv import WrittenStudy
+from tasks.report.verified_rows import verified_rows
 from tasks.run.preflight import known_beside
 from tasks.run.sides import OpenBucket, OpenRegistry, opened_bucket, opened_registry
 from tasks.setting_values import host_of, registry_of
@@ -238,15 +240,18 @@ class _Work:
             self.problems.append(f"Keys that can be no line of {REPAIR_KEYS_TXT}: {left_out:,}.")
         safe: Counter[str] = Counter({str(each): 0 for each in SafeToDelete})
         self.progress.begin("studies", self.summary.studies)
+        page = verified_rows(self.settings.report_dir, self.summary)
         with opened_studies(self.settings.report_dir) as studies:
             verdicts = self._verdicts(studies.rows)
             asked = bool(self.settings.dicomweb_url)
             lacking = self.table.lacking_studies()
             for each in write_studies(written, studies.carried, verdicts, lacking, registry_asked=asked):
                 safe[each.safe] += 1
+                page.add_verified_study(each.written(registry_asked=asked).cells)
                 self.progress.count()
         found = self._found(safe, to_register)
         write_summary(written, found)
+        write_verified_page(written, self.settings.report_dir, self.summary, page, found)
         return found
 
     def _verdicts(self, studies: Iterator[WrittenStudy]) -> Iterator[StudyVerdict]:

@@ -23,7 +23,7 @@ from tasks.source.study_directories import StudyDir
 
 # Files a second where each is there after 10 ms: 4 readers 320, 8 of them 620, 16 of them 960. On a disk that
 # answers at once more than 4 gain nothing, and lose nothing.
-_READERS: Final = 16
+READERS: Final = 16
 _AHEAD: Final = 64  # files, and ends of studies, that are asked for and not counted yet
 _STACK_BYTES: Final = 1 << 20  # of a reader, where 8 MiB are usual: they are not deep
 _LOOK_UP_S: Final = 0.5  # Ctrl-C ends the wait at the latest then: see tasks/run/engine.py
@@ -61,7 +61,7 @@ class Counts:
 
 
 ReadHeader: TypeAlias = Callable[[str], Examined]
-_Reply: TypeAlias = "SimpleQueue[Examined | Exception]"
+Reply: TypeAlias = "SimpleQueue[Examined | Exception]"
 
 
 def expectations(
@@ -78,7 +78,7 @@ def expectations(
     `accepted`: reasons for which a file that would be held back is sent all the same.
     """
     tally = _Tally(counts, accepted)
-    with _readers(read) as ask:
+    with header_readers(read) as ask:
         for part in _ahead(_parts(study_dirs, real_roots, is_own, ask), _AHEAD):
             if isinstance(part, StudyDir):
                 yield part, tally.expected()
@@ -87,7 +87,7 @@ def expectations(
             elif isinstance(part, Unwalked):
                 counts.unreadable += 1
             else:
-                tally.add(_answer(part))
+                tally.add(await_answer(part))
 
 
 class _Tally:
@@ -134,8 +134,8 @@ def _parts(
     study_dirs: Iterable[StudyDir],
     real_roots: Sequence[str],
     is_own: Callable[[str], bool],
-    ask: Callable[[str], _Reply],
-) -> Iterator["_Reply | Unwalked | StudyDir"]:
+    ask: Callable[[str], Reply],
+) -> Iterator["Reply | Unwalked | StudyDir"]:
     """For each file the reply to come, for what can't be walked its row; after all of a study, the study."""
     for study_dir in study_dirs:
         for row in walk_study(StudyEntry(_STUDY_NO, study_dir.path), _ownership(study_dir, real_roots)):
@@ -173,12 +173,12 @@ def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
 
 
 @contextmanager
-def _readers(read: ReadHeader) -> Iterator[Callable[[str], _Reply]]:
+def header_readers(read: ReadHeader) -> Iterator[Callable[[str], Reply]]:
     """Threads that read headers when asked; daemons, for one that waits for a dead share never ends."""
-    asked: SimpleQueue[tuple[str, _Reply] | None] = SimpleQueue()
+    asked: SimpleQueue[tuple[str, Reply] | None] = SimpleQueue()
 
-    def ask(path: str) -> _Reply:
-        reply: _Reply = SimpleQueue()
+    def ask(path: str) -> Reply:
+        reply: Reply = SimpleQueue()
         asked.put((path, reply))
         return reply
 
@@ -187,16 +187,16 @@ def _readers(read: ReadHeader) -> Iterator[Callable[[str], _Reply]]:
         yield ask
     finally:
         _empty(asked)
-        for _ in range(_READERS):
+        for _ in range(READERS):
             asked.put(None)
 
 
-def _start_readers(asked: "SimpleQueue[tuple[str, _Reply] | None]", read: ReadHeader) -> None:
+def _start_readers(asked: "SimpleQueue[tuple[str, Reply] | None]", read: ReadHeader) -> None:
     """As many as there may be: where address space or processes are limited, fewer do."""
     usual = threading.stack_size(_STACK_BYTES)
     started = 0
     try:
-        while started < _READERS:
+        while started < READERS:
             reader = threading.Thread(target=_read, args=(asked, read), name=f"reader-{started}", daemon=True)
             reader.start()
             started += 1
@@ -207,7 +207,7 @@ def _start_readers(asked: "SimpleQueue[tuple[str, _Reply] | None]", read: ReadHe
         threading.stack_size(usual)
 
 
-def _read(asked: "SimpleQueue[tuple[str, _Reply] | None]", read: ReadHeader) -> None:
+def _read(asked: "SimpleQueue[tuple[str, Reply] | None]", read: ReadHeader) -> None:
     while (job := asked.get()) is not None:
         path, reply = job
         try:
@@ -224,7 +224,8 @@ def _empty(queue: "SimpleQueue[T]") -> None:
         return
 
 
-def _answer(reply: _Reply) -> Examined:
+def await_answer(reply: Reply) -> Examined:
+    """What a reader found; raises what it raised."""
     while True:
         try:
             answer = reply.get(timeout=_LOOK_UP_S)

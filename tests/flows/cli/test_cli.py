@@ -358,7 +358,8 @@ class TestHelpOfACommand:
     ) -> None:
         """The sandbox takes none; what an exit code of a run means, commands say that end with it."""
         page = help_of(command, capsys)
-        assert ("Secrets" in page) == (command in ("upload", "run", "migrate", "serve", "ingest", "verify"))
+        takes_secrets = ("plan", "upload", "run", "migrate", "serve", "ingest", "verify")
+        assert ("Secrets" in page) == (command in takes_secrets)
         ends_like_a_run = ("upload", "run", "migrate", "report", "ingest")
         assert ("Exit codes: 0" in page) == (command in ends_like_a_run)
 
@@ -591,6 +592,7 @@ class TestUnknownVariable:
         names += [each.name for each in declarations(CommandSettings)]
         names += ["home", "manifest_output", "manifest_scan", "serve_port"]
         names += ["demo_directory", "demo_slices"]
+        names += ["plan_full", "plan_files_per_study", "plan_rate"]
         assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES
         assert unknown_variables([*VARIABLES, "dicom_ingest_token", "PATH", "DICOM_INGEST"]) == []
 

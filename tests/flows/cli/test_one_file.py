@@ -53,6 +53,7 @@ def test_in_states_and_artifacts(study: Path, tmp_path: Path, caplog: pytest.Log
     summary = read_summary(report_dir)
     words = markdown(summary, not_complete(summary, report_dir, most=1), report_dir)
     assert "1 of 1 study complete.\n1 file in " in words
+    assert f"[report.html](file://{report_dir}/report.html)" in words
     cut(study / "IM0001.dcm")
     assert state_of("manifests/one.csv").message == "1 of 1 file, 1 study incomplete, see report"
     assert state_of("manifests").message == "1 manifest: 1 incomplete"

@@ -25,7 +25,7 @@ from flows.orchestration.progress_display import bar, show_lines
 from flows.orchestration.run_progress import Sampler, Snapshot, sentence
 from tasks.core.object_outcomes import ObjectOutcome, ObjectStatus
 from tasks.core.platform_state import PlatformState, Step
-from tasks.core.progress import OBJECTS, Found, Progress
+from tasks.core.progress import OBJECTS, PLANNED, Found, Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
 from tests.far_side import Step as Asked
 from tests.flows.conftest import Plant
@@ -73,6 +73,17 @@ SENTENCES = [
             "1,000 of 2,000 files done, 1.0 of 4.0 MiB, 990 uploaded, 2 failed, 5 files/s, 2.5 MiB/s, "
             "about 4 min left"
         ),
+    ),
+    (  # of plan, whose studies are known before their files are
+        replace(MOVING, studies_listed=30, studies_done=10, studies_per_s=0.1, scanning=True, nouns=PLANNED),
+        (
+            "10 of 30 studies, 1,000 of 2,000 files done, still listing, 990 to upload, 2 failed, 5 files/s, "
+            "2.5 MiB/s, about 4 min left"
+        ),
+    ),
+    (
+        replace(MOVING, studies_listed=30, studies_done=0, nouns=PLANNED),
+        "0 of 30 studies, 1,000 of 2,000 files done, 990 to upload, 2 failed, 5 files/s, 2.5 MiB/s",
     ),
     (
         replace(HALF, bytes_listed=700, bytes_done=1),

@@ -1,6 +1,7 @@
 """What `dicom-ingest audit` finds when somebody touched something."""
 
 import csv
+import json
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -60,6 +61,12 @@ class TestAudit:
                 "A key was handed out at the start that unused_keys of summary.json does not name",
             ),
             ("summary.json", lambda text: text.replace('"files": 3', '"files": 4'), "summary.json is not"),
+            ("report.html", lambda text: text.replace("All 3 files", "All 4 files"), "report.html is not"),
+            (
+                "certificate.json",
+                lambda text: re.sub(r'"digest": ".', '"digest": "', text),
+                "The digest in certificate.json, which the page has",
+            ),
             ("certificate.json", lambda text: "", "no certificate.json that can be read"),
         ],
     )
@@ -199,6 +206,17 @@ class TestAudit:
         near_side.run()
         (earlier,) = (reported / "runs").iterdir()
         assert (faults(reported), faults(earlier)) == ("", "")
+
+    def test_of_a_report_by_a_version_that_wrote_no_page_finds_nothing(self, reported: Path) -> None:
+        """A page that is put beside it is found."""
+        facts = json.loads((reported / "certificate.json").read_text())
+        del facts["digest"], facts["sha256"]["report.html"]
+        (reported / "certificate.json").write_text(json.dumps(facts))
+        page = (reported / "report.html").read_bytes()
+        (reported / "report.html").unlink()
+        assert faults(reported) == ""
+        (reported / "report.html").write_bytes(page)
+        assert faults(reported) == "report.html is not as it was when the certificate was written."
 
     def test_of_a_report_directory_in_one_named_runs_is_of_its_own_trail(
         self, near_side: NearSide, dicom: Dicom

@@ -14,7 +14,7 @@ from tasks.report.reader import read_report
 from tasks.run.engine import ingest
 from tasks.run.records import report_again
 from tests.conftest import Dicom, NearSide, Run
-from tests.far_side import FarSide, Step, always, s3_error, scripted
+from tests.far_side import TOKEN, FarSide, Step, always, s3_error, scripted
 
 
 @pytest.fixture
@@ -52,6 +52,20 @@ class TestNewestRun:
         near_side.edges = replace(near_side.edges, clock_ns=lambda: 10**18)
         second = run_into(near_side, "one")
         assert again(near_side, "one").rows == second.rows
+
+
+def test_the_page_is_written_again_as_it_was(near_side: NearSide, dicom: Dicom) -> None:
+    """With the run's settings, which are no secret, and what it was done with."""
+    near_side.put("study/1", dicom("1.1"))
+    near_side.run(parallel=7, on_conflict="upload")
+    page = (near_side.report_dir / "report.html").read_text()
+    assert "<dt>parallel</dt><dd>7</dd>" in page
+    assert "<dt>on-conflict</dt><dd>upload</dd>" in page
+    assert TOKEN not in page
+    assert near_side.far_side.url not in page
+    (near_side.report_dir / "report.html").unlink()
+    again(near_side, "report")
+    assert (near_side.report_dir / "report.html").read_text() == page
 
 
 class TestLaterRun:

@@ -204,11 +204,14 @@ class TestMerged:
         for number in (1, 2):
             carry_out(engine(near_side, number))
         before = whole.finish()
+        page = (near_side.report_dir / "report.html").read_text()
+        assert all(title in page for title in ("Throughput", "Slots", "<dt>parallel</dt>"))
         (near_side.report_dir / "report.csv").unlink()
         settings = near_side.settings()
         again = report_again(near_side.report_dir, settings.ledger_at, settings.campaign)
         assert again.by_status == before.by_status
         assert again.run_id == "m"
+        assert (near_side.report_dir / "report.html").read_text() == page
 
     def test_has_a_row_for_what_no_shard_came_to(self, near_side: NearSide, dicom: Dicom) -> None:
         plant(near_side, dicom)

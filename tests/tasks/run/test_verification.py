@@ -1,6 +1,7 @@
 """A report held against bucket and registry: signs, what may be deleted, and the repairs."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -58,6 +59,29 @@ def test_everywhere_is_confirmed_and_the_directory_may_go(verified: Verified) ->
     assert audit(verified.report_dir).faults == []
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in verified.report_dir.iterdir()}
     assert {mode for name, mode in modes.items() if "verif" in name or "repair" in name} == {"0o600"}
+
+
+def test_the_page_is_written_anew_with_what_was_found(verified: Verified) -> None:
+    """It is certified, and goes with the report."""
+    page = verified.report_dir / "report.html"
+    before = page.read_text()
+    run_digest = json.loads((verified.report_dir / "certificate.json").read_text())["digest"]
+    verified()
+    after = page.read_text()
+    certificate = json.loads((verified.report_dir / "verification-certificate.json").read_text())
+    assert "bucket and registry confirm every one of 4 stored instances" in after
+    assert all(title in after for title in ("Throughput", "Sizes", "May be deleted", run_digest))
+    assert f"<dd>{certificate['digest']}</dd>" in after
+    assert certificate["sha256"]["report.html"] == hashlib.sha256(page.read_bytes()).hexdigest()
+    assert certificate["supersedes"]["report.html"] == hashlib.sha256(before.encode()).hexdigest()
+    assert audit(verified.report_dir).faults == []
+    page.write_text(before)
+    assert audit(verified.report_dir).faults == [
+        "report.html is not as it was when the certificate was written."
+    ]
+    verified.near_side.run()
+    assert not (verified.report_dir / "verification.json").exists()
+    assert "confirm every one" not in page.read_text()
 
 
 def test_each_side_that_lacks_something_has_its_sign_and_its_repair(verified: Verified) -> None:
