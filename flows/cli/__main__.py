@@ -66,7 +66,8 @@ def execute(arguments: list[str]) -> int:
     from flows.orchestration.output_settings import output_of
 
     try:
-        output = output_of(arguments, os.environ)
+        is_help = not {"--help", "-h"}.isdisjoint(arguments)
+        output = output_of(arguments, {} if is_help else os.environ)
     except Exception as error:  # noqa: BLE001 - as below
         return _say_error(_ours(error), debug="--debug" in arguments)
     with saying(output), recorded_in_json(output):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Iterable
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from flows.cli.__main__ import execute
+from flows.cli.commands import app
 from flows.orchestration.json_records import JsonRecords, recorded_in_json
 from flows.orchestration.output_settings import (
     as_variables,
@@ -46,6 +48,10 @@ def study(here: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def upload(study: Path, far_side: FarSide) -> list[str]:
     return ["upload", "-p", str(study), "-u", far_side.url]
+
+
+def names(arguments: Iterable[Any]) -> set[str]:
+    return {name for argument in arguments for name in argument.names}
 
 
 def objects(text: str) -> list[dict[str, Any]]:
@@ -107,14 +113,18 @@ class TestQuiet:
         assert execute(upload) == 2
         assert "--quiet (DICOM_INGEST_QUIET)" in capfd.readouterr().err
 
-    @pytest.mark.parametrize("command", ["manifest study -o m.csv", "report", "audit", "verify"])
-    def test_is_an_option_of_every_command(
-        self, command: str, upload: list[str], capfd: pytest.CaptureFixture[str]
+    def test_is_an_option_of_every_command(self) -> None:
+        """And so is --json-logs."""
+        commands = [name for name in app if not name.startswith("-")]
+        of_each = {name: names(app[name].assemble_argument_collection()) for name in commands}
+        assert [name for name, has in of_each.items() if not {"--quiet", "--json-logs"} <= has] == []
+
+    def test_help_is_given_whatever_is_set(
+        self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        execute(upload)
-        capfd.readouterr()
-        execute([*command.split(), "--quiet"])
-        assert "--quiet" not in capfd.readouterr().err, "it is no option that is unknown"
+        monkeypatch.setenv("DICOM_INGEST_QUIET", "perhaps")
+        assert execute(["upload", "--help"]) == execute(["help", "upload"]) == 0
+        assert "--quiet" in capfd.readouterr().out
 
 
 class TestJson:
@@ -299,6 +309,7 @@ class TestFromTheEnvironment:
         assert output_of(["upload", "--", "--quiet"], {}) == Output()
 
 
+@pytest.mark.long  # tests/e2e/test_canaries.py has one, too
 @pytest.mark.processes
 def test_a_run_under_prefect_says_nothing_else(study: Path, far_side: FarSide, prefect_home: Path) -> None:
     """Prefect's lines are among them, of its flow and its tasks; what its server says is not."""
