@@ -62,7 +62,13 @@ EXAMPLES: Final[dict[str, tuple[tuple[str, str], ...]]] = {
         ("dicom-ingest retry report", "whatever is left"),
         ("dicom-ingest retry report --status failed --reason network", "that alone"),
     ),
-    "resolve": (("dicom-ingest resolve report", "its conflicts, one by one"),),
+    "resolve": (
+        ("dicom-ingest resolve report", "its conflicts, one by one"),
+        (
+            'dicom-ingest resolve report --status conflict --decision keep --reason-text "a test scan"',
+            "all of them by one rule, with the reason that goes into the audit trail",
+        ),
+    ),
     "report": (
         ("dicom-ingest report report", "of its newest run, after a crash or a full disk"),
         ("dicom-ingest report report --ledger postgresql://ingest@db/ledger", "from a ledger elsewhere"),
