@@ -9,7 +9,7 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist worksteal
 # uv trusts whom the operating system trusts.
 export UV_SYSTEM_CERTS := true
 
-.PHONY: demo test test-fast test-long test-kill check lint format lock audit-deps bench clean
+.PHONY: demo test test-fast test-long test-kill check lint format lock audit-deps bench reference clean
 
 demo: $(VENV)/ready ## sample studies through a platform on this machine, to a report
 	@$(BIN)/dicom-ingest demo
@@ -53,6 +53,9 @@ test-kill: $(VENV)/ready ## killed 300 times at random moments: a quarter of an 
 
 bench: $(VENV)/ready ## how fast, side by side
 	@$(BIN)/python -m tests.benchmarks
+
+reference: $(VENV)/ready ## deployments/REFERENCE.md and the manual page, from the command line's declarations
+	@$(BIN)/python -m tests.reference
 
 clean:
 	rm -rf $(VENV) .venv-lock

@@ -48,6 +48,12 @@ class CommandSettings(Declared):
     """Of every command."""
 
     debug: Annotated[bool, Setting("Show where an error came from.")] = False
+    quiet: Annotated[bool, Setting("Say no progress and no news: warnings, errors and results remain.")] = (
+        False
+    )
+    json_logs: Annotated[
+        bool, Setting("Say everything on standard error as JSON, one object a line, log records, too.")
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

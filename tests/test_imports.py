@@ -40,6 +40,7 @@ PURE = {
     "array",
     "bisect",
     "collections",
+    "contextlib",
     "dataclasses",
     "datetime",  # whose now() and today() ask for the time: a test below looks for them
     "difflib",

@@ -8,10 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from deployments.sandbox.chain_check import compare_chain
 from deployments.sandbox.demo_check import compare
@@ -40,34 +42,54 @@ try counts as stored what the sandbox has.
   read -rs DICOM_INGEST_TOKEN && export DICOM_INGEST_TOKEN
   dicom-ingest run manifest.csv --report-dir report"""
 _EXPECTED_EXIT: Final = 1  # what was planted has files that can't be where they should be
+_NO_VARIABLES: Final[Mapping[str, str]] = MappingProxyType({})
 _DEEP: Final = "10"  # instances that verify retrieves and compares with their files
 
 
-def run_demo(directory: Path, slices: int) -> int:
-    """Builds, uploads, registers, verifies, checks; 0 only when all agrees with what was planted."""
+class Say(Protocol):
+    """Says a sentence; one that is news may be left out."""
+
+    def __call__(self, sentence: str, *, is_news: bool = True) -> None:
+        """Once."""
+        ...
+
+
+def print_line(sentence: str, *, is_news: bool = True) -> None:
+    """To standard output."""
+    del is_news
+    print(sentence, flush=True)
+
+
+def run_demo(
+    directory: Path, slices: int, say: Say = print_line, variables: Mapping[str, str] = _NO_VARIABLES
+) -> int:
+    """Builds, uploads, registers, verifies, checks; 0 only when all agrees with what was planted.
+
+    `say`: each sentence, and whether it is news rather than a result. `variables`: for the commands.
+    """
     home = _fresh(directory.absolute())
-    _say("Building sample studies ...")
+    say("Building sample studies ...")
     planted = build(home / "archive", slices)
     with Sandbox.start(home / _SANDBOX) as sandbox:
-        _say(f"Until the demo ends, an upload API and an S3 endpoint run at {sandbox.api_url},")
-        _say(f"and a DICOMweb server at {sandbox.dicomweb.url}: {sandbox.dicomweb.name}.")
+        say(f"Until the demo ends, an upload API and an S3 endpoint run at {sandbox.api_url},")
+        say(f"and a DICOMweb server at {sandbox.dicomweb.url}: {sandbox.dicomweb.name}.")
         report = home / "report"
-        commands = _Commands(home, sandbox)
+        commands = _Commands(home, sandbox, say, variables)
         code = commands.run("run", report, planted.manifest)
         if code == UsageError.exit_code:  # nothing was attempted, and it has said why
             return code
-        _say(
+        say(
             f"The backfill ended with exit code {code}: 1 is right, for what was planted can't all be stored."
         )
         problems = _unexpected("the backfill", code) + _check(planted, report, sandbox)
         ingested, verified = commands.run("ingest", report), commands.run("verify", report)
-        _say(
+        say(
             f"Ingest and verify ended with exit codes {ingested} and {verified}: 1 is right, "
             "for images that name no study can't be registered."
         )
         problems += _unexpected("ingest", ingested) + _unexpected("verify", verified)
         problems += _check_chain(planted, report, sandbox)
-    return _verdict(problems, planted)
+    return _verdict(problems, planted, say)
 
 
 def _unexpected(command: str, code: int) -> list[str]:
@@ -98,14 +120,17 @@ class _Commands:
 
     home: Path
     sandbox: Sandbox
+    say: Say
+    variables: Mapping[str, str]
 
     def run(self, command: str, report_dir: Path, manifest: Path | None = None) -> int:
         """Says which one, runs it, and gives its exit code."""
-        _say("\n  dicom-ingest " + " ".join(self._arguments(command, report_dir, manifest, os.path.relpath)))
+        arguments = self._arguments(command, report_dir, manifest, os.path.relpath)
+        self.say("\n  dicom-ingest " + " ".join(arguments))
         return subprocess.run(  # noqa: S603 - our own command
             [sys.executable, "-m", "flows.cli", *self._arguments(command, report_dir, manifest, str)],
             cwd=self.home,
-            env=_environment_without_settings(self.home) | self.sandbox.variables,
+            env={**_environment_without_settings(self.home), **self.sandbox.variables, **self.variables},
             preexec_fn=drop_dac_capabilities,
             check=False,
         ).returncode
@@ -155,19 +180,16 @@ def _rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(rows))
 
 
-def _verdict(problems: list[str], planted: Planted) -> int:
+def _verdict(problems: list[str], planted: Planted, say: Say) -> int:
+    result = partial(say, is_news=False)
     for problem in problems:
-        _say(f"  {problem}")
+        result(f"  {problem}")
     if problems:
-        _say("The report does not agree with what was planted.")
+        result("The report does not agree with what was planted.")
         return 1
     count = len(planted.expected) + 2 * len(planted.pairs)
-    _say(f"Checked: each of the {count} planted files has its one row with the right outcome,")
-    _say("every object in the bucket is byte for byte the file that its row names,")
-    _say("and each of them that a server can register is registered, and confirmed by verify.")
-    _say(_NEXT)
+    result(f"Checked: each of the {count} planted files has its one row with the right outcome,")
+    result("every object in the bucket is byte for byte the file that its row names,")
+    result("and each of them that a server can register is registered, and confirmed by verify.")
+    say(_NEXT)
     return 0
-
-
-def _say(sentence: str) -> None:
-    print(sentence, flush=True)

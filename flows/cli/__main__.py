@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Final
 
 from flows.cli.help import FIRST_PAGE
 from flows.cli.termination import terminated_like_interrupted
-from flows.orchestration.standard_streams import discard_unread_output, list_out, say
+from flows.orchestration.standard_streams import (
+    Kind,
+    current_output,
+    discard_unread_output,
+    list_out,
+    say,
+    saying,
+)
 from tasks.process_memory import defer_collection, forbid_memory_dumps, skip_last_collection
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tasks.core.errors import IngestError
 
 _INTERRUPTED: Final = (
@@ -51,19 +60,36 @@ def execute(arguments: list[str]) -> int:
     """Runs one command; its exit code. An error is one clear sentence; `--debug` says where it came from."""
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
+    if arguments in _ASKING_FOR_HELP:
+        return _say_what_goes_wrong(_show_first_page, arguments)
+    from flows.orchestration.json_records import recorded_in_json
+    from flows.orchestration.output_settings import output_of
+
+    try:
+        is_help = not {"--help", "-h"}.isdisjoint(arguments)
+        output = output_of(arguments, {} if is_help else os.environ)
+    except Exception as error:  # noqa: BLE001 - as below
+        return _say_error(_ours(error), debug="--debug" in arguments)
+    with saying(output), recorded_in_json(output):
+        return _say_what_goes_wrong(_run, arguments)
+
+
+def _say_what_goes_wrong(run: "Callable[[list[str]], int]", arguments: list[str]) -> int:
     try:
         with terminated_like_interrupted():
-            return _run(arguments)
+            return run(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
         if isinstance(error, BrokenPipeError) and discard_unread_output():
             return _NO_READER
         return _say_error(_ours(error), debug="--debug" in arguments or _is_debugging())
 
 
+def _show_first_page(_arguments: list[str]) -> int:
+    list_out([FIRST_PAGE.rstrip("\n")])
+    return 0
+
+
 def _run(arguments: list[str]) -> int:
-    if arguments in _ASKING_FOR_HELP:
-        list_out([FIRST_PAGE.rstrip("\n")])
-        return 0
     _ask_this_machine_directly()
     from cyclopts import CycloptsError
 
@@ -71,11 +97,14 @@ def _run(arguments: list[str]) -> int:
     from tasks.known_settings import unknown_variables
 
     for sentence in unknown_variables(os.environ):
-        say(sentence)
+        say(sentence, Kind.WARNING)
+    is_json = current_output().is_json
     try:
-        return int(app(arguments, exit_on_error=False, print_error=True) or 0)
-    except CycloptsError:
-        return 2  # as UsageError; the library has said what is wrong
+        return int(app(arguments, exit_on_error=False, print_error=not is_json) or 0)
+    except CycloptsError as error:
+        if is_json:  # else the library has said what is wrong
+            say(f"dicom-ingest: {error}", Kind.ERROR)
+        return 2  # as UsageError
 
 
 def _ours(error: BaseException) -> "IngestError":
@@ -102,9 +131,9 @@ def _say_error(error: "IngestError", *, debug: bool) -> int:
     if debug:
         import traceback
 
-        say("".join(traceback.format_exception(error)).rstrip())
+        say("".join(traceback.format_exception(error)).rstrip(), Kind.ERROR, exit_code=error.exit_code)
     else:
-        say(f"dicom-ingest: {error}")
+        say(f"dicom-ingest: {error}", Kind.ERROR, exit_code=error.exit_code)
     return error.exit_code
 
 

@@ -12,6 +12,8 @@ from flows.cli import (
     trial_commands,
     verify_command,
 )
+from flows.cli.completion_commands import add_completion
+from flows.cli.examples import EXAMPLES, examples_of
 from flows.cli.help import EXIT_CODES_HELP, PLAN_HELP, SETTINGS_HELP, STATUS_HELP, VERIFY_HELP
 
 
@@ -49,3 +51,17 @@ app.command(exception_commands.resolve, help_epilogue=EXIT_CODES_HELP)
 app.command(verify_command.verify, help_epilogue=VERIFY_HELP)
 app.command(report_commands.report, help_epilogue=EXIT_CODES_HELP)
 app.command(report_commands.audit, help_epilogue="")
+
+add_completion(app)
+
+
+def _add_examples() -> None:
+    """Below each command's options, before what else its help says."""
+    for name in EXAMPLES:
+        if name in app:
+            command, own = app[name], app[name].help_epilogue
+            rest = app.help_epilogue if own is None else own
+            command.help_epilogue = "\n\n".join(filter(None, (examples_of(name), rest)))
+
+
+_add_examples()

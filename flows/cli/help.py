@@ -76,8 +76,9 @@ Prove it
   audit     check a report's audit trail: chain, certificate and agreement
 
 Options
-  --help, -h  this page; `dicom-ingest COMMAND --help` is about one command
-  --version   which version this is
+  --help, -h                    this page; after a command, about that one
+  --version                     which version this is
+  --install-completion [SHELL]  have bash, zsh or fish complete commands
 
 A first migration
   export DICOM_INGEST_API_ENDPOINT=https://api.example.org

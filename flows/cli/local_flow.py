@@ -13,7 +13,7 @@ from flows.cli.prefect_home import temporary_home
 from flows.cli.prefect_server import NO_TELEMETRY, START_TIMEOUT_S, Server
 from flows.cli.termination import raise_if_terminated
 from flows.orchestration.prefect_api import has_own_server, use_own_server
-from flows.orchestration.standard_streams import say
+from flows.orchestration.standard_streams import Kind, current_output, say
 from tasks.remote.proxy_environment import complete_environment
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ def run_flow_of(name: str, read: Callable[[Path], _Read], **parameters: Any) -> 
             f"Prefect ended the flow ({type(result).__name__}) before there was a report. Look after its "
             "server, then run the same command again: it goes on from here."
         )
-    say("Prefect's server went away: its UI may not show how this run ended. The report is complete.")
+    say(
+        "Prefect's server went away: its UI may not show how this run ended. The report is complete.",
+        Kind.WARNING,
+    )
     return read(report_dir)
 
 
@@ -79,8 +82,8 @@ def _say_warnings_of_flows() -> None:
 
     class Warnings(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno == logging.WARNING:
-                say(record.getMessage())
+            if record.levelno == logging.WARNING and not current_output().is_json:  # which has them all
+                say(record.getMessage(), Kind.WARNING)
 
     logging.getLogger("prefect.flow_runs").addHandler(Warnings())
 
@@ -108,7 +111,10 @@ def _prepare() -> None:
         return
     require_server()
     if not has_server():
-        say("Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...")
+        say(
+            "Starting an embedded Prefect server (its first start prepares a database: up to a minute) ...",
+            Kind.NEWS,
+        )
         _start_own_server()
 
 
@@ -144,7 +150,8 @@ def _use_home() -> None:
         atexit.register(shutil.rmtree, home, ignore_errors=True)
         say(
             "The home directory is missing or can't be written: Prefect works in a temporary one, removed at "
-            "the end. PREFECT_HOME names a lasting one."
+            "the end. PREFECT_HOME names a lasting one.",
+            Kind.WARNING,
         )
 
 

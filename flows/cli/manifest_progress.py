@@ -1,25 +1,31 @@
 """What a person sees of `manifest`: a bar on a terminal, or a line now and then, and what a scan found."""
 
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from flows.orchestration.background import running_beside
-from flows.orchestration.progress_display import FIRST_LINE_S, LINE_EVERY_S
-from flows.orchestration.standard_streams import say
+from flows.orchestration.progress_display import (
+    FIRST_LINE_S,
+    LINE_EVERY_S,
+    bar_with_words,
+    draw_until,
+    showing,
+)
+from flows.orchestration.standard_streams import Kind, say
 from tasks.core.words import counted, duration
 from tasks.source.expected_instances import Counts
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 _BAR_AFTER_S: Final = 1.0  # what ends sooner needs none
-_REDRAW_S: Final = 0.2
 
 
 def show_counts(counts: Counts) -> AbstractContextManager[None]:
     """Shows the counts on standard error until the block ends."""
-    show = _show_bar if sys.stderr.isatty() else show_lines
-    return running_beside(lambda ended: show(counts, ended.wait), "progress")
+    return showing(lambda ended: _show_bar(counts, ended), lambda ended: show_lines(counts, ended.wait))
 
 
 def scan_sentences(counts: Counts) -> Iterator[str]:
@@ -50,6 +56,16 @@ def _pace(counts: Counts, scanning_s: float) -> str:
     return f", {counts.files / scanning_s:,.0f} files/s, about {duration(left_s)} left"
 
 
+def _in_counters(counts: Counts) -> dict[str, Any]:
+    """For a line of JSON."""
+    return {
+        "study_dirs": counts.study_dirs,
+        "scanned": counts.scanned,
+        "files": counts.files,
+        "bytes": counts.size_bytes,
+    }
+
+
 class _Clock:
     """How long the scan has been at work; not counted is the time in which directories are found."""
 
@@ -66,30 +82,24 @@ class _Clock:
 def show_lines(
     counts: Counts,
     wait: Callable[[float], bool],
-    write: Callable[[str], None] = say,
+    write: Callable[..., None] = say,
 ) -> None:
     """A line within five seconds and every half minute, until `wait` says that it is over."""
     clock = _Clock(counts)
     pause_s = FIRST_LINE_S
     while not wait(pause_s):
-        write(sentence(counts, clock.scanning_s()))
+        write(sentence(counts, clock.scanning_s()), Kind.PROGRESS, **_in_counters(counts))
         pause_s = LINE_EVERY_S
 
 
-def _show_bar(counts: Counts, wait: Callable[[float], bool]) -> None:
-    if wait(_BAR_AFTER_S):
+def _show_bar(counts: Counts, ended: threading.Event) -> None:
+    if ended.wait(_BAR_AFTER_S):
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    clock, began_s = _Clock(counts), time.monotonic()
 
-    clock = _Clock(counts)
-    columns = (BarColumn(bar_width=30), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        bar = bars.add_task("")
-        while not wait(_REDRAW_S):
-            bars.update(
-                bar,
-                completed=counts.scanned,
-                total=None if counts.finding else counts.study_dirs,
-                description=sentence(counts, clock.scanning_s()),
-            )
+    def draw() -> "RenderableType":
+        total = None if counts.finding else counts.study_dirs
+        words = sentence(counts, clock.scanning_s())
+        return bar_with_words(counts.scanned, total, time.monotonic() - began_s, words)
+
+    draw_until(ended, draw)

@@ -47,6 +47,7 @@ def _option(declared: Declaration) -> Parameter:
         negative=f"--no-{declared.name.replace('_', '-')}" if default is True else "",
         show_default=False if default in (None, "", ()) or default is False else str(default),
         group=_GROUP,
+        n_tokens=0 if declared.type is bool else None,  # a flag, also where None is no value of it
         name_transform=_as_it_is,  # of the choices: a library's own would cut dcm4chee in two
     )
 

@@ -1,7 +1,7 @@
 """The command `ingest`: the platform's pipeline."""
 
 from flows.cli.options import IngestOptions
-from flows.orchestration.standard_streams import say
+from flows.orchestration.standard_streams import say_lines
 from tasks.ingest_settings import IngestSettings, RegistrationSettings, load_ingest
 from tasks.process_memory import keep_imports
 
@@ -16,7 +16,7 @@ def ingest(*, options: IngestOptions = IngestOptions()) -> int:
     It runs against the Prefect server that PREFECT_API_URL or the profile names, or else an embedded one.
     """
     from flows.cli.local_flow import require_server, run_flow_of
-    from flows.orchestration.registration_display import lines
+    from flows.orchestration.registration_display import counts, lines
     from tasks.report.registration_report import read_registration
     from tasks.run.early_end import safe_errors
     from tasks.run.registration import check
@@ -36,8 +36,7 @@ def ingest(*, options: IngestOptions = IngestOptions()) -> int:
         report_dir=str(settings.report_dir.absolute()),
         options=_options(options.given(RegistrationSettings)),
     )
-    for line in lines(summary, settings.report_dir):
-        say(line)
+    say_lines(lines(summary, settings.report_dir), **counts(summary))
     return summary.exit_code
 
 

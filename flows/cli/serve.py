@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from flows.cli.prefect_home import require_home
 from flows.cli.prefect_server import LAST_PORT, NO_TELEMETRY, Server
-from flows.orchestration.standard_streams import say
+from flows.orchestration.output_settings import as_variables_of_runs
+from flows.orchestration.standard_streams import Kind, current_output, say
 from tasks.core.errors import StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def serve(port: int) -> None:
         raise UsageError(f"--port has to be a number from 1 to {LAST_PORT}. Nothing was started.")
     for name, value in NO_TELEMETRY.items():
         os.environ.setdefault(name, value)
+    os.environ.update(as_variables_of_runs(current_output()))  # each is a process of its own
     url = os.environ.get("PREFECT_API_URL")
     if url:
         _serve_deployments(url)
@@ -95,7 +97,7 @@ def _arrival() -> "DeploymentEventTrigger":
 @contextmanager
 def _server(port: int) -> Iterator[str]:
     """Its URL. In a session of its own: what is under way ends in order before its server does."""
-    say("Starting a Prefect server (its first start takes up to a minute) ...")
+    say("Starting a Prefect server (its first start takes up to a minute) ...", Kind.NEWS)
     server = Server.start(SERVER_ENVIRONMENT | os.environ, port)
     stopping, is_lost = threading.Event(), threading.Event()
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows.cli.options import VerifyOptions
-from flows.orchestration.standard_streams import say
+from flows.orchestration.standard_streams import say_lines
 from tasks.declaration import load_as
 from tasks.process_memory import keep_imports
 from tasks.verify_settings import VerifySettings
@@ -20,7 +20,7 @@ def verify(report_dir: Path | None = None, /, *, options: VerifyOptions = Verify
     report_dir
         The report directory of a run; the setting DICOM_INGEST_REPORT_DIR, or ./report.
     """
-    from flows.orchestration.verification_display import display_verification, lines
+    from flows.orchestration.verification_display import counts, display_verification, lines
     from tasks.core.comparison_progress import ComparisonProgress
     from tasks.run import verification
     from tasks.run.early_end import safe_errors
@@ -31,6 +31,5 @@ def verify(report_dir: Path | None = None, /, *, options: VerifyOptions = Verify
         settings = load_as(VerifySettings, report_dir=report_dir, **options.given(VerifySettings))
         with display_verification(progress):
             found = verification.verify(settings, progress)
-    for line in lines(found, settings):
-        say(line)
+    say_lines(lines(found, settings), **counts(found))
     return found.exit_code

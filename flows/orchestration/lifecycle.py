@@ -17,6 +17,7 @@ from flows.orchestration.artifacts import publish_progress, publish_summary
 from flows.orchestration.blocks import settings_of
 from flows.orchestration.events import emit_end, emit_stopped
 from flows.orchestration.incomplete import not_complete
+from flows.orchestration.output_settings import saying_as_set
 from flows.orchestration.parameters import Options
 from flows.orchestration.progress_display import display_progress
 from flows.orchestration.run_control import obey_requests, requested_end
@@ -145,7 +146,7 @@ def final_state(run: Callable[[], State[dict[str, Any]]]) -> State[dict[str, Any
     for name in ("prefect.flow_runs", "prefect.engine"):
         logging.getLogger(name).addFilter(_is_news)
     try:
-        with safe_errors():
+        with safe_errors(), saying_as_set(os.environ):
             return run()
     except IngestError as error:
         return failed(error)

@@ -3,60 +3,133 @@
 Counts alone, and the report's directory: no path of a file, no UID, no key.
 """
 
-import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from flows.orchestration.artifacts import page_link
-from flows.orchestration.background import running_beside
-from flows.orchestration.progress_display import FIRST_LINE_S, LINE_EVERY_S
-from flows.orchestration.standard_streams import say
+from flows.orchestration.progress_display import (
+    FIRST_LINE_S,
+    LINE_EVERY_S,
+    bar_with_words,
+    draw_until,
+    showing,
+)
+from flows.orchestration.run_progress import rate
+from flows.orchestration.standard_streams import Kind, say
 from tasks.core.comparison_progress import ComparisonProgress
 from tasks.core.signs import MEANINGS, Sign
 from tasks.core.verification_totals import Verification
-from tasks.core.words import counted
+from tasks.core.words import counted, duration
 from tasks.report.directory import REPAIR_KEYS_TXT, REPAIR_MANIFEST_CSV
 from tasks.verify_settings import VerifySettings
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 _LOOK_S: Final = 0.5
+_RECENT_S: Final = 60.0
 
 
-@contextmanager
-def display_verification(progress: ComparisonProgress) -> Iterator[None]:
+def display_verification(progress: ComparisonProgress) -> AbstractContextManager[None]:
     """Says on standard error how far it is, until the block ends."""
-    show = _show_line_over if sys.stderr.isatty() else show_lines
-    with running_beside(partial(show, progress), "progress"):
-        yield
+    return showing(partial(_show_bar, progress), partial(show_lines, progress))
 
 
 def show_lines(
     progress: ComparisonProgress,
     ended: threading.Event,
     clock: Callable[[], float] = time.monotonic,
-    say: Callable[[str], None] = say,
+    say: Callable[..., None] = say,
 ) -> None:
     """A line within five seconds and every half minute."""
+    pace = Pace(progress, clock)
     due = clock() + FIRST_LINE_S
     while not ended.wait(_LOOK_S):
+        pace.look()
         if clock() >= due:
-            say(progress.sentence())
+            say(pace.sentence(), Kind.PROGRESS, **pace.in_counters())
             due = clock() + LINE_EVERY_S
 
 
-def _show_line_over(progress: ComparisonProgress, ended: threading.Event) -> None:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
+def _show_bar(progress: ComparisonProgress, ended: threading.Event) -> None:
+    pace, began = Pace(progress), time.monotonic()
 
-    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
-        while not ended.wait(_LOOK_S):
-            live.update(Text(progress.sentence()), refresh=True)
+    def draw() -> "RenderableType":
+        pace.look()
+        is_bad = bool(progress.not_confirmed)
+        total = progress.total or None
+        return bar_with_words(progress.done, total, time.monotonic() - began, pace.sentence(), is_bad=is_bad)
+
+    draw_until(ended, draw)
+
+
+class Pace:
+    """How fast a step has been in the last minute, and how long it lasts at that."""
+
+    def __init__(self, progress: ComparisonProgress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress = progress
+        self._clock = clock
+        self._what = ""
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def look(self) -> None:
+        """Takes a sample; a new step begins anew."""
+        at, done = self._clock(), self._progress.done
+        if self._progress.what != self._what:
+            self._what = self._progress.what
+            self._samples.clear()
+        if not self._samples or at - self._samples[-1][0] >= _LOOK_S:
+            self._samples.append((at, done))
+        while len(self._samples) > 1 and self._samples[1][0] <= at - _RECENT_S:
+            self._samples.popleft()
+
+    @property
+    def per_s(self) -> float | None:
+        """None while it is not known."""
+        if len(self._samples) < 2:
+            return None
+        (began, first), (at, last) = self._samples[0], self._samples[-1]
+        return max(0, last - first) / (at - began)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of this step; None while that is not known."""
+        left = self._progress.total - self._progress.done
+        return left / self.per_s if self.per_s and left > 0 else None
+
+    def sentence(self) -> str:
+        """For a person who waits."""
+        parts = [self._progress.sentence()]
+        if self.per_s:
+            parts.append(f"{rate(self.per_s)}/s")
+        if (left_s := self.seconds_left) is not None:
+            parts.append(f"about {duration(left_s)} left of this step")
+        return ", ".join(parts)
+
+    def in_counters(self) -> dict[str, Any]:
+        """For a line of JSON: what is not known is left out."""
+        progress = self._progress
+        counters: dict[str, Any] = {
+            "step": progress.what,
+            "done": progress.done,
+            "total": progress.total,
+            "bytes_done": progress.bytes_done,
+            "not_confirmed": dict(progress.not_confirmed),
+            "slots": progress.requests,
+            "slots_in_use": progress.requests_in_use,
+        }
+        if self.per_s is not None:
+            counters["per_s"] = round(self.per_s, 3)
+        if (left_s := self.seconds_left) is not None:
+            counters["seconds_left"] = round(left_s)
+        return counters
 
 
 def in_words(found: Verification) -> str:

@@ -15,6 +15,7 @@ from tasks.core.signs import InBucket, SeenObject, judge_asked, judge_listed
 
 _ASKED_AT_ONCE: Final = 16  # objects by themselves
 _TRIED: Final = 100  # of a bucket whose listing has none of the report's keys
+_CONFIRMED: Final = (InBucket.SAME, InBucket.THERE)
 WRONG_BUCKET: Final = (
     "Not one of the report's keys is in the bucket: it is another bucket, or another prefix. Nothing was "
     "written. Check --bucket and AWS_ENDPOINT_URL_S3."
@@ -60,6 +61,7 @@ class Bucket(Protocol):
 class _Said(NamedTuple):
     at: int
     bucket: InBucket
+    size_bytes: int = 0  # of the object
     key: str = ""  # escaped: under which it was found, where that is another than it was looked for
 
 
@@ -71,7 +73,7 @@ def ask_bucket(
     What it does not list is asked for by itself before it is missing, and so is what of which neither size
     nor ETag say enough, for its checksum. Raises UsageError for a bucket that has none of the keys.
     """
-    progress.begin("objects", table.count_stored())
+    progress.begin("objects", table.count_stored(), _ASKED_AT_ONCE)
     side = _BucketSide(table, bucket, patience, progress)
     for page in bucket.pages():
         side.compare_listed(page)
@@ -100,7 +102,7 @@ class _BucketSide:
             if judged is None:
                 unclear.append(location)
             else:
-                said.append(_Said(location.id, judged))
+                said.append(_Said(location.id, judged, objects[location.key].size_bytes))
         self.found += len(said) + len(unclear)
         self._keep(said)
         self.ask(unclear)
@@ -124,35 +126,42 @@ class _BucketSide:
 
     def _ask_one(self, location: Location) -> _Said:
         """Also where it was before it was moved: a move that was interrupted leaves it there."""
-        said = self._said_of(location.key, location)
+        said, size_bytes = self._said_of(location.key, location)
         if said is InBucket.MISSING and location.current_key != location.key:
-            said = self._said_of(location.current_key, location)
-            return _Said(location.id, said, location.current_key if said is not InBucket.MISSING else "")
-        return _Said(location.id, said)
+            said, size_bytes = self._said_of(location.current_key, location)
+            found_at = location.current_key if said is not InBucket.MISSING else ""
+            return _Said(location.id, said, size_bytes, found_at)
+        return _Said(location.id, said, size_bytes)
 
-    def _said_of(self, key: str, location: Location) -> InBucket:
+    def _said_of(self, key: str, location: Location) -> tuple[InBucket, int]:
+        """With the object's size."""
         if self._patience.is_over:
-            return InBucket.UNKNOWN
+            return InBucket.UNKNOWN, 0
         seen = 0
         while True:
             try:
-                described = self._bucket.head(unescape(key))
+                with self._progress.asking():
+                    described = self._bucket.head(unescape(key))
             except Fault as fault:
                 seen += 1
                 pause_s = self._patience.pause_s(fault, seen)
                 if pause_s is None:
                     self._patience.record(is_answered=False)
-                    return InBucket.UNKNOWN
+                    return InBucket.UNKNOWN, 0
                 self._patience.sleep(pause_s)
             else:
                 self._patience.record(is_answered=True)
-                return InBucket.MISSING if described is None else judge_asked(location.sent, _seen(described))
+                if described is None:
+                    return InBucket.MISSING, 0
+                return judge_asked(location.sent, _seen(described)), described.size_bytes
 
     def _keep(self, said: Iterable[_Said]) -> None:
         kept = [*said]
         self._table.set_bucket((each.at, each.bucket) for each in kept)
         self._table.set_found((each.at, each.key) for each in kept if each.key)
         self._progress.count(len(kept))
+        self._progress.count_bytes(sum(each.size_bytes for each in kept))
+        self._progress.count_not_confirmed("bucket", sum(each.bucket not in _CONFIRMED for each in kept))
 
 
 def _seen(described: Described) -> SeenObject:

@@ -55,19 +55,23 @@ class DeepSide:
 
     def compare(self, count: int, seed: int) -> None:
         """Those that the lot falls on, of what the registry has. Raises CredentialsRefusedError."""
-        self.progress.begin("instances compared", count)
+        self.progress.begin("instances compared", count, _AT_ONCE)
         picked = self.table.picked(count, seed)
         for each, said in answers_in_order(self.loop, picked, self._compare_one, _AT_ONCE):
             self.table.set_retrieved(each.id, *said)
             self.progress.count()
+            self.progress.count_not_confirmed("copy", int(said[0] is not Retrieved.SAME))
 
     async def _compare_one(self, picked: Picked) -> tuple[Retrieved, str]:
         path = unescape(picked.path)
         if not await in_thread(partial(self._is_what_was_sent, path, picked), "source"):
             return Retrieved.NO_SOURCE, ""
         with tempfile.SpooledTemporaryFile(max_size=_HELD_BYTES) as copy:
-            if await answer_of(self.patience, partial(self._retrieve, picked, copy)) is None:
+            with self.progress.asking():
+                answer = await answer_of(self.patience, partial(self._retrieve, picked, copy))
+            if answer is None:
                 return Retrieved.UNKNOWN, ""
+            self.progress.count_bytes(copy.tell())
             copy.seek(0)
             return await in_thread(partial(self._compare_files, path, copy), "compared")
 

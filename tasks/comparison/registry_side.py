@@ -70,7 +70,9 @@ class RegistrySide:
 
         Raises CredentialsRefusedError; of what has no answer nothing is known.
         """
-        self._progress.begin("studies of the registry", self._table.count_studies())
+        self._progress.begin(
+            "studies of the registry", self._table.count_studies(), _STUDIES_AT_ONCE + _INSTANCES_AT_ONCE
+        )
         studies = self._table.study_uids()
         for study_uid, listing in answers_in_order(self._loop, studies, self._ask_study, _STUDIES_AT_ONCE):
             if listing is not None:
@@ -83,7 +85,8 @@ class RegistrySide:
     async def _ask_study(self, study_uid: str) -> Listing | None:
         if not study_uid:
             return None
-        return await answer_of(self._patience, lambda: self._registry.instances(study_uid))
+        with self._progress.asking():
+            return await answer_of(self._patience, lambda: self._registry.instances(study_uid))
 
     def _ask_for_the_rest(self, study_uid: str, *, is_answered: bool) -> int:
         """What the listing does not have, each by itself; how many of them are there."""
@@ -91,9 +94,12 @@ class RegistrySide:
         for page in self._table.not_registered(study_uid):
             if not is_answered:
                 self._table.set_registry((each.id, InRegistry.UNKNOWN) for each in page)
+                self._progress.count_not_confirmed("registry", len(page))
                 continue
             said = [(each.id, answer) for each, answer in self._answers(page)]
-            found += sum(answer is InRegistry.THERE for _, answer in said)
+            there = sum(answer is InRegistry.THERE for _, answer in said)
+            self._progress.count_not_confirmed("registry", len(said) - there)
+            found += there
             self._table.set_registry(said)
         return found
 
@@ -101,7 +107,8 @@ class RegistrySide:
         return answers_in_order(self._loop, page, self._ask_instance, _INSTANCES_AT_ONCE)
 
     async def _ask_instance(self, asked: Asked) -> InRegistry:
-        answer = await answer_of(self._patience, lambda: self._look_for(asked))
+        with self._progress.asking():
+            answer = await answer_of(self._patience, lambda: self._look_for(asked))
         return InRegistry.UNKNOWN if answer is None else answer
 
     async def _look_for(self, asked: Asked) -> InRegistry:

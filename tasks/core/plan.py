@@ -2,12 +2,13 @@
 
 import heapq
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from tasks.core.file_times import is_racy
-from tasks.core.models import Listed, Status
+from tasks.core.models import EXIT_ONE, Listed, Status, Unwalked
+from tasks.core.progress import Found, is_bad
 
 _SETTLED: Final = frozenset({Status.UPLOADED, Status.DUPLICATE})
 _FIRST_BATCH: Final = 500
@@ -42,6 +43,39 @@ class Enrolled(NamedTuple):
 
     to_do: int
     touched: int
+    found: Found = Found()  # the same for whoever shows it
+
+    def beside(self, other: "Enrolled") -> "Enrolled":
+        """Both together."""
+        found = self.found.beside(other.found)
+        return Enrolled(self.to_do + other.to_do, self.touched + other.touched, found)
+
+
+@dataclass(slots=True)
+class Finding:
+    """What rows of the scan come to, row by row."""
+
+    to_do: int = 0
+    _size_bytes: int = 0
+    _to_do_bytes: int = 0
+    _held_back: int = 0
+    _again: dict[int, str] = field(default_factory=dict)
+
+    def count(self, row: Listed | Unwalked, its: Known, status: Status | None, *, is_to_do: bool) -> None:
+        """One more; `status` is what settles it at once, if that is new."""
+        size = row.size_bytes if isinstance(row, Listed) else 0
+        self._size_bytes += size
+        if is_to_do:
+            self.to_do += 1
+            self._to_do_bytes += size
+            if is_bad(its.status):
+                self._again[its.file_id] = its.status
+        elif status in EXIT_ONE:
+            self._held_back += 1
+
+    def found(self, files: int) -> Found:
+        """All of them, which are so many rows."""
+        return Found(files, self.to_do, self._size_bytes, self._to_do_bytes, self._held_back, self._again)
 
 
 class Standing(StrEnum):

@@ -4,6 +4,7 @@ import math
 from typing import Final
 
 _VOWELS: Final = "aeiou"
+_UNITS: Final = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def counted(count: int, noun: str) -> str:
@@ -22,6 +23,24 @@ def duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min"
     hours = math.ceil(minutes / 60)
     return f"{counted(hours // 24, 'day')} {hours % 24} h"
+
+
+def of_bytes(part: int, whole: int) -> str:
+    """So many bytes of all, in the unit of all: "6.2 of 154.7 MiB", "0 of 512 bytes"."""
+    if not (power := _power(whole)):
+        return f"{part:,} of {counted(whole, 'byte')}"
+    scale = 1024**power
+    return f"{part / scale:,.1f} of {whole / scale:,.1f} {_UNITS[power]}"
+
+
+def byte_count(count: int) -> str:
+    """So many bytes in a unit that suits: "154.7 MiB", "512 bytes"."""
+    power = _power(count)
+    return f"{count / 1024**power:,.1f} {_UNITS[power]}" if power else counted(count, "byte")
+
+
+def _power(count: int) -> int:
+    return min(len(_UNITS) - 1, max(0, count.bit_length() - 1) // 10)
 
 
 def _plural(noun: str) -> str:

@@ -11,8 +11,17 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from tasks.core.escape import escape, unescape
-from tasks.core.models import Digests, Header, Listed, Reason, Status, StoredContent, Todo, Unwalked
-from tasks.core.plan import Enrolled, Known, Rules, Standing, standing
+from tasks.core.models import (
+    Digests,
+    Header,
+    Listed,
+    Reason,
+    Status,
+    StoredContent,
+    Todo,
+    Unwalked,
+)
+from tasks.core.plan import Enrolled, Finding, Known, Rules, Standing, standing
 from tasks.ledger.claims import Claims
 from tasks.ledger.database import execute_many, fetch
 from tasks.ledger.decided import UPLOAD_SHA256
@@ -168,10 +177,11 @@ class Files:
     ) -> Enrolled:
         """Adds rows of the scan to the report."""
         known = self._known_or_new(db, [kept_path(row) for row in rows])
-        listed, unopened, ctimes, touched = [], [], [], 0
+        listed, unopened, ctimes, touched, found = [], [], [], 0, Finding()
         for row, its in zip(rows, known, strict=True):
             settled, verdict, is_touched = _before_opening(row, its, rules)
             touched += is_touched
+            found.count(row, its, verdict[0] if verdict else None, is_to_do=not settled)
             listed.append(
                 {
                     "run_id": self._scope.run_id,
@@ -198,7 +208,7 @@ class Files:
         if scanned:
             these = (study.c.run_id == self._scope.run_id, study.c.study_no.in_(scanned))
             db.execute(sa.update(study).where(*these).values(scanned=True))
-        return Enrolled(sum(not row["settled"] for row in listed), touched)
+        return Enrolled(found.to_do, touched, found.found(len(rows)))
 
     def issue(self, db: sa.Connection, requests: list[Issuing]) -> list[bool]:
         """The first to be given a key owns it; any other, be it the same file later, may not use it."""

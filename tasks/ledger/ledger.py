@@ -220,7 +220,7 @@ class Ledger:
         half = len(rows) // 2
         first = self.enrol(batch_no, rows[:half], [], rules)
         rest = self.enrol(batch_no, rows[half:], scanned, rules)
-        return Enrolled(first.to_do + rest.to_do, first.touched + rest.touched)
+        return first.beside(rest)
 
     def _enrol_stand_in(self, batch_no: int, row: Listed | Unwalked, scanned: Sequence[int]) -> Enrolled:
         """Adds a row in place of one that the database can't hold: its path's beginning and SHA-256."""

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from tasks.core.object_outcomes import After, Expected, ObjectTodo, keys_before_move
 from tasks.core.object_standing import KnownObject, ObjectStanding, object_standing
+from tasks.core.progress import Found, is_bad
 from tasks.ledger.database import execute_many, fetch
 from tasks.ledger.liveness import OtherRuns
 from tasks.ledger.registered_instances import (
@@ -77,13 +78,6 @@ _SENDING: Final = (
 )
 
 
-class ListedObjects(NamedTuple):
-    """What a page of a listing brought: objects, those to be looked at, those that are done."""
-
-    listed: int = 0
-    to_do: int = 0
-
-
 class ListingState(NamedTuple):
     """How far a listing has come, and the serial of the run that began it."""
 
@@ -127,7 +121,7 @@ class Objects:
 
     def enrol(
         self, db: sa.Connection, prefix: str, page: Sequence[BucketObject], serial: int, after: After
-    ) -> ListedObjects:
+    ) -> Found:
         """Adds a page of the listing, and moves its cursor."""
         enrolled = self._enrol(db, page, serial, after)
         if page:
@@ -141,7 +135,7 @@ class Objects:
 
     def enrol_named(
         self, db: sa.Connection, named: Sequence[BucketObject], after: After, *, is_afresh: bool
-    ) -> ListedObjects:
+    ) -> Found:
         """Adds objects that somebody named. `is_afresh`: those that are registered are looked at again.
 
         One that was moved may be named by the key that it has by now.
@@ -160,7 +154,8 @@ class Objects:
         new = {each.key: each for each in named if each.key not in known}
         if new:
             self._add(db, new, serial)
-        return ListedObjects(len(named), len(named))
+        size_bytes = sum(max(0, each.size_bytes) for each in named)
+        return Found(len(named), len(named), size_bytes, size_bytes)
 
     def claim(self, db: sa.Connection, batch_no: int, most: int, prefix: str, seen: int) -> list[ObjectTodo]:
         """Claims the next objects that nobody has: study by study, as they came."""
@@ -254,24 +249,28 @@ class Objects:
         expected = self._expected(db, [row.key for row in found])
         return [replace(ObjectTodo(*row), expected=expected.get(row.key, Expected())) for row in found]
 
-    def _enrol(
-        self, db: sa.Connection, page: Sequence[BucketObject], serial: int, after: After
-    ) -> ListedObjects:
+    def _enrol(self, db: sa.Connection, page: Sequence[BucketObject], serial: int, after: After) -> Found:
         known = self._known(db, [each.key for each in page])
-        reopened, new = [], {}
+        reopened, new, settled_bytes, again = [], {}, 0, {}
         for each in page:
             its = known.get(each.key)
             if its is None:
                 new[each.key] = each
                 continue
+            if is_bad(its.status):
+                again[its.object_id] = its.status
             standing = object_standing(its, each.etag, each.size_bytes, serial, after)
-            if standing is not ObjectStanding.SETTLED:
+            if standing is ObjectStanding.SETTLED:
+                settled_bytes += max(0, each.size_bytes)
+            else:
                 reopened.append(_reopened(its, each, serial, standing))
         if reopened:
             execute_many(db, _REOPENED, reopened)
         if new:
             self._add(db, new, serial)
-        return ListedObjects(len(page), len(reopened) + len(new))
+        size_bytes = sum(max(0, each.size_bytes) for each in page)  # negative: an event did not say it
+        to_do = len(reopened) + len(new)
+        return Found(len(page), to_do, size_bytes, size_bytes - settled_bytes, again=again)
 
     def _moved(self, db: sa.Connection, keys: Sequence[str]) -> dict[str, str]:
         """Of those keys to which an object was moved, the key that it came under."""

@@ -17,11 +17,12 @@ from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError, StoppedError
 from tasks.core.models import RunFacts, Target
 from tasks.core.object_outcomes import DONE, After, ObjectTodo
+from tasks.core.progress import Found
 from tasks.core.registration_rows import REGISTRATION_CSV
 from tasks.ledger.database import connect, patience_s, prepare, wait_for_locks
 from tasks.ledger.group_commit import Reply, Request, Writer
 from tasks.ledger.liveness import OtherRuns, awake_or_asleep, heartbeat_s, kept_lock
-from tasks.ledger.objects import ListedObjects, ListingState, Objects
+from tasks.ledger.objects import ListingState, Objects
 from tasks.ledger.registered_instances import (
     ClaimingInstance,
     ClosingObject,
@@ -120,7 +121,7 @@ class RegistrationLedger:
         """Goes on with a listing that was cut off, or begins one."""
         return self._write_alive(lambda db: self._objects.begin_listing(db, self._endpoints.prefix))
 
-    def enrol(self, page: Sequence[BucketObject], serial: int, after: After) -> ListedObjects:
+    def enrol(self, page: Sequence[BucketObject], serial: int, after: After) -> Found:
         """Adds a page of the listing; with it, its cursor is durable."""
         prefix = self._endpoints.prefix
         return self._write_alive(lambda db: self._objects.enrol(db, prefix, page, serial, after))
@@ -129,9 +130,7 @@ class RegistrationLedger:
         """The listing is whole: the next one begins anew."""
         self._write_alive(lambda db: self._objects.end_listing(db, self._endpoints.prefix))
 
-    def enrol_named(
-        self, named: Sequence[BucketObject], after: After, *, is_afresh: bool = False
-    ) -> ListedObjects:
+    def enrol_named(self, named: Sequence[BucketObject], after: After, *, is_afresh: bool = False) -> Found:
         """Adds objects that somebody named. `is_afresh`: those that are registered are looked at again.
 
         Their size is negative where it is not known.

@@ -114,9 +114,9 @@ class ObjectBatches:
 
     def _count(self, todo: ObjectTodo, outcome: ObjectOutcome | None) -> None:
         if outcome is None:
-            self._progress.files_done += 1
+            self._progress.count_done()
             return
-        self._progress.count_object(outcome)
+        self._progress.count_object(outcome, todo.object_id)
         if outcome.status is ObjectStatus.FAILED:
             log.warning("%s failed: %s", todo, f"{outcome.reason} {outcome.detail}".rstrip())
         elif outcome.status is ObjectStatus.QUARANTINED and self._progress.files_held_back <= _MOST_NAMED:

@@ -27,7 +27,7 @@ from tasks.core.errors import IngestError, InterruptedRunError, PlannedEndError,
 from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
 from tasks.core.plan import Rules
-from tasks.core.progress import Progress
+from tasks.core.progress import Found, Progress
 from tasks.core.run_bounds import Bound
 from tasks.core.run_faults import RunFaults
 from tasks.core.words import counted
@@ -163,10 +163,11 @@ class Engine:
         batch_no, todo = 1, 0
         for rows, scanned in chunks:
             looked_at = self._retried.divide(self.run_id, rows) if self._retried else rows
-            to_do, touched = self._ledger.enrol(batch_no, looked_at, scanned, rules)
-            self._platform.loop.call(self.progress.count_listed, len(rows), to_do)
-            todo += to_do
-            self._touched += touched
+            enrolled = self._ledger.enrol(batch_no, looked_at, scanned, rules)
+            found = enrolled.found.beside(Found(len(rows) - len(looked_at)))
+            self._platform.loop.call(self.progress.count_listed, found)
+            todo += enrolled.to_do
+            self._touched += enrolled.touched
             self._uploader.raise_if_stopped()
             if todo >= self._edges.batch_target(batch_no):
                 yield batch_no

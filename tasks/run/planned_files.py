@@ -15,11 +15,12 @@ from tasks.core.completeness import StudyTally
 from tasks.core.manifest import is_uid
 from tasks.core.models import EXIT_ONE, Header, Listed, Reason, Rejected, Status, StudyEntry, Unwalked
 from tasks.core.plan import Known, Rules, Standing, standing
-from tasks.core.progress import Progress
+from tasks.core.platform_state import PlatformState
+from tasks.core.progress import PLANNED, Found, Progress
 from tasks.ledger.known_files import KnownFile, KnownFiles
 from tasks.plan_settings import PlanSettings
 from tasks.run.foreseen import Foreseen, Foresight, Held, examine
-from tasks.source.expected_instances import Reply, await_answer, header_readers
+from tasks.source.expected_instances import READERS, Reply, await_answer, header_readers
 from tasks.source.file_content import MAX_PUT_BYTES
 from tasks.source.gone_files import with_gone
 from tasks.source.scan import Ownership, walk_study
@@ -135,16 +136,24 @@ class PlannedFiles:
         self._known = known
         self._foresight = foresight
         self._progress = progress
+        self._asked = 0  # headers that are waited for
         self._gone: list[tuple[StudyTally, list[Unwalked]]] = []
 
     def count(self, entries: Sequence[StudyEntry]) -> FileCounts:
         """All of them."""
+        progress = self._progress
+        progress.nouns, progress.studies_listed, progress.platform = PLANNED, len(entries), self._readers
         with header_readers(examine) as ask:
             for entry in entries:
                 self._study(entry, ask)
+                progress.studies_done += 1
             self._count_gone()
-        self._progress.scanning = False
+        progress.scanning = False
         return self.counts
+
+    def _readers(self) -> PlatformState:
+        """How many are at work."""
+        return PlatformState(slots=READERS, slots_in_use=min(READERS, self._asked))
 
     def _study(self, entry: StudyEntry, ask: Ask) -> None:
         study_no, is_full = entry.study_no, self._settings.full
@@ -177,7 +186,8 @@ class PlannedFiles:
     ) -> None:
         """In full mode each row is counted in its place: who comes first has the SOP Instance UID."""
         known = self._known.of([row.path for row in rows if isinstance(row, Listed)])
-        self._progress.files_listed += len(rows)
+        size_bytes = sum(row.size_bytes for row in rows if isinstance(row, Listed))
+        self._progress.count_listed(Found(len(rows), len(rows), size_bytes, size_bytes))
         stored = [found for found in known.values() if found.status == Status.DUPLICATE]
         held = self._held([found.sop_instance_uid for found in stored])
         to_open: list[tuple[_Open, int, int]] = []
@@ -205,8 +215,8 @@ class PlannedFiles:
 
     def _judge(self, files: Sequence[tuple[_Open, int, int]], tally: StudyTally, ask: Ask) -> None:
         """Opens them, and counts what a run would say of each: so many files, and bytes."""
-        replies = [ask(file.listed.path) for file, *_ in files]
-        headers = [await_answer(reply)[0] for reply in replies]
+        self._asked = len(files)
+        headers = [*self._answers([ask(file.listed.path) for file, *_ in files])]
         held = self._held([uid for found in headers if (uid := _uid(found))])
         for (file, count, size_bytes), found in zip(files, headers, strict=True):
             stored = file.known.stored if file.known else None
@@ -215,6 +225,11 @@ class PlannedFiles:
             self._add(tally, seen, count, size_bytes)
             if seen.status is Status.UPLOADED and len(self.counts.to_send) < _TIMED:
                 self.counts.to_send.append(file.listed.path)
+
+    def _answers(self, replies: Sequence[Reply]) -> "Iterator[Header | Rejected]":
+        for reply in replies:
+            yield await_answer(reply)[0]
+            self._asked -= 1
 
     def _held(self, uids: Sequence[str]) -> Held:
         if not uids:
@@ -239,9 +254,7 @@ class PlannedFiles:
         tally.add(seen.status, seen.reason, *names)
         self.counts.files += files
         self.counts.add(seen, files, size_bytes)
-        self._progress.files_done += files
-        self._progress.files_settled += files
-        self._progress.files_held_back += files if seen.status in EXIT_ONE else 0
+        self._progress.count_planned(seen.status, files, size_bytes)
 
     def _close(self, tally: StudyTally) -> None:
         result = tally.result()

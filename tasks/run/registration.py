@@ -26,7 +26,7 @@ from tasks.core.circuit_breaker import TRANSIENT
 from tasks.core.errors import Fault, IngestError
 from tasks.core.models import RunFacts
 from tasks.core.pipeline_faults import Side, down_for_too_long, ending_at
-from tasks.core.progress import OBJECTS, Progress
+from tasks.core.progress import OBJECTS, Found, Progress
 from tasks.core.registration_rows import RegistrationSummary
 from tasks.core.retry import backoff_s
 from tasks.core.words import counted
@@ -189,9 +189,8 @@ class Registration:
             self._batches.drain(self._edges.grace_s)
             self._is_drained = True
 
-    def _count(self, page: tuple[int, int]) -> None:
-        listed, to_do = page
-        self._parts.loop.call(self.progress.count_listed, listed, to_do)
+    def _count(self, found: Found) -> None:
+        self._parts.loop.call(self.progress.count_listed, found)
         self._batches.raise_if_stopped()
 
     def _after_fault(self, fault: Fault, seen: int) -> None:

@@ -6,7 +6,7 @@ the merged report is what a single run would have written.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,8 @@ from tasks.core.concurrency_limit import shares, summed
 from tasks.core.errors import CredentialsRefusedError, IngestError, StoppedError, UsageError
 from tasks.core.models import Balance, Listed, RunFacts, StudyEntry, Summary
 from tasks.core.plan import cut
-from tasks.core.progress import COUNTERS, Progress
+from tasks.core.platform_state import PlatformState
+from tasks.core.progress import COUNTERS, SLOTS, Progress
 from tasks.core.run_bounds import Bound
 from tasks.core.study_entries import StudyEntries
 from tasks.ledger.database import has_ledger
@@ -111,10 +112,12 @@ class Migration:
     def standings(self) -> list[ShardStanding]:
         """Where each shard stands, by their numbers from 1; the progress becomes the sum of theirs."""
         standings = self._ledger.shards()
-        at_least = {"files_listed": self._progress.files_listed}  # as weighed
+        as_weighed = ("files_listed", "bytes_listed")
+        at_least = {name: getattr(self._progress, name) for name in as_weighed}
         for counter in COUNTERS:
             total = sum(each.progress.get(counter, 0) for each in standings)
             setattr(self._progress, counter, max(total, at_least.get(counter, 0)))
+        self._progress.platform = partial(_slots_of, [each.progress for each in standings if each.is_alive])
         return standings
 
     def finish(self, why: IngestError | None = None) -> Summary:
@@ -214,6 +217,12 @@ def shard_engine(settings: Settings, migration: str, shard_no: int, edges: Edges
     )
 
 
+def _slots_of(alive: Sequence[Mapping[str, int]]) -> PlatformState:
+    """Those of all shards that are at work, as each said with its last sign of life."""
+    slots, in_use = (sum(each.get(name, 0) for each in alive) for name in SLOTS)
+    return PlatformState(slots=slots, slots_in_use=in_use)
+
+
 def weigh(
     entries: Sequence[StudyEntry], ownership: Ownership, balance: Balance, progress: Progress
 ) -> dict[int, int]:
@@ -224,12 +233,14 @@ def weigh(
         if promised is not None:
             weights[entry.study_no] = promised
             progress.files_listed += entry.expected_instances or 0
+            progress.bytes_listed += entry.expected_bytes or 0
             continue
         weights[entry.study_no] = 0
         for row in walk_study(entry, ownership):
             size = row.size_bytes if isinstance(row, Listed) else 0
             weights[entry.study_no] += size if balance is Balance.BYTES else 1
             progress.files_listed += 1
+            progress.bytes_listed += size
     return weights
 
 

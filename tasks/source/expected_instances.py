@@ -26,7 +26,7 @@ from tasks.source.study_directories import StudyDir
 
 # Files a second where each is there after 10 ms: 4 readers 320, 8 of them 620, 16 of them 960. On a disk that
 # answers at once more than 4 gain nothing, and lose nothing.
-_READERS: Final = 16
+READERS: Final = 16
 _AHEAD: Final = 64  # files, and ends of studies, that are asked for and not counted yet
 _STACK_BYTES: Final = 1 << 20  # of a reader, where 8 MiB are usual: they are not deep
 _LOOK_UP_S: Final = 0.5  # Ctrl-C ends the wait at the latest then: see tasks/run/engine.py
@@ -198,7 +198,7 @@ def header_readers(read: ReadHeader) -> Iterator[Callable[[str], Reply]]:
         yield ask
     finally:
         _empty(asked)
-        for _ in range(_READERS):
+        for _ in range(READERS):
             asked.put(None)
 
 
@@ -207,7 +207,7 @@ def _start_readers(asked: "SimpleQueue[tuple[str, Reply] | None]", read: ReadHea
     usual = threading.stack_size(_STACK_BYTES)
     started = 0
     try:
-        while started < _READERS:
+        while started < READERS:
             reader = threading.Thread(target=_read, args=(asked, read), name=f"reader-{started}", daemon=True)
             reader.start()
             started += 1

@@ -219,7 +219,7 @@ class Uploader:
             await asyncio.wait(self._under_way, timeout=LOOK_UP_S)
 
     def _count(self, todo: Todo, outcome: Outcome) -> None:
-        self._progress.count_sent(outcome)
+        self._progress.count_sent(outcome, todo.file_id)
         if outcome.status is Status.FAILED:
             log.warning("%s failed: %s", todo, why_failed(outcome))
         if outcome.status is Status.INVALID and self._progress.files_held_back <= _MOST_NAMED:

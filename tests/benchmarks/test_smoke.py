@@ -15,11 +15,12 @@ from tests.benchmarks.table import HEADINGS, Row, markdown
 
 # Of each command, about as long as the other.
 WHAT_IS_SHOWN = {
-    ("start", "read", "slow_link", "size", "report", "page", "verify"): (
+    ("start", "read", "slow_link", "progress", "size", "report", "page", "verify"): (
         "first PUT",
         "--help",
         "headers",
         "slow link",
+        "progress",
         "sparse",
         "rerun",
         "report",

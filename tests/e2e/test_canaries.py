@@ -5,6 +5,7 @@ the operator's own report and ledger: Prefect's home with its database, and what
 """
 
 import base64
+import json
 import os
 import signal
 import sqlite3
@@ -288,9 +289,12 @@ class TestNothingLeaksAtAServerOfItsOwn:
     """Which the run starts, and which writes down what it was told until it ends with it."""
 
     def test_when_files_fail_in_every_way(self, scene_without_server: Scene) -> None:
+        """With each line an object: log records that a terminal does not show are among them."""
         scene_without_server.far_side.script = everything_at_once
-        code, said = scene_without_server.run("run")
+        code, said = scene_without_server.run("run", "--json-logs")
         assert code == 1, said
+        lines = [json.loads(line) for line in said.splitlines()]
+        assert {"dicom_ingest", "prefect.flow_runs"} <= {line.get("logger") for line in lines}
         assert_clean(scene_without_server, said)
 
     def test_when_it_is_interrupted(self, scene_without_server: Scene) -> None:

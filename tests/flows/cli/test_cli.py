@@ -32,7 +32,7 @@ from tasks.postprocess_settings import ResultSettings
 from tasks.report.reader import read_report, read_summary
 from tasks.run.edges import Edges
 from tasks.sandbox_settings import GatewaySettings
-from tasks.settings import MigrationSettings, Settings, load
+from tasks.settings import CommandSettings, MigrationSettings, Settings, load
 from tasks.verify_settings import VerifySettings
 from tests.far_side import TOKEN, FarSide, Request, Step, all_good, always, once_begun, status
 from tests.flows.conftest import Objects, Plant, cut
@@ -458,7 +458,8 @@ class TestSettings:
         """A new option is a new line above."""
         flags = {word for options, _, _ in SAME for word in options.split() if word.startswith("--")}
         names = {f"--{name.replace('_', '-')}" for name in RunOptions.__dataclass_fields__}
-        assert names - flags == {"--debug"}
+        of_every_command = {each.name.replace("_", "-") for each in declarations(CommandSettings)}
+        assert names - flags == {f"--{name}" for name in of_every_command}
 
     def test_an_option_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Also when it says what the default says."""
@@ -595,7 +596,8 @@ class TestUnknownVariable:
         kinds = (Settings, MigrationSettings, IngestSettings, VerifySettings, ResultSettings)
         names = [each.name for kind in kinds for each in declarations(kind)]
         names += [f"sandbox_{each.name}" for each in declarations(GatewaySettings)]
-        names += ["home", "debug", "manifest_output", "manifest_scan", "serve_port"]
+        names += [each.name for each in declarations(CommandSettings)]
+        names += ["home", "manifest_output", "manifest_scan", "serve_port"]
         names += ["demo_directory", "demo_slices"]
         names += ["plan_full", "plan_files_per_study", "plan_rate"]
         assert {f"DICOM_INGEST_{name.upper()}" for name in names} == VARIABLES

@@ -157,7 +157,7 @@ class TestWhatIsSaid:
             counts.finding = len(pauses) < 2
             return len(pauses) > 3
 
-        show_lines(counts, wait, said.append)
+        show_lines(counts, wait, lambda line, *_, **__: said.append(line))
         assert pauses[0] < 5
         assert pauses[1:] == [30.0] * 3
         assert said[0] == "1,200 study directories found, still looking"

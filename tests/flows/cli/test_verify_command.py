@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from flows.cli.__main__ import execute
-from flows.orchestration.verification_display import show_lines
+from flows.orchestration.standard_streams import Kind
+from flows.orchestration.verification_display import Pace, show_lines
 from tasks.core.comparison_progress import ComparisonProgress
 from tasks.dicomweb_settings import DicomwebServer
 from tests.dicomweb_side import DicomwebSide, Step, always, status
@@ -124,24 +126,60 @@ def test_signs_what_it_found(
     assert "verification-certificate.json has a signature that is not of this key" in capsys.readouterr().err
 
 
-def test_says_how_far_it_is() -> None:
-    """Where standard error is no terminal, a line within five seconds."""
-    progress, said = ComparisonProgress(), []
-    progress.begin("objects", 2000)
-    progress.count(500)
-    ended = threading.Event()
-    times = iter([0.0, 1.0, 4.0, 5.0])
+class TestHowFarItIs:
+    """By a clock that the test sets: half a second for each look."""
 
-    def clock() -> float:
-        try:
-            return next(times)
-        except StopIteration:
-            ended.set()
-            return 6.0
+    def said(self, progress: ComparisonProgress, looks: int, per_look: int) -> list[dict[str, object]]:
+        lines: list[dict[str, object]] = []
+        now_s, ended = 0.0, threading.Event()
 
-    show_lines(progress, ended, clock, said.append)
-    assert said == ["verify: 500 of 2,000 objects"]
-    assert progress.percent() == 25.0
+        def wait(_timeout: float | None = None) -> bool:
+            nonlocal now_s, looks
+            now_s, looks = now_s + 0.5, looks - 1
+            progress.count(per_look)
+            return looks < 0
+
+        def say(sentence: str, kind: Kind, **counters: object) -> None:
+            lines.append({"at": now_s, "kind": kind, "sentence": sentence} | counters)
+
+        ended.wait = wait  # type: ignore[method-assign]
+        show_lines(progress, ended, lambda: now_s, say)
+        return lines
+
+    def test_comes_within_five_seconds_then_every_half_minute(self) -> None:
+        lines = self.said(ComparisonProgress(), looks=150, per_look=0)
+        assert [line["at"] for line in lines] == [3.0, 33.0, 63.0]
+        assert {line["kind"] for line in lines} == {Kind.PROGRESS}
+
+    def test_is_done_of_all_bytes_requests_what_is_not_confirmed_the_pace_and_time_left(self) -> None:
+        progress = ComparisonProgress()
+        progress.begin("objects", 2000, requests=16)
+        progress.count_bytes(3 * 1024 * 1024)
+        progress.count_not_confirmed("bucket", 3)
+        with progress.asking(), progress.asking():
+            (line,) = self.said(progress, looks=6, per_look=50)
+        assert line["sentence"] == (
+            "verify: 300 of 2,000 objects, 3.0 MiB, 2 of 16 requests under way, "
+            "3 not confirmed by the bucket, 100/s, about 17 s left of this step"
+        )
+        assert (line["done"], line["total"], line["slots_in_use"], line["slots"]) == (300, 2000, 2, 16)
+        assert (line["per_s"], line["seconds_left"]) == (100.0, 17)
+        assert line["not_confirmed"] == {"bucket": 3}
+        assert progress.percent() > 15
+        assert progress.requests_in_use == 0, "they have ended"
+
+    def test_the_pace_begins_anew_with_a_step(self) -> None:
+        progress = ComparisonProgress()
+        seconds = count(1.0)
+        pace = Pace(progress, lambda: next(seconds))
+        for _ in range(3):
+            progress.count(1000)
+            pace.look()
+        assert pace.per_s == 1000
+        progress.begin("studies of the registry", 10)
+        pace.look()
+        assert pace.per_s is None
+        assert pace.seconds_left is None
 
 
 def test_ends_with_4_when_the_credentials_are_refused(

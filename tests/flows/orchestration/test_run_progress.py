@@ -25,11 +25,12 @@ from flows.orchestration.progress_display import bar, show_lines
 from flows.orchestration.run_progress import Sampler, Snapshot, sentence
 from tasks.core.object_outcomes import ObjectOutcome, ObjectStatus
 from tasks.core.platform_state import PlatformState, Step
-from tasks.core.progress import OBJECTS, Progress
+from tasks.core.progress import OBJECTS, PLANNED, Found, Progress
 from tests.far_side import TOKEN, Deviation, FarSide, Request, Script, status
 from tests.far_side import Step as Asked
 from tests.flows.conftest import Plant
 
+MIB, GIB = 1024**2, 1024**3
 NOW = datetime(2026, 3, 1, 14, 0, 30, tzinfo=UTC)
 HALF = Snapshot(files_listed=2000, files_done=1000, files_stored=990, files_failed=2, now=NOW, now_s=500.0)
 MOVING = replace(HALF, files_per_s=5.0, bytes_per_s=2.5 * 1024 * 1024)
@@ -57,6 +58,36 @@ SENTENCES = [
     (
         replace(MOVING, files_done=2000),
         "2,000 of 2,000 files done, 990 uploaded, 2 failed, 5 files/s, 2.5 MiB/s",
+    ),
+    # Time left: of 1,000 small files 200 s, of 3 GiB at 5 MiB/s more, of 3 MiB less.
+    (
+        replace(MOVING, bytes_listed=4 * GIB, bytes_done=GIB, settled_bytes_per_s=5 * MIB),
+        (
+            "1,000 of 2,000 files done, 1.0 of 4.0 GiB, 990 uploaded, 2 failed, 5 files/s, 2.5 MiB/s, "
+            "about 11 min left"
+        ),
+    ),
+    (
+        replace(MOVING, bytes_listed=4 * MIB, bytes_done=MIB, settled_bytes_per_s=5 * MIB),
+        (
+            "1,000 of 2,000 files done, 1.0 of 4.0 MiB, 990 uploaded, 2 failed, 5 files/s, 2.5 MiB/s, "
+            "about 4 min left"
+        ),
+    ),
+    (  # of plan, whose studies are known before their files are
+        replace(MOVING, studies_listed=30, studies_done=10, studies_per_s=0.1, scanning=True, nouns=PLANNED),
+        (
+            "10 of 30 studies, 1,000 of 2,000 files done, still listing, 990 to upload, 2 failed, 5 files/s, "
+            "2.5 MiB/s, about 4 min left"
+        ),
+    ),
+    (
+        replace(MOVING, studies_listed=30, studies_done=0, nouns=PLANNED),
+        "0 of 30 studies, 1,000 of 2,000 files done, 990 to upload, 2 failed, 5 files/s, 2.5 MiB/s",
+    ),
+    (
+        replace(HALF, bytes_listed=700, bytes_done=1),
+        "1,000 of 2,000 files done, 1 of 700 bytes, 990 uploaded, 2 failed",
     ),
     (
         replace(MOVING, scanning=True),
@@ -340,12 +371,12 @@ class Play:
 PLAYS = {
     "slow": Play(
         holding,
-        r"10 of 40 files done, 10 uploaded, 0 failed, [\d.]+ files/s, [\d.]+ MiB/s, about \d+ s left, "
-        r"20 of 20 slots in use",
+        r"10 of 40 files done, [\d.]+ of [\d.]+ KiB, 10 uploaded, 0 failed, [\d.]+ files/s, [\d.]+ MiB/s, "
+        r"about \d+ s left, 20 of 20 slots in use",
     ),
     "down": Play(
         partial(failing, Asked.PUT, status(503)),
-        rf"0 of 40 files done, 0 uploaded, 0 failed, \d+ of 20 slots in use, "
+        rf"0 of 40 files done, 0.0 of [\d.]+ KiB, 0 uploaded, 0 failed, \d+ of 20 slots in use, "
         rf"the object store has been down since {TIME} \(it answers 503\), {NEXT_TRY}",
     ),
     "throttling": Play(
@@ -463,14 +494,15 @@ def test_the_artifact_in_the_ui_says_the_same(
     looking.join()
     assert state.is_completed()
     assert told
-    assert descriptions() == ["40 of 40 files done, 40 uploaded, 0 failed"]
+    (last,) = descriptions()
+    assert re.fullmatch(r"40 of 40 files done, ([\d.]+) of \1 KiB, 40 uploaded, 0 failed", last)
 
 
 def test_a_run_of_ingest_speaks_of_objects() -> None:
     progress = Progress(nouns=OBJECTS, scanning=False)
-    progress.count_listed(3, 3)
+    progress.count_listed(Found(3, 3, 21, 21))
     for became in (ObjectStatus.REGISTERED, ObjectStatus.QUARANTINED, ObjectStatus.FAILED):
         progress.count_object(ObjectOutcome(status=became, size_bytes=7))
     said = sentence(Sampler(progress).counts())
-    assert said == "3 of 3 objects done, 1 registered, 1 failed, 1 held back"
+    assert said == "3 of 3 objects done, 21 of 21 bytes, 1 registered, 1 failed, 1 held back"
     assert progress.bytes_stored == 7

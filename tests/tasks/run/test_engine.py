@@ -908,6 +908,7 @@ class TestProgress:
         far_side.script = lambda request: (
             s3_error(400, "InvalidRequest") if request.md5 == hashlib.md5(dicom("2.2")).hexdigest() else None
         )
+        added = sum(map(len, (dicom("2.1"), dicom("2.2"), b"text", dicom("2.3")[:-40])))
         seen: list[Progress] = []
 
         @contextmanager
@@ -924,6 +925,9 @@ class TestProgress:
                 files_stored=1,
                 files_failed=1,
                 files_held_back=1,
+                bytes_listed=sum(map(len, bodies)) + added,
+                bytes_done=sum(map(len, bodies)) + added,
+                bytes_settled=added,
                 bytes_stored=len(dicom("2.1")),
                 scanning=False,
             )

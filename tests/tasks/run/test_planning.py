@@ -8,17 +8,19 @@ import shutil
 import socket
 import sqlite3
 import tracemalloc
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.orchestration.run_progress import Sampler, Snapshot, sentence
 from tasks.audit.check import audit
 from tasks.bucket_settings import BucketSettings
 from tasks.core.forecast import Limit
-from tasks.core.models import Summary
+from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.progress import Progress
 from tasks.dicomweb_settings import DicomwebSettings
 from tasks.ledger.known_files import known_files
@@ -436,3 +438,30 @@ def test_memory_is_flat_whatever_the_number_of_files(planned: Planned, dicom: Di
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 1024 * 1024
+
+
+def test_says_how_far_it_is_by_studies_files_and_bytes(planned: Planned, dicom: Dicom) -> None:
+    """In the end all of each are done; what a run would store and hold back is counted, readers are none."""
+    fill(planned, dicom)
+    seen: list[tuple[Progress, Snapshot]] = []
+
+    @contextmanager
+    def watch(progress: Progress) -> Iterator[None]:
+        sampler = Sampler(progress)
+        yield
+        seen.append((progress, sampler.snapshot()))
+
+    facts = plan(planned.manifest, planned.settings(), FULL, None, watch, edges=planned.edges)
+    progress, last = seen[0]
+    assert (progress.studies_done, progress.studies_listed) == (5, 5)
+    assert progress.files_done == progress.files_listed == facts.files
+    assert progress.bytes_done == progress.bytes_listed == facts.found_bytes
+    assert (progress.files_stored, progress.bytes_stored) == (facts.by_status["uploaded"], facts.bytes)
+    held_back = sum(count for status, count in facts.by_status.items() if status in EXIT_ONE)
+    assert progress.files_held_back == held_back
+    assert last.platform is not None
+    assert (last.platform.slots > 0, last.platform.slots_in_use) == (True, 0)
+    said = sentence(last)
+    assert said.startswith(f"5 of 5 studies, {facts.files} of {facts.files} files done, ")
+    assert f"{facts.by_status['uploaded']} to upload, 0 failed, {held_back} held back" in said
+    assert "readers in use" in said

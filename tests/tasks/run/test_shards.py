@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from flows.orchestration.run_progress import Sampler, sentence
 from tasks.audit.check import audit
 from tasks.core.decisions import Decision
 from tasks.core.errors import CredentialsRefusedError, InterruptedRunError, StoppedError, UsageError
@@ -34,7 +35,7 @@ from tasks.settings import ResolveSettings, Settings
 from tasks.source.scan import survey
 from tests.conftest import Dicom, NearSide, Row, padded
 from tests.databases import PostgreSQL, long_ago
-from tests.far_side import TOKEN, Deviation, Step, always, s3_error, scripted, status
+from tests.far_side import TOKEN, Deviation, FarSide, Step, always, s3_error, scripted, status
 from tests.processes import Command, await_that
 
 # What is the same in a report of one run and in one of shards (DESIGN.md, section 6) ...
@@ -560,6 +561,29 @@ class TestRefused:
         near_side.options["report_dir"] = near_side.directory / "elsewhere"
         with pytest.raises(UsageError, match="at work already"):
             migration(near_side, 1)
+
+
+def test_shows_the_slots_of_its_shards(
+    near_side: NearSide, far_side: FarSide, let_go: threading.Event
+) -> None:
+    """As many as they have together, and those in use: each says so with its sign of life."""
+    near_side.put_many(4)
+    near_side.options["dead_after"] = 2
+    whole, progress = migration(near_side, 1), Progress()
+    whole._progress = progress
+    running = threading.Thread(target=carry_out, args=(engine(near_side, 1),))
+    running.start()
+
+    def in_use() -> bool:
+        whole.standings()
+        platform = progress.platform()
+        return platform is not None and (platform.slots, platform.slots_in_use) == (5, 4)
+
+    await_that(in_use)
+    let_go.set()
+    running.join()
+    whole.finish()
+    assert sentence(Sampler(progress).snapshot()).endswith("4 uploaded, 0 failed"), "none is at work any more"
 
 
 def test_weighs_files_or_bytes(near_side: NearSide) -> None:
