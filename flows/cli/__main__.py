@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from flows.cli.help import FIRST_PAGE
@@ -18,8 +19,6 @@ from flows.orchestration.standard_streams import (
 from tasks.process_memory import defer_collection, forbid_memory_dumps, skip_last_collection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tasks.core.errors import IngestError
 
 _INTERRUPTED: Final = (
@@ -27,6 +26,7 @@ _INTERRUPTED: Final = (
     "until now."
 )
 _ASKING_FOR_HELP: Final[tuple[list[str], ...]] = ([], ["--help"], ["-h"])
+_USAGE: Final = 2  # as of UsageError
 _NO_READER: Final = 128 + signal.SIGPIPE  # as a shell says it of a program that SIGPIPE ended
 
 
@@ -60,36 +60,21 @@ def execute(arguments: list[str]) -> int:
     """Runs one command; its exit code. An error is one clear sentence; `--debug` says where it came from."""
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
+    with ExitStack() as output:  # which an error is said by, too
+        try:
+            with terminated_like_interrupted():
+                return _run(arguments, output)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
+            if isinstance(error, BrokenPipeError) and discard_unread_output():
+                return _NO_READER
+            return _say_error(_ours(error), debug="--debug" in arguments or _is_debugging())
+
+
+def _run(arguments: list[str], output: ExitStack) -> int:
     if arguments in _ASKING_FOR_HELP:
-        return _say_what_goes_wrong(_show_first_page, arguments)
-    from flows.orchestration.json_records import recorded_in_json
-    from flows.orchestration.output_settings import output_of
-
-    try:
-        is_help = not {"--help", "-h"}.isdisjoint(arguments)
-        output = output_of(arguments, {} if is_help else os.environ)
-    except Exception as error:  # noqa: BLE001 - as below
-        return _say_error(_ours(error), debug="--debug" in arguments)
-    with saying(output), recorded_in_json(output):
-        return _say_what_goes_wrong(_run, arguments)
-
-
-def _say_what_goes_wrong(run: "Callable[[list[str]], int]", arguments: list[str]) -> int:
-    try:
-        with terminated_like_interrupted():
-            return run(arguments)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a person gets a sentence, whatever happened
-        if isinstance(error, BrokenPipeError) and discard_unread_output():
-            return _NO_READER
-        return _say_error(_ours(error), debug="--debug" in arguments or _is_debugging())
-
-
-def _show_first_page(_arguments: list[str]) -> int:
-    list_out([FIRST_PAGE.rstrip("\n")])
-    return 0
-
-
-def _run(arguments: list[str]) -> int:
+        list_out([FIRST_PAGE.rstrip("\n")])
+        return 0
+    _decide_output(arguments, output)
     _ask_this_machine_directly()
     from cyclopts import CycloptsError
 
@@ -103,8 +88,19 @@ def _run(arguments: list[str]) -> int:
         return int(app(arguments, exit_on_error=False, print_error=not is_json) or 0)
     except CycloptsError as error:
         if is_json:  # else the library has said what is wrong
-            say(f"dicom-ingest: {error}", Kind.ERROR)
-        return 2  # as UsageError
+            say(f"dicom-ingest: {error}", Kind.ERROR, exit_code=_USAGE)
+        return _USAGE
+
+
+def _decide_output(arguments: list[str], output: ExitStack) -> None:
+    """Things are said as options and environment have it, until `output` ends. Help is given in any case."""
+    from flows.orchestration.json_records import recorded_in_json
+    from flows.orchestration.output_settings import output_of
+
+    is_help = not {"--help", "-h"}.isdisjoint(arguments)
+    decided = output_of(arguments, {} if is_help else os.environ)
+    output.enter_context(saying(decided))
+    output.enter_context(recorded_in_json(decided))
 
 
 def _ours(error: BaseException) -> "IngestError":

@@ -167,7 +167,7 @@ class TestJson:
         """Also what the parser of the command line says."""
         assert execute([*command.split(), "--json-logs"]) == 2
         (line,) = objects(capfd.readouterr().err)
-        assert (line["event"], line["level"]) == ("error", "error")
+        assert (line["event"], line["level"], line["exit_code"]) == ("error", "error", 2)
         assert words in line["message"]
 
     def test_a_traceback_is_one_line(
