@@ -1,28 +1,14 @@
 """The settings of `dicom-ingest plan` alone: how much it reads, and what it is to take for granted."""
 
-import re
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated
 
+from tasks.core.bandwidth import OFF, rate_of
 from tasks.declaration import PREFIX, Declared, Setting
-
-_RATE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)([kKMGT]?)\Z", re.ASCII)
-_UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-
-
-def rate_of(text: str) -> float:
-    """Bytes a second, as rclone writes them: 200M is 200 MiB; 0 when it is empty. Raises ValueError."""
-    if not text:
-        return 0.0
-    match = _RATE.match(text)
-    rate = float(match[1]) * _UNITS[match[2].upper()] if match else 0.0
-    if not rate:
-        raise ValueError("is a number of bytes a second, such as 500K, 20M or 1.5G")
-    return rate
 
 
 def _checked(text: str) -> str:
-    rate_of(text)
+    rate_of(text or OFF)
     return text
 
 
@@ -42,7 +28,7 @@ class PlanSettings(Declared):
     rate: Annotated[
         str,
         Setting(
-            "What the network takes in bytes a second, such as 20M. Default: as an earlier run had it.",
+            "What the network takes in bytes a second, as 20M. Default: what an earlier run made of it.",
             convert=_checked,
         ),
     ] = ""
@@ -50,4 +36,4 @@ class PlanSettings(Declared):
     @property
     def bytes_per_s(self) -> float:
         """The rate that was given; 0 when none was."""
-        return rate_of(self.rate)
+        return rate_of(self.rate or OFF) or 0.0

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from tasks.bucket_settings import BucketSettings
 from tasks.core.audit_chain import Event
+from tasks.core.bandwidth import bandwidth_of
 from tasks.core.completeness import exit_code
 from tasks.core.errors import CredentialsRefusedError, Fault, IngestError, UsageError
 from tasks.core.forecast import Limits, Rates, Source, Work, forecast, in_numbers, limits_of
@@ -158,7 +159,7 @@ def plan(
     room = room_for(counts.files, settings.report_dir, settings.ledger_at)
     probes = [*platform.probes, *_probe_sides(settings, sides or Sides()), room.probe]
     rates = _rates(counts, platform, pace, settings, plan_settings)
-    said = _forecast(counts, rates, made_ns, limits or limits_of(settings.windows))
+    said = _forecast(counts, rates, made_ns, limits or _limits(settings))
     facts = PlanFacts(
         campaign=settings.campaign,
         api_host=target.api_host,
@@ -270,6 +271,12 @@ def _problems(settings: Settings, ownership: Ownership, *, is_rate_known: bool) 
     if sentence := begins(settings.ledger_at, settings.campaign).sentence(settings.campaign):
         problems.append(sentence)
     return problems if is_rate_known else [*problems, _NO_RATE]
+
+
+def _limits(settings: Settings) -> Limits:
+    """What the run's own windows and bandwidth let through."""
+    bandwidth: str = getattr(settings, "bandwidth", "")
+    return limits_of(settings.windows, bandwidth_of(bandwidth) if bandwidth else None)
 
 
 def _forecast(counts: FileCounts, rates: Rates, made_ns: int, limits: Limits) -> dict[str, Any]:

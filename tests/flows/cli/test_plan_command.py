@@ -84,7 +84,7 @@ def test_is_a_page_for_people(manifest: Path) -> None:
     ("arguments", "code", "said"),
     [
         (["plan", "gone.csv"], 2, "The manifest can't be read"),
-        (["plan", "manifest.csv", "--rate", "fast"], 2, "is a number of bytes a second"),
+        (["plan", "manifest.csv", "--rate", "fast"], 2, "is no rate in bytes a second"),
         (["plan", "manifest.csv", "--files-per-study", "0"], 2, "--files-per-study"),
         (["plan", "manifest.csv", "-u", "ftp://127.0.0.1"], 2, "neither https nor http"),
     ],
