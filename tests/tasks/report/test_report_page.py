@@ -240,6 +240,7 @@ class TestPage:
             rows = PageRows(run.started_ns, run.finished_ns, is_verified=True)
             parts = [Certified("verification-certificate.json", {"studies.csv": "00"})]
             parts.append(Certified("certificate.json", {"studies.csv": "11"}, "22"))
+            parts.append(Certified("earlier.json", {"studies.csv": "33"}))
             write_report_page(file, PageFacts(tmp_path, summary, rows, parts, verification(summary)))
         said = words(page.read_text())
         for text in (
@@ -251,6 +252,7 @@ class TestPage:
             assert text in said, text
         assert f"dicom-ingest run {tmp_path}/repair-manifest.csv --ledger {tmp_path}/ledger.sqlite" in said
         assert f"dicom-ingest ingest --keys {tmp_path}/repair-keys.txt" in said
+        assert "earlier.json studies.csv 33" in said  # an earlier version's certificate has no digest
 
 
 class TestIntervals:
