@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from tasks.core.api_answers import WRONG_SHAPES, what_is_wrong
+from tasks.core.escape import unescape
 from tasks.core.models import RunFacts, Status, Summary
 from tasks.core.problems import advice_on
 from tasks.core.remedies import command_for, remedy_of
@@ -236,7 +237,7 @@ def _choosing(table: str, words: str, **values: str) -> Html:
 def _verified(page: PageFacts) -> list[Html]:
     if page.verification is None:
         return []
-    ledger = page.summary.settings.get("ledger", "")
+    ledger = unescape(page.summary.settings.get("ledger", ""))
     return verification_blocks(page.verification, page.report_dir.absolute(), ledger)
 
 
@@ -365,7 +366,11 @@ def _proof(page: PageFacts) -> Iterator[Html]:
     for number, each in enumerate(page.certified):
         files = {name: sha256 for name, sha256 in sorted(each.sha256.items()) if name != REPORT_HTML}
         yield element("h3", each.certificate, class_="apart")
-        yield facts({"Certificate digest": each.digest or digest_of(files), **files}, "digests")
+        digest = each.digest or ("" if number else digest_of(files))  # an earlier version's has none
+        yield facts({"Certificate digest": digest, **files} if digest else files, "digests")
         when_so = ", before the verification wrote studies.csv anew" if number else " here"
         command = _DIGESTS.format(" ".join(files))
-        yield prose(f"It is `digest` in {each.certificate}, and what `{command}` prints{when_so}.", "note")
+        if digest:
+            yield prose(
+                f"It is `digest` in {each.certificate}, and what `{command}` prints{when_so}.", "note"
+            )

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from tasks.core.completeness import StudyTally
 from tasks.core.models import EXIT_ONE, Reason, RunFacts, Status, StudyEntry, Summary
 from tasks.core.remedies import REMEDIES, command_for, remedy_of
+from tasks.report.page import as_text
 from tasks.report.page_forecast import forecast_rows
 from tasks.report.page_rows import Intervals, PageRows, StudyGroups
-from tasks.report.page_words import STOPPED, between, shell_word, tone_of, verdict_of
+from tasks.report.page_words import STOPPED, between, shell_word, tick, tone_of, verdict_of
 from tasks.report.report_page import Certified, PageFacts, digest_of, write_report_page
 from tests.tasks.report.sample_archive import FORECAST, STARTED_NS, Archive, verification
 from tests.tasks.report.sample_report import UNSENT, UPLOADED, facts, row, write
@@ -239,6 +240,7 @@ class TestPage:
             rows = PageRows(run.started_ns, run.finished_ns, is_verified=True)
             parts = [Certified("verification-certificate.json", {"studies.csv": "00"})]
             parts.append(Certified("certificate.json", {"studies.csv": "11"}, "22"))
+            parts.append(Certified("earlier.json", {"studies.csv": "33"}))
             write_report_page(file, PageFacts(tmp_path, summary, rows, parts, verification(summary)))
         said = words(page.read_text())
         for text in (
@@ -250,6 +252,7 @@ class TestPage:
             assert text in said, text
         assert f"dicom-ingest run {tmp_path}/repair-manifest.csv --ledger {tmp_path}/ledger.sqlite" in said
         assert f"dicom-ingest ingest --keys {tmp_path}/repair-keys.txt" in said
+        assert "earlier.json studies.csv 33" in said  # an earlier version's certificate has no digest
 
 
 class TestIntervals:
@@ -382,3 +385,9 @@ def test_a_page_is_written_whatever_is_in_it(data: st.DataObject) -> None:
     found = verification(summary) if draw(st.booleans()) and "uploaded" in summary.by_status else None
     write_report_page(file, PageFacts(Path("/r"), summary, page, [Certified("c", {})], found))
     assert file.getvalue().decode().count("<script") in (2, 3)
+
+
+def test_what_is_neither_text_nor_time_is_shown_all_the_same() -> None:
+    """JSON that somebody wrote may have half a character; a clock may be far out."""
+    assert as_text("a\ud800<") == "a\\ud800<"
+    assert tick(1e15, 1.0) == ""
