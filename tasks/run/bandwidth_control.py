@@ -16,12 +16,12 @@ from tasks.concurrency.daemon_threads import in_thread
 from tasks.core.audit_chain import Event
 from tasks.core.bandwidth import OFF, Rate, bandwidth_of, part_of
 from tasks.core.errors import IngestError, UsageError
-from tasks.ledger.database import has_ledger
 from tasks.ledger.liveness import heartbeat_s
 from tasks.ledger.set_bandwidths import SetBandwidths, SetTo
+from tasks.ledger.standings import read_standings
 from tasks.remote.platform_client import Platform
 from tasks.remote.send_rate import SendRate
-from tasks.settings import Settings
+from tasks.settings import RunSettings, Settings
 
 log = logging.getLogger("dicom_ingest")
 
@@ -143,19 +143,24 @@ class RunBandwidth:
         self._set.close()
 
 
-def set_bandwidth(ledger_at: str | Path, campaign: str, text: str, user_id: str = "") -> str:
+def set_bandwidth(
+    ledger_at: str | Path,
+    campaign: str,
+    text: str,
+    user_id: str = "",
+    dead_after_s: float = RunSettings.dead_after,
+) -> str:
     """Sets a rate, a timetable, `off`, or `default`, for the campaign's runs at work. What is said of it.
 
-    UsageError when it is none of these, and when no run is at work.
+    UsageError when it is none of these, when no run is at work, and what `read_standings` raises.
     """
     text = text.strip()
     try:
         asked = bandwidth_of("" if text == DEFAULT else text or "''")
     except ValueError as error:
         raise UsageError(f"--set-bandwidth: {error}") from None
-    if not has_ledger(ledger_at):
-        raise UsageError(_NO_RUN)
-    with closing(SetBandwidths(ledger_at, campaign)) as kept:
+    read_standings(ledger_at, dead_after_s, campaign, 1)  # of this version, so what is written is read
+    with closing(SetBandwidths(ledger_at, campaign, dead_after_s=dead_after_s)) as kept:
         if not kept.set("" if text == DEFAULT else asked.text, user_id):
             raise UsageError(_NO_RUN)
     what = "what each was started with" if text == DEFAULT else asked.text

@@ -199,7 +199,7 @@ class TestSettingIt:
 
     def test_is_refused_where_no_run_is_at_work(self, near_side: NearSide, tmp_path: Path) -> None:
         """And makes no ledger."""
-        with pytest.raises(UsageError, match="No run of this campaign is at work: nothing was changed"):
+        with pytest.raises(UsageError, match="There is no ledger there"):
             set_bandwidth(tmp_path / "none" / "ledger.sqlite", "default", "1M")
         assert not (tmp_path / "none").exists()
         near_side.put_many(1)
