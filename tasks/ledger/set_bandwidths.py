@@ -74,7 +74,9 @@ class SetBandwidths:
                 last = sa.select(sa.func.max(run.c.serial)).scalar_subquery()
                 values = {"bandwidth": text, "user_id": user_id, "set_ns": time.time_ns()}
                 db.execute(
-                    sa.insert(set_bandwidth).values(campaign=self._scope.campaign, serial=last, **values)
+                    self._scope.insert(set_bandwidth).values(
+                        campaign=self._scope.campaign, serial=last, **values
+                    )
                 )
             return alive
 

@@ -51,7 +51,7 @@ class BandwidthControl:
         self._clock_ns = clock_ns
         self._every_s = every_s
         self._set_to: SetTo | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._on_rate: Callable[[], object] = int
         send_rate.is_used |= bool(asked)
         self.apply()
@@ -59,7 +59,8 @@ class BandwidthControl:
     def start(self, on_rate: Callable[[], object]) -> None:
         """Goes on until `close`; `on_rate` is called when another rate is in force."""
         self._on_rate = on_rate
-        self._task = asyncio.get_running_loop().create_task(self._keep())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(each()) for each in (self._keep, self._watch)]
 
     def share(self, slots: int, of_slots: int) -> None:
         """Whose it is: so many slots of so many have a share of the rate."""
@@ -68,8 +69,8 @@ class BandwidthControl:
 
     def close(self) -> None:
         """Changes nothing any more."""
-        if self._task:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def apply(self) -> None:
         """Has the rate that is due now in force."""
@@ -87,6 +88,11 @@ class BandwidthControl:
             left_s = self._now.next_change(self._now_s) - self._now_s
             await asyncio.sleep(min(self._every_s, max(0.0, left_s)))
             self.apply()
+
+    async def _watch(self) -> None:
+        """By itself, for a database that is away is waited for."""
+        while True:
+            await asyncio.sleep(self._every_s)
             await self._look()
             self.apply()
 

@@ -15,11 +15,12 @@ from tests.benchmarks.table import HEADINGS, Row, markdown
 
 # Of each command, about as long as the other.
 WHAT_IS_SHOWN = {
-    ("start", "read", "slow_link", "size", "report", "verify"): (
+    ("start", "read", "slow_link", "bandwidth", "size", "report", "verify"): (
         "first PUT",
         "--help",
         "headers",
         "slow link",
+        "bandwidth",
         "sparse",
         "rerun",
         "report",
