@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tasks.settings import DeadAfter, ReportSettings, RunSettings
+from tasks.settings import DeadAfter, ReportSettings, RunSettings, UserId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,3 +10,4 @@ class StatusSettings(ReportSettings):
     """Of what looks at a ledger from beside its runs."""
 
     dead_after: DeadAfter = RunSettings.dead_after
+    user_id: UserId = ""  # who sets a bandwidth

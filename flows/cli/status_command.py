@@ -35,12 +35,19 @@ def status(
             show_default=False,
         ),
     ] = False,
+    set_bandwidth: Annotated[
+        str | None,
+        Parameter(
+            help="Change the bandwidth of the campaign's runs at work, until they end: what --bandwidth "
+            "takes; `default`: what each was started with. Shows nothing; exit code 0.",
+        ),
+    ] = None,
     options: StatusOptions = StatusOptions(),
 ) -> int:
     """Show the campaigns, runs and shards of a ledger: how far, how fast, when last alive, what is left.
 
     Reads the ledger alone, also while runs are at work and from another machine, and makes nothing. With
-    --campaign that one, else all. Exit code 5: a run is at work; 0: none is.
+    --campaign that one, else all. Exit code 5: a run is at work; 0: none is. --set-bandwidth alone writes.
     """
     from tasks.run.early_end import safe_errors
     from tasks.run.status import document, exit_code, read_status
@@ -48,6 +55,9 @@ def status(
     given = options.given(StatusSettings)
     with safe_errors():
         settings = load_as(StatusSettings, **given)
+        if set_bandwidth is not None:
+            say(_set_bandwidth(settings, set_bandwidth))
+            return 0
         found = read_status(settings, given.get("campaign"), None if every else _SHOWN)
     if json:
         from json import dumps
@@ -59,6 +69,13 @@ def status(
     for sentence in _sentences(found):
         say(sentence)
     return exit_code(found)
+
+
+def _set_bandwidth(settings: StatusSettings, text: str) -> str:
+    from tasks.run.bandwidth_control import set_bandwidth
+
+    its = settings.ledger_at, settings.campaign
+    return set_bandwidth(*its, text, settings.user_id, settings.dead_after)
 
 
 def _rows(found: "LedgerStanding") -> Iterator[Sequence[str]]:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from tasks.ledger.database import connect, fetch, prepare, retry_while_busy
+from tasks.ledger.database import connect, fetch, retry_while_busy
 from tasks.ledger.liveness import is_unlocked
 from tasks.ledger.schema import run, set_bandwidth
 from tasks.ledger.statements import Scope
@@ -30,10 +30,16 @@ class SetTo(NamedTuple):
 class SetBandwidths:
     """Of one campaign, in a database of its own connections. Thread-safe."""
 
-    def __init__(self, url: str | Path, campaign: str, run_id: str = "") -> None:
-        """`run_id`: of who reads it."""
+    def __init__(
+        self,
+        url: str | Path,
+        campaign: str,
+        run_id: str = "",
+        dead_after_s: float = RunSettings.dead_after,
+    ) -> None:
+        """`run_id`: of who reads it; who sets it has to know after how long a run counts as killed."""
         self._engine = connect(url)
-        self._scope = Scope(self._engine.dialect.name, campaign, run_id, RunSettings.dead_after)
+        self._scope = Scope(self._engine.dialect.name, campaign, run_id, dead_after_s)
 
     def for_run(self) -> SetTo | None:
         """What was set since this run began, or the migration that it is a shard of; None: nothing."""
@@ -51,7 +57,6 @@ class SetBandwidths:
 
     def set(self, text: str, user_id: str) -> int:
         """For the runs that are at work: how many those are. An empty text takes back what was set."""
-        prepare(self._engine)
         return retry_while_busy(lambda: self._set(text, user_id))
 
     def close(self) -> None:
@@ -69,7 +74,9 @@ class SetBandwidths:
                 last = sa.select(sa.func.max(run.c.serial)).scalar_subquery()
                 values = {"bandwidth": text, "user_id": user_id, "set_ns": time.time_ns()}
                 db.execute(
-                    sa.insert(set_bandwidth).values(campaign=self._scope.campaign, serial=last, **values)
+                    self._scope.insert(set_bandwidth).values(
+                        campaign=self._scope.campaign, serial=last, **values
+                    )
                 )
             return alive
 

@@ -16,12 +16,12 @@ from tasks.concurrency.daemon_threads import in_thread
 from tasks.core.audit_chain import Event
 from tasks.core.bandwidth import OFF, Rate, bandwidth_of, part_of
 from tasks.core.errors import IngestError, UsageError
-from tasks.ledger.database import has_ledger
 from tasks.ledger.liveness import heartbeat_s
 from tasks.ledger.set_bandwidths import SetBandwidths, SetTo
+from tasks.ledger.standings import read_standings
 from tasks.remote.platform_client import Platform
 from tasks.remote.send_rate import SendRate
-from tasks.settings import Settings
+from tasks.settings import RunSettings, Settings
 
 log = logging.getLogger("dicom_ingest")
 
@@ -51,7 +51,7 @@ class BandwidthControl:
         self._clock_ns = clock_ns
         self._every_s = every_s
         self._set_to: SetTo | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._on_rate: Callable[[], object] = int
         send_rate.is_used |= bool(asked)
         self.apply()
@@ -59,7 +59,8 @@ class BandwidthControl:
     def start(self, on_rate: Callable[[], object]) -> None:
         """Goes on until `close`; `on_rate` is called when another rate is in force."""
         self._on_rate = on_rate
-        self._task = asyncio.get_running_loop().create_task(self._keep())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(each()) for each in (self._keep, self._watch)]
 
     def share(self, slots: int, of_slots: int) -> None:
         """Whose it is: so many slots of so many have a share of the rate."""
@@ -68,8 +69,8 @@ class BandwidthControl:
 
     def close(self) -> None:
         """Changes nothing any more."""
-        if self._task:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def apply(self) -> None:
         """Has the rate that is due now in force."""
@@ -87,6 +88,11 @@ class BandwidthControl:
             left_s = self._now.next_change(self._now_s) - self._now_s
             await asyncio.sleep(min(self._every_s, max(0.0, left_s)))
             self.apply()
+
+    async def _watch(self) -> None:
+        """By itself, for a database that is away is waited for."""
+        while True:
+            await asyncio.sleep(self._every_s)
             await self._look()
             self.apply()
 
@@ -143,19 +149,24 @@ class RunBandwidth:
         self._set.close()
 
 
-def set_bandwidth(ledger_at: str | Path, campaign: str, text: str, user_id: str = "") -> str:
+def set_bandwidth(
+    ledger_at: str | Path,
+    campaign: str,
+    text: str,
+    user_id: str = "",
+    dead_after_s: float = RunSettings.dead_after,
+) -> str:
     """Sets a rate, a timetable, `off`, or `default`, for the campaign's runs at work. What is said of it.
 
-    UsageError when it is none of these, and when no run is at work.
+    UsageError when it is none of these, when no run is at work, and what `read_standings` raises.
     """
     text = text.strip()
     try:
         asked = bandwidth_of("" if text == DEFAULT else text or "''")
     except ValueError as error:
         raise UsageError(f"--set-bandwidth: {error}") from None
-    if not has_ledger(ledger_at):
-        raise UsageError(_NO_RUN)
-    with closing(SetBandwidths(ledger_at, campaign)) as kept:
+    read_standings(ledger_at, dead_after_s, campaign, 1)  # of this version, so what is written is read
+    with closing(SetBandwidths(ledger_at, campaign, dead_after_s=dead_after_s)) as kept:
         if not kept.set("" if text == DEFAULT else asked.text, user_id):
             raise UsageError(_NO_RUN)
     what = "what each was started with" if text == DEFAULT else asked.text

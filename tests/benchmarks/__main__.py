@@ -11,6 +11,7 @@ import sys
 import time
 
 from tests.benchmarks import (
+    bench_bandwidth,
     bench_dicomweb,
     bench_fast_link,
     bench_ingest,
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "start": bench_start,
     "read": bench_read,
     "slow_link": bench_slow_link,
+    "bandwidth": bench_bandwidth,
     "fast_link": bench_fast_link,
     "prefect": bench_prefect,
     "progress": bench_progress,

@@ -1,8 +1,8 @@
 """A far side in a process of its own, so that its CPU is not ours.
 
 It waits so many seconds per presign and per PUT, prints its URL, serves until its standard input ends, and
-then prints what it saw: the most PUTs at once, how old URLs were when they were used, and when the first PUT
-came, by the machine's monotonic clock.
+then prints what it saw: the most PUTs at once, how old URLs were when they were used, when the first PUT and
+the last byte came, by the machine's monotonic clock, and how many bytes bodies had.
 """
 
 import json
@@ -46,6 +46,7 @@ class _Watched(FarSide):
         self.minted_at: dict[str, float] = {}
         self.begun_at: dict[str, float] = {}
         self.ages: list[float] = []
+        self.came: list[tuple[float, int]] = []  # when the last byte of a body did, and how many it had
 
     def mint(self, wanted: Minted) -> Reply:
         reply = super().mint(wanted)
@@ -54,6 +55,7 @@ class _Watched(FarSide):
 
     def store(self, key: str, body: bytes) -> None:
         """Counts, and keeps nothing."""
+        self.came.append((time.monotonic(), len(body)))
         super().store(key, b"")
         time.sleep(max(0.0, self.begun_at[key] + self.put_s - time.monotonic()))
 
@@ -81,6 +83,8 @@ def main() -> None:
                     "median_age_s": ages[len(ages) // 2],
                     "oldest_s": ages[-1],
                     "first_put_at": min(far_side.begun_at.values(), default=0.0),
+                    "last_byte_at": max(far_side.came, default=(0.0, 0))[0],
+                    "body_bytes": sum(count for _, count in far_side.came),
                 }
             )
         )

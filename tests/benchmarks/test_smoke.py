@@ -15,11 +15,12 @@ from tests.benchmarks.table import HEADINGS, Row, markdown
 
 # Of each command, about as long as the other.
 WHAT_IS_SHOWN = {
-    ("start", "read", "slow_link", "progress", "size", "report", "page", "verify"): (
+    ("start", "read", "slow_link", "bandwidth", "progress", "size", "report", "page", "verify"): (
         "first PUT",
         "--help",
         "headers",
         "slow link",
+        "bandwidth",
         "progress",
         "sparse",
         "rerun",

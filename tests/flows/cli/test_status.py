@@ -145,3 +145,37 @@ def test_says_how_an_engine_in_this_process_stands(
     assert (code, newest(found)["state"]) == (5, "at_work")
     near_side.finished(engine)
     assert shown(capsys)[0] == 0
+
+
+@pytest.mark.processes
+def test_sets_the_bandwidth_of_a_run_of_another_process(
+    here: Path,
+    plant: Plant,
+    far_side: FarSide,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At a byte a second it would take half an hour; then it ends, and its trail says who let it."""
+    monkeypatch.setenv("DICOM_INGEST_TOKEN", TOKEN)
+    plant(here / "PATIENT", 3)
+    command = ["upload", "-p", str(here / "PATIENT"), "-u", far_side.url, "--dead-after", "2"]
+    run = Command(here, os.environ, *command, "--bandwidth", "1b")
+    try:
+        await_that(lambda: far_side.wait_for_puts(1))
+        assert execute(["status", "--set-bandwidth", "10M:1M"]) == 2
+        assert "what is sent is limited alone" in capsys.readouterr().err
+        assert run.process.poll() is None
+        setter = Command(
+            here, {**os.environ, "DICOM_INGEST_USER_ID": "ada"}, "status", "--set-bandwidth", "200M"
+        )
+        assert setter.ended() == 0
+        assert setter.said == "Bandwidth of the runs at work, within seconds and until they end: 200M.\n"
+        assert run.ended() == 0, run.said
+    finally:
+        run.process.kill()
+    assert "Bandwidth, from now on: 200M" in run.said
+    lines = map(json.loads, (here / "report" / "audit.jsonl").read_text().splitlines())
+    (event,) = [each for each in lines if each["event"] == "bandwidth_set"]
+    assert (event["bandwidth"], event["user_id"]) == ("200M", "ada")
+    assert execute(["status", "--set-bandwidth", "off"]) == 2
+    assert "No run of this campaign is at work: nothing was changed" in capsys.readouterr().err

@@ -41,6 +41,7 @@ class Control:
         self.changes: list[tuple[str, str]] = []
         self.rates: list[int | None] = []
         self.ahead_s = 0.0  # that the machine's clock was set
+        self.read_s = 0.0  # that the ledger takes
         loop = asyncio.get_running_loop()
         now_ns = lambda: began_ns + int((loop.time() + self.ahead_s) * 1e9)  # noqa: E731
         note = lambda *change: self.changes.append(change)  # noqa: E731
@@ -48,6 +49,7 @@ class Control:
         self.control.start(lambda: self.rates.append(self.rate.rate))
 
     async def _read(self) -> SetTo | None:
+        await asyncio.sleep(self.read_s)
         if isinstance(self.set_to, StoppedError):
             raise self.set_to
         return self.set_to
@@ -64,6 +66,16 @@ class TestATimetable:
             assert run.rate.rate == MIB
             await asyncio.sleep(600)
             assert run.rates == [MIB, None]
+            run.control.close()
+
+        virtual_time.run(work())
+
+    def test_does_not_wait_for_a_ledger_that_does_not_answer(self) -> None:
+        async def work() -> None:
+            run = Control(OFFICE)
+            run.read_s = 1000.0
+            await asyncio.sleep(30.1)
+            assert run.rate.rate == MIB
             run.control.close()
 
         virtual_time.run(work())
@@ -143,6 +155,13 @@ class TestARun:
         assert time.monotonic() - began > 0.9 * sum(map(len, bodies.values())) / (10 * MIB)
         assert sum(request.step is Step.PUT for request in near_side.far_side.requests) == len(bodies)
 
+    def test_that_is_a_shard_has_the_part_of_its_slots(self, near_side: NearSide) -> None:
+        near_side.put_many(1)
+        engine = near_side.engine(bandwidth="20M", parallel=5)
+        engine.share_bandwidth(5, 20)
+        await_that(lambda: engine.progress.platform().rate == 5 * MIB)  # type: ignore[union-attr]
+        assert near_side.finished(engine).summary.exit_code == 0
+
     def test_goes_by_the_timetable_of_its_clock(self, near_side: NearSide) -> None:
         near_side.put_many(1)
         near_side.edges = replace(NOT_WAITING, clock_ns=lambda: FRIDAY_NS + 60 * 10**9)
@@ -199,7 +218,7 @@ class TestSettingIt:
 
     def test_is_refused_where_no_run_is_at_work(self, near_side: NearSide, tmp_path: Path) -> None:
         """And makes no ledger."""
-        with pytest.raises(UsageError, match="No run of this campaign is at work: nothing was changed"):
+        with pytest.raises(UsageError, match="There is no ledger there"):
             set_bandwidth(tmp_path / "none" / "ledger.sqlite", "default", "1M")
         assert not (tmp_path / "none").exists()
         near_side.put_many(1)
