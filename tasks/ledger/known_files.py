@@ -17,7 +17,7 @@ from tasks.core.models import StoredContent
 from tasks.core.plan import Known
 from tasks.ledger.database import connect, fetch, has_ledger, retry_while_busy, sqlite_file
 from tasks.ledger.files import IS_LOST, STORED_CONTENT, stored_content
-from tasks.ledger.known_runs import read_only_engine
+from tasks.ledger.known_runs import read_only
 from tasks.ledger.left_files import LeftFile, LeftFiles
 from tasks.ledger.schema import HEAD, file, instance, other_content, revision, run, stored_file
 from tasks.ledger.statements import Scope, known_select
@@ -158,7 +158,7 @@ def _revision(engine: sa.Engine) -> str:
 
 def _reading(url: str | Path) -> sa.Engine | None:
     path = sqlite_file(url)
-    return read_only_engine(path) if path else connect(url)
+    return read_only(path) if path else connect(url)
 
 
 def _paths_select(scope: Scope) -> "sa.Select[Any]":

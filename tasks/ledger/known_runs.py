@@ -78,7 +78,7 @@ class KnownRuns:
 
     def has_lines(self, each: KnownRun) -> bool:
         """Whether a run cannot but have lines in its trail: it came to its end, or had a key for a file."""
-        return each.has_ended or bool(read_only(self._url, lambda db: _has_issued(db, each.run_id)))
+        return each.has_ended or bool(reading(self._url, lambda db: _has_issued(db, each.run_id)))
 
 
 def read_known_runs(url: str | Path, *, is_patient: bool = False) -> KnownRuns:
@@ -86,16 +86,16 @@ def read_known_runs(url: str | Path, *, is_patient: bool = False) -> KnownRuns:
 
     `is_patient`: waits for a database that is locked, or whose server restarts.
     """
-    known = read_only(url, lambda db: _known_runs(db, url), is_patient=is_patient)
+    known = reading(url, lambda db: _known_runs(db, url), is_patient=is_patient)
     return known or KnownRuns({}, frozenset(), url)
 
 
-def read_only(
+def reading(
     url: str | Path, read: Callable[[sa.Connection], _Read], *, is_patient: bool = False
 ) -> _Read | None:
-    """What `read` gives; None when there is no database. By its connection nothing can be written."""
+    """What `read` gives; None when there is no database."""
     file = sqlite_file(url)
-    engine = read_only_engine(file) if file else connect(url)
+    engine = read_only(file) if file else connect(url)
     if engine is None:
         return None
 
@@ -139,7 +139,7 @@ def _has_issued(db: sa.Connection, run_id: str) -> bool:
     return bool(db.scalar(sa.select(its)))
 
 
-def read_only_engine(path: Path) -> sa.Engine | None:
+def read_only(path: Path) -> sa.Engine | None:
     """A SQLite file's engine that writes nothing; None when there is no file."""
     if not path.is_file():
         return None

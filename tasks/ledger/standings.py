@@ -24,7 +24,7 @@ from tasks.core.run_standings import (
     total,
 )
 from tasks.ledger.database import NEWER_LEDGER, retry_while_busy
-from tasks.ledger.known_runs import read_only
+from tasks.ledger.known_runs import reading
 from tasks.ledger.liveness import is_unlocked
 from tasks.ledger.schema import HEAD, file, revision, run, study
 from tasks.ledger.statements import Scope
@@ -50,7 +50,7 @@ def read_standings(
     and has let go of his trail. UsageError when there is no ledger, or one of another version.
     """
     found = retry_while_busy(
-        lambda: read_only(url, lambda db: _Reader(db, dead_after_s, most_runs).read(campaign)), _PATIENCE_S
+        lambda: reading(url, lambda db: _Reader(db, dead_after_s, most_runs).read(campaign)), _PATIENCE_S
     )
     if found is None:
         raise UsageError(_NO_LEDGER)

@@ -15,6 +15,7 @@ from tasks.core.models import RunFacts, StudyEntry
 from tasks.core.run_standings import LedgerStanding, RunKind, RunStanding, RunState
 from tasks.ledger.database import connect
 from tasks.ledger.ledger import Ledger
+from tasks.ledger.registration_ledger import Endpoints, RegistrationLedger
 from tasks.ledger.standings import read_standings
 from tests.tasks.ledger.sample_rows import ENTRIES, Where, enrolled, listed, store, upgrade
 
@@ -96,6 +97,16 @@ class TestState:
         change(where, "UPDATE run SET started_ns = 4000000000")
         one = only(read_standings(where, 45))
         assert (one.state, one.last_alive_ns) == (RunState.KILLED, 4_000_000_000)
+
+    def test_of_a_run_of_ingest_counts_objects(self, where: Where, tmp_path: Path) -> None:
+        """Its report is another one: by that it is known."""
+        endpoints = Endpoints("bucket", "", "registry:443/studies")
+        with closing(RegistrationLedger(where, "default", "one", endpoints, 45)) as ledger:
+            ledger.begin(time.time_ns(), tmp_path / "report")
+            one = only(read_standings(where, 45))
+            ledger.end(facts("one"))
+        assert (one.state, one.kind, one.is_scanning) == (RunState.WORKING, RunKind.OBJECTS, False)
+        assert only(read_standings(where, 45)).state is RunState.ENDED
 
 
 class TestFigures:
@@ -236,17 +247,17 @@ class TestReading:
 
     def test_can_write_nothing(self, run: Callable[..., Ledger], where: Where) -> None:
         """The database itself sees to it."""
-        from tasks.ledger.known_runs import read_only
+        from tasks.ledger.known_runs import reading
 
         run("one")
         for statement in ("UPDATE run SET heartbeat_s = 0", "CREATE TABLE a (b int)"):
             with pytest.raises(StoppedError):
-                read_only(where, lambda db, it=statement: db.exec_driver_sql(it))  # type: ignore[misc]
+                reading(where, lambda db, it=statement: db.exec_driver_sql(it))  # type: ignore[misc]
         assert read_standings(where, 45).is_at_work
 
     def test_and_writing_do_not_wait_for_each_other(self, run: Callable[..., Ledger], where: Where) -> None:
         """A run commits in the middle of somebody's look, who sees what was when he began."""
-        from tasks.ledger.known_runs import read_only
+        from tasks.ledger.known_runs import reading
 
         ledger = run("one")
         enrolled(ledger, listed(1))
@@ -256,5 +267,5 @@ class TestReading:
             enrolled(ledger, listed(2))
             return [*counts, 1]
 
-        assert read_only(where, look) == [1, 1]
-        assert read_only(where, lambda db: db.exec_driver_sql("SELECT count(*) FROM listing").scalar()) == 2
+        assert reading(where, look) == [1, 1]
+        assert reading(where, lambda db: db.exec_driver_sql("SELECT count(*) FROM listing").scalar()) == 2
