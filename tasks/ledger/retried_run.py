@@ -28,6 +28,7 @@ _PAGE: Final = 5000  # rows of one commit: others write in between
 _NEVER: Final = 2**31 - 1  # the number of no batch: what is not chosen is in none
 _POSITION: Final = sa.tuple_(listing.c.study_no, listing.c.file_no)
 _TAKEN_OVER: Final = ("study_no", "file_no", "file_id", "settled", "said")
+_NOT_TRIED: Final = (Status.NOT_ATTEMPTED, Reason.STOPPED)
 _Row = Listed | Unwalked
 
 
@@ -105,26 +106,31 @@ class RetriedRun:
         return looked_at
 
     def _is_looked_at(self, known: Any, before: dict[str, Any]) -> bool:
-        status, reason = (
-            (known.status, known.reason) if before["settled"] else (Status.NOT_ATTEMPTED, Reason.STOPPED)
-        )
-        is_fine = status not in EXIT_ONE
-        return self._selection.is_all if is_fine else self._selection.has(status, reason)
+        """What the last run did not come to counts as what it was before, too: so a retry is gone on with."""
+        has = self._selection.has
+        if not before["settled"]:
+            return has(*_NOT_TRIED) or has(known.status, known.reason)
+        is_fine = known.status not in EXIT_ONE
+        return self._selection.is_all if is_fine else has(known.status, known.reason)
 
     def _chosen_studies(self) -> list[int]:
-        left = sa.case((listing.c.settled, KNOWN_STATUS), else_=Status.NOT_ATTEMPTED)
-        why = sa.case((listing.c.settled, file.c.reason), else_=Reason.STOPPED)
-        named = [left.in_(self._selection.statuses or EXIT_ONE)]
+        is_named: Any = KNOWN_STATUS.in_([*(self._selection.statuses or EXIT_ONE)])
         if self._selection.reasons:
-            named.append(why.in_(self._selection.reasons))
+            is_named &= file.c.reason.in_([*self._selection.reasons])
+        if self._selection.has(*_NOT_TRIED):
+            is_named |= ~listing.c.settled
         is_accepted = sa.func.coalesce(
-            decision.c.decision.in_(ACCEPTING) & (decision.c.status == left) & IS_SAME_FILE, sa.false()
+            listing.c.settled
+            & decision.c.decision.in_(ACCEPTING)
+            & (decision.c.status == KNOWN_STATUS)
+            & IS_SAME_FILE,
+            sa.false(),
         )
         chosen = (
             sa.select(listing.c.study_no)
             .join(file, file.c.file_id == listing.c.file_id)
             .outerjoin(decision, decision.c.file_id == listing.c.file_id)
-            .where(listing.c.run_id.in_(self._run_ids), *named, ~is_accepted)
+            .where(listing.c.run_id.in_(self._run_ids), is_named, ~is_accepted)
         )
         unscanned = sa.select(study.c.study_no).where(study.c.run_id.in_(self._run_ids), ~study.c.scanned)
         found = {

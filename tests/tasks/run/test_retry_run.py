@@ -13,7 +13,7 @@ from tasks.core.models import StudyEntry
 from tasks.core.selection import Selection
 from tasks.ledger.retried_run import RetriedRun
 from tasks.report.reader import read_summary
-from tasks.run.engine import ingest
+from tasks.run.engine import Engine, ingest
 from tasks.run.retry_run import retry
 from tasks.source.scan import just_file
 from tests.conftest import Dicom, NearSide, Run
@@ -177,8 +177,24 @@ class TestRetry:
         near_side.put("outside", dicom("1.2"))
         os.symlink(near_side.archive / "outside", near_side.archive / "a/link")
         root = str(near_side.archive / "a")
-        assert near_side.run(root=root).statuses["a/link"] == "unreadable/link_outside_root"
-        assert again(near_side).statuses["a/link"] == "unreadable/link_outside_root"
+        first = near_side.run(root=root)
+        assert first.statuses["a/link"] == "unreadable/link_outside_root"
+        second = again(near_side)
+        assert (second.statuses["a/link"], second.summary.root) == (
+            first.statuses["a/link"],
+            first.summary.root,
+        )
+
+    def test_goes_on_from_a_run_that_was_killed(self, near_side: NearSide, dicom: Dicom) -> None:
+        """What it had not walked is not attempted: chosen by that, or by no status at all."""
+        near_side.put("a/1", dicom("1.1"))
+        engine = near_side.engine()
+        with engine.draining():
+            pass
+        engine.close()
+        with pytest.raises(UsageError, match="left nothing that is chosen"):
+            again(near_side, Selection(statuses=("failed",)))
+        assert again(near_side, Selection(reasons=("not_scanned",))).statuses == {"a/1": "uploaded"}
 
     def test_of_a_run_that_is_not_the_last_any_more_is_refused(self, first: Run, near_side: NearSide) -> None:
         """Another was quicker; its rows would be lost."""
@@ -212,3 +228,18 @@ class TestRetry:
         second = again(near_side, Selection(statuses=("failed",)))
         assert second.statuses == {failed: "uploaded", "a/0": "not_attempted/stopped"}
         assert set(again(near_side).statuses.values()) == {"already_uploaded", "uploaded"}
+
+    def test_that_was_stopped_is_gone_on_with_by_the_same_command(
+        self, first: Run, near_side: NearSide
+    ) -> None:
+        """Though what it did not come to says not_attempted now."""
+        of = Selection(statuses=("failed",))
+        settings = near_side.settings()
+        with closing(RetriedRun(settings.ledger_at, "default", first.summary.run_id, (), of)) as retried:
+            engine = Engine(near_side.entries(), settings, edges=near_side.edges, retried=retried)
+            with engine.draining():
+                list(engine.plan(engine.scan()))
+            stopped = near_side.told(engine.finish(UsageError("stopped")))
+        assert {stopped.statuses[name] for name in ("b/refused", "e/broken")} == {"not_attempted/stopped"}
+        second = again(near_side, of)
+        assert second.statuses == LEFT | STORED | {"b/refused": "uploaded", "e/broken": "uploaded"}
