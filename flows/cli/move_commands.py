@@ -167,6 +167,7 @@ def _run_flow(
     """Runs a flow over a manifest in this process: what the command ends with."""
     from flows.cli.local_flow import run_flow
     from flows.orchestration.parameters import Options
+    from tasks.core.store_urls import as_url
     from tasks.run.early_end import safe_errors
     from tasks.run.preflight import read_manifest
 
@@ -179,7 +180,7 @@ def _run_flow(
     with checked:
         summary = run_flow(
             name,
-            manifest=str(manifest.absolute()),
+            manifest=as_url(str(manifest)) or str(manifest.absolute()),
             api_endpoint=settings.api_endpoint,
             report_dir=str(settings.report_dir.absolute()),
             options=Options(**options.given(RunSettings)),
@@ -206,10 +207,15 @@ def _what_to_upload(path: Path) -> "tuple[StudyEntry, Callable[[StudyEntry, Owne
     """A directory as a study entry; a file as one in its directory, of which it is all."""
     from tasks.core.errors import UsageError
     from tasks.core.models import StudyEntry
+    from tasks.core.store_urls import as_url
     from tasks.source.scan import just_file, walk_study
+    from tasks.source.stores import require_stores
 
     if path.is_dir():
         return StudyEntry(1, str(path.absolute())), walk_study
+    if url := as_url(str(path)):
+        require_stores(True)
+        return StudyEntry(1, url.rstrip("/")), walk_study
     if path.exists():
         return StudyEntry(1, str(path.absolute().parent)), just_file(path.absolute())
     raise UsageError("--path: there is no such file or directory. Nothing was sent.")

@@ -18,9 +18,11 @@ from tasks.core.comparison_progress import ComparisonProgress
 from tasks.core.escape import unescape
 from tasks.core.member_paths import is_member
 from tasks.core.signs import Retrieved
+from tasks.core.store_urls import is_store_url
 from tasks.source.archive_file import ArchiveFault
 from tasks.source.archives import Archives
 from tasks.source.member_content import member_digest, opened_source
+from tasks.source.store_content import stored_digest
 
 _AT_ONCE: Final = 4
 _HELD_BYTES: Final = 8 << 20  # a larger copy is kept on disk
@@ -95,5 +97,7 @@ class DeepSide:
         return (Retrieved.DIFFERS if what else Retrieved.SAME), what
 
     def _is_what_was_sent(self, path: str, picked: Picked) -> bool:
+        if is_store_url(path):
+            return stored_digest(path) == picked.sha256
         digest = member_digest(self.archives, path) if is_member(path) else sha256_of(path)
         return digest == picked.sha256

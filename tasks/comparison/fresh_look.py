@@ -21,11 +21,13 @@ from tasks.core.escape import unescape
 from tasks.core.file_times import is_racy
 from tasks.core.member_paths import is_member, split_member
 from tasks.core.models import Listed, StudyEntry, Unwalked
+from tasks.core.store_urls import is_store_url
 from tasks.ledger.verified_objects import KnownFile, VerifiedObjects
 from tasks.source.archives import Archives
 from tasks.source.member_content import member_digest
 from tasks.source.own_files import upwards
 from tasks.source.scan import Ownership, walk_study
+from tasks.source.store_content import stored_digest
 
 CELLS: Final = ("study_no", "path", "size_bytes", "sha256")
 _AT_ONCE: Final = 1000
@@ -82,6 +84,8 @@ class FreshLook:
         return not is_touched
 
     def _hash(self, path: str) -> str:
+        if is_store_url(path):
+            return stored_digest(path)
         return member_digest(self.archives, path) if is_member(path) else self.hashed(path)
 
     def _holds_own(self, entry: StudyEntry) -> bool:

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from tasks.core.errors import ManifestError, Problem
 from tasks.core.escape import escape, escaped_bytes, unescape
 from tasks.core.models import StudyEntry
+from tasks.core.store_urls import is_store_url, joined, split_url
 from tasks.core.study_entries import StudyEntries
 
 COLUMNS: Final = (
@@ -191,9 +192,20 @@ class _Checker:
             raise _FaultyCellError("is empty")
         if "\0" in text:
             raise _FaultyCellError("holds a NUL character")
+        if is_store_url(text) or (is_store_url(self._home) and not text.startswith("/")):
+            return self._in_store(joined(self._home, text))
         path = _normal(posixpath.join(self._home, text))
         self._check_inside_root(path)
         return path
+
+    def _in_store(self, url: str) -> str:
+        if split_url(url).has_password:
+            raise _FaultyCellError("holds a password: leave it to the environment, or to ~/.ssh")
+        if not split_url(url).place:
+            raise _FaultyCellError("names no bucket and no host")
+        if self._real_root is not None:
+            raise _FaultyCellError("lies outside --root")
+        return url
 
     def _check_inside_root(self, path: str) -> None:
         if self._real_root is None:
@@ -254,6 +266,8 @@ def _separator_hint(columns: Sequence[str]) -> str:
 
 
 def _normal(path: str) -> str:
+    if is_store_url(path):
+        return path
     normal = posixpath.normpath(path)
     return normal[1:] if normal.startswith("//") else normal  # POSIX lets exactly two slashes stand
 

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from tasks.core.escape import escape, unescape
 from tasks.core.member_paths import split_member
 from tasks.core.models import Status
+from tasks.core.store_urls import is_store_url
 from tasks.ledger.database import connect, fetch, has_ledger, prepare, retry_while_busy
 from tasks.ledger.schema import (
     bucket_object,
@@ -202,5 +203,5 @@ class VerifiedObjects:
 
 
 def _is_file(path: str) -> bool:
-    """Of a member: its archive."""
-    return os.path.isfile(split_member(path)[0])  # noqa: PTH113 - as text, it may be any
+    """Of a member: its archive. What lies in a store is taken to be there."""
+    return is_store_url(path) or os.path.isfile(split_member(path)[0])  # noqa: PTH113 - as text, it may be any

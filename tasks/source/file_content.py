@@ -160,6 +160,29 @@ class Streamed:
         return (now.st_size, kept_ns(now.st_mtime_ns)) != (self.size_bytes, self.mtime_ns)
 
 
+class Hashed:
+    """Digests of bytes as they pass."""
+
+    def __init__(self, *, with_md5: bool = False) -> None:
+        self.size_bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
+        self._crc = 0
+
+    def update(self, chunk: bytes) -> None:
+        """The next of them."""
+        self.size_bytes += len(chunk)
+        self._sha256.update(chunk)
+        self._crc = crc64nvme(chunk, self._crc)
+        if self._md5:
+            self._md5.update(chunk)
+
+    def digests(self) -> Digests:
+        """Of all so far."""
+        md5 = self._md5.hexdigest() if self._md5 else ""
+        return Digests(self._sha256.hexdigest(), md5, as_base64(self._crc))
+
+
 Accepts = Callable[[Rejected], bool]
 
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from tasks.core.member_paths import is_member, split_member
 from tasks.core.models import Listed, Reason, Status, Unwalked
+from tasks.core.store_urls import is_store_url
 from tasks.source.scan import Ownership
+from tasks.source.stores import is_in_store
 
 
 def with_gone(
@@ -57,11 +59,16 @@ class _Ahead:
         while self._next is not None and (until is None or os.fsencode(self._next[0]) <= until):
             path, was_read = self._next
             self._next = next(self._left, None)
-            is_gone = self._is_member_gone if is_member(path) else self._is_gone
-            if os.fsencode(path) != until and is_gone(os.fsencode(path), was_read):
+            if os.fsencode(path) != until and self._is_any_gone(path, was_read):
                 yield path
         if isinstance(row, Unwalked):
             self._not_walked.append(os.fsencode(row.path) + b"/")
+
+    def _is_any_gone(self, path: str, was_read: bool) -> bool:
+        if is_store_url(path):
+            return is_in_store(path) is False
+        is_gone = self._is_member_gone if is_member(path) else self._is_gone
+        return is_gone(os.fsencode(path), was_read)
 
     def _is_gone(self, path: bytes, was_read: bool) -> bool:
         real = os.path.realpath(path)

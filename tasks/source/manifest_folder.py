@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from tasks.core.errors import UsageError
+from tasks.core.store_urls import is_store_url
 from tasks.source.manifest_reader import READERS
 
 _PATTERN: Final = frozenset("*?[")
@@ -17,6 +18,8 @@ def manifests_at(location: str) -> list[Path] | None:
     Raises UsageError when some have one name: each has a report directory named after it.
     """
     path = Path(location)
+    if is_store_url(location):
+        return None
     if path.is_dir():
         found = list(path.iterdir())
     elif _PATTERN & set(location) and not path.exists():

@@ -5,7 +5,7 @@ row by row and every row is bounded, so that a cell of a gigabyte is a fault and
 """
 
 # A tree may hold millions of directories: paths here are text, pathlib's objects are several times slower.
-# ruff: noqa: PTH100, PTH112
+# ruff: noqa: PTH100, PTH110, PTH112
 
 import csv
 import hashlib
@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tasks.core.errors import ManifestError, ManifestFileError, Problem, UsageError
 from tasks.core.manifest import PathRules, Row, check, column_label, row_cells, without_blanks
+from tasks.core.store_urls import as_url, is_store_url
 from tasks.core.study_entries import StudyEntries
 from tasks.core.words import counted
+from tasks.source.stores import open_store_file, require_stores
 from tasks.source.text_lines import MAX_ROW_BYTES, Lines, RowTooLongError
 
 if TYPE_CHECKING:
@@ -51,18 +53,22 @@ def load_manifest(path: Path, root: Path | None = None) -> StudyEntries:
     if root is not None and not os.path.isdir(root):
         raise UsageError("--root is not a directory. Give the directory that holds all studies.")
     base_root = None if root is None else os.path.abspath(root)
-    rules = PathRules(os.path.abspath(path.parent), base_root, os.path.realpath)
+    url = "" if os.path.exists(path) else as_url(str(path))
+    require_stores(bool(url))
+    base = url.rpartition("/")[0] if url else os.path.abspath(path.parent)
+    rules = PathRules(base, base_root, os.path.realpath)
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_store_file(url) if url else path.open("rb", buffering=0) as file:
             hashed = _Hashed(file)
             columns, rows = read(BufferedReader(hashed))
             entries = check(columns, rows, rules)
             entries.sha256 = hashed.sha256()
-            return entries
     except OSError as error:
         raise ManifestFileError(
             f"The manifest can't be read: {cause(error)}. Check its name and permissions."
         ) from None
+    require_stores(any(is_store_url(entry.study_dir) for entry in entries))
+    return entries
 
 
 def for_suffix(by_suffix: Mapping[str, T], path: Path) -> T:
@@ -84,7 +90,7 @@ def cause(error: OSError) -> str:
 class _Hashed(io.RawIOBase):
     """A file that is hashed as it is read: what the digest says is what the reader saw."""
 
-    def __init__(self, file: io.FileIO) -> None:
+    def __init__(self, file: io.RawIOBase) -> None:
         self._file = file
         self._digest = hashlib.sha256()
         self._before = ""  # the digest of the whole, when it is not read from its start to its end
@@ -93,7 +99,7 @@ class _Hashed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        count = self._file.readinto(buffer)
+        count = self._file.readinto(buffer) or 0
         if not self._before:
             self._digest.update(memoryview(buffer)[:count])
         return count
@@ -121,9 +127,9 @@ class _Hashed(io.RawIOBase):
     def _of_all(self) -> str:
         here = self._file.tell()
         self._file.seek(0)
-        digest = hashlib.file_digest(self._file, "sha256").hexdigest()
+        digest = hashlib.file_digest(self._file, "sha256")
         self._file.seek(here)
-        return digest
+        return digest.hexdigest()
 
 
 def _read_csv(file: BufferedReader) -> _Table:

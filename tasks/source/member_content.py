@@ -6,16 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, Final
-
-from awscrt.checksums import crc64nvme
 
 from tasks.core.errors import Fault, FaultKind
 from tasks.core.file_times import kept_ns
 from tasks.core.member_paths import is_member, split_member
 from tasks.core.models import ArchiveState, Digests, Header, Reason, Rejected, Status
+from tasks.core.store_urls import is_store_url
 from tasks.source.archive_file import Archive, ArchiveFault, Member, OpenFile
 from tasks.source.archives import HEAD_BYTES, Archives, state_of
 from tasks.source.dicom_header import examine
@@ -24,14 +23,16 @@ from tasks.source.file_content import (
     MAX_PUT_BYTES,
     Accepts,
     Content,
+    Hashed,
     Held,
     Streamed,
     accepted,
-    as_base64,
     read_content,
     unreadable,
 )
 from tasks.source.header_reader import Examined
+from tasks.source.store_content import read_stored
+from tasks.source.stores import open_store_file
 
 _READS: Final = 3  # of an archive that changes meanwhile
 _LOOKED_BACK_BYTES: Final = 256 * 1024
@@ -44,7 +45,7 @@ def read_source(path: str, accepts: Accepts, archives: Archives | None) -> Conte
     """
     if is_member(path):
         return read_member(archives or Archives(), path, accepts)
-    found = read_content(path, accepts)
+    found = read_stored(path, accepts) if is_store_url(path) else read_content(path, accepts)
     if archives is None or not isinstance(found, Rejected):
         return found
     is_archive = found.reason is Reason.ARCHIVE
@@ -117,6 +118,10 @@ def member_digest(archives: Archives, path: str) -> str:
 @contextmanager
 def opened_source(archives: Archives, path: str, held_bytes: int) -> Iterator[BinaryIO]:
     """A file, or a member's bytes in one: in memory up to `held_bytes`, else on disk. Raises ArchiveFault."""
+    if is_store_url(path):
+        with BufferedReader(open_store_file(path)) as file:
+            yield file
+        return
     if not is_member(path):
         with open(path, "rb") as file:  # noqa: PTH123 - as text, it may be any
             yield file
@@ -172,7 +177,7 @@ def _held(archive: Archive, member: Member) -> bytes | None:
 
 def _streamed(archive: Archive, member: Member, accepts: Accepts) -> Content | Rejected:
     """Its bytes are hashed first: that they are whole is only known behind the last of them."""
-    hashed = _Hashed()
+    hashed = Hashed()
     for chunk in archive.chunks(member):
         hashed.update(chunk)
         if hashed.size_bytes > MAX_PUT_BYTES:
@@ -235,31 +240,10 @@ class MemberFile:
         return data
 
 
-class _Hashed:
-    """Digests of bytes as they pass."""
-
-    def __init__(self, *, with_md5: bool = False) -> None:
-        self.size_bytes = 0
-        self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
-        self._crc = 0
-
-    def update(self, chunk: bytes) -> None:
-        self.size_bytes += len(chunk)
-        self._sha256.update(chunk)
-        self._crc = crc64nvme(chunk, self._crc)
-        if self._md5:
-            self._md5.update(chunk)
-
-    def digests(self) -> Digests:
-        md5 = self._md5.hexdigest() if self._md5 else ""
-        return Digests(self._sha256.hexdigest(), md5, as_base64(self._crc))
-
-
 class StreamedMember(Streamed):
     """A member too large to hold: known to be whole, and inflated once more for each PUT."""
 
-    def __init__(self, archive: Archive, member: Member, header: Header, hashed: _Hashed) -> None:
+    def __init__(self, archive: Archive, member: Member, header: Header, hashed: Hashed) -> None:
         self._archive, self._member = archive, member
         self.header = header
         self.size_bytes = hashed.size_bytes
@@ -270,7 +254,7 @@ class StreamedMember(Streamed):
 
     def body(self, *, with_md5: bool = False) -> Iterator[bytes]:
         """Chunks; other bytes than were hashed end in a Fault before the last of them is sent."""
-        hashed, last = _Hashed(with_md5=with_md5), b""
+        hashed, last = Hashed(with_md5=with_md5), b""
         try:
             for chunk in self._archive.chunks(self._member):
                 hashed.update(chunk)

@@ -11,9 +11,12 @@ from typing import Final
 
 from tasks.core.member_paths import is_member, member_path, split_member
 from tasks.core.models import ZEROS, Header, Status
+from tasks.core.store_urls import is_store_url
 from tasks.source.archives import Archives
 from tasks.source.header_reader import read_header
 from tasks.source.member_content import examine_member
+from tasks.source.store_content import examine_stored
+from tasks.source.stores import StoreStat, store_rows
 
 _DIGITS: Final = re.compile(r"\d+")
 _MOST_KEPT: Final = 4096  # names, digits aside, whose answer is kept
@@ -39,11 +42,11 @@ class Neighbours:
     def _paths(self, directory: str, name: str) -> list[str]:
         if is_member(directory):
             return _members(self._archives, *split_member(directory), name)
-        return _files(directory, name)
+        return _objects(directory, name) if is_store_url(directory) else _files(directory, name)
 
     def _is_image(self, path: str) -> bool:
         examine = partial(examine_member, self._archives) if is_member(path) else read_header
-        found, _ = examine(path)
+        found, _ = examine_stored(path) if is_store_url(path) else examine(path)
         return isinstance(found, Header) or (found.status is Status.INVALID and found.detail != ZEROS)
 
 
@@ -62,6 +65,11 @@ def _files(directory: str, name: str) -> list[str]:
             return [entry.path for entry in listing if _DIGITS.sub("", entry.name) == name]
     except OSError:
         return []
+
+
+def _objects(directory: str, name: str) -> list[str]:
+    paths = (os.fsdecode(path) for path, found in store_rows(directory) if isinstance(found, StoreStat))
+    return [path for path in paths if _DIGITS.sub("", path[len(directory) + 1 :]) == name]
 
 
 def _members(archives: Archives, archive: str, directory: str, name: str) -> list[str]:

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Final
 
 from tasks.core.models import StudyEntry
+from tasks.core.store_urls import is_store_url
 
 _MOST_PARENTS: Final = 10_000  # that are remembered: entries come directory by directory
 
@@ -24,6 +25,8 @@ class _Resolver:
 
     def __call__(self, path: bytes) -> bytes:
         """The real path."""
+        if is_store_url(os.fsdecode(path)):
+            return path
         parent, name = os.path.split(path)
         if name in (b"", b".", b"..") or _is_link(path):
             return os.path.realpath(path)

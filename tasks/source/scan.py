@@ -21,11 +21,13 @@ from typing import Final, Protocol
 from tasks.core.file_times import kept_ns
 from tasks.core.models import Absence, ArchiveState, Listed, Reason, Status, StudyEntry, Unwalked
 from tasks.core.number_table import NumberTable
+from tasks.core.store_urls import is_store_url
 from tasks.source.archive_rows import MemberStat, with_members
 from tasks.source.archives import Archives
 from tasks.source.dicomdir import absent_files, is_dicomdir_name
 from tasks.source.own_files import NONE_OWN, OwnFiles, upwards
 from tasks.source.real_dirs import RealDirs
+from tasks.source.stores import StoreStat, store_rows
 
 _MISSING: Final = frozenset({Reason.NOT_FOUND, Reason.NOT_A_DIRECTORY})
 _REASONS: Final = {
@@ -43,7 +45,7 @@ _DIRECTORY_LINK: Final = b"/\0"
 _MARKS: Final = b"/\0"
 
 # A row to be: a path, marked when it is a directory's, and its file's size and times or why there are none.
-_Kind = os.stat_result | MemberStat | Reason | ArchiveState | Absence
+_Kind = os.stat_result | MemberStat | StoreStat | Reason | ArchiveState | Absence
 _Found = tuple[bytes, _Kind]
 
 
@@ -175,9 +177,9 @@ def _row(study_no: int, file_no: int, path: bytes, found: _Kind) -> Listed | Unw
 
 
 def _rows(entry: StudyEntry, ownership: Ownership) -> Iterator[_Found]:
-    path = os.fsencode(entry.study_dir)
+    path, is_in_store = os.fsencode(entry.study_dir), is_store_url(entry.study_dir)
     real = ownership.real_dirs.get(entry.study_no)
-    trouble = _trouble_at(path)
+    trouble = Reason.NONE if is_in_store else _trouble_at(path)
     if trouble in _MISSING:
         yield path + _DIRECTORY, trouble
     elif entry.study_no in ownership.absorbed:
@@ -186,6 +188,10 @@ def _rows(entry: StudyEntry, ownership: Ownership) -> Iterator[_Found]:
         yield path + _DIRECTORY, trouble
     elif real is None or not ownership.is_admitted_here(path):
         yield path + _DIRECTORY, Reason.LINK_OUTSIDE_ROOT
+    elif is_in_store:
+        ours = (None, entry.study_no)
+        found = store_rows(entry.study_dir)
+        yield from (each for each in found if ownership.owner_of(os.path.dirname(each[0])) in ours)
     else:
         yield from _Walk(entry.study_no, ownership).found_in(_Dir(path, real))
 
