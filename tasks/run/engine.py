@@ -20,17 +20,14 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from tasks.core.audit_chain import Event
 from tasks.core.errors import IngestError, InterruptedRunError, PlannedEndError, UsageError
-from tasks.core.file_times import AHEAD_NS
 from tasks.core.models import Listed, RunFacts, StudyEntry, Summary, Target, Unwalked
-from tasks.core.plan import Rules
 from tasks.core.progress import Found, Progress
 from tasks.core.run_bounds import Bound
 from tasks.core.run_faults import RunFaults
-from tasks.core.words import counted
 from tasks.ledger.awaited_ledger import AwaitedLedger
 from tasks.ledger.database import sqlite_file
 from tasks.ledger.earlier_runs import Begins
@@ -43,12 +40,12 @@ from tasks.run.edges import Edges
 from tasks.run.planned_end import starts_of, why_ended
 from tasks.run.preflight import NOT_ASKED, FirstAnswer, first_answer, target_of
 from tasks.run.records import keep_unused, open_records, versions
+from tasks.run.run_rules import listed_directories, problems_of, rules_of
 from tasks.run.sending_order import SendingOrder
 from tasks.run.windows import BATCHES_IN_FLIGHT, HasEnded, send_windows
 from tasks.settings import Settings
 from tasks.source.archives import Archives
 from tasks.source.gone_files import with_gone
-from tasks.source.listed_directories import ListedDirectories, own_directories
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.readers import MOST_READERS, Readers
 from tasks.source.scan import OneFile, Ownership, survey, walk_study
@@ -61,7 +58,6 @@ log = logging.getLogger("dicom_ingest")
 Scan: TypeAlias = Callable[[StudyEntry, Ownership], Iterator[Listed | Unwalked]]
 Watch: TypeAlias = Callable[[Progress], AbstractContextManager[object]]
 Chunk: TypeAlias = tuple[list[Listed | Unwalked], list[int]]  # rows, and the study_nos that end among them
-_MAX_PROBLEMS: Final = 20
 
 
 class Engine:
@@ -95,9 +91,7 @@ class Engine:
         self.progress = Progress()
         self._scan = scan
         self._retried = retried
-        walked = shard if retried is None else {*retried.study_nos}
-        ours = entries if walked is None else [entry for entry in entries if entry.study_no in walked]
-        self._entries: Sequence[StudyEntry] = ours
+        self._entries = _walked(entries, shard if retried is None else {*retried.study_nos})
         self._order = SendingOrder()
         self._edges = edges or all_edges.REAL
         self._started_ns = self._edges.clock_ns()
@@ -108,11 +102,7 @@ class Engine:
         report_dirs = list(filter(None, (settings.report_dir, whole_report_dir)))
         require_none_in(self._ownership.real_dirs, report_dirs)
         with ExitStack() as undo:
-            self._platform = Platform(settings)
-            undo.callback(self._platform.close)
-            refusal = self._open_records(undo, entries, report_dirs, is_shard=shard is not None)
-            trail, clock_ns = self._records.trail, self._edges.clock_ns
-            self._bandwidth = RunBandwidth(settings, self.run_id, self._platform, trail, clock_ns)
+            refusal = self._open(undo, entries, report_dirs, is_shard=shard is not None)
             undo.pop_all()
         self.starts = starts_of(settings, self._ledger.due, self._edges, is_shard=shard is not None)
         self._uploader = self._new_uploader()
@@ -261,6 +251,17 @@ class Engine:
             self._bandwidth.close()
             self._is_drained = True
 
+    def _open(
+        self, undo: ExitStack, entries: Sequence[StudyEntry], report_dirs: Sequence[Path], *, is_shard: bool
+    ) -> IngestError | None:
+        """The platform and the records; why the run must end at once, if so."""
+        self._platform = Platform(self.settings)
+        undo.callback(self._platform.close)
+        refusal = self._open_records(undo, entries, report_dirs, is_shard=is_shard)
+        trail, clock_ns = self._records.trail, self._edges.clock_ns
+        self._bandwidth = RunBandwidth(self.settings, self.run_id, self._platform, trail, clock_ns)
+        return refusal
+
     def _open_records(
         self, undo: ExitStack, entries: Sequence[StudyEntry], report_dirs: Sequence[Path], *, is_shard: bool
     ) -> IngestError | None:
@@ -275,7 +276,7 @@ class Engine:
         self._begin(entries, target, is_shard=is_shard)
         if self._retried:
             self._retried.take_over(self.run_id)
-        self._listed = _listed_directories(settings)
+        self._listed = listed_directories(settings)
         undo.callback(self._listed.close)
         self._ownership = replace(self._ownership, own=own, note=self._listed.note, archives=self._archives)
         self._records.begin(self.run_id, settings, len(self._entries), target)
@@ -366,6 +367,11 @@ def ingest(
         return engine.finish(end.why)
 
 
+def _walked(entries: Sequence[StudyEntry], study_nos: Collection[int] | None) -> Sequence[StudyEntry]:
+    """Those of these numbers; None: all."""
+    return entries if study_nos is None else [entry for entry in entries if entry.study_no in study_nos]
+
+
 def _submit(engine: Engine, pool: ThreadPoolExecutor, window: list[int]) -> list[HasEnded]:
     return [partial(_has_ended, pool.submit(engine.upload, batch_no)) for batch_no in window]
 
@@ -373,30 +379,3 @@ def _submit(engine: Engine, pool: ThreadPoolExecutor, window: list[int]) -> list
 def _has_ended(future: Future[None], timeout_s: float) -> bool:
     wait([future], timeout_s)
     return future.done() and future.result() is None
-
-
-def _listed_directories(settings: Settings) -> ListedDirectories:
-    ledger_at = settings.ledger_at
-    own = [settings.report_dir, *([ledger_at.parent] if isinstance(ledger_at, Path) else [])]
-    return ListedDirectories(settings.report_dir, own_directories(*own))
-
-
-def problems_of(ownership: Ownership) -> list[str]:
-    """What is odd about a manifest's directories, for the summary."""
-    overlaps = ownership.overlaps
-    problems = [
-        f"study {study_no} lies in or around study {earlier}: each file is reported once"
-        for study_no, earlier in list(overlaps.items())[:_MAX_PROBLEMS]
-    ]
-    if len(overlaps) > _MAX_PROBLEMS:
-        problems.append(f"and {counted(len(overlaps) - _MAX_PROBLEMS, 'more overlap')}: see studies.csv")
-    return problems
-
-
-def rules_of(settings: Settings, now_ns: int) -> Rules:
-    """Which files a run that begins now leaves alone."""
-    rules = Rules(settings.rehash, trust_ctime=settings.trust_ctime)
-    if not settings.min_age:
-        return rules
-    before_ns, until_ns = now_ns - int(settings.min_age * 1e9), now_ns + AHEAD_NS
-    return replace(rules, changed_before_ns=before_ns, changed_until_ns=until_ns)

@@ -35,7 +35,6 @@ from tasks.report.plan_file import write_plan
 from tasks.report.tables import iso
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
-from tasks.run.engine import problems_of, rules_of
 from tasks.run.foreseen import Foresight
 from tasks.run.planned_files import FileCounts, PlannedFiles
 from tasks.run.preflight import open_trail, read_manifest, target_of
@@ -48,6 +47,7 @@ from tasks.run.probes import (
     probe_platform,
     room_for,
 )
+from tasks.run.run_rules import problems_of, rules_of
 from tasks.settings import Settings
 from tasks.source.file_content import read_content
 from tasks.source.own_files import own_files, require_none_in

@@ -29,9 +29,10 @@ from tasks.ledger.shard_runs import ShardStanding, shard_run_id
 from tasks.remote.platform_client import Platform
 from tasks.run import edges as all_edges
 from tasks.run.edges import Edges
-from tasks.run.engine import Engine, problems_of
+from tasks.run.engine import Engine
 from tasks.run.preflight import first_answer, target_of
 from tasks.run.records import keep_unused, open_records, versions
+from tasks.run.run_rules import problems_of
 from tasks.settings import Settings
 from tasks.source.archives import Archives
 from tasks.source.own_files import own_files, require_none_in
@@ -87,9 +88,7 @@ class Migration:
             if self.standings():
                 is_ours = self._ledger.take_up(*at, target)
             else:
-                weights = weigh(entries, ownership, balance, progress)
-                by_no = {entry.study_no: entry for entry in entries}
-                parts = [[by_no[study_no] for study_no in part] for part in cut(weights, shards)]
+                parts = _parts(entries, cut(weigh(entries, ownership, balance, progress), shards))
                 decided = ownership.overlaps, ownership.real_dirs
                 is_ours = self._ledger.begin_divided(*at, entries, *decided, parts, target)
             if not is_ours:
@@ -164,6 +163,11 @@ class Migration:
         ahead_s = (facts.started_ns - self._started_ns) / 1e9
         course = [(round(ahead_s + at, 1), limit) for at, limit in facts.parallel_course]
         return [*course, (round((facts.finished_ns - self._started_ns) / 1e9, 1), 0)]
+
+
+def _parts(entries: Sequence[StudyEntry], cut_: Sequence[Sequence[int]]) -> list[list[StudyEntry]]:
+    by_no = {entry.study_no: entry for entry in entries}
+    return [[by_no[study_no] for study_no in part] for part in cut_]
 
 
 def begin_migration(
