@@ -124,7 +124,7 @@ class Handle:
         """Whether the server is silent, or its answer takes too long. Has to be asked for now and then."""
         now = time.monotonic()
         queued_bytes = _queued_bytes(self.curl.getinfo(pycurl.ACTIVESOCKET))
-        if self._streamed and self._waits_for_us(self._streamed, queued_bytes):
+        if self._streamed and waits_for_us(self._streamed, queued_bytes):
             self._silence.excuse(now)
         sent_bytes = int(self.curl.getinfo(pycurl.SIZE_UPLOAD_T)) - queued_bytes
         complaint = self._silence.complaint(
@@ -133,10 +133,6 @@ class Handle:
         if complaint:
             self.fault = Fault(FaultKind.NETWORK, complaint)
         return bool(complaint)
-
-    def _waits_for_us(self, body: SentBody, queued_bytes: int) -> bool:
-        """The disk's time is not the server's, nor what passes at a limited rate once it has all of it."""
-        return body.is_awaited or (body.is_held_up and not queued_bytes)
 
     def answer(self, number: int, text: str) -> Answer:
         """What came, once libcurl is done and says this. Raises Fault when that is no answer."""
@@ -162,6 +158,11 @@ class Handle:
             self.is_stale = _is_readable(self._sockets.get(self.connection, -1))
         is_refused = self.fault or self.is_stale
         return int(pycurl.PREREQFUNC_ABORT if is_refused else pycurl.PREREQFUNC_OK)
+
+
+def waits_for_us(body: SentBody, queued_bytes: int) -> bool:
+    """The disk's time is not the server's, nor what passes at a limited rate once it has taken all."""
+    return body.is_awaited or (body.is_held_up and not queued_bytes)
 
 
 def _queued_bytes(opened: int) -> int:

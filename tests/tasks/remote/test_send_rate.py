@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from tasks.core.errors import Fault
 from tasks.core.http_messages import Request
+from tasks.remote.curl_handle import waits_for_us
 from tasks.remote.send_rate import PacedBody, SendRate
 from tasks.remote.streamed import HeldBody
 from tests import virtual_time
@@ -201,15 +203,31 @@ class TestABodyOnTheWire:
             assert put(talk, bytes(40), silence_s=0.6) == 200
 
     def test_does_not_excuse_a_server_that_takes_nothing(self) -> None:
+        is_over = threading.Event()
+
         def play(connection: socket.socket) -> None:
             head_of(connection)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            time.sleep(1.5)
+            is_over.wait(8)  # our kernel would take the body for longer
 
         with talking(play) as talk:
-            limit(talk, 50_000_000)
+            limit(talk, 200_000)
             with pytest.raises(Fault, match="silent"):
                 put(talk, bytes(60_000_000), silence_s=0.5)
+            is_over.set()
+
+    def test_is_waited_for_by_a_server_that_has_taken_all_of_it(self) -> None:
+        """As long as the kernel still has bytes of ours, it is the server that is silent."""
+
+        async def look() -> None:
+            body = PacedBody(HeldBody([bytes(100)], 100), SendRate(1))
+            assert not waits_for_us(body, 0)
+            assert body.read(AT_ONCE) == bytes(1)
+            assert body.read(AT_ONCE) == pycurl.READFUNC_PAUSE
+            assert waits_for_us(body, 0)
+            assert not waits_for_us(body, 1)
+
+        virtual_time.run(look())
 
     def test_may_be_refused_before_it_was_sent(self) -> None:
         def play(connection: socket.socket) -> None:
