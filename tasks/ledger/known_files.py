@@ -54,6 +54,7 @@ class Holder(NamedTuple):
     path: str
     sha256: str
     is_lost: bool = False
+    row_uid: str = ""  # that the row of its path names by now
 
 
 class EarlierPace(NamedTuple):
@@ -118,8 +119,9 @@ class KnownFiles:
         if not self._engine or not uids:
             return []
         columns = (table.c.sop_instance_uid, table.c.sha256, table.c.key, table.c.lost_key, file.c.path)
+        row_uid = file.c.sop_instance_uid.label("row_uid")
         query = (
-            sa.select(*columns)
+            sa.select(*columns, row_uid)
             .join(file, file.c.file_id == table.c.file_id)
             .where(table.c.campaign == self._campaign, table.c.sop_instance_uid.in_(uids), table.c.key != "")
         )
@@ -173,7 +175,7 @@ def _paths_select(scope: Scope) -> "sa.Select[Any]":
 
 
 def _holder(row: "sa.Row[Any]") -> Holder:
-    return Holder(unescape(row.path), row.sha256, row.key == row.lost_key)
+    return Holder(unescape(row.path), row.sha256, row.key == row.lost_key, row.row_uid)
 
 
 _LEAST_S: Final = 5.0  # of a run that says how fast the next one will be

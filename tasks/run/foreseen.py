@@ -185,9 +185,10 @@ class Foresight:
             return Status.ALREADY_UPLOADED
         found, _ = read_header(holder.path)
         if isinstance(found, Rejected) and not found.is_sent(self._accepted):
-            return Status.DUPLICATE  # its row names what is stored of it
-        header = found if isinstance(found, Header) else found.header
-        has_uid = header is not None and header.sop_instance_uid == uid
+            has_uid = holder.row_uid in ("", uid)  # its row goes on to name what is stored of it
+        else:
+            header = found if isinstance(found, Header) else found.header
+            has_uid = header is not None and header.sop_instance_uid == uid
         return Status.DUPLICATE if has_uid else Status.ALREADY_UPLOADED
 
     def _own_holder(self, uid: str) -> Holder | None:
