@@ -54,7 +54,7 @@ class Holder(NamedTuple):
     path: str
     sha256: str
     is_lost: bool = False
-    row_uid: str = ""  # that the row of its path names by now
+    stored_uid: str = ""  # of what is stored of its path by now
 
 
 class EarlierPace(NamedTuple):
@@ -119,10 +119,11 @@ class KnownFiles:
         if not self._engine or not uids:
             return []
         columns = (table.c.sop_instance_uid, table.c.sha256, table.c.key, table.c.lost_key, file.c.path)
-        row_uid = file.c.sop_instance_uid.label("row_uid")
+        stored_uid = sa.func.coalesce(STORED_CONTENT[2], "").label("stored_uid")
         query = (
-            sa.select(*columns, row_uid)
+            sa.select(*columns, stored_uid)
             .join(file, file.c.file_id == table.c.file_id)
+            .outerjoin(stored_file, stored_file.c.file_id == file.c.file_id)
             .where(table.c.campaign == self._campaign, table.c.sop_instance_uid.in_(uids), table.c.key != "")
         )
         return fetch(self._engine, query)
@@ -175,7 +176,7 @@ def _paths_select(scope: Scope) -> "sa.Select[Any]":
 
 
 def _holder(row: "sa.Row[Any]") -> Holder:
-    return Holder(unescape(row.path), row.sha256, row.key == row.lost_key, row.row_uid)
+    return Holder(unescape(row.path), row.sha256, row.key == row.lost_key, row.stored_uid)
 
 
 _LEAST_S: Final = 5.0  # of a run that says how fast the next one will be

@@ -185,7 +185,7 @@ class Foresight:
             return Status.ALREADY_UPLOADED
         found, _ = read_header(holder.path)
         if isinstance(found, Rejected) and not found.is_sent(self._accepted):
-            has_uid = holder.row_uid in ("", uid)  # its row goes on to name what is stored of it
+            has_uid = holder.stored_uid in ("", uid)  # which its row will name
         else:
             header = found if isinstance(found, Header) else found.header
             has_uid = header is not None and header.sop_instance_uid == uid
