@@ -63,12 +63,16 @@ def status(
         from json import dumps
 
         list_out([dumps(document(found))])
-        return exit_code(found)
+    else:
+        _show(found)
+    return exit_code(found)
+
+
+def _show(found: "LedgerStanding") -> None:
     rows = list(_rows(found))
     list_out(_aligned(rows) if sys.stdout.isatty() else map("\t".join, rows))
     for sentence in _sentences(found):
         say(sentence)
-    return exit_code(found)
 
 
 def _set_bandwidth(settings: StatusSettings, text: str) -> str:

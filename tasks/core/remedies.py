@@ -73,8 +73,13 @@ REMEDIES: Final[Mapping[tuple[Status, Reason], Remedy]] = {
         Way.NOTHING,
     ),
     (Status.NOT_DICOM, Reason.ARCHIVE): Remedy(
-        "a ZIP, TAR or another archive; what is in it is not looked at",
-        "unpack it when it may hold images, and run again",
+        (
+            "a ZIP, TAR or another archive; what is in it is not looked at, unless `detail` is `its members have "
+            "rows of their own`. With `--archives` what can't be read, an archive or a member of one, is "
+            "`unreadable` with this reason, exit code 1; `detail` says [why](#archives-media-and-stores)"
+        ),
+        "when it may hold images, run again with `--archives`; what that can't read: unpack it with its own "
+        "program",
         Way.NOTHING,
     ),
     (Status.NOT_DICOM, Reason.TEXT): Remedy(
@@ -143,7 +148,8 @@ REMEDIES: Final[Mapping[tuple[Status, Reason], Remedy]] = {
     ),
     (Status.MISSING, Reason.NOT_FOUND): Remedy(
         (
-            "the manifest's `study_dir` is not there; the row's path is that directory. Or a file under a "
+            "the manifest's `study_dir` is not there; the row's path is that directory. Or a file that a "
+            "DICOMDIR [lists](#archives-media-and-stores) and that is absent. Or a file under a "
             "`study_dir` that an earlier run of the campaign left with exit code 1, and that is gone, its "
             "bytes or its SOP Instance UID stored nowhere; the row's path is that file"
         ),

@@ -210,6 +210,7 @@ class TestWrongShapesOfAll:
         assert list(run.statuses.values()).count("uploaded") == 7
         assert run.keys_told == far_side.keys_handed_out
 
+    @pytest.mark.long
     def test_are_waited_for_as_long_as_that(self, near_side: NearSide, far_side: FarSide) -> None:
         """A sign-in page for a moment fails no run."""
         near_side.put_many(30)
