@@ -75,8 +75,8 @@ REMEDIES: Final[Mapping[tuple[Status, Reason], Remedy]] = {
     (Status.NOT_DICOM, Reason.ARCHIVE): Remedy(
         (
             "a ZIP, TAR or another archive; what is in it is not looked at, unless `detail` is `its members "
-            "have rows of their own`. With `--archives` what can't be read, an archive or a member of one, is "
-            "`unreadable` with this reason, exit code 1; `detail` says [why](#archives-media-and-stores)"
+            "have rows of their own`. With `--archives` what can't be read, an archive or a member of one, "
+            "is `unreadable` with this reason, exit code 1; `detail` says [why](#archives-media-and-stores)"
         ),
         "when it may hold images, run again with `--archives`; what that can't read: unpack it with its own "
         "program",
