@@ -275,8 +275,7 @@ def _problems(settings: Settings, ownership: Ownership, *, is_rate_known: bool) 
 
 def _limits(settings: Settings) -> Limits:
     """What the run's own windows and bandwidth let through."""
-    bandwidth: str = getattr(settings, "bandwidth", "")
-    return limits_of(settings.windows, bandwidth_of(bandwidth) if bandwidth else None)
+    return limits_of(settings.windows, bandwidth_of(settings.bandwidth) if settings.bandwidth else None)
 
 
 def _forecast(counts: FileCounts, rates: Rates, made_ns: int, limits: Limits) -> dict[str, Any]:

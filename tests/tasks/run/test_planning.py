@@ -10,7 +10,6 @@ import sqlite3
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from tasks.plan_settings import PlanSettings
 from tasks.run.engine import ingest
 from tasks.run.planning import PlanFacts, Sides, plan
 from tasks.run.probes import room_for
-from tasks.settings import Settings
 from tasks.source.manifest_reader import load_manifest
 from tests.conftest import Dicom, NearSide, Run, padded
 from tests.databases import PostgreSQL
@@ -383,7 +381,6 @@ class TestWindows:
         assert 10 * 3600 < planned.plan(window=window).forecast["duration_s"] < 13 * 3600
         assert planned.plan().forecast["duration_s"] < 60
 
-    @pytest.mark.skipif("bandwidth" not in {each.name for each in fields(Settings)}, reason="not there yet")
     def test_so_are_timetables_of_the_bandwidth(self, planned: Planned, dicom: Dicom) -> None:
         seconds = len(dicom("1.2.1"))
         assert planned.plan(bandwidth="1B").forecast["duration_s"] == pytest.approx(seconds)
