@@ -146,7 +146,8 @@ class TestTheForm:
             *("Manifest", "API Endpoint", "Report Directory", "API Block", "Options", "Verify"),
             *("Parallel", "Campaign", "Ledger", "Root", "Rehash", "On Conflict", "Min Age"),
             *("Dead After", "Max Outage", "Retries", "Allow Storage Host", "Allow HTTP"),
-            *("Same Platform", "Trust Ctime", "Accept"),
+            *("Same Platform", "Trust Ctime", "Accept", "Archives", "Bandwidth", "Window"),
+            *("Max Files", "Max Duration", "Order"),
         }
         assert len(told) == len(backfill.parameters.properties) + len(Options.model_fields)
         assert all(told.values())

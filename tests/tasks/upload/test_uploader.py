@@ -15,7 +15,9 @@ import pytest
 import tasks.upload.transfer
 from tasks.core.errors import InterruptedRunError
 from tasks.run.engine import Engine
-from tasks.source.file_content import Accepts, Streamed, read_content
+from tasks.source.archives import Archives
+from tasks.source.file_content import Accepts, Streamed
+from tasks.source.member_content import read_source
 from tests.conftest import MIB, Dicom, NearSide, superseded
 from tests.far_side import Deviation, FarSide, Request, Step, scripted, status
 from tests.processes import await_that
@@ -33,11 +35,11 @@ def of_batches(near_side: NearSide, files: int) -> tuple[Engine, list[int]]:
 def reading(monkeypatch: pytest.MonkeyPatch, before: Callable[[str], object]) -> None:
     """Has each read of a file begin with this, in the reader's thread."""
 
-    def read(path: str, accepts: Accepts) -> object:
+    def read(path: str, accepts: Accepts, archives: Archives | None) -> object:
         before(path)
-        return read_content(path, accepts)
+        return read_source(path, accepts, archives)
 
-    monkeypatch.setattr(tasks.upload.transfer, "read_content", read)
+    monkeypatch.setattr(tasks.upload.transfer, "read_source", read)
 
 
 class TestBatches:
