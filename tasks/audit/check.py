@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _LEDGER: Final = "ledger.sqlite"
+_OF_A_PLAN: Final = frozenset({Event.PLANNED, Event.LINE_CUT})
 
 
 def audit(
@@ -69,7 +70,7 @@ def audit(
         keys = KeyTable(database)
         audited = Audited(report_dir, trail_dir, certificate, certificates, ledger, keys, found)
         _read_trail(audited)
-        if not _is_of_ingest_alone(audited):
+        if not _is_without_upload(audited):
             _check_certificate(audited)
             _check_ledger(audited)
             check_report(audited)
@@ -79,12 +80,15 @@ def audit(
     return found
 
 
-def _is_of_ingest_alone(audited: Audited) -> bool:
-    """Whether nothing was uploaded into this directory, and there is no report: of a registry's pipeline."""
+def _is_without_upload(audited: Audited) -> bool:
+    """Whether nothing was uploaded into this directory, and there is no report: ingest or plans alone."""
     trail = audited.trail
     names = (*FILES, CERTIFICATE_JSON)
     is_there = any(os.path.lexists(audited.report_dir / name) for name in names)
-    return trail.has_ingest and not (is_there or trail.runs or trail.later)
+    if is_there or trail.runs or trail.later:
+        return False
+    is_planned = bool(audited.found.events) and audited.found.events.keys() <= _OF_A_PLAN
+    return trail.has_ingest or (is_planned and not _is_known_to_ledger(audited))
 
 
 def _trail_dir(report_dir: Path) -> Path:

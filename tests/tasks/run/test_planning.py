@@ -201,6 +201,7 @@ class TestAPlan:
     def test_leaves_a_trail_that_runs_go_on_with(self, planned: Planned, dicom: Dicom) -> None:
         planned.put("a/1.dcm", dicom("1.2.1"))
         planned.plan()
+        assert audit(planned.report_dir).faults == [], "of a plan alone"
         planned.run()
         planned.plan()
         assert audit(planned.report_dir).faults == []
