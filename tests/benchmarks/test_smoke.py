@@ -42,6 +42,7 @@ NAMES = [pytest.param(names, marks=pytest.mark.long if "prefect" in names else (
     reason="needs nginx, curl and Chromium: apt-get install nginx-light curl chromium",
 )
 @pytest.mark.parametrize("names", NAMES, ids="+".join)
+@pytest.mark.long
 def test_every_benchmark_runs(
     names: tuple[str, ...], only_our_settings: None, new_prefect_home: Callable[[], Path]
 ) -> None:

@@ -37,6 +37,7 @@ def archive_on_postgresql(new_archive: NewArchive, postgresql: PostgreSQL) -> Ar
 
 
 class TestPrefectsServer:
+    @pytest.mark.long
     def test_killed_in_mid_run_costs_its_bookkeeping_alone(
         self, archive: Archive, prefect_home: Path
     ) -> None:

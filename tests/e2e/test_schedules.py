@@ -124,6 +124,7 @@ def is_stored(report_dir: Path) -> bool:
     return (report_dir / "summary.json").exists() and read_summary(report_dir).exit_code == 0
 
 
+@pytest.mark.long
 def test_a_manifest_dropped_into_the_folder_is_moved(
     far_side: FarSide,
     let_go: threading.Event,

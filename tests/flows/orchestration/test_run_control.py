@@ -176,6 +176,7 @@ def test_cancelled_it_ends_in_order_and_retried_it_goes_on(run: Run) -> None:
     run.assert_all_stored_once()
 
 
+@pytest.mark.long
 def test_paused_it_ends_in_order_when_the_pauses_time_is_over(run: Run) -> None:
     """Prefect fails it then, though the dialog that asks for the time says that it is resumed."""
     run.set(paused(timedelta(seconds=1)))
@@ -202,6 +203,7 @@ def paused(timeout: timedelta, *, reschedule: bool = True) -> dict[str, Any]:
     return {"type": "PAUSED", "name": name, "state_details": details}
 
 
+@pytest.mark.long
 def test_another_waits_for_its_end_under_the_name_that_was_typed(run: Run, serving: Served) -> None:
     """As many PUTs as one run makes, whatever is clicked; and what is typed is what it is found by."""
     directory = run.report_dir.parent

@@ -134,7 +134,7 @@ ITEMS = st.tuples(st.sampled_from(DAYS), st.sampled_from(DAYS), TIMES, TIMES).fi
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(ITEMS, min_size=1, max_size=2),
     st.sampled_from([BERLIN, NEW_YORK]),

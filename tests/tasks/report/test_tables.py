@@ -268,6 +268,7 @@ class TestSummary:
 class TestCost:
     """Memory and start-up."""
 
+    @pytest.mark.long
     def test_memory_does_not_grow_with_the_rows(self, tmp_path: Path) -> None:
         """A hundred thousand rows pass through the memory of one chunk."""
         count = 100_000
