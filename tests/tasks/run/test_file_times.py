@@ -15,7 +15,7 @@ from tests.processes import await_that
 DAY_NS = 24 * 3600 * 10**9
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def ledger(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> str:
     """Everything here holds on both."""
     return "" if request.param == "sqlite" else postgresql.new_database()

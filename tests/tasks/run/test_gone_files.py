@@ -22,7 +22,7 @@ GONE = "missing/not_found"
 REFUSED = s3_error(400, "InvalidRequest")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def ledger(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> str:
     """Everything here holds on both."""
     return "" if request.param == "sqlite" else postgresql.new_database()

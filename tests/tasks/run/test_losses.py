@@ -25,7 +25,7 @@ NAMED = (
 )
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def ledger(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> str:
     """Everything here holds on both."""
     return "" if request.param == "sqlite" else postgresql.new_database()
