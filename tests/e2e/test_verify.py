@@ -58,7 +58,7 @@ class Chain:
 
     def delete(self, key: str) -> None:
         """By the store itself: behind its back it would go on to list it for a while."""
-        boto3.client("s3").delete_object(Bucket=storage.BUCKET, Key=key)
+        boto3.Session().client("s3").delete_object(Bucket=storage.BUCKET, Key=key)
 
     def store(self, *keys: str) -> None:
         """By plain STOW-RS."""

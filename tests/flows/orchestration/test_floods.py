@@ -29,7 +29,7 @@ def settled_counts(flow_run_id: str) -> tuple[int, int, int]:
     related = {"filter": {"any_resource": {"id": [f"prefect.flow-run.{flow_run_id}"]}}, "limit": 1}
     counts, before = (0, 0, 0), (-1, -1, -1)
     until = time.monotonic() + 60
-    while counts != before and time.monotonic() < until:
+    while (counts != before or not counts[0]) and time.monotonic() < until:
         time.sleep(3)
         before = counts
         logs = asked("/logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run_id]}}, "limit": 200})
