@@ -157,6 +157,13 @@ class InstanceTable:
         with closing(self._db.cursor()) as cursor:
             yield from cursor.execute("SELECT uid, key, sha256 FROM instance WHERE is_stored ORDER BY id")
 
+    def registered(self) -> Iterator[tuple[str, str, str]]:
+        """The same, with the key by now, of what the registry has, unless its copy is the file's."""
+        where = "is_stored AND registry = ? AND retrieved != ?"
+        query = f"SELECT uid, current_key, sha256 FROM instance WHERE {where} ORDER BY id"  # noqa: S608
+        with closing(self._db.cursor()) as cursor:
+            yield from cursor.execute(query, (str(InRegistry.THERE), str(Retrieved.SAME)))
+
     # -- the bucket --------------------------------------------------------------------------------------
 
     def count_stored(self) -> int:

@@ -205,6 +205,15 @@ class _Work:
             self.stopped = refused
             self.problems.append(str(refused))
         self._note_trouble("registry", self.table.end_registry(), patience)
+        self._doubt_names()
+
+    def _doubt_names(self) -> None:
+        """A UID is there, and the ledger knows that ingest registered other bytes under it: a conflict."""
+        if self.ledger:
+            registry = registry_of(self.settings.dicomweb_url)
+            there = (SentInstance(uid, unescape(key), sha) for uid, key, sha in self.table.registered())
+            other = [*self.ledger.registered_otherwise(registry, there)]
+            self.table.add_registration((escape(key), "conflict", "") for key in other)
 
     def take_down(self) -> None:
         """Has the ledger know what is lost: so a run sends it again, and ingest registers it again."""

@@ -17,7 +17,7 @@ from tasks.core.errors import CredentialsRefusedError, UsageError
 from tasks.core.escape import unescape
 from tasks.core.models import StudyEntry
 from tasks.ledger.database import connect
-from tasks.ledger.schema import registered_instance
+from tasks.ledger.schema import bucket_object, registered_instance
 from tasks.report.directory import REPAIR_MANIFEST_CSV
 from tasks.run.engine import ingest
 from tasks.run.records import report_again
@@ -47,6 +47,10 @@ def verified(near_side: NearSide) -> Iterator[Verified]:
 
 def row_of(run: Run, name: str) -> dict[str, str]:
     return run.row(f"study/{name}")
+
+
+def its_object(row: dict[str, str]) -> dict[str, str]:
+    return {"key": row["key"], "sha256": row["sha256"]}
 
 
 def test_everywhere_is_confirmed_and_the_directory_may_go(verified: Verified) -> None:
@@ -343,6 +347,33 @@ class TestRegistry:
         with engine.begin() as db:
             columns = registered_instance.c.registry, registered_instance.c.sop_instance_uid
             assert {tuple(row) for row in db.execute(sa.select(*columns))} == {*rows[1:]}
+        engine.dispose()
+
+    def test_has_other_bytes_under_a_uid_until_ingest_has_registered_these(self, verified: Verified) -> None:
+        """A file was changed and sent again since: its UID is there, and these bytes are not."""
+        run = verified.near_side.run()
+        replaced, alike = (row_of(run, name) for name in ("0001", "0002"))
+        of_registry = {"campaign": "default", "registry": registry_of(verified.registry.url)}
+        of_bucket: dict[str, object] = {
+            "campaign": "default",
+            "bucket": "bucket",
+            "status": "already_registered",
+        }
+        of_bucket |= {"is_open": False, "seen": 1}
+        engine = connect(verified.near_side.settings().ledger_at)
+        with engine.begin() as db:
+            for number, row in enumerate((replaced, alike)):
+                uid = {"sop_instance_uid": row["sop_instance_uid"], "sha256": "of others"}
+                its = of_registry | uid | {"object_id": number, "key": f"old{number}", "run_id": "r"}
+                db.execute(sa.insert(registered_instance).values(**its))
+            db.execute(sa.insert(bucket_object).values(**of_bucket | its_object(alike)))
+        assert verified().exit_code == 1
+        assert (verified.signs()["0001"], verified.signs()["0002"], verified.safe()) == ("*", "=", ["no"])
+        assert verified(deep="100%").exit_code == 0
+        assert verified.safe() == ["yes"]
+        with engine.begin() as db:
+            db.execute(sa.insert(bucket_object).values(**of_bucket | its_object(replaced)))
+        assert verified().exit_code == 0
         engine.dispose()
 
     def test_alone_is_enough(self, verified: Verified) -> None:
