@@ -101,6 +101,13 @@ class VerifiedObjects:
                 yield row.key, row.status, row.moved_to
             after = page[-1].object_id
 
+    def registered(self, sent: Iterable[SentInstance]) -> Iterator[str]:
+        """Keys of those that ingest has registered by now with these bytes, or found registered."""
+        waiting = iter(sent)
+        while page := [*islice(waiting, _AT_ONCE)]:
+            done = self._done([each.key for each in page])
+            yield from (each.key for each in page if (each.key, each.sha256) in done)
+
     def registered_otherwise(self, registry: str, sent: Iterable[SentInstance]) -> Iterator[str]:
         """Keys of instances under whose UID ingest registered other bytes (host:port/path), and not these.
 

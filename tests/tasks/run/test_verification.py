@@ -250,6 +250,32 @@ class TestRegistry:
         (verified.report_dir / "registration.csv").write_text(text)
         found = verified()
         assert (found.exit_code, verified.signs()["0001"], verified.safe()) == (1, "*", ["no"])
+        assert verified.keys() == []
+
+    def test_what_was_in_conflict_and_is_removed_from_it_is_registered_by_ingest(
+        self, verified: Verified
+    ) -> None:
+        row = row_of(verified.near_side.run(), "0001")
+        text = f"key,status,moved_to\n{row['key']},conflict,\n"
+        (verified.report_dir / "registration.csv").write_text(text)
+        verified.registry.delete(row["sop_instance_uid"])
+        verified()
+        assert (verified.signs()["0001"], verified.keys()) == ("*", [row["key"]])
+        assert verified.rows()[1]["verdict"] == (
+            "the registry had other bytes, as ingest found; not in the registry"
+        )
+
+    def test_of_a_conflict_the_ledger_knows_when_it_is_over(self, verified: Verified) -> None:
+        """Ingest may have written its report elsewhere since."""
+        row = row_of(verified.near_side.run(), "0001")
+        text = f"key,status,moved_to\n{row['key']},conflict,\n"
+        (verified.report_dir / "registration.csv").write_text(text)
+        engine = connect(verified.near_side.settings().ledger_at)
+        its = {"campaign": "default", "bucket": "bucket", "is_open": False, "seen": 1} | its_object(row)
+        with engine.begin() as db:
+            db.execute(sa.insert(bucket_object).values(status="registered", **its))
+        engine.dispose()
+        assert verified().exit_code == 0
 
     @pytest.mark.parametrize(
         "script",
