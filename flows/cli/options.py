@@ -27,6 +27,7 @@ from tasks.status_settings import StatusSettings
 from tasks.verify_settings import VerifySettings
 
 _GROUP: Final = Group("Where and how")
+_MAY_BE_STDIN: Final = frozenset({"events"})  # by a `-`, which would be taken for another option
 _Given = TypeVar("_Given", bound="Given")
 
 
@@ -47,6 +48,7 @@ def _option(declared: Declaration) -> Parameter:
         negative=f"--no-{declared.name.replace('_', '-')}" if default is True else "",
         show_default=False if default in (None, "", ()) or default is False else str(default),
         group=_GROUP,
+        allow_leading_hyphen=declared.name in _MAY_BE_STDIN,
         n_tokens=0 if declared.type is bool else None,  # a flag, also where None is no value of it
         name_transform=_as_it_is,  # of the choices: a library's own would cut dcm4chee in two
     )

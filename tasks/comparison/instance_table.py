@@ -11,14 +11,8 @@ from typing import Any, Final, Self
 
 from tasks.comparison.table_rows import Asked, Lacking, Location, Picked
 from tasks.core.escape import escape
-from tasks.core.signs import (
-    InBucket,
-    InRegistry,
-    Retrieved,
-    SentObject,
-    Sides,
-    may_go,
-)
+from tasks.core.object_outcomes import DONE
+from tasks.core.signs import InBucket, InRegistry, Retrieved, SentObject, Sides, may_go
 
 # What is read of the report, in the order of `_INSERT`.
 CELLS: Final = (
@@ -135,12 +129,13 @@ class InstanceTable:
             )
 
     def add_registration(self, rows: Iterable[tuple[str, str, str]]) -> None:
-        """Adds what ingest says of keys: key (escaped), whether conflict, and where the object was moved."""
+        """Adds what ingest says of keys: key (escaped), status, where it was moved. The last wins."""
         update = (
-            "UPDATE instance SET is_conflict = max(is_conflict, ?), found_key = coalesce(nullif(?, ''), "
+            "UPDATE instance SET is_conflict = coalesce(?, is_conflict), found_key = coalesce(nullif(?, ''), "
             "found_key) WHERE current_key = ? AND is_stored"
         )
-        values = ((status == "conflict", moved_to, key) for key, status, moved_to in rows)
+        said = {"conflict": True} | dict.fromkeys(DONE, False)
+        values = ((said.get(status), moved_to, key) for key, status, moved_to in rows)
         self._many(update, values)
 
     def add_newer_keys(self, keys: Iterable[tuple[str, str]]) -> None:
@@ -153,9 +148,22 @@ class InstanceTable:
         )
 
     def stored(self) -> Iterator[tuple[str, str, str]]:
-        """SOP Instance UID, key (escaped) and SHA-256 of what the report calls stored."""
+        """SOP Instance UID, key by now (escaped) and SHA-256 of what the report calls stored."""
+        return self._sent("is_stored")
+
+    def registered(self) -> Iterator[tuple[str, str, str]]:
+        """The same of what the registry has, unless its copy is the file's."""
+        there = str(InRegistry.THERE), str(Retrieved.SAME)
+        return self._sent("is_stored AND registry = ? AND retrieved != ?", *there)
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """The same of what ingest found in conflict."""
+        return self._sent("is_stored AND is_conflict")
+
+    def _sent(self, where: str, *values: str) -> Iterator[tuple[str, str, str]]:
+        query = f"SELECT uid, current_key, sha256 FROM instance WHERE {where} ORDER BY id"  # noqa: S608
         with closing(self._db.cursor()) as cursor:
-            yield from cursor.execute("SELECT uid, key, sha256 FROM instance WHERE is_stored ORDER BY id")
+            yield from cursor.execute(query, values)
 
     # -- the bucket --------------------------------------------------------------------------------------
 
@@ -361,7 +369,7 @@ class InstanceTable:
         """The keys (escaped) of what the registry lacks, and a bucket that was asked has."""
         query = (
             "SELECT DISTINCT found_key FROM instance WHERE is_stored AND registry = ? "
-            "AND bucket NOT IN (?, ?) AND NOT is_conflict ORDER BY found_key"
+            "AND bucket NOT IN (?, ?) ORDER BY found_key"
         )
         lacks = (str(InRegistry.MISSING), str(InBucket.MISSING), str(InBucket.DIFFERS))
         with closing(self._db.cursor()) as cursor:

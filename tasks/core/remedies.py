@@ -273,9 +273,9 @@ SIGNS: Final[Mapping[Sign, Remedy]] = {
     Sign.DIFFERS: Remedy(
         (
             "the bucket has other bytes, the registry has it in another study or its copy differs, or "
-            "ingest found other bytes there (`conflict`)"
+            "ingest found or registered other bytes there (`conflict`)"
         ),
-        "a person has to look",
+        "run ingest, where it has not looked at this object since it was sent; else a person has to look",
         Way.NOTHING,
     ),
     Sign.UNKNOWN: Remedy(

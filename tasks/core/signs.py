@@ -170,7 +170,8 @@ def _differences(sides: Sides) -> Iterator[str]:
     if sides.retrieved is Retrieved.DIFFERS:
         yield f"the registry's copy differs: {sides.difference}"
     if sides.is_conflict:
-        yield "the registry has other bytes, as ingest found"
+        has = "had" if sides.registry is InRegistry.MISSING else "has"
+        yield f"the registry {has} other bytes, as ingest found"
     if sides.registry is InRegistry.ELSEWHERE:
         yield "the registry has it in another study"
     if sides.registry is InRegistry.MISSING:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from tasks.core.escape import escape, unescape
 from tasks.core.member_paths import split_member
 from tasks.core.models import Status
+from tasks.core.object_outcomes import DONE
 from tasks.core.store_urls import is_store_url
 from tasks.ledger.database import connect, fetch, has_ledger, prepare, retry_while_busy
 from tasks.ledger.schema import (
@@ -99,6 +100,39 @@ class VerifiedObjects:
             for row in page:
                 yield row.key, row.status, row.moved_to
             after = page[-1].object_id
+
+    def registered(self, sent: Iterable[SentInstance]) -> Iterator[str]:
+        """Keys of those that ingest has registered by now with these bytes, or found registered."""
+        waiting = iter(sent)
+        while page := [*islice(waiting, _AT_ONCE)]:
+            done = self._done([each.key for each in page])
+            yield from (each.key for each in page if (each.key, each.sha256) in done)
+
+    def registered_otherwise(self, registry: str, sent: Iterable[SentInstance]) -> Iterator[str]:
+        """Keys of instances under whose UID ingest registered other bytes (host:port/path), and not these.
+
+        Until ingest comes to such an object, no row of it says `conflict`.
+        """
+        waiting = iter(sent)
+        while page := [*islice(waiting, _AT_ONCE)]:
+            table = registered_instance
+            its = table.c.campaign == self._campaign, table.c.registry == registry, table.c.key != ""
+            uids = table.c.sop_instance_uid.in_([each.uid for each in page])
+            query = sa.select(table.c.sop_instance_uid, table.c.sha256).where(*its, uids)
+            known = {row.sop_instance_uid: row.sha256 for row in fetch(self._engine, query)}
+            others = {
+                each.key: each.sha256 for each in page if known.get(each.uid, each.sha256) != each.sha256
+            }
+            done = self._done(list(others)) if others else set()
+            yield from (key for key, sha256 in others.items() if (key, sha256) not in done)
+
+    def _done(self, keys: Sequence[str]) -> set[tuple[str, str]]:
+        """Which of these objects ingest has registered, or found registered: key and SHA-256."""
+        table = bucket_object
+        query = sa.select(table.c.key, table.c.sha256).where(
+            table.c.campaign == self._campaign, table.c.key.in_(keys), table.c.status.in_(DONE)
+        )
+        return {(row.key, row.sha256) for row in fetch(self._engine, query)}
 
     def files(self, paths: Sequence[str]) -> dict[str, KnownFile]:
         """What is known of these paths (not escaped)."""

@@ -44,6 +44,7 @@ from tasks.core.comparison_progress import ComparisonProgress
 from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, IngestError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Summary
+from tasks.core.object_outcomes import ObjectStatus
 from tasks.core.signs import SafeToDelete, Sign, exit_code
 from tasks.core.study_entries import StudyEntries
 from tasks.core.verification_totals import Verification, totals_of
@@ -165,12 +166,14 @@ class _Work:
         self.progress.begin("rows of the report", self.summary.files)
         self.table.add_report(self._counted(read_cells(self.settings.report_dir, CELLS)))
         if self.ledger:
-            sent = self.table.stored()
-            newer = self.ledger.newer_keys(SentInstance(uid, unescape(key), sha) for uid, key, sha in sent)
+            newer = self.ledger.newer_keys(self._sent(self.table.stored()))
             self.table.add_newer_keys([(escape(key), escape(now)) for key, now in newer])
+        self.table.add_registration(read_registration(self.settings.report_dir))
+        if self.ledger:  # it is newer than any file
             known = self.ledger.registrations()
             self.table.add_registration((escape(key), status, escape(to)) for key, status, to in known)
-        self.table.add_registration(read_registration(self.settings.report_dir))
+            done = [*self.ledger.registered(self._sent(self.table.conflicts()))]
+            self.table.add_registration((escape(key), ObjectStatus.REGISTERED, "") for key in done)
 
     def ask_bucket(self) -> None:
         """What the bucket says of every instance; UsageError when it can't be used, or is another one."""
@@ -205,6 +208,18 @@ class _Work:
             self.stopped = refused
             self.problems.append(str(refused))
         self._note_trouble("registry", self.table.end_registry(), patience)
+        self._doubt_names()
+
+    def _doubt_names(self) -> None:
+        """A UID is there, and the ledger knows that ingest registered other bytes under it: a conflict."""
+        if self.ledger:
+            registry = registry_of(self.settings.dicomweb_url)
+            other = [*self.ledger.registered_otherwise(registry, self._sent(self.table.registered()))]
+            self.table.add_registration((escape(key), ObjectStatus.CONFLICT, "") for key in other)
+
+    @staticmethod
+    def _sent(rows: Iterator[tuple[str, str, str]]) -> Iterator[SentInstance]:
+        return (SentInstance(uid, unescape(key), sha256) for uid, key, sha256 in rows)
 
     def take_down(self) -> None:
         """Has the ledger know what is lost: so a run sends it again, and ingest registers it again."""

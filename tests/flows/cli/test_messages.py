@@ -235,3 +235,8 @@ class TestListing:
         near_side.run()
         list_files(near_side.report_dir)
         assert capsys.readouterr().out.endswith("\t-\tfailed refused NoSuchBucket\n")
+
+
+def test_a_hyphen_is_standard_input_and_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["ingest", "--events", "-", "--keys", "keys.txt"]) == 2
+    assert "only one of them" in capsys.readouterr().err

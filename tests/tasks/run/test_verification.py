@@ -17,7 +17,7 @@ from tasks.core.errors import CredentialsRefusedError, UsageError
 from tasks.core.escape import unescape
 from tasks.core.models import StudyEntry
 from tasks.ledger.database import connect
-from tasks.ledger.schema import registered_instance
+from tasks.ledger.schema import bucket_object, registered_instance
 from tasks.report.directory import REPAIR_MANIFEST_CSV
 from tasks.run.engine import ingest
 from tasks.run.records import report_again
@@ -47,6 +47,10 @@ def verified(near_side: NearSide) -> Iterator[Verified]:
 
 def row_of(run: Run, name: str) -> dict[str, str]:
     return run.row(f"study/{name}")
+
+
+def its_object(row: dict[str, str]) -> dict[str, str]:
+    return {"key": row["key"], "sha256": row["sha256"]}
 
 
 def test_everywhere_is_confirmed_and_the_directory_may_go(verified: Verified) -> None:
@@ -246,6 +250,32 @@ class TestRegistry:
         (verified.report_dir / "registration.csv").write_text(text)
         found = verified()
         assert (found.exit_code, verified.signs()["0001"], verified.safe()) == (1, "*", ["no"])
+        assert verified.keys() == []
+
+    def test_what_was_in_conflict_and_is_removed_from_it_is_registered_by_ingest(
+        self, verified: Verified
+    ) -> None:
+        row = row_of(verified.near_side.run(), "0001")
+        text = f"key,status,moved_to\n{row['key']},conflict,\n"
+        (verified.report_dir / "registration.csv").write_text(text)
+        verified.registry.delete(row["sop_instance_uid"])
+        verified()
+        assert (verified.signs()["0001"], verified.keys()) == ("*", [row["key"]])
+        assert verified.rows()[1]["verdict"] == (
+            "the registry had other bytes, as ingest found; not in the registry"
+        )
+
+    def test_of_a_conflict_the_ledger_knows_when_it_is_over(self, verified: Verified) -> None:
+        """Ingest may have written its report elsewhere since."""
+        row = row_of(verified.near_side.run(), "0001")
+        text = f"key,status,moved_to\n{row['key']},conflict,\n"
+        (verified.report_dir / "registration.csv").write_text(text)
+        engine = connect(verified.near_side.settings().ledger_at)
+        its = {"campaign": "default", "bucket": "bucket", "is_open": False, "seen": 1} | its_object(row)
+        with engine.begin() as db:
+            db.execute(sa.insert(bucket_object).values(status="registered", **its))
+        engine.dispose()
+        assert verified().exit_code == 0
 
     @pytest.mark.parametrize(
         "script",
@@ -343,6 +373,33 @@ class TestRegistry:
         with engine.begin() as db:
             columns = registered_instance.c.registry, registered_instance.c.sop_instance_uid
             assert {tuple(row) for row in db.execute(sa.select(*columns))} == {*rows[1:]}
+        engine.dispose()
+
+    def test_has_other_bytes_under_a_uid_until_ingest_has_registered_these(self, verified: Verified) -> None:
+        """A file was changed and sent again since: its UID is there, and these bytes are not."""
+        run = verified.near_side.run()
+        replaced, alike = (row_of(run, name) for name in ("0001", "0002"))
+        of_registry = {"campaign": "default", "registry": registry_of(verified.registry.url)}
+        of_bucket: dict[str, object] = {
+            "campaign": "default",
+            "bucket": "bucket",
+            "status": "already_registered",
+        }
+        of_bucket |= {"is_open": False, "seen": 1}
+        engine = connect(verified.near_side.settings().ledger_at)
+        with engine.begin() as db:
+            for number, row in enumerate((replaced, alike)):
+                uid = {"sop_instance_uid": row["sop_instance_uid"], "sha256": "of others"}
+                its = of_registry | uid | {"object_id": number, "key": f"old{number}", "run_id": "r"}
+                db.execute(sa.insert(registered_instance).values(**its))
+            db.execute(sa.insert(bucket_object).values(**of_bucket | its_object(alike)))
+        assert verified().exit_code == 1
+        assert (verified.signs()["0001"], verified.signs()["0002"], verified.safe()) == ("*", "=", ["no"])
+        assert verified(deep="100%").exit_code == 0
+        assert verified.safe() == ["yes"]
+        with engine.begin() as db:
+            db.execute(sa.insert(bucket_object).values(**of_bucket | its_object(replaced)))
+        assert verified().exit_code == 0
         engine.dispose()
 
     def test_alone_is_enough(self, verified: Verified) -> None:
