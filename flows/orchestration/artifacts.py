@@ -28,7 +28,7 @@ from tasks.core.models import Summary
 from tasks.core.progress import Progress
 from tasks.core.words import counted
 from tasks.report.reader import NotComplete, read_not_complete
-from tasks.report.report_page import REPORT_HTML
+from tasks.report.report_page import page_link
 
 log = logging.getLogger("dicom_ingest")
 
@@ -94,11 +94,6 @@ def markdown(summary: Summary, found: NotComplete, report_dir: Path) -> str:
         *(f"- {problem}" for problem in summary.problems),
     ]
     return "\n".join(lines)
-
-
-def page_link(report_dir: Path) -> str:
-    """To the report's page, for a browser on the machine that has it; others see where it is."""
-    return f"[{REPORT_HTML}]({(report_dir.absolute() / REPORT_HTML).as_uri()})"
 
 
 def incomplete_studies(report_dir: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
-from flows.orchestration.artifacts import page_link
 from flows.orchestration.progress_display import (
     FIRST_LINE_S,
     LINE_EVERY_S,
@@ -28,6 +27,7 @@ from tasks.core.signs import MEANINGS, Sign
 from tasks.core.verification_totals import Verification
 from tasks.core.words import counted, duration
 from tasks.report.directory import REPAIR_KEYS_TXT, REPAIR_MANIFEST_CSV
+from tasks.report.report_page import page_link
 from tasks.verify_settings import VerifySettings
 
 if TYPE_CHECKING:

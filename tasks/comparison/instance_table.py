@@ -10,11 +10,12 @@ from contextlib import closing
 from typing import Any, Final, Self
 
 from tasks.comparison.table_rows import Asked, Lacking, Location, Picked
+from tasks.comparison.table_schema import INDICES, INSERT, TABLES
 from tasks.core.escape import escape
 from tasks.core.object_outcomes import DONE
 from tasks.core.signs import InBucket, InRegistry, Retrieved, SentObject, Sides, may_go
 
-# What is read of the report, in the order of `_INSERT`.
+# What is read of the report, in the order of `INSERT`.
 CELLS: Final = (
     "study_no",
     "file_no",
@@ -32,32 +33,6 @@ CELLS: Final = (
     "reason",
     "detail",
 )
-_TABLES: Final = """
-CREATE TABLE instance (
-    id INTEGER PRIMARY KEY, study_no INT, file_no INT, path TEXT, status TEXT, uid TEXT, study_uid TEXT,
-    series_uid TEXT, key TEXT, size_bytes INT, sha256 TEXT, md5 TEXT, etag TEXT, crc64nvme TEXT,
-    current_key TEXT, found_key TEXT, is_stored INT, bucket TEXT DEFAULT '', registry TEXT DEFAULT '',
-    retrieved TEXT DEFAULT '', is_conflict INT DEFAULT 0, difference TEXT DEFAULT '', UNIQUE (uid, key)
-);
-CREATE TABLE member (study_no INT, id INT, PRIMARY KEY (study_no, id)) WITHOUT ROWID;
-CREATE TABLE study (study_no INTEGER PRIMARY KEY, may_go INT);
-CREATE TABLE extra (study_uid TEXT, uid TEXT, PRIMARY KEY (study_uid, uid)) WITHOUT ROWID;
-CREATE TEMP TABLE listed (uid TEXT PRIMARY KEY) WITHOUT ROWID;
-"""
-_INSERT: Final = """
-INSERT OR IGNORE INTO instance (
-    study_no, file_no, path, status, uid, study_uid, series_uid, key, size_bytes, sha256, md5, etag,
-    crc64nvme, current_key, found_key, is_stored
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_INDICES: Final = """
-CREATE INDEX by_current_key ON instance (current_key) WHERE is_stored;
-CREATE INDEX by_key ON instance (found_key) WHERE is_stored;
-CREATE INDEX by_study ON instance (study_uid);
-DELETE FROM instance WHERE NOT is_stored AND EXISTS (
-    SELECT 1 FROM instance AS other WHERE other.uid = instance.uid AND other.is_stored
-);
-"""
 _SIDES: Final = "is_stored, bucket, registry, retrieved, is_conflict, difference"
 _LOCATION: Final = "id, found_key, current_key, size_bytes, md5, etag, crc64nvme"
 _CACHE_KIB: Final = 32768
@@ -71,7 +46,7 @@ class InstanceTable:
         self._db = sqlite3.connect("", isolation_level=None)
         for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{_CACHE_KIB}"):
             self._db.execute(f"PRAGMA {pragma}")
-        self._db.executescript(_TABLES)
+        self._db.executescript(TABLES)
         self._study: tuple[int, bool] | None = None
 
     def __enter__(self) -> Self:
@@ -93,7 +68,7 @@ class InstanceTable:
                 self._db.execute("BEGIN")
         self._end_study(None)
         self._db.execute("COMMIT")
-        self._db.executescript(_INDICES)
+        self._db.executescript(INDICES)
         return count
 
     def _add_row(self, row: Sequence[Any]) -> None:
@@ -105,7 +80,7 @@ class InstanceTable:
             self._study = (study_no, False)
         if not uid:
             return
-        new = self._db.execute(_INSERT, (*row[:-2], key, key, bool(key))).rowcount
+        new = self._db.execute(INSERT, (*row[:-2], key, key, bool(key))).rowcount
         if not new and key:
             self._add_other(study_no, file_no, row, status)
 
@@ -159,6 +134,19 @@ class InstanceTable:
     def conflicts(self) -> Iterator[tuple[str, str, str]]:
         """The same of what ingest found in conflict."""
         return self._sent("is_stored AND is_conflict")
+
+    def ambiguous(self) -> Iterator[tuple[str, str, str]]:
+        """The same of those of one UID and study with other bytes, of which a registry has one at most.
+
+        Without what is known to be the file's copy.
+        """
+        several = (
+            "SELECT study_uid, uid FROM instance WHERE is_stored AND sha256 != '' GROUP BY study_uid, uid "
+            "HAVING count(DISTINCT sha256) > 1"
+        )
+        there = str(InRegistry.THERE), str(Retrieved.SAME)
+        where = f"is_stored AND registry = ? AND retrieved != ? AND (study_uid, uid) IN ({several})"
+        return self._sent(where, *there)
 
     def _sent(self, where: str, *values: str) -> Iterator[tuple[str, str, str]]:
         query = f"SELECT uid, current_key, sha256 FROM instance WHERE {where} ORDER BY id"  # noqa: S608
@@ -250,6 +238,11 @@ class InstanceTable:
     def set_registry(self, said: Iterable[tuple[int, InRegistry]]) -> None:
         """Keeps what the registry says."""
         self._many("UPDATE instance SET registry = ? WHERE id = ?", ((str(each), at) for at, each in said))
+
+    def set_ambiguous(self, keys: Iterable[str]) -> None:
+        """Keeps of which (by now, escaped) it is not known whether the registry's copy is this or another."""
+        update = "UPDATE instance SET registry = ? WHERE current_key = ? AND is_stored"
+        self._many(update, ((str(InRegistry.ONE_OF_SEVERAL), key) for key in keys))
 
     def end_registry(self) -> int:
         """As `end_bucket`."""

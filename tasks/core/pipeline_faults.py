@@ -14,7 +14,7 @@ from tasks.core.errors import (
 )
 from tasks.core.retry import BUDGETS, Action, decide
 
-_CREDENTIALS: Final = frozenset({FaultKind.UNAUTHORIZED, FaultKind.FORBIDDEN})
+REFUSALS: Final = frozenset({FaultKind.UNAUTHORIZED, FaultKind.FORBIDDEN})
 
 
 class _Words(NamedTuple):
@@ -46,7 +46,7 @@ def ending_at(
     """The error that ends a run when no object can do better than this fault."""
     words = side.value
     before = f"{nothing_done} " if is_start and nothing_done else ""
-    if fault.kind in _CREDENTIALS:
+    if fault.kind in REFUSALS:
         return CredentialsRefusedError(
             f"The {words.name} refuses the credentials: {fault}. {before}Check {words.credentials}, then run "
             "the same command again."

@@ -272,8 +272,9 @@ SIGNS: Final[Mapping[Sign, Remedy]] = {
     ),
     Sign.DIFFERS: Remedy(
         (
-            "the bucket has other bytes, the registry has it in another study or its copy differs, or "
-            "ingest found or registered other bytes there (`conflict`)"
+            "the bucket has other bytes, the registry has it in another study or its copy differs, ingest "
+            "found or registered other bytes there (`conflict`), or stored files with other bytes have its "
+            "UID"
         ),
         "run ingest, where it has not looked at this object since it was sent; else a person has to look",
         Way.NOTHING,

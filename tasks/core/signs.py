@@ -56,6 +56,7 @@ class InRegistry(StrEnum):
     THERE = "there"
     MISSING = "missing"  # also when it was asked for by itself
     ELSEWHERE = "another study"
+    ONE_OF_SEVERAL = "one of several"  # stored files of one UID with other bytes: it has one, this or another
     UNKNOWN = "unknown"
 
 
@@ -94,7 +95,7 @@ class Sides:
         """Whether any side has it otherwise than it was sent."""
         return (
             self.bucket is InBucket.DIFFERS
-            or self.registry is InRegistry.ELSEWHERE
+            or self.registry in (InRegistry.ELSEWHERE, InRegistry.ONE_OF_SEVERAL)
             or self.retrieved is Retrieved.DIFFERS
             or self.is_conflict
         )
@@ -117,6 +118,7 @@ def sign_of(sides: Sides) -> Sign | None:
     | yes    | any other   | any       | differs          | any      | *    |                               |
     | yes    | any other   | any       | any              | conflict | *    | the registry has other bytes  |
     | yes    | any other   | another   | any              | any      | *    | it is in another study there  |
+    | yes    | any other   | one of several | any         | any      | *    | two files have its UID        |
     | yes    | any other   | missing   | any              | no       | -    |                               |
     | yes    | unknown     | any other | any other        | no       | !    |                               |
     | yes    | any other   | unknown   | any other        | no       | !    |                               |
@@ -174,6 +176,8 @@ def _differences(sides: Sides) -> Iterator[str]:
         yield f"the registry {has} other bytes, as ingest found"
     if sides.registry is InRegistry.ELSEWHERE:
         yield "the registry has it in another study"
+    if sides.registry is InRegistry.ONE_OF_SEVERAL:
+        yield "stored files with other bytes have its UID, and the registry has one of them"
     if sides.registry is InRegistry.MISSING:
         yield "not in the registry"
 

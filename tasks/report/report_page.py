@@ -85,6 +85,11 @@ def page_rows(run: RunFacts) -> PageRows:
     return PageRows(run.started_ns, run.finished_ns)
 
 
+def page_link(report_dir: Path) -> str:
+    """To the report's page, for a browser on the machine that has it; others see where it is."""
+    return f"[{REPORT_HTML}]({(report_dir.absolute() / REPORT_HTML).as_uri()})"
+
+
 def digest_of(sha256: Mapping[str, str]) -> str:
     """One digest over files' digests, the page's aside: that of what `sha256sum` prints of them by name."""
     lines = (f"{sha256[name]}  {name}\n" for name in sorted(sha256) if name != REPORT_HTML)

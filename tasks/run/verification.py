@@ -41,10 +41,11 @@ from tasks.comparison.verification_files import (
 )
 from tasks.core.audit_chain import Event
 from tasks.core.comparison_progress import ComparisonProgress
-from tasks.core.errors import CredentialsRefusedError, Fault, FaultKind, IngestError, UsageError
+from tasks.core.errors import CredentialsRefusedError, Fault, IngestError, UsageError
 from tasks.core.escape import escape, unescape
 from tasks.core.models import Summary
 from tasks.core.object_outcomes import ObjectStatus
+from tasks.core.pipeline_faults import REFUSALS, Side, ending_at
 from tasks.core.signs import SafeToDelete, Sign, exit_code
 from tasks.core.study_entries import StudyEntries
 from tasks.core.verification_totals import Verification, totals_of
@@ -72,7 +73,6 @@ from tasks.verify_settings import VerifySettings
 
 log = logging.getLogger("dicom_ingest")
 
-_REFUSED: Final = (FaultKind.UNAUTHORIZED, FaultKind.FORBIDDEN)
 _DEFAULT_CAMPAIGN: Final = VerifySettings.campaign
 
 
@@ -186,7 +186,7 @@ class _Work:
             ask_bucket(self.table, bucket, patience, self.progress)
         except Fault as fault:
             patience.last = fault
-        self._note_trouble("bucket", self.table.end_bucket(), patience)
+        self._note_trouble(Side.BUCKET, self.table.end_bucket(), patience)
 
     def ask_registry(self) -> None:
         """What the registry says of every instance, and what its copies of some of them are."""
@@ -207,15 +207,19 @@ class _Work:
         except CredentialsRefusedError as refused:
             self.stopped = refused
             self.problems.append(str(refused))
-        self._note_trouble("registry", self.table.end_registry(), patience)
+        self._note_trouble(Side.REGISTRY, self.table.end_registry(), patience)
         self._doubt_names()
 
     def _doubt_names(self) -> None:
-        """A UID is there, and the ledger knows that ingest registered other bytes under it: a conflict."""
+        """A UID is there, and it may be that of other bytes: as the ledger knows of ingest, or the report."""
+        several = [(key, unescape(key)) for _, key, _ in self.table.ambiguous()]
+        done: set[str] = set()
         if self.ledger:
             registry = registry_of(self.settings.dicomweb_url)
             other = [*self.ledger.registered_otherwise(registry, self._sent(self.table.registered()))]
             self.table.add_registration((escape(key), ObjectStatus.CONFLICT, "") for key in other)
+            done = {*self.ledger.registered(self._sent(self.table.ambiguous()))}
+        self.table.set_ambiguous(escaped for escaped, key in several if key not in done)
 
     @staticmethod
     def _sent(rows: Iterator[tuple[str, str, str]]) -> Iterator[SentInstance]:
@@ -344,17 +348,18 @@ class _Work:
                 f"{copies} could not be retrieved from the registry, the last: {patience.last}."
             )
 
-    def _note_trouble(self, side: str, unknown: int, patience: Patience) -> None:
+    def _note_trouble(self, side: Side, unknown: int, patience: Patience) -> None:
         """Why something is not known; who is refused from the start has wrong credentials."""
         fault = patience.last
         if not unknown or fault is None:
             return
-        sentence = (
-            f"The {side} gave no certain answer about {counted(unknown, 'instance')}, the last: {fault}."
+        count = counted(unknown, "instance")
+        self.problems.append(
+            f"The {side.value.name} gave no certain answer about {count}, the last: {fault}."
         )
-        self.problems.append(sentence)
-        if fault.kind in _REFUSED and not patience.answered:
-            self.stopped = CredentialsRefusedError(sentence)
+        if fault.kind in REFUSALS and not patience.answered:
+            self.stopped = ending_at(side, fault)
+            self.problems.append(str(self.stopped))
 
 
 def _iso(ns: int) -> str:

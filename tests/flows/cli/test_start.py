@@ -76,6 +76,32 @@ def test_nothing_is_imported_that_is_not_needed(far_side: FarSide, study: Path) 
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("status", []),
+        ("verify", ["--dicomweb-url", "http://127.0.0.1:9"]),
+        ("retry", []),
+        ("resolve", []),
+        ("report", []),
+        ("audit", []),
+        ("plan", ["-u", "http://127.0.0.1:9"]),
+    ],
+)
+def test_what_needs_no_prefect_does_not_wait_for_its_import(
+    command: str, more: list[str], tmp_path: Path, only_our_settings: None
+) -> None:
+    """Nor say what Prefect thinks of a home directory that can't be written."""
+    code = "import sys; from flows.cli.__main__ import execute; execute(sys.argv[1:]); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, "none", *more], capture_output=True, text=True, cwd=tmp_path
+    )
+    found = done.stdout.split()
+    assert "tasks.core.errors" in found, "else the test would hold for nothing"
+    assert "prefect" not in found
+
+
+@pytest.mark.processes
 def test_what_is_imported_is_not_looked_through_once_more_at_the_end() -> None:
     code = "import atexit, gc, sys; from flows.cli.__main__ import main; sys.argv[1:] = ['--help']; "
     code += "atexit.register(lambda: print('FROZEN', gc.get_freeze_count() > 1000)); main()"

@@ -57,6 +57,11 @@ MD5, OTHER_MD5 = "a" * 32, "b" * 32
             "the bucket has other bytes; not in the registry",
         ),
         (
+            Sides(bucket=B.SAME, registry=R.ONE_OF_SEVERAL),
+            "*",
+            "stored files with other bytes have its UID, and the registry has one of them",
+        ),
+        (
             Sides(registry=R.THERE, retrieved=C.DIFFERS, difference="pixel data"),
             "*",
             "the registry's copy differs: pixel data",

@@ -402,6 +402,25 @@ class TestRegistry:
         assert verified().exit_code == 0
         engine.dispose()
 
+    def test_that_refuses_the_credentials_says_which_to_check(self, verified: Verified) -> None:
+        verified.registry.script = always(Step.QUERY, status(403))
+        found = verified()
+        assert (found.exit_code, set(verified.signs().values())) == (4, {"!"})
+        assert "DICOM_INGEST_DICOMWEB_TOKEN" in found.problems[-1]
+
+    def test_has_one_of_the_files_that_share_a_uid(self, verified: Verified) -> None:
+        """Whoever registers: it can't have both, so that no directory goes until it is known which it has."""
+        root = "".join(str(ord(letter)) for letter in "study")
+        verified.near_side.put("study/other", instance(f"1.{root}.1", "other"))
+        run = verified.near_side.run(on_conflict="upload")
+        assert row_of(run, "other")["key"]
+        for ledger in ("", str(verified.report_dir / "nowhere.sqlite")):
+            assert verified(ledger=ledger).exit_code == 1
+            assert (verified.signs()["0001"], verified.signs()["other"]) == ("*", "*")
+            assert (verified.signs()["0000"], verified.safe()) == ("=", ["no"])
+        verified(deep="100%")
+        assert (verified.signs()["0001"], verified.signs()["other"]) == ("=", "*")
+
     def test_alone_is_enough(self, verified: Verified) -> None:
         """Then nothing is compared, so nobody may delete anything for sure."""
         found = verified(bucket="")
