@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
@@ -37,6 +38,7 @@ from tasks.core.stow_profiles import Said
 from tasks.ledger.awaited_ledger import AwaitedAnswers
 from tasks.ledger.registered_instances import ObjectRequest, SendingObjects
 from tasks.pipeline.object_reader import UnfitError
+from tasks.pipeline.uid_locks import UidLocks
 from tasks.pipeline.under_registration import Pace, UnderRegistration
 from tasks.remote.bucket_faults import AlteredError, GoneError
 from tasks.remote.dicomweb import DicomwebClient, Part
@@ -110,6 +112,7 @@ class StoreRequests:
     max_outage_s: float
     jitter: Callable[[], float]
     known: "OrderedDict[str, set[str]]" = field(default_factory=OrderedDict)  # by study: what is there
+    studies: UidLocks = field(default_factory=UidLocks)
 
     async def send(self, study: str, members: Sequence[Member]) -> None:
         """Until each member has its verdict. Raises what ends the run."""
@@ -139,7 +142,7 @@ class StoreRequests:
             await self._send(StoreRequest(request.study, half, is_repeated=True))
 
     async def _try(self, request: StoreRequest) -> None:
-        async with self.pace.admission():
+        async with self._turn(request.study), self.pace.admission():
             if self._has_to_ask(request):
                 async with self.pace.slot(request.number, Step.ASK):
                     await self._settle_known(request)
@@ -169,13 +172,20 @@ class StoreRequests:
             await self._account(request, member, answer)
         request.is_repeated = is_repeated or any(not each.verdict.done() for each in request.members)
 
+    def _turn(self, study: str) -> AbstractAsyncContextManager[None]:
+        """Where a study's count shows whether a server has what it says, one request of it at a time."""
+        return self.studies.alone(study) if self.client.profile.lists_refused else nullcontext()
+
     async def _believed(self, study: str, answers: Sequence[InstanceAnswer]) -> list[InstanceAnswer]:
         """What is said to be stored, and is not there, is refused. A study's count shows that all are."""
         stored = {each.sop_instance_uid for each in answers if each.said is Said.STORED}
-        if not stored or await self.client.related(study) == len(self.known.get(study, set()) | stored):
+        known = self.known.get(study, set())
+        if not stored or await self.client.related(study) == len(known | stored):
             return [*answers]
-        listed = await self.client.instances(study)
-        absent = {uid for uid in stored - {*listed.uids} if not await self.client.has_instance(study, uid)}
+        if len(known) <= _LARGE_STUDY:
+            known = {*(await self.client.instances(study)).uids}
+            self._remember(study, known)
+        absent = {uid for uid in stored - known if not await self.client.has_instance(study, uid)}
         return [each.refused() if each.sop_instance_uid in absent else each for each in answers]
 
     # -- what is there -------------------------------------------------------------------------------------

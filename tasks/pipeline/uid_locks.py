@@ -1,4 +1,4 @@
-"""Of the objects with one SOP Instance UID, one at a time."""
+"""Of what has one UID, one at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,6 +1,6 @@
 """ingest: from a bucket into Orthanc, beside a bare loop that reads and posts the same, one after the other.
 
-Both have the same objects, instances in a request and requests at once; each has a study of its own. The bare
+Both have the same objects, instances in a request and requests at once; each has studies of its own. The bare
 loop reads the next objects while it posts, and keeps no record of anything.
 """
 
@@ -21,7 +21,8 @@ from tests.object_store import ObjectStore, object_store
 from tests.odd_instances import ROOT, instance
 from tests.orthanc import IS_INSTALLED, orthanc
 
-INSTANCES = 2000
+INSTANCES = 6000
+OF_A_STUDY = 300
 PIXELS = bytes(128_000)
 IN_A_REQUEST = 100
 AT_ONCE = 2
@@ -39,9 +40,9 @@ def rows(scale: float) -> Iterator[Row]:
         with orthanc(_made(directory / "orthanc")) as started:
             ours_s = bare_s = 0.0
             for turn in range(TURNS):
-                _fill(store, f"bare-{turn}/", count, study=10 + turn)
-                bare_s += _timed_bare_loop(store, f"bare-{turn}/", started.dicomweb_url, 10 + turn)
-                _fill(store, f"ours-{turn}/", count, study=20 + turn)
+                _fill(store, f"bare-{turn}/", count, 1000 + 100 * turn)
+                bare_s += _timed_bare_loop(store, f"bare-{turn}/", started.dicomweb_url, 1000 + 100 * turn)
+                _fill(store, f"ours-{turn}/", count, 2000 + 100 * turn)
                 ours_s += _timed_ingest(f"ours-{turn}/", started.dicomweb_url, directory / f"report-{turn}")
     rate, bare = TURNS * count / ours_s, TURNS * count / bare_s
     what = f"ingest: a bucket into Orthanc, {IN_A_REQUEST} in a request, {AT_ONCE} at once"
@@ -53,11 +54,13 @@ def _made(directory: Path) -> Path:
     return directory
 
 
-def _fill(store: ObjectStore, prefix: str, count: int, study: int) -> None:
-    first = instance(100_000_000, study_number=study, pixels=PIXELS)
-    for number in range(100_000_000, 100_000_000 + count):
-        body = first.replace(b".1.100000000", f".1.{number}".encode())
-        store.client.put_object(Bucket=BUCKET, Key=f"{prefix}{number}", Body=body)
+def _fill(store: ObjectStore, prefix: str, count: int, first_study: int) -> None:
+    for at in range(0, count, OF_A_STUDY):
+        study = first_study + at // OF_A_STUDY
+        first = instance(100_000_000, study_number=study, pixels=PIXELS)
+        for number in range(100_000_000 + at, 100_000_000 + min(count, at + OF_A_STUDY)):
+            body = first.replace(b".1.100000000", f".1.{number}".encode())
+            store.client.put_object(Bucket=BUCKET, Key=f"{prefix}{number}", Body=body)
 
 
 def _timed_ingest(prefix: str, url: str, report_dir: Path) -> float:
@@ -75,10 +78,10 @@ def _timed_ingest(prefix: str, url: str, report_dir: Path) -> float:
     return wall_s
 
 
-def _timed_bare_loop(store: ObjectStore, prefix: str, url: str, study: int) -> float:
+def _timed_bare_loop(store: ObjectStore, prefix: str, url: str, first_study: int) -> float:
     of_thread = local()
 
-    def post(bodies: list[bytes]) -> None:
+    def post(study: int, bodies: list[bytes]) -> None:
         if not hasattr(of_thread, "session"):
             of_thread.session = requests.Session()
         head = b"--b0undary\r\nContent-Type: application/dicom\r\n\r\n"
@@ -93,8 +96,10 @@ def _timed_bare_loop(store: ObjectStore, prefix: str, url: str, study: int) -> f
     began = time.monotonic()
     with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(AT_ONCE) as senders:
         keys = store.keys(prefix)
-        batches = [keys[at : at + IN_A_REQUEST] for at in range(0, len(keys), IN_A_REQUEST)]
-        posted = [senders.submit(post, list(readers.map(store.get, batch))) for batch in batches]
+        posted = []
+        for at in range(0, len(keys), IN_A_REQUEST):
+            bodies = list(readers.map(store.get, keys[at : at + IN_A_REQUEST]))
+            posted.append(senders.submit(post, first_study + at // OF_A_STUDY, bodies))
         for each in posted:
             each.result()
     return time.monotonic() - began

@@ -159,10 +159,13 @@ def test_a_million_objects_are_listed_and_settled_in_flat_memory(
     assert max(seen[len(seen) // 2 :]) - max(seen[: len(seen) // 10]) < 100, time.monotonic() - began
 
 
-def test_a_large_study_asks_no_more_than_it_must(side: PipelineSide) -> None:
-    """What the registry has of it is asked for once, not for each request."""
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_a_large_study_asks_no_more_than_it_must(side: PipelineSide, at_once: int) -> None:
+    """What the registry has of it is asked for once, not for each request; then its count is enough."""
     for number in range(1500):
         side.put(f"k{number:05}", instance(f"1.2.{number}"))
-    side.run(dicomweb_server="orthanc")
+    side.registry.script = lambda _request: time.sleep(0.1)  # meanwhile others could be stored
+    side.run(dicomweb_server="orthanc", stow_parallel=at_once)
     assert len(side.registry.bodies) == 1500
-    assert len(side.registry.requests) < 15 + 10
+    assert sum(request.path.endswith("/instances") for request in side.registry.requests) <= 2
+    assert len(side.registry.requests) < 2 * 15 + 10
