@@ -142,7 +142,7 @@ class StoreRequests:
             await self._send(StoreRequest(request.study, half, is_repeated=True))
 
     async def _try(self, request: StoreRequest) -> None:
-        async with self._turn(request.study), self.pace.admission():
+        async with self._alone(request.study), self.pace.admission():
             if self._has_to_ask(request):
                 async with self.pace.slot(request.number, Step.ASK):
                     await self._settle_known(request)
@@ -172,7 +172,7 @@ class StoreRequests:
             await self._account(request, member, answer)
         request.is_repeated = is_repeated or any(not each.verdict.done() for each in request.members)
 
-    def _turn(self, study: str) -> AbstractAsyncContextManager[None]:
+    def _alone(self, study: str) -> AbstractAsyncContextManager[None]:
         """Where a study's count shows whether a server has what it says, one request of it at a time."""
         return self.studies.alone(study) if self.client.profile.lists_refused else nullcontext()
 
