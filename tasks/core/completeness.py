@@ -184,14 +184,18 @@ class StudyTally:
         size_bytes: int | None = None,
         detail: str = "",
         decision: str = "",
+        is_study_dir: bool = False,
     ) -> None:
-        """Counts one row of the report; `decision`: what a person decided about it."""
+        """Counts one row of the report; `decision`: what a person decided about it.
+
+        `is_study_dir`: it is of the study's directory as a whole, which is not there or can't be listed.
+        """
         self._files += 1
         self._bytes += size_bytes or 0
         self._studies.add(study_instance_uid)
         self._modalities.add(modality)
         if decision in ACCEPTING:
-            self._accept(status, reason)
+            self._accept(status, reason, is_study_dir)
         elif status in EXIT_ONE:
             self._failures[reason or status] += 1
             if one_word(detail) and len(self._details[reason or status]) <= _MOST_DETAILS:
@@ -201,10 +205,10 @@ class StudyTally:
             promised = self._entry.study_instance_uid
             self._foreign += bool(promised) and study_instance_uid != promised
 
-    def _accept(self, status: str, reason: str) -> None:
+    def _accept(self, status: str, reason: str, is_study_dir: bool) -> None:
         """The instance of a conflict, or of a damaged file, is stored. A directory had any number."""
         self._accepted += 1
-        if status == Status.MISSING and reason != Reason.NOT_FOUND:
+        if is_study_dir:
             self._absent = None
         elif self._absent is not None:
             is_stored = status == Status.CONFLICT or reason in (Reason.DAMAGED, Reason.ALTERED)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby, islice
-from operator import itemgetter
+from operator import eq, itemgetter
 from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 from tasks.core.completeness import StudyResult, StudyTally, exit_code
@@ -39,6 +39,7 @@ _TALLIED: Final = (
     "size_bytes",
     "detail",
     "decision",
+    "is_study_dir",
 )
 _OWN_OBJECT: Final = frozenset((Status.UPLOADED, Status.ALREADY_UPLOADED))
 _CHUNK_ROWS: Final = 1000
@@ -187,6 +188,7 @@ class Totals:
         self.objects_left += sum(columns["objects_left"])
         sizes = zip(columns["status"], columns["size_bytes"], strict=True)
         self.uploaded_bytes += sum(size or 0 for status, size in sizes if status == Status.UPLOADED)
+        columns = columns | {"is_study_dir": list(map(eq, columns["path"], columns["study_dir"]))}
         rows = zip(*(columns[name] for name in _TALLIED), strict=True)
         for study_no, group in groupby(rows, key=itemgetter(0)):
             tally = self._tally_of(study_no)

@@ -8,11 +8,11 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Collection, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from tasks.core.duplicates import Claim, Verdict, judge, judge_beside
+from tasks.core.member_paths import is_member, split_member
 from tasks.core.models import (
     ACCEPTABLE,
     Header,
@@ -23,14 +23,19 @@ from tasks.core.models import (
     Status,
     StoredContent,
 )
+from tasks.core.store_urls import is_store_url
 from tasks.core.stored_content import is_altered, is_cut_copy, judge_rejected
 from tasks.ledger.known_files import Holder
-from tasks.source.file_content import read_content
+from tasks.source.archive_file import ArchiveFault
+from tasks.source.archives import Archives
 from tasks.source.header_reader import Examined, read_header
+from tasks.source.member_content import examine_member, opened_source, read_source
 from tasks.source.neighbours import Neighbours
 from tasks.source.scan import Ownership
+from tasks.source.store_content import examine_stored
 
 _CHUNK: Final = 1 << 20
+_HELD_BYTES: Final = 8 << 20  # of a member that is hashed; a larger one is inflated to a file without a name
 _TABLES: Final = """
 PRAGMA journal_mode = OFF;
 PRAGMA cache_size = -16384;
@@ -38,6 +43,7 @@ CREATE TABLE holder (uid TEXT PRIMARY KEY, sha256 TEXT, path BLOB) WITHOUT ROWID
 CREATE TABLE other (uid TEXT, sha256 TEXT, path BLOB, PRIMARY KEY (uid, sha256)) WITHOUT ROWID;
 """
 _EMPTY_IMAGE: Final = Rejected(Status.INVALID, Reason.TRUNCATED, size_bytes=0, detail=Reason.EMPTY)
+_ASKED_AGAIN: Final = frozenset({Status.UNREADABLE, Status.TOO_LARGE})
 _SENT: Final = frozenset({Verdict.SEND, Verdict.REPLACE, Verdict.SEND_ANYWAY})
 
 
@@ -64,12 +70,18 @@ class Foreseen:
         return cls(status, reason, *names, header.transfer_syntax_uid, size_bytes)
 
 
-def examine(path: str) -> Examined:
-    """A file's header, or why it is not sent, with the reason that a run gives; and its size."""
-    found, size_bytes = read_header(path)
-    if isinstance(found, Header) or found.status is not Status.UNREADABLE:
+def examine(path: str, archives: Archives | None = None) -> Examined:
+    """A file's header, or why it is not sent, with the reason that a run gives; and its size.
+
+    `archives`: those of a run that reads them. Of a large member only the beginning is read.
+    """
+    if archives and is_member(path):
+        return examine_member(archives, path)
+    found, size_bytes = examine_stored(path) if is_store_url(path) else read_header(path)
+    is_archive = archives is not None and isinstance(found, Rejected) and found.reason is Reason.ARCHIVE
+    if isinstance(found, Header) or not (is_archive or found.status in _ASKED_AGAIN):
         return found, size_bytes
-    content = read_content(path)  # there the header's reader knows one reason alone
+    content = read_source(path, lambda _: False, archives)  # there the header's reader knows one reason alone
     if isinstance(content, Rejected):
         return content, size_bytes
     content.close()
@@ -91,6 +103,7 @@ class Foresight:
         self._accepted = accepted
         self._on_conflict = on_conflict
         self._ownership = ownership
+        self._archives = ownership.archives or Archives()
         self._neighbours = Neighbours()
         self._table = sqlite3.connect("", isolation_level=None)  # a file without a name
         self._table.executescript(_TABLES)
@@ -180,10 +193,10 @@ class Foresight:
         """Of what an earlier run stored: duplicate, if its file is in this run's report and has that UID."""
         if holder is None:
             return Status.ALREADY_UPLOADED
-        real = os.path.realpath(os.fsencode(holder.path))
+        real = os.path.realpath(os.fsencode(split_member(holder.path)[0]))
         if not (self._ownership.covers(os.path.dirname(real)) and os.path.isfile(real)):  # noqa: PTH113, PTH120
             return Status.ALREADY_UPLOADED
-        found, _ = read_header(holder.path)
+        found, _ = examine(holder.path, self._archives)
         if isinstance(found, Rejected) and not found.is_sent(self._accepted):
             has_uid = holder.stored_uid in ("", uid)  # which its row will name
         else:
@@ -211,15 +224,25 @@ class Foresight:
         """Of the UID's bytes: of a file that this run sends once it is wanted, and once."""
         if holder.sha256:
             return holder.sha256
-        digest = _sha256_of(holder.path)
+        digest = self._sha256_of(holder.path)
         self._store(uid, digest, holder.path)
         return digest
 
     def _digest(self, path: str) -> str:
         """SHA-256 of a file's bytes; of one that can't be read, a text that is no other file's."""
         if self._sha256[0] != path:
-            self._sha256 = path, _sha256_of(path)
+            self._sha256 = path, self._sha256_of(path)
         return self._sha256[1]
+
+    def _sha256_of(self, path: str) -> str:
+        digest = hashlib.sha256()
+        try:
+            with opened_source(self._archives, path, _HELD_BYTES) as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+        except (OSError, ArchiveFault):
+            return f"unreadable {hash(path)}"
+        return digest.hexdigest()
 
 
 _STATUSES: Final = {
@@ -228,14 +251,3 @@ _STATUSES: Final = {
     Verdict.CONFLICT: Status.CONFLICT,
     Verdict.ALTERED: Status.CHANGED,
 }
-
-
-def _sha256_of(path: str) -> str:
-    digest = hashlib.sha256()
-    try:
-        with closing(open(path, "rb", buffering=0)) as file:  # noqa: PTH123 - a name that is no Path's
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except OSError:
-        return f"unreadable {hash(path)}"
-    return digest.hexdigest()

@@ -7,6 +7,7 @@ the others. Memory: one study's SOP Instance UIDs, and of a sample its few files
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from random import Random
 from typing import Final, TypeAlias, TypeVar
@@ -143,7 +144,7 @@ class PlannedFiles:
         """All of them."""
         progress = self._progress
         progress.nouns, progress.studies_listed, progress.platform = PLANNED, len(entries), self._readers
-        with header_readers(examine) as ask:
+        with header_readers(partial(examine, archives=self._ownership.archives)) as ask:
             for entry in entries:
                 self._study(entry, ask)
                 progress.studies_done += 1

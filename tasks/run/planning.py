@@ -49,7 +49,8 @@ from tasks.run.probes import (
 )
 from tasks.run.run_rules import problems_of, rules_of
 from tasks.settings import Settings
-from tasks.source.file_content import read_content
+from tasks.source.archives import Archives
+from tasks.source.member_content import read_source
 from tasks.source.own_files import own_files, require_none_in
 from tasks.source.scan import Ownership, survey
 from tasks.source.study_order import ordered
@@ -191,13 +192,12 @@ def _count(
 ) -> tuple[FileCounts, EarlierPace | None]:
     """The files, and how fast an earlier run was."""
     own = own_files([settings.report_dir], sqlite_file(settings.ledger_at))
+    ownership = replace(ownership, own=own, archives=Archives() if settings.archives else None)
     with (
         known_files(settings.ledger_at, settings.campaign) as known,
         closing(Foresight(settings.accepted, settings.on_conflict, ownership)) as foresight,
     ):
-        files = PlannedFiles(
-            plan_settings, rules_of(settings, now_ns), replace(ownership, own=own), known, foresight, progress
-        )
+        files = PlannedFiles(plan_settings, rules_of(settings, now_ns), ownership, known, foresight, progress)
         return files.count(ordered(entries, settings.order, ownership)), known.pace()
 
 
@@ -314,7 +314,7 @@ def _cpu_s_per_byte(paths: list[str]) -> float:
     """Of reading, parsing and hashing some files as a run does, for a second or two."""
     until, began_s, read_bytes = time.monotonic() + _MEASURED_S, time.process_time(), 0
     for path in paths:
-        content = read_content(path)
+        content = read_source(path, lambda _: False, None)
         if isinstance(content, Rejected):
             continue
         try:

@@ -159,7 +159,7 @@ def _of_zip64(extra: bytes, *values: int) -> list[int]:
 
 def _require_apart(by_offset: list[Member], end: int) -> None:
     """ArchiveFault when members share bytes, as those of a bomb do, or lie outside of the archive."""
-    following = [each.offset for each in by_offset[1:]] + [end]
+    following = [*(each.offset for each in by_offset), end][1:]  # an empty one has no members
     for member, beyond in zip(by_offset, following, strict=True):
         if member.offset < 0 or member.offset + _LOCAL.size + member.packed_bytes > beyond:
             raise ArchiveFault(ArchiveState.OVERLAPPING)

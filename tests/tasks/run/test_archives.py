@@ -248,6 +248,13 @@ class TestAnOddArchive:
         assert outcomes(run, "a.tar") == {"same": "uploaded", "same\x002": "uploaded"}
         assert {*far_side.bodies.values()} == {ONE, TWO}
 
+    def test_of_no_members_is_no_trouble(self, near_side: NearSide) -> None:
+        """Nothing is missing, and the run goes on."""
+        near_side.put("study/empty.zip", zipped({}))
+        near_side.put("study/one", ONE)
+        run = near_side.run(archives=True)
+        assert (run.exit_code, run.statuses) == (0, {"study/empty.zip": READ, "study/one": "uploaded"})
+
     def test_link_to_a_member_has_no_row(self, near_side: NearSide) -> None:
         """Its target has."""
         near_side.put("study/a.tar", with_link(ONE, tarfile.LNKTYPE, "image"))

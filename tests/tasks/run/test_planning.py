@@ -32,6 +32,7 @@ from tasks.source.manifest_reader import load_manifest
 from tests.conftest import Dicom, NearSide, Run, padded
 from tests.databases import PostgreSQL
 from tests.far_side import FarSide, Minted, Step, always, status
+from tests.odd_archives import encrypted, gzipped, tarred, zipped
 
 FULL = PlanSettings(full=True)
 EVERYTHING = ("truncated", "no_preamble", "malformed")
@@ -113,6 +114,25 @@ class TestWhatAFullPlanForesees:
         assert {word: bad.count(word) for word in bad} == {
             word: count for word, count in facts.by_reason.items() if not word.startswith("uploaded")
         }
+
+    def test_is_what_a_run_reports_of_archives(self, planned: Planned, dicom: Dicom) -> None:
+        """Where they are read; of members that are damaged, repeated or stored already, too."""
+        whole, large = dicom("1.2.1"), dicom("1.2.2", pixel_bytes=9 * 1024 * 1024)
+        other = dicom("1.2.1", text="other bytes")
+        planned.put(
+            "a/a.zip", zipped({"1": whole, "2": large, "other": other, "b.zip": zipped({"1": whole})})
+        )
+        planned.put("a/empty.zip", zipped({}))
+        planned.put("a/locked.zip", encrypted(zipped({"1": dicom("1.2.3")})))
+        planned.put("a/cut.zip", zipped({"1": whole})[:-30])
+        planned.put("a/a.7z", b"7z\xbc\xaf\x27\x1c" + bytes(100))
+        planned.put("b/b.tgz", tarred({"1": whole, "3": large, "4": dicom("1.2.4")[:-60]}, is_packed=True))
+        planned.put("b/5.dcm.gz", gzipped(dicom("1.2.5")))
+        for _ in range(2):
+            facts = planned.plan(archives=True)
+            same(facts, planned.run(archives=True).summary)
+        assert facts.by_reason["unreadable/archive"] == 4
+        assert facts.by_status["already_uploaded"] == 3
 
     def test_is_what_a_second_run_reports(self, planned: Planned, dicom: Dicom) -> None:
         """Of what is stored, changed, damaged, moved, gone and new since; the ledger is read, not written."""

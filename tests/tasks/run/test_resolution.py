@@ -161,6 +161,25 @@ class TestAccepted:
         resolve(settings_of(near_side), Rule(Decision.WITHDRAW, "no", {"invalid"}).decisions)
         assert not finished()
 
+    @pytest.mark.parametrize(("path", "exit_code"), [("gone", 0), ("gone/file", 1)])
+    def test_directory_that_is_gone_stands_for_all_that_was_expected_in_it(
+        self, near_side: NearSide, dicom: Dicom, path: str, exit_code: int
+    ) -> None:
+        """A file that is gone stands for one instance."""
+        settings = near_side.settings()
+        near_side.put("gone/file", dicom("1.1")[:-40])
+        near_side.put("gone/other", b"no image")
+        manifest = near_side.directory / "manifest.csv"
+        manifest.write_text("study_dir,expected_instances\narchive/gone,12\n")
+        ingest(load_manifest(manifest, None), settings, edges=near_side.edges)
+        for file in ("file", "other")[: 1 if path == "gone/file" else 2]:
+            (near_side.archive / "gone" / file).unlink()
+        if path == "gone":
+            (near_side.archive / path).rmdir()
+        ingest(load_manifest(manifest, None), settings, edges=near_side.edges)
+        rule = Rule(Decision.IGNORE, "deleted on purpose", {"missing"})
+        assert resolve(settings_of(near_side), rule.decisions).summary.exit_code == exit_code
+
     def test_words_that_a_person_gave_are_text_everywhere(self, run: Run, near_side: NearSide) -> None:
         """In the report as in the trail, whatever is in them."""
         words = '=HYPERLINK("x")\n\\x41, \u202e"quoted"; é'

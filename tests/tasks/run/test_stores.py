@@ -11,9 +11,11 @@ import pytest
 from flows.cli.__main__ import execute
 from tasks.core.errors import ManifestError, UsageError
 from tasks.core.models import StudyEntry
+from tasks.plan_settings import PlanSettings
 from tasks.report.directory import REPORT_CSV
 from tasks.report.reader import read_report
 from tasks.run.engine import ingest
+from tasks.run.planning import plan
 from tasks.source.manifest_folder import manifests_at
 from tasks.source.manifest_reader import load_manifest
 from tasks.source.stores import read_store_file, store_rows
@@ -68,6 +70,22 @@ class TestAStudyInS3:
             f"{at_store.address}study/{name}": bodies[name] for name in ("a/IM1", "é/ IM 2+%20#?", "large")
         }
         assert f",{at_store.address}study/a/IM1," in (near_side.report_dir / REPORT_CSV).read_text()
+
+    def test_is_planned_for_as_it_is_sent(self, near_side: NearSide, at_store: ObjectStore) -> None:
+        """Its headers are read there, and what has one UID is hashed there."""
+        other = instance("1.1", text="other bytes")
+        for name, body in {
+            "1": ONE,
+            "1 again": ONE,
+            "other": other,
+            "large": LARGE,
+            "x.txt": b"text",
+        }.items():
+            at_store.put(f"study/{name}", body)
+        manifest = near_side.directory / "manifest.csv"
+        manifest.write_text(f"study_dir\n{at_store.address}study\n")
+        facts = plan(manifest, near_side.settings(), PlanSettings(full=True), edges=near_side.edges)
+        assert facts.by_status == run(near_side, f"{at_store.address}study").summary.by_status
 
     def test_is_not_read_again_until_it_changes(
         self, near_side: NearSide, far_side: FarSide, at_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
