@@ -44,7 +44,7 @@ lock: $(VENV)/ready ## resolve the dependencies anew; kept when schedules still 
 audit-deps: $(VENV)/ready ## known vulnerabilities of what the lock names; asks an advisory service on the internet
 	@$(BIN)/uv tool run --quiet pip-audit --require-hashes --disable-pip --requirement $(LOCK)
 
-test-long: $(VENV)/ready ## what takes minutes each, and 300 kills: twenty minutes
+test-long: $(VENV)/ready ## what takes minutes each, and 300 kills: an hour
 	@$(BIN)/pytest $(SIDE_BY_SIDE) -m long
 	@$(MAKE) --no-print-directory test-kill
 
