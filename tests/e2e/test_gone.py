@@ -50,6 +50,7 @@ class TestPrefectsServer:
         assert "Prefect's server went away" in archive.told
         archive.check()
 
+    @pytest.mark.long
     def test_started_again_in_mid_run_knows_how_the_run_ended(
         self, archive: Archive, prefect_home: Path
     ) -> None:

@@ -76,6 +76,7 @@ def stuck_server(prefect_home: Path) -> Iterator[None]:
 
 
 class TestProxy:
+    @pytest.mark.long
     def test_is_asked_for_the_platform_and_never_for_this_machine(
         self, start: Start, proxy: Proxy, prefect_home: Path
     ) -> None:

@@ -1,6 +1,6 @@
 """Killed at any moment, started again: every file stored once under its reported key, no key forgotten.
 
-KILLS says how often in all (15 unless told; `make test-kill` does 300).
+KILLS says how often in all (6 unless told; `make test-kill` does 300).
 """
 
 import os
@@ -18,7 +18,7 @@ from tests.e2e.archive import FILES, Archive
 from tests.far_side import FarSide
 
 NewArchive = Callable[..., Archive]
-KILLS = int(os.environ.get("KILLS", "15"))
+KILLS = int(os.environ.get("KILLS", "6"))
 KILLS_OF_RUN = max(2, KILLS // 10)
 KILLS_IN_A_ROW = 3
 EPISODES = -(-KILLS // KILLS_IN_A_ROW)
@@ -38,6 +38,7 @@ def test_upload_killed_at_random_moments(
     archive.check()
 
 
+@pytest.mark.long
 def test_the_flow_killed_at_random_moments(
     new_archive: NewArchive, prefect_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

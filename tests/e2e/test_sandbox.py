@@ -439,6 +439,7 @@ class TestProcess:
             with pytest.raises(UsageError, match=f"Port {port}"), Sandbox.start(tmp_path, port):
                 pass
 
+    @pytest.mark.long
     def test_has_its_last_port_again(self, tmp_path: Path) -> None:
         """A campaign knows its platform by that. While another has it, or for a folder's first time, one that
         is free; and the one that somebody chose, which is the last one then."""

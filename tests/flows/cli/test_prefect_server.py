@@ -53,6 +53,7 @@ class TestEnvironment:
 
 @pytest.mark.processes
 class TestServer:
+    @pytest.mark.long
     def test_that_ends_is_noticed_at_once(self, environ: dict[str, str], tmp_path: Path) -> None:
         """Its database can't be made."""
         environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{tmp_path}/gone/prefect.db"

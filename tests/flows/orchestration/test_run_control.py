@@ -152,6 +152,7 @@ def run(serving: Served, slow: FarSide, tmp_path: Path, plant: Plant) -> Run:
     return run
 
 
+@pytest.mark.long
 def test_suspended_it_ends_in_order_and_resumed_it_goes_on(run: Run) -> None:
     run.set(paused(timedelta(hours=1)))
     run.assert_interrupted()

@@ -112,6 +112,7 @@ class TestTwentyPuts:
 
 
 class TestSlots:
+    @pytest.mark.long
     def test_outlive_a_restart_of_a_server_that_forgets_leases(self, server: PrefectServer) -> None:
         """It still counts the slots, and would for good."""
         limit, run, seen = slots_of_platform("https://restart.example", 15), Run(), SeenServer()
@@ -160,7 +161,7 @@ class TestServe:
             serve.process.send_signal(end)
             serve.process.wait(240)
 
-    @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("end", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
     def test_leaves_a_deployment_as_others_wrote_it(
         self, server: PrefectServer, tmp_path: Path, end: signal.Signals
     ) -> None:

@@ -134,6 +134,7 @@ ITEMS = st.tuples(st.sampled_from(DAYS), st.sampled_from(DAYS), TIMES, TIMES).fi
 )
 
 
+@pytest.mark.long
 @settings(max_examples=8, deadline=None)
 @given(
     st.lists(ITEMS, min_size=1, max_size=2),
