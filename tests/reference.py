@@ -24,6 +24,7 @@ _MADE = (
     "Made from the declarations of the command line by `make reference`: don't edit it. How it belongs "
     "together is in [README.md](README.md); `man deployments/dicom-ingest.1` shows the same in a terminal."
 )
+_NEEDED = (("manifest", "--output"), ("upload", "--path"))  # without a default, or a setting of that name
 COMMANDS = [name for name in app if not name.startswith("-")]
 
 
@@ -84,7 +85,7 @@ def _argument(command: str, given: Any) -> Argument:
         " ".join((given.parameter.help or _help_in_docstring(command, given.names[0])).split()),
         shown if isinstance(shown, str) else "",
         _variable(command, given.names[0]),
-        bool(given.required) or given.names[0] in ("--output", "--path"),
+        bool(given.required) or (command, given.names[0]) in _NEEDED,
     )
 
 
