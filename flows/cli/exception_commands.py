@@ -116,7 +116,7 @@ def resolve(
         chosen = resolving.Filter(frozenset(words(status)), frozenset(words(reason)))
         look = resolving.Look(compare=compare, with_values=values)
         if decisions is not None:
-            return resolving.resolve_by_list(settings, decisions, reason_text)
+            return resolving.resolve_by_list(settings, decisions, reason_text, (decision, *status, *reason))
         if decision:
             return resolving.resolve_by_rule(settings, decision, reason_text, chosen)
         if csv or json or not resolving.is_asked_at_terminal():

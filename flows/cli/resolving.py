@@ -72,8 +72,13 @@ def resolve_by_rule(settings: ResolveSettings, decision: str, reason_text: str, 
     return _say_end(settings, resolved)
 
 
-def resolve_by_list(settings: ResolveSettings, at: Path, reason_text: str) -> int:
-    """As a list says that came back; exit code 1 when some of it was refused."""
+def resolve_by_list(settings: ResolveSettings, at: Path, reason_text: str, rule: Iterable[str] = ()) -> int:
+    """As a list says that came back; 1 when some of it was refused. UsageError for a `rule` beside it."""
+    if any(rule):
+        raise UsageError(
+            "--decisions settles what its list says, row by row. Leave out --decision, --status and "
+            "--reason, or settle by them without a list. Nothing was decided."
+        )
     with closing(sqlite3.connect("")) as database, closing(Decisions(settings.ledger_at)) as decisions:
         found = read_list(at, reason_text, database, decisions)
         resolved = resolve(settings, found.choose)

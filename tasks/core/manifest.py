@@ -39,6 +39,7 @@ _BLANKS: Final = (
     "\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
 )
 # `D:\archive`, `\\nas\pacs`; an escaped byte is no share's name.
+_OTHER_STORE: Final = re.compile(r"(?!(?:s3|sftp):)[A-Za-z][A-Za-z0-9+.-]*://")
 _WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\/]+\\(?!\\|x[0-9a-fA-F]{2})")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -183,6 +184,13 @@ class _Checker:
         if _WINDOWS_PATH.match(cells.get("study_dir", "")):
             self.fault(
                 number, "study_dir", "is a path of Windows; write it as this machine mounts it, with /"
+            )
+            return ""
+        if _OTHER_STORE.match(cells.get("study_dir", "")):
+            self.fault(
+                number,
+                "study_dir",
+                "is an address of no store that is read: s3:// and sftp:// are; mount others",
             )
             return ""
         return self._read((number, cells), "study_dir", self._directory, "")

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from shlex import quote
 from typing import Final
 
+from tasks.core.completeness import not_stored
 from tasks.core.models import EXIT_ONE, Summary
 from tasks.core.verification_totals import Verification
 from tasks.core.words import counted, duration
@@ -48,7 +49,7 @@ def _of_files(summary: Summary) -> str:
     if not files:
         return "there was no file"
     if bad:
-        return f"{bad:,} of {counted(files, 'file')} {'is' if bad == 1 else 'are'} not stored"
+        return not_stored(summary.by_status, summary.accepted)
     if files == 1:
         return "the one file is where it should be"
     return f"all {files:,} files are where they should be{accepted}"
@@ -66,8 +67,11 @@ def _of_studies(summary: Summary, incomplete: int) -> str:
             if summary.studies > 1
             else "the study is complete"
         )
-    studies = counted(summary.studies, "study")
-    return f"{summary.complete_studies:,} of {studies} are complete, and the rest lack nothing"
+    if summary.studies == 1:
+        return "the study lacks nothing"
+    return (
+        f"{summary.complete_studies:,} of {summary.studies:,} studies are complete, and the rest lack nothing"
+    )
 
 
 def _of_verification(verification: Verification | None) -> str:

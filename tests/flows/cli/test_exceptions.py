@@ -296,6 +296,9 @@ class TestList:
         Path("list.csv").write_bytes(b"\xff\xfe\0\0")
         assert resolve("--decisions", "list.csv") == 2
         assert "--decisions is neither CSV nor JSON lines in UTF-8" in capsys.readouterr().err
+        for rule in (("--decision", "keep"), ("--status", "conflict")):
+            assert resolve("--decisions", "list.csv", *rule) == 2
+            assert "row by row. Leave out --decision" in capsys.readouterr().err
 
     def test_rows_that_are_others_by_now_are_refused_one_by_one(
         self, archive: Path, capsys: pytest.CaptureFixture[str]

@@ -95,6 +95,12 @@ class TestVerdict:
                 "good",
             ),
             (
+                {"by_status": {"uploaded": 7, "invalid": 3}, "accepted": 2, "exit_code": 1},
+                0,
+                "3 of 10 files are not stored (2 accepted); all 2 studies are complete.",
+                "attention",
+            ),
+            (
                 {"by_status": {"uploaded": 4, "not_attempted": 6}, "exit_code": 3},
                 2,
                 f"{STOPPED[3]}: 6 of 10 files are not stored; 2 of 2 studies are not complete.",

@@ -229,6 +229,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("content", "fault"),
         [
+            (b"study_dir\ngs://bucket/s1\n", "is an address of no store that is read"),
             (b"study_dir\nD:\\archive\\x01\\CT0001\n", "is a path of Windows"),
             (b"study_dir\nd:/archive/s1\n", "is a path of Windows"),
             (b"study_dir\n\\\\nas\\pacs\n", "is a path of Windows"),
