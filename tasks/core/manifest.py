@@ -38,8 +38,8 @@ _BLANKS: Final = (
     " \t\n\r\v\f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
 )
-# `D:\archive`, `\\nas\pacs`; an escaped byte is no share's name.
 _OTHER_STORE: Final = re.compile(r"(?!(?:s3|sftp):)[A-Za-z][A-Za-z0-9+.-]*://")
+# `D:\archive`, `\\nas\pacs`; an escaped byte is no share's name.
 _WINDOWS_PATH: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\[^\\/]+\\(?!\\|x[0-9a-fA-F]{2})")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -186,13 +186,6 @@ class _Checker:
                 number, "study_dir", "is a path of Windows; write it as this machine mounts it, with /"
             )
             return ""
-        if _OTHER_STORE.match(cells.get("study_dir", "")):
-            self.fault(
-                number,
-                "study_dir",
-                "is an address of no store that is read: s3:// and sftp:// are; mount others",
-            )
-            return ""
         return self._read((number, cells), "study_dir", self._directory, "")
 
     def _directory(self, text: str) -> str:
@@ -200,6 +193,10 @@ class _Checker:
             raise _FaultyCellError("is empty")
         if "\0" in text:
             raise _FaultyCellError("holds a NUL character")
+        if _OTHER_STORE.match(text):
+            raise _FaultyCellError(
+                "is an address of no store that is read: s3:// and sftp:// are; mount others"
+            )
         if is_store_url(text) or (is_store_url(self._home) and not text.startswith("/")):
             return self._in_store(joined(self._home, text))
         path = _normal(posixpath.join(self._home, text))

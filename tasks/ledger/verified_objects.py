@@ -101,38 +101,46 @@ class VerifiedObjects:
                 yield row.key, row.status, row.moved_to
             after = page[-1].object_id
 
-    def registered(self, sent: Iterable[SentInstance]) -> Iterator[str]:
-        """Keys of those that ingest has registered by now with these bytes, or found registered."""
+    def registered(self, registry: str, sent: Iterable[SentInstance]) -> Iterator[str]:
+        """Keys of those that ingest has registered with these bytes, or found so, in this host:port/path."""
         waiting = iter(sent)
         while page := [*islice(waiting, _AT_ONCE)]:
-            done = self._done([each.key for each in page])
-            yield from (each.key for each in page if (each.key, each.sha256) in done)
+            there, done = self._registered_in(registry, page), self._done(page)
+            yield from (each.key for each in page if each.uid in there and each in done)
 
     def registered_otherwise(self, registry: str, sent: Iterable[SentInstance]) -> Iterator[str]:
-        """Keys of instances under whose UID ingest registered other bytes (host:port/path), and not these.
+        """Keys of instances under whose UID ingest registered other bytes there, and not these.
 
         Until ingest comes to such an object, no row of it says `conflict`.
         """
         waiting = iter(sent)
         while page := [*islice(waiting, _AT_ONCE)]:
-            table = registered_instance
-            its = table.c.campaign == self._campaign, table.c.registry == registry, table.c.key != ""
-            uids = table.c.sop_instance_uid.in_([each.uid for each in page])
-            query = sa.select(table.c.sop_instance_uid, table.c.sha256).where(*its, uids)
-            known = {row.sop_instance_uid: row.sha256 for row in fetch(self._engine, query)}
-            others = {
-                each.key: each.sha256 for each in page if known.get(each.uid, each.sha256) != each.sha256
-            }
-            done = self._done(list(others)) if others else set()
-            yield from (key for key, sha256 in others.items() if (key, sha256) not in done)
+            there = self._registered_in(registry, page)
+            others = [each for each in page if there.get(each.uid, each.sha256) != each.sha256]
+            done = self._done(others) if others else set()
+            yield from (each.key for each in others if each not in done)
 
-    def _done(self, keys: Sequence[str]) -> set[tuple[str, str]]:
-        """Which of these objects ingest has registered, or found registered: key and SHA-256."""
+    def _registered_in(self, registry: str, page: Sequence[SentInstance]) -> dict[str, str]:
+        """SHA-256 of what ingest registered in a registry, by SOP Instance UID."""
+        table = registered_instance
+        query = sa.select(table.c.sop_instance_uid, table.c.sha256).where(
+            table.c.campaign == self._campaign,
+            table.c.registry == registry,
+            table.c.key != "",
+            table.c.sop_instance_uid.in_([each.uid for each in page]),
+        )
+        return {row.sop_instance_uid: row.sha256 for row in fetch(self._engine, query)}
+
+    def _done(self, page: Sequence[SentInstance]) -> set[SentInstance]:
+        """Those whose objects, with these bytes, ingest has registered, or found registered, somewhere."""
         table = bucket_object
         query = sa.select(table.c.key, table.c.sha256).where(
-            table.c.campaign == self._campaign, table.c.key.in_(keys), table.c.status.in_(DONE)
+            table.c.campaign == self._campaign,
+            table.c.key.in_([each.key for each in page]),
+            table.c.status.in_(DONE),
         )
-        return {(row.key, row.sha256) for row in fetch(self._engine, query)}
+        found = {(row.key, row.sha256) for row in fetch(self._engine, query)}
+        return {each for each in page if (each.key, each.sha256) in found}
 
     def files(self, paths: Sequence[str]) -> dict[str, KnownFile]:
         """What is known of these paths (not escaped)."""

@@ -44,11 +44,11 @@ def verdict_of(summary: Summary, outcomes: Mapping[str, int], verification: Veri
 
 
 def _of_files(summary: Summary) -> str:
-    bad, files = not_fine(summary), summary.files
+    files = summary.files
     accepted = f", but {summary.accepted:,} that somebody accepted as they are" if summary.accepted else ""
     if not files:
         return "there was no file"
-    if bad:
+    if not_fine(summary):
         return not_stored(summary.by_status, summary.accepted)
     if files == 1:
         return "the one file is where it should be"

@@ -172,7 +172,7 @@ class _Work:
         if self.ledger:  # it is newer than any file
             known = self.ledger.registrations()
             self.table.add_registration((escape(key), status, escape(to)) for key, status, to in known)
-            done = [*self.ledger.registered(self._sent(self.table.conflicts()))]
+            done = [*self.ledger.registered(self._registry, self._sent(self.table.conflicts()))]
             self.table.add_registration((escape(key), ObjectStatus.REGISTERED, "") for key in done)
 
     def ask_bucket(self) -> None:
@@ -212,14 +212,18 @@ class _Work:
 
     def _doubt_names(self) -> None:
         """A UID is there, and it may be that of other bytes: as the ledger knows of ingest, or the report."""
-        several = [(key, unescape(key)) for _, key, _ in self.table.ambiguous()]
-        done: set[str] = set()
+        several = [*self._sent(self.table.ambiguous())]
+        known: set[str] = set()
         if self.ledger:
-            registry = registry_of(self.settings.dicomweb_url)
-            other = [*self.ledger.registered_otherwise(registry, self._sent(self.table.registered()))]
+            other = [*self.ledger.registered_otherwise(self._registry, self._sent(self.table.registered()))]
             self.table.add_registration((escape(key), ObjectStatus.CONFLICT, "") for key in other)
-            done = {*self.ledger.registered(self._sent(self.table.ambiguous()))}
-        self.table.set_ambiguous(escaped for escaped, key in several if key not in done)
+            known = {*self.ledger.registered(self._registry, several)}
+        self.table.set_ambiguous(escape(each.key) for each in several if each.key not in known)
+
+    @property
+    def _registry(self) -> str:
+        """As the ledger names it; empty when none is asked."""
+        return registry_of(self.settings.dicomweb_url) if self.settings.dicomweb_url else ""
 
     @staticmethod
     def _sent(rows: Iterator[tuple[str, str, str]]) -> Iterator[SentInstance]:
@@ -228,8 +232,7 @@ class _Work:
     def take_down(self) -> None:
         """Has the ledger know what is lost: so a run sends it again, and ingest registers it again."""
         if self.ledger and self.settings.dicomweb_url:
-            registry = registry_of(self.settings.dicomweb_url)
-            self.ledger.forget_registrations(registry, self.table.unregistered())
+            self.ledger.forget_registrations(self._registry, self.table.unregistered())
         if not self.table.count_lacking():
             return
         if self.ledger is None:

@@ -272,10 +272,17 @@ class TestRegistry:
         (verified.report_dir / "registration.csv").write_text(text)
         engine = connect(verified.near_side.settings().ledger_at)
         its = {"campaign": "default", "bucket": "bucket", "is_open": False, "seen": 1} | its_object(row)
+        there = {"campaign": "default", "object_id": 1, "run_id": "r", **its_object(row)}
+        there["sop_instance_uid"] = row["sop_instance_uid"]
         with engine.begin() as db:
             db.execute(sa.insert(bucket_object).values(status="registered", **its))
-        engine.dispose()
+            db.execute(sa.insert(registered_instance).values(registry="another:80/", **there))
+        assert (verified().exit_code, verified.signs()["0001"]) == (1, "*")
+        with engine.begin() as db:
+            registry = registry_of(verified.registry.url)
+            db.execute(sa.insert(registered_instance).values(registry=registry, **there))
         assert verified().exit_code == 0
+        engine.dispose()
 
     @pytest.mark.parametrize(
         "script",
