@@ -112,7 +112,7 @@ class TestState:
 class TestFigures:
     def test_are_those_of_the_last_sign_of_life(self, at_work: Ledger, where: Where) -> None:
         """How far, how fast, what is left: by the run's own counters."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while not (one := only(read_standings(where, 45))).has_figures:
             assert time.monotonic() < until
             time.sleep(0.05)
